@@ -98,6 +98,15 @@ func (b *Batch) Encoded(key string, encode func(*Batch) *Encoding) *Encoding {
 	return e
 }
 
+// Plan is what the relay lets the loop do next with a list.
+type Plan struct {
+	Head   uint64 // what is below may be removed from Redis
+	Next   uint64 // the item to take next
+	Items  int    // how many items may be taken now; 0 means none
+	Bytes  int    // how many bytes they may have; at least 1 where Items is not 0
+	Active bool   // somebody is there to receive
+}
+
 // Member takes items on behalf of a party: one subscription, say.
 type Member interface {
 	// Deliver hands over the items from (included) to to (excluded) of b and

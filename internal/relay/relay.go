@@ -56,15 +56,6 @@ type Stats struct {
 	Oldest      time.Time
 }
 
-// Plan is what the loop may do next.
-type Plan struct {
-	Head   uint64 // what is below may be removed from Redis
-	Next   uint64 // the item to take next
-	Items  int    // how many items may be taken now; 0 means none
-	Bytes  int    // how many bytes they may have; at least 1 where Items is not 0
-	Active bool   // somebody is there to receive
-}
-
 // List is one list's window and its parties.
 type List struct {
 	opts Options
@@ -135,10 +126,10 @@ func NewList(opts Options) *List {
 }
 
 // Plan says what can be removed from Redis and how much can be taken.
-func (l *List) Plan() Plan {
+func (l *List) Plan() batch.Plan {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	p := Plan{Head: l.head, Next: l.next, Active: l.active()}
+	p := batch.Plan{Head: l.head, Next: l.next, Active: l.active()}
 	if !p.Active {
 		return p
 	}

@@ -1,0 +1,27 @@
+package poller
+
+import (
+	"math/rand/v2"
+	"time"
+)
+
+// Retries start soon and slow down to one a second, so that delivery goes on
+// within two seconds of Redis being back.
+const (
+	firstRetry = 20 * time.Millisecond
+	lastRetry  = time.Second
+)
+
+type backoff struct{ wait time.Duration }
+
+func newBackoff() *backoff { return &backoff{wait: firstRetry} }
+
+func (b *backoff) reset() { b.wait = firstRetry }
+
+// next returns the time to wait, with a jitter of a quarter either way, so that
+// a room full of boxes does not come back in one instant.
+func (b *backoff) next() time.Duration {
+	wait := b.wait
+	b.wait = min(2*b.wait, lastRetry)
+	return wait*3/4 + rand.N(wait/2)
+}

@@ -1,0 +1,104 @@
+package poller
+
+import (
+	"github.com/redis/go-redis/v9"
+	"strings"
+)
+
+// The scripts run inside Redis, so between their checks and what they do
+// nothing can happen. They move no item through Lua but the one that is buried.
+//
+// Common to all: KEYS[1] is the list and KEYS[2] its lease, a key whose value
+// is the holder's name and token and whose time to live is the lease. ARGV[1] is
+// this process as a holder.
+//
+// They use no command that Redis refuses at maxmemory where they can help it:
+// a full Redis must be drained, that is how it gets room again. Where the lease
+// can't be written for that reason they go on without; the check of the head is
+// then what keeps two instances apart.
+
+// isItem compares the item at an index with a mark.
+const isItem = `
+local function is(index, size, head, tail)
+  local v = redis.call('LINDEX', KEYS[1], index)
+  return v and #v == tonumber(size) and string.sub(v, 1, #head) == head
+    and (#tail == 0 or string.sub(v, -#tail) == tail)
+end
+`
+
+// guard holds the lease, and removes items from the head if it is still the one
+// that was read.
+//
+// ARGV: 1 holder, 2 what the holders that may be replaced begin with (this
+// instance's name, when it has just started), 3 lease in ms, 4 whether to renew,
+// 5 items to remove, 6 'R' for a list whose head is the right end, 7 whether to
+// check the head, 8-10 the head's mark, 11-13 the mark of the last to remove.
+//
+// It returns {what, length of the list, holder}: what is "ok", "moved" (the head
+// is another one, nothing was removed), "lost" (the lease had run out: it is
+// held again, but nothing was removed) or "standby" (another holder).
+var guard = redis.NewScript(isItem + `
+local holder = redis.call('GET', KEYS[2])
+local what = 'ok'
+if holder == ARGV[1] then
+  if ARGV[4] == '1' then redis.call('PEXPIRE', KEYS[2], ARGV[3]) end
+elseif holder and not (#ARGV[2] > 0 and string.sub(holder, 1, #ARGV[2]) == ARGV[2]) then
+  return {'standby', redis.call('LLEN', KEYS[1]), holder}
+else
+  local set = redis.pcall('SET', KEYS[2], ARGV[1], 'PX', ARGV[3])
+  if set.err and not string.find(set.err, 'OOM', 1, true) then return set end
+  if not set.err then what = 'lost' end
+end
+local head, last, n = 0, tonumber(ARGV[5]) - 1, tonumber(ARGV[5])
+if ARGV[6] == 'R' then head, last = -1, -n end
+if ARGV[7] == '1' then
+  if not is(head, ARGV[8], ARGV[9], ARGV[10]) then what = 'moved'
+  elseif n > 1 and not is(last, ARGV[11], ARGV[12], ARGV[13]) then what = 'moved' end
+end
+if what == 'ok' and n > 0 then
+  if ARGV[6] == 'R' then redis.call('LTRIM', KEYS[1], 0, -n - 1)
+  else redis.call('LTRIM', KEYS[1], n, -1) end
+end
+return {what, redis.call('LLEN', KEYS[1]), ARGV[1]}
+`)
+
+// bury moves the head to the dead-letter list, KEYS[3], behind a line that says
+// why. ARGV: 1 holder, 2 'R' or 'L', 3-5 the head's mark, 6 the line. It returns
+// {what, length of the list, holder} like guard.
+var bury = redis.NewScript(isItem + `
+local holder = redis.call('GET', KEYS[2])
+if holder and holder ~= ARGV[1] then
+  return {'standby', redis.call('LLEN', KEYS[1]), holder}
+end
+local head, pop = 0, 'LPOP'
+if ARGV[2] == 'R' then head, pop = -1, 'RPOP' end
+if not is(head, ARGV[3], ARGV[4], ARGV[5]) then
+  return {'moved', redis.call('LLEN', KEYS[1]), ARGV[1]}
+end
+redis.call('RPUSH', KEYS[3], ARGV[6] .. '\n' .. redis.call('LINDEX', KEYS[1], head))
+redis.call(pop, KEYS[1])
+return {'ok', redis.call('LLEN', KEYS[1]), ARGV[1]}
+`)
+
+// release gives the lease back if it is this holder's. ARGV: 1 holder.
+var release = redis.NewScript(`
+if redis.call('GET', KEYS[2]) == ARGV[1] then return redis.call('DEL', KEYS[2]) end
+return 0
+`)
+
+// Keys beside a list live in its hash slot, so that a script may use them
+// together in a cluster.
+
+func leaseKey(list string) string { return tagged(list) + ":edged:lease" }
+
+// DeadKey is the dead-letter list of a list.
+func DeadKey(list string) string { return tagged(list) + ":dead" }
+
+// tagged returns list with a hash tag that puts it into list's slot: the one it
+// has, or all of it. https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/#hash-tags
+func tagged(list string) string {
+	if _, behind, ok := strings.Cut(list, "{"); ok && strings.Index(behind, "}") > 0 {
+		return list
+	}
+	return "{" + list + "}"
+}

@@ -1,0 +1,95 @@
+package poller
+
+import (
+	"context"
+	"errors"
+	"net"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// hints is the connection on which Redis says that a key has changed. It is the
+// only other goroutine of this package; it touches no list, it only calls
+// changed. A hint can be lost (the connection breaks, the server forgets), so
+// the loop has a slow poll behind it.
+type hints struct {
+	client  *redis.Client
+	id      atomic.Int64     // the connection's client ID; 0 while there is none
+	changed func(key string) // an empty key means any
+}
+
+// invalidated is the channel of client tracking under RESP2.
+const invalidated = "__redis__:invalidate"
+
+func newHints(opts RedisOptions, changed func(key string)) *hints {
+	h := &hints{changed: changed}
+	o := opts.clientOptions()
+	o.ReadBufferSize = 4 << 10
+	o.WriteBufferSize = 1 << 10
+	o.OnConnect = func(ctx context.Context, conn *redis.Conn) error {
+		id, err := conn.ClientID(ctx).Result()
+		if err != nil {
+			return err
+		}
+		h.id.Store(id)
+		return nil
+	}
+	h.client = redis.NewClient(o)
+	return h
+}
+
+// run receives until ctx is done. While it has no connection there are no hints
+// and the loop polls.
+func (h *hints) run(ctx context.Context) {
+	backoff := newBackoff()
+	for ctx.Err() == nil {
+		started := h.receive(ctx)
+		h.id.Store(0)
+		if started {
+			backoff.reset()
+		}
+		h.changed("") // what came in between is not known
+		select {
+		case <-ctx.Done():
+		case <-time.After(backoff.next()):
+		}
+	}
+	h.client.Close()
+}
+
+// receive hands on hints until the connection breaks, and reports whether there
+// was one.
+func (h *hints) receive(ctx context.Context) (subscribed bool) {
+	sub := h.client.Subscribe(ctx, invalidated)
+	defer sub.Close()
+	stop := context.AfterFunc(ctx, func() { sub.Close() }) // a blocked read heeds no context
+	defer stop()
+	for {
+		msg, err := sub.ReceiveTimeout(ctx, time.Minute)
+		var netErr net.Error
+		switch {
+		case err == nil:
+		case errors.As(err, &netErr) && netErr.Timeout() && subscribed && ctx.Err() == nil:
+			if sub.Ping(ctx) != nil {
+				return subscribed
+			}
+			continue
+		default:
+			return subscribed
+		}
+		switch m := msg.(type) {
+		case *redis.Subscription:
+			subscribed = true
+			h.changed("") // the loop redirects its hints here from now on
+		case *redis.Message:
+			for _, key := range m.PayloadSlice {
+				h.changed(key)
+			}
+			if m.Payload != "" {
+				h.changed(m.Payload)
+			}
+		}
+	}
+}

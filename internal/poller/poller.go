@@ -1,0 +1,279 @@
+// Package poller reads the Redis lists: one goroutine serves them in turn, at
+// most one batch each, and does every read, trim and move, so that no list
+// starves another whatever their backlogs. Nothing in it waits for a client.
+//
+// What it promises:
+//
+//   - An item is removed only when the relay says that it may be, by a script
+//     that checks inside Redis that this instance still has the list and that
+//     its head is the one that was read. Where it is not, less is removed.
+//   - Items are offered in list order, unchanged, each with its own sequence number.
+//   - With nobody to receive nothing is read.
+//   - Idle costs a slow poll; a hint from Redis (client tracking) wakes the loop.
+//     Where the server gives none, the poll adapts between 1 and 50 ms.
+//   - A fault of one list does not stop another; retries back off to one a second.
+//
+// Goroutines: Run is the loop; it owns one more, which receives the hints, and
+// waits for it. All other methods may be called from any goroutine.
+package poller
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"go.uber.org/zap"
+
+	"edged/internal/batch"
+)
+
+// Window is a list's way into the relay.
+type Window interface {
+	Plan() batch.Plan
+	Offer(*batch.Batch) bool
+	Bury()
+	Gone(seq uint64)
+}
+
+// List is one Redis list to serve.
+type List struct {
+	Key       string
+	Subject   string
+	FromRight bool // the head is the right end (producers LPUSH)
+	Window    Window
+}
+
+// Options are what the loop needs to know.
+type Options struct {
+	Redis        RedisOptions
+	Instance     string // this instance's name among those that share a list
+	Lists        []List
+	PollInterval time.Duration // slow poll behind the hints
+	Lease        time.Duration // how long a list stays this instance's without renewal
+	BatchItems   int
+	BatchBytes   int             // of a batch; one item is always read
+	MaxPayload   int             // bytes; larger items go to the dead-letter list
+	Alive        func(time.Time) // called each time round: the watchdog's food
+	MaxSleep     time.Duration   // between two calls of Alive; 0 means no bound
+	Log          *zap.Logger
+}
+
+// The adaptive poll, where Redis gives no hints.
+const (
+	minPoll = time.Millisecond
+	maxPoll = 50 * time.Millisecond
+)
+
+// State is what a list is doing.
+type State string
+
+const (
+	Starting State = "starting" // not looked at yet
+	Serving  State = "serving"  // items go to clients as they come
+	Waiting  State = "waiting"  // no client is subscribed; nothing is taken
+	Full     State = "full"     // as much is on its way as may be; clients are slower than the list
+	Paused   State = "paused"   // by an operator
+	Standby  State = "standby"  // another instance has the list
+	Failing  State = "failing"  // Redis does not answer for it; Reason says why
+	Draining State = "draining" // nothing more is taken
+)
+
+// Status is a snapshot of one list.
+type Status struct {
+	Key        string
+	Subject    string
+	State      State
+	Reason     string    // why it fails
+	FaultSince time.Time // since when
+	Holder     string    // who has the list, when it is another instance
+	Backlog    int64     // items in Redis when last looked
+	Removed    uint64    // items removed from Redis
+}
+
+// Loop is the goroutine that serves the lists.
+type Loop struct {
+	opts    Options
+	holder  string // the lease's value: instance/token
+	conn    *connection
+	hints   *hints
+	sources []*source
+	taking  atomic.Bool
+	wake    chan struct{} // holds one
+}
+
+// New makes a loop; it connects to nothing yet.
+func New(opts Options) *Loop {
+	if opts.Log == nil {
+		opts.Log = zap.NewNop()
+	}
+	if opts.Alive == nil {
+		opts.Alive = func(time.Time) {}
+	}
+	var token [6]byte
+	rand.Read(token[:])
+	l := &Loop{
+		opts:   opts,
+		holder: opts.Instance + "/" + hex.EncodeToString(token[:]),
+		wake:   make(chan struct{}, 1),
+	}
+	l.taking.Store(true)
+	l.hints = newHints(opts.Redis, l.changed)
+	l.conn = dial(opts.Redis, &l.hints.id)
+	for _, list := range opts.Lists {
+		l.sources = append(l.sources, newSource(l, list))
+	}
+	return l
+}
+
+// SetRedisLog sends what go-redis has to say to log. It has one logger for the
+// whole process, so this is for main to call, once.
+func SetRedisLog(log *zap.Logger) { redis.SetLogger(redisLog{log}) }
+
+type redisLog struct{ *zap.Logger }
+
+func (l redisLog) Printf(_ context.Context, format string, v ...any) {
+	l.Debug("go-redis: " + fmt.Sprintf(format, v...))
+}
+
+// Wake makes the loop look round again: a window may have changed.
+func (l *Loop) Wake() {
+	select {
+	case l.wake <- struct{}{}:
+	default:
+	}
+}
+
+// changed is called by the hints.
+func (l *Loop) changed(key string) {
+	for _, s := range l.sources {
+		if key == "" || slices.Contains(s.keys[:2], key) {
+			s.hint.Store(true)
+		}
+	}
+	l.Wake()
+}
+
+// StopTaking ends reading for good; what was confirmed is still removed.
+func (l *Loop) StopTaking() {
+	l.taking.Store(false)
+	l.Wake()
+}
+
+// Run serves the lists until ctx is done. Then it removes what was confirmed by
+// then, gives the leases back and returns; the caller sees to it that the
+// windows don't change any more. It fails only where that last step does: the
+// error says how many items were confirmed and yet remain in Redis.
+func (l *Loop) Run(ctx context.Context) error {
+	var receiving sync.WaitGroup
+	hintCtx, stopHints := context.WithCancel(ctx)
+	receiving.Go(func() { l.hints.run(hintCtx) })
+	defer func() {
+		stopHints()
+		receiving.Wait()
+		l.conn.client.Close()
+	}()
+
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for ctx.Err() == nil {
+		busy := false
+		l.conn.followHints(ctx)
+		for _, s := range l.sources {
+			now := time.Now()
+			l.opts.Alive(now)
+			if s.turn(ctx, now) {
+				busy = true
+			}
+		}
+		if busy {
+			continue
+		}
+		timer.Reset(l.pause(time.Now()))
+		select {
+		case <-ctx.Done():
+		case <-l.wake:
+		case <-timer.C:
+		}
+	}
+	return l.finish()
+}
+
+// pause is how long the loop may sleep: until the next slow poll or retry.
+func (l *Loop) pause(now time.Time) time.Duration {
+	wait := l.opts.PollInterval
+	for _, s := range l.sources {
+		wait = min(wait, s.due.Sub(now))
+	}
+	if l.opts.MaxSleep > 0 {
+		wait = min(wait, l.opts.MaxSleep)
+	}
+	return max(wait, 0)
+}
+
+// finish removes what was confirmed and gives the leases back. It has the time
+// of one round trip for all.
+func (l *Loop) finish() error {
+	ctx, cancel := context.WithTimeout(context.Background(), l.opts.Redis.Timeout)
+	defer cancel()
+	l.taking.Store(false)
+	var left uint64
+	for _, s := range l.sources {
+		s.retryAt, s.faults, s.due = time.Time{}, 0, time.Now().Add(time.Hour)
+		for plan := s.follow(); plan.Head > s.base && s.faults < 3 && ctx.Err() == nil; plan = s.follow() {
+			s.turn(ctx, time.Now())
+			s.retryAt = time.Time{}
+		}
+		if head := s.list.Window.Plan().Head; head > s.base {
+			left += head - s.base
+		}
+		if s.owner && ctx.Err() == nil {
+			s.release(ctx) // if it fails, the lease runs out by itself
+		}
+	}
+	if left > 0 {
+		return fmt.Errorf("%d items were confirmed but could not be removed from Redis: they will be delivered again", left)
+	}
+	return nil
+}
+
+func (l *Loop) loadScripts() error {
+	ctx, cancel := context.WithTimeout(context.Background(), l.opts.Redis.Timeout)
+	defer cancel()
+	for _, script := range []*redis.Script{guard, bury, release} {
+		if err := script.Load(ctx, l.conn.client).Err(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Lists returns a snapshot of every list, in the order of the configuration.
+func (l *Loop) Lists() []Status {
+	all := make([]Status, len(l.sources))
+	for i, s := range l.sources {
+		s.mu.Lock()
+		all[i] = s.status
+		s.mu.Unlock()
+	}
+	return all
+}
+
+// Pause stops reading the list with this key, or with resume set starts it
+// again. It reports whether there is such a list.
+func (l *Loop) Pause(key string, paused bool) bool {
+	for _, s := range l.sources {
+		if s.list.Key == key {
+			s.paused.Store(paused)
+			s.hint.Store(true)
+			l.Wake()
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,135 @@
+package poller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// RedisOptions say where Redis is.
+type RedisOptions struct {
+	Address  string // host:port, or unix:///path
+	Username string
+	Password string
+	DB       int
+	Timeout  time.Duration // for one round trip, and for connecting
+}
+
+// clientOptions are those both connections share. go-redis must not send a
+// command again by itself: after a lost reply it can't know whether the first
+// one was carried out, and a trim must not happen twice.
+func (o RedisOptions) clientOptions() *redis.Options {
+	network, address := "tcp", o.Address
+	if path, ok := strings.CutPrefix(o.Address, "unix://"); ok {
+		network, address = "unix", path
+	}
+	return &redis.Options{
+		Network:               network,
+		Addr:                  address,
+		Username:              o.Username,
+		Password:              o.Password,
+		DB:                    o.DB,
+		Protocol:              2, // pushed messages come to the connection that subscribed
+		MaxRetries:            -1,
+		DialTimeout:           o.Timeout,
+		DialerRetries:         1,
+		ReadTimeout:           o.Timeout,
+		WriteTimeout:          o.Timeout,
+		ContextTimeoutEnabled: true,
+		PoolSize:              1,
+		MaxActiveConns:        1,
+		PipelinePoolSize:      -1,
+		DisableIdentity:       true,
+	}
+}
+
+// connection is the loop's one connection to Redis. On every new one it asks for
+// hints to be sent to the hint connection, so that no list is read without.
+type connection struct {
+	client  *redis.Client
+	hintID  *atomic.Int64 // the hint connection's client ID; 0 while there is none
+	tracked int64         // the ID that hints go to; owned by the loop (OnConnect runs in its calls)
+	refused string        // why the server gives no hints; owned by the loop
+}
+
+func dial(opts RedisOptions, hintID *atomic.Int64) *connection {
+	c := &connection{hintID: hintID}
+	o := opts.clientOptions()
+	o.ReadBufferSize = 64 << 10
+	o.OnConnect = func(ctx context.Context, conn *redis.Conn) error {
+		c.tracked = 0
+		c.track(ctx, conn.Process)
+		return nil
+	}
+	c.client = redis.NewClient(o)
+	return c
+}
+
+// followHints redirects the hints when the hint connection has been replaced.
+func (c *connection) followHints(ctx context.Context) {
+	if c.tracked != c.hintID.Load() {
+		c.track(ctx, c.client.Process)
+	}
+}
+
+// track turns client tracking on. In its default mode Redis sends one message
+// per key that was read and has then changed, so a busy producer can't flood the
+// hint connection; NOLOOP leaves out this connection's own trims.
+// https://redis.io/docs/latest/develop/reference/client-side-caching/
+func (c *connection) track(ctx context.Context, process func(context.Context, redis.Cmder) error) {
+	id := c.hintID.Load()
+	if id == 0 {
+		return
+	}
+	err := process(ctx, redis.NewStatusCmd(ctx, "CLIENT", "TRACKING", "ON", "REDIRECT", id, "NOLOOP"))
+	var reply redis.Error
+	switch {
+	case err == nil:
+		c.tracked, c.refused = id, ""
+	case errors.As(err, &reply) && strings.Contains(err.Error(), "does not exist"):
+		// The hint connection is on its way out; it will have a new ID.
+	case errors.As(err, &reply):
+		c.tracked, c.refused = id, err.Error()
+	}
+}
+
+// hinted tells whether Redis says by itself that a list has changed.
+func (c *connection) hinted() bool { return c.tracked != 0 && c.refused == "" }
+
+// explain says what an error means to the person who runs the box.
+func explain(err error, address string) string {
+	text := err.Error()
+	has := func(s string) bool { return strings.Contains(text, s) }
+	var netErr net.Error
+	switch {
+	case strings.HasPrefix(text, "WRONGTYPE"):
+		return "the key holds no list; rename it, or correct the configuration"
+	case strings.HasPrefix(text, "LOADING"):
+		return "Redis is loading its data"
+	case strings.HasPrefix(text, "READONLY"):
+		return "Redis is a read-only replica; connect to the master"
+	case strings.HasPrefix(text, "MASTERDOWN"), strings.HasPrefix(text, "MISCONF"):
+		return "Redis refuses writes: " + text
+	case strings.HasPrefix(text, "NOAUTH"), strings.HasPrefix(text, "WRONGPASS"), has("AUTH failed"), has("AUTH <password> called"):
+		return "Redis refuses the credentials; check redis.username and redis.password_file: " + text
+	case strings.HasPrefix(text, "NOPERM"):
+		return "the Redis user lacks a right: " + text
+	case strings.HasPrefix(text, "OOM"):
+		return "Redis is at its maxmemory: " + text
+	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded), errors.As(err, &netErr) && netErr.Timeout():
+		return "no answer from Redis at " + address
+	case errors.Is(err, io.EOF), has("connection reset"), has("broken pipe"):
+		return "Redis at " + address + " closed the connection"
+	case has("connection refused"), has("no such file or directory"):
+		return "nobody listens at " + address + "; is Redis running?"
+	}
+	return fmt.Sprintf("Redis at %s: %s", address, text)
+}
