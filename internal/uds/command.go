@@ -1,0 +1,290 @@
+package uds
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"unicode"
+)
+
+// Answer is what a command has to say. Text writes it as lines for people, none
+// of which is "OK" or begins with "ERR "; encoding/json makes one object of the
+// same value. Payloads and whatever else came from outside are written quoted.
+type Answer interface {
+	Text(w io.Writer)
+}
+
+// Command is an entry of the command table.
+type Command struct {
+	Name    string // "pause"; lower case
+	Args    string // "LIST|all", for help
+	Summary string // one line
+	Example string // shown by "help COMMAND"
+
+	MinArgs, MaxArgs int
+
+	// Run executes the command. It is called from the goroutines of several
+	// connections at once. The first byte of an answer is promised within 100 ms,
+	// so it takes a snapshot and waits for nothing. It must return once ctx is
+	// done, which is when a shutdown no longer waits for it, and must not call
+	// Shutdown. A nil Answer says just OK.
+	Run func(ctx context.Context, args []string) (Answer, error)
+}
+
+// usage is the command as one writes it.
+func (c *Command) usage() string {
+	return strings.TrimSpace(c.Name + " " + c.Args)
+}
+
+// The codes of errors. NotFound is for commands, the others this package uses
+// itself; commands may use them too, and codes of their own.
+const (
+	BadArgument        = "BadArgument"
+	BadInput           = "BadInput"
+	Internal           = "Internal"
+	LineTooLong        = "LineTooLong"
+	NotFound           = "NotFound"
+	ShuttingDown       = "ShuttingDown"
+	TooManyConnections = "TooManyConnections"
+	UnknownCommand     = "UnknownCommand"
+)
+
+// Error is an error that the client is meant to see under a code of its own.
+// Any other error of a command is sent under the code Internal.
+type Error struct {
+	Code    string `json:"code"` // one word
+	Message string `json:"message"`
+}
+
+// Errorf makes an Error. What it echoes from the input belongs under %q.
+func Errorf(code, format string, args ...any) *Error {
+	return &Error{Code: code, Message: fmt.Sprintf(format, args...)}
+}
+
+func (e *Error) Error() string { return e.Code + ": " + e.Message }
+
+// table is the commands by name, and in the order in which help shows them.
+type table struct {
+	list   []*Command
+	byName map[string]*Command
+}
+
+// newTable makes the table of help and the given commands. It panics where two
+// have one name: that is a mistake in the program.
+func newTable(commands []Command) *table {
+	t := &table{byName: make(map[string]*Command)}
+	help := Command{
+		Name:    "help",
+		Args:    "[COMMAND]",
+		Summary: "list the commands, or explain one",
+		Example: "help status",
+		MaxArgs: 1,
+		Run:     t.help,
+	}
+	for _, c := range append([]Command{help}, commands...) {
+		if t.byName[c.Name] != nil {
+			panic("uds: two commands are named " + c.Name)
+		}
+		t.byName[c.Name] = &c
+		t.list = append(t.list, &c)
+	}
+	return t
+}
+
+// run executes one request.
+func (t *table) run(ctx context.Context, req request) (Answer, error) {
+	if req.err != nil {
+		return nil, req.err
+	}
+	c, err := t.find(req.name)
+	if err != nil {
+		return nil, err
+	}
+	if n := len(req.args); n < c.MinArgs || n > c.MaxArgs {
+		return nil, Errorf(BadArgument, "%s takes %s, not %d; usage: %s", c.Name, argCount(c), n, c.usage())
+	}
+	return c.Run(ctx, req.args)
+}
+
+// find returns the command of that name, in whatever case it is written, or an
+// error that says what may have been meant.
+func (t *table) find(name string) (*Command, error) {
+	lower := strings.ToLower(name)
+	if c := t.byName[lower]; c != nil {
+		return c, nil
+	}
+	hint := ""
+	best := min(3, len(lower)) // two slips at most, and something must be right
+	for _, c := range t.list {
+		if len(lower) > len(c.Name)+best {
+			continue
+		}
+		if d := distance(lower, c.Name); d < best {
+			best, hint = d, fmt.Sprintf("did you mean %q? ", c.Name)
+		}
+	}
+	return nil, Errorf(UnknownCommand, "there is no command %.40q; %s\"help\" lists the commands", name, hint)
+}
+
+func argCount(c *Command) string {
+	switch {
+	case c.MaxArgs == 0:
+		return "no arguments"
+	case c.MinArgs == c.MaxArgs && c.MinArgs == 1:
+		return "1 argument"
+	case c.MinArgs == c.MaxArgs:
+		return fmt.Sprintf("%d arguments", c.MinArgs)
+	case c.MinArgs == 0 && c.MaxArgs == 1:
+		return "at most 1 argument"
+	default:
+		return fmt.Sprintf("%d to %d arguments", c.MinArgs, c.MaxArgs)
+	}
+}
+
+// distance is the Levenshtein distance of a and b, in bytes.
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			substituted := diagonal
+			if a[i] != b[j] {
+				substituted++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(substituted, diagonal+1, row[j]+1)
+		}
+	}
+	return row[len(b)]
+}
+
+func (t *table) help(_ context.Context, args []string) (Answer, error) {
+	if len(args) == 0 {
+		var all commandList
+		for _, c := range t.list {
+			all.Commands = append(all.Commands, describe(c))
+		}
+		return all, nil
+	}
+	c, err := t.find(args[0])
+	if err != nil {
+		return nil, err
+	}
+	return describe(c), nil
+}
+
+// description is the answer to "help COMMAND".
+type description struct {
+	Name    string `json:"name"`
+	Usage   string `json:"usage"`
+	Summary string `json:"summary"`
+	Example string `json:"example,omitempty"`
+}
+
+func describe(c *Command) description {
+	return description{c.Name, c.usage(), c.Summary, c.Example}
+}
+
+func (d description) Text(w io.Writer) {
+	fmt.Fprintf(w, "usage:   %s [json]\n         %s\n", d.Usage, d.Summary)
+	if d.Example != "" {
+		fmt.Fprintf(w, "example: %s\n", d.Example)
+	}
+}
+
+// commandList is the answer to "help".
+type commandList struct {
+	Commands []description `json:"commands"`
+}
+
+func (l commandList) Text(w io.Writer) {
+	width := 0
+	for _, d := range l.Commands {
+		width = max(width, len(d.Usage))
+	}
+	for _, d := range l.Commands {
+		fmt.Fprintf(w, "%-*s  %s\n", width, d.Usage, d.Summary)
+	}
+	fmt.Fprintln(w, `The word json behind a command asks for JSON; ";" separates commands.`)
+}
+
+// render returns an answer in the form that goes to the client.
+func render(a Answer, err error, asJSON bool) []byte {
+	var buf bytes.Buffer
+	if asJSON {
+		if err == nil {
+			err = marshal(&buf, a)
+		}
+		if err != nil {
+			buf.Reset()
+			failure := map[string]*Error{"error": clean(err)}
+			_ = encoder(&buf).Encode(failure) // two strings into memory: cannot fail
+		}
+		return buf.Bytes()
+	}
+	if err != nil {
+		e := clean(err)
+		return fmt.Appendf(nil, "ERR %s %s\n", e.Code, e.Message)
+	}
+	if a != nil {
+		a.Text(&buf)
+		if b := buf.Bytes(); len(b) > 0 && b[len(b)-1] != '\n' {
+			buf.WriteByte('\n')
+		}
+	}
+	buf.WriteString("OK\n")
+	return buf.Bytes()
+}
+
+// marshal writes a as one JSON object on one line.
+func marshal(buf *bytes.Buffer, a Answer) error {
+	if a == nil {
+		buf.WriteString("{\"ok\":true}\n")
+		return nil
+	}
+	if err := encoder(buf).Encode(a); err != nil {
+		return fmt.Errorf("the answer has no JSON form: %v", err)
+	}
+	if buf.Bytes()[0] != '{' {
+		return errors.New("the answer has no JSON form: it is not an object")
+	}
+	return nil
+}
+
+func encoder(w io.Writer) *json.Encoder {
+	e := json.NewEncoder(w)
+	e.SetEscapeHTML(false)
+	return e
+}
+
+// clean is the error as it is sent: with a code, and on one printable line.
+func clean(err error) *Error {
+	e := &Error{Code: Internal, Message: err.Error()}
+	if coded, ok := errors.AsType[*Error](err); ok {
+		e.Code, e.Message = coded.Code, coded.Message
+	}
+	e.Message = printable(e.Message)
+	return e
+}
+
+// printable escapes what would break the line or drive a terminal.
+func printable(s string) string {
+	var b strings.Builder
+	for _, r := range s {
+		if unicode.IsPrint(r) {
+			b.WriteRune(r)
+		} else {
+			b.WriteString(strings.Trim(strconv.QuoteRune(r), "'"))
+		}
+	}
+	return b.String()
+}

@@ -1,0 +1,301 @@
+// Package uds is the control socket: a command a line in, an answer out, made
+// for socat and for scripts. It listens, frames, and knows the table of
+// commands; what the commands do is registered by others. Only help is its own.
+//
+// LF, CRLF or the end of the input end a line of at most 4 KiB; ";" separates
+// commands on it; blank commands are nothing. Words are separated by spaces and
+// tabs, command names are the same in either case. A connection's commands are
+// executed one after the other and answered in order, each before the next
+// begins: a client that does not read its answers stops its own commands, and
+// is cut off after a while. Connections do not wait for each other.
+//
+// An answer is lines of text and then "OK", or "ERR <Code> <text>". With the
+// last word "json" it is one JSON object on one line and nothing else, an error
+// being {"error":{"code":…,"message":…}}. A client that closes its sending side
+// gets the answers it is owed, then the connection closes.
+//
+// Each listener has one goroutine and each connection has one; Serve and
+// Shutdown return when they are gone.
+package uds
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+const (
+	maxLine = 4096 // bytes, without LF or CRLF
+
+	writeTimeout  = 10 * time.Second // for one answer
+	lingerTimeout = time.Second      // for the client to read why it is cut off
+	shutdownGrace = time.Second      // for the commands that run at Shutdown
+	maxBackoff    = time.Second      // between attempts to accept
+)
+
+// Options is what a Server needs to know.
+type Options struct {
+	Commands       []Command     // in the order in which help lists them
+	MaxConnections int           // at a time; 16 where 0
+	IdleTimeout    time.Duration // for a client to send a whole line; 5 minutes where 0
+	Log            *zap.Logger   // nil logs nothing
+}
+
+// Server answers commands. Its methods may be called from any goroutine.
+type Server struct {
+	table          *table
+	maxConnections int
+	idleTimeout    time.Duration
+	log            *zap.Logger
+
+	ctx      context.Context // of the commands
+	cancel   context.CancelFunc
+	stopping chan struct{}  // closed when Shutdown begins
+	serving  sync.WaitGroup // the calls of Serve; Add under mu while not stopping
+
+	mu        sync.Mutex
+	listeners map[net.Listener]struct{} // guarded by mu
+	conns     map[net.Conn]struct{}     // guarded by mu; those being refused too
+	served    int                       // guarded by mu; conns that are not being refused
+	full      bool                      // guarded by mu; somebody was refused since a place was free
+}
+
+// New makes a server. Two commands of one name make it panic.
+func New(o Options) *Server {
+	s := &Server{
+		table:          newTable(o.Commands),
+		maxConnections: o.MaxConnections,
+		idleTimeout:    o.IdleTimeout,
+		log:            o.Log,
+		stopping:       make(chan struct{}),
+		listeners:      make(map[net.Listener]struct{}),
+		conns:          make(map[net.Conn]struct{}),
+	}
+	if s.maxConnections == 0 {
+		s.maxConnections = 16
+	}
+	if s.idleTimeout == 0 {
+		s.idleTimeout = 5 * time.Minute
+	}
+	if s.log == nil {
+		s.log = zap.NewNop()
+	}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	return s
+}
+
+// Serve answers the clients of ln, which it closes, until Shutdown; it returns
+// nil then. It returns an error where ln was closed by somebody else: the whole
+// server is stopping then. It may be called for several listeners at once; their
+// connections are counted together.
+func (s *Server) Serve(ln net.Listener) error {
+	defer ln.Close()
+	s.mu.Lock()
+	if s.isStopping() {
+		s.mu.Unlock()
+		return nil
+	}
+	s.listeners[ln] = struct{}{}
+	s.serving.Add(1)
+	s.mu.Unlock()
+	defer s.serving.Done()
+
+	var conns sync.WaitGroup
+	defer conns.Wait()
+	backoff := 5 * time.Millisecond
+	for {
+		c, err := ln.Accept()
+		switch {
+		case err == nil:
+			backoff = 5 * time.Millisecond
+			s.admit(c, &conns)
+		case s.isStopping():
+			return nil
+		case errors.Is(err, net.ErrClosed):
+			s.stop()
+			return err
+		default:
+			// Out of file descriptors, most likely: it passes.
+			s.log.Warn("cannot accept a connection to the control socket; trying again",
+				zap.Error(err), zap.Duration("in", backoff))
+			select {
+			case <-time.After(backoff):
+			case <-s.stopping:
+				return nil
+			}
+			backoff = min(2*backoff, maxBackoff)
+		}
+	}
+}
+
+// Shutdown ends the server: it closes the listeners, lets the command that runs
+// on a connection finish its answer, for 1 s at most, closes the connections and
+// waits until all goroutines are gone. A command that was read but not begun is
+// answered with the error ShuttingDown. It may be called again; every call waits.
+func (s *Server) Shutdown() {
+	s.stop()
+	gone := make(chan struct{})
+	go func() {
+		s.serving.Wait()
+		close(gone)
+	}()
+	select {
+	case <-gone:
+	case <-time.After(shutdownGrace):
+	}
+	s.cancel()
+	s.mu.Lock()
+	for c := range s.conns {
+		_ = c.Close()
+	}
+	s.mu.Unlock()
+	<-gone
+}
+
+// stop ends accepting and wakes the connections that wait for a command.
+func (s *Server) stop() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.isStopping() {
+		return
+	}
+	close(s.stopping)
+	for ln := range s.listeners {
+		_ = ln.Close()
+	}
+	for c := range s.conns {
+		_ = c.SetReadDeadline(time.Now())
+	}
+}
+
+func (s *Server) isStopping() bool {
+	select {
+	case <-s.stopping:
+		return true
+	default:
+		return false
+	}
+}
+
+// admit starts the goroutine of a connection, within the limits.
+func (s *Server) admit(c net.Conn, conns *sync.WaitGroup) {
+	refusal := Errorf(TooManyConnections, "%d connections are open, which is the limit; close one and try again", s.maxConnections)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.isStopping():
+		_ = c.Close()
+		return
+	case s.served < s.maxConnections:
+		s.served++
+		conns.Go(func() {
+			s.converse(c)
+			s.forget(c, true)
+		})
+	case len(s.conns)-s.served < s.maxConnections:
+		if !s.full {
+			s.full = true
+			s.log.Warn("the control socket refuses connections: there are too many",
+				zap.Int("max_connections", s.maxConnections))
+		}
+		conns.Go(func() {
+			s.cutOff(c, refusal)
+			s.forget(c, false)
+		})
+	default: // a flood: not worth a goroutine; the new socket takes the few bytes at once
+		_ = s.send(c, render(nil, refusal, false))
+		_ = c.Close()
+		return
+	}
+	s.conns[c] = struct{}{}
+}
+
+// forget closes a connection, last of all: whoever sees the end of a connection
+// that was served finds its place free.
+func (s *Server) forget(c net.Conn, served bool) {
+	s.mu.Lock()
+	delete(s.conns, c)
+	if served {
+		s.served--
+		s.full = false
+	}
+	s.mu.Unlock()
+	_ = c.Close()
+}
+
+// converse answers the commands of a connection until the client is done, is
+// cut off, or the server stops.
+func (s *Server) converse(c net.Conn) {
+	r := bufio.NewReaderSize(c, maxLine+len("\r\n"))
+	for {
+		// One deadline for the whole line: a byte now and then is idle as well.
+		s.setReadDeadline(c, s.idleTimeout)
+		line, err := r.ReadSlice('\n')
+		line = bytes.TrimSuffix(line, []byte("\n"))
+		if errors.Is(err, bufio.ErrBufferFull) || len(bytes.TrimSuffix(line, []byte("\r"))) > maxLine {
+			s.cutOff(c, Errorf(LineTooLong, "a line has at most %d bytes", maxLine))
+			return
+		}
+		if err != nil && err != io.EOF {
+			return // idle, gone, or woken by stop
+		}
+		for _, req := range parseLine(line) {
+			if s.isStopping() {
+				_ = s.send(c, render(nil, Errorf(ShuttingDown, "the daemon is ending"), req.json))
+				return
+			}
+			if s.send(c, s.execute(req)) != nil {
+				return
+			}
+		}
+		if err == io.EOF {
+			return
+		}
+	}
+}
+
+// execute runs a command and returns its answer.
+func (s *Server) execute(req request) []byte {
+	a, err := s.table.run(s.ctx, req)
+	if _, coded := errors.AsType[*Error](err); err != nil && !coded {
+		s.log.Error("a command on the control socket failed", zap.String("command", req.name), zap.Error(err))
+	}
+	return render(a, err, req.json)
+}
+
+func (s *Server) send(c net.Conn, answer []byte) error {
+	_ = c.SetWriteDeadline(time.Now().Add(writeTimeout))
+	_, err := c.Write(answer)
+	return err
+}
+
+// cutOff tells the client why its connection ends. It takes in what the client
+// goes on sending for a moment: socat, for one, fails with a broken pipe before
+// it has read the answer.
+func (s *Server) cutOff(c net.Conn, why *Error) {
+	if s.send(c, render(nil, why, false)) != nil {
+		return
+	}
+	half, ok := c.(interface{ CloseWrite() error })
+	if !ok || half.CloseWrite() != nil {
+		return
+	}
+	s.setReadDeadline(c, lingerTimeout)
+	_, _ = io.Copy(io.Discard, c)
+}
+
+// setReadDeadline sets a deadline unless stop has set its own.
+func (s *Server) setReadDeadline(c net.Conn, d time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.isStopping() {
+		_ = c.SetReadDeadline(time.Now().Add(d))
+	}
+}

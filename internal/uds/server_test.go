@@ -1,0 +1,643 @@
+package uds
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os/exec"
+	"reflect"
+	"runtime"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// lines is an answer of lines.
+type lines struct {
+	Lines []string `json:"lines"`
+}
+
+func (l lines) Text(w io.Writer) {
+	for _, line := range l.Lines {
+		fmt.Fprintln(w, line)
+	}
+}
+
+// unended is an answer that forgets the last newline and is no object.
+type unended []string
+
+func (u unended) Text(w io.Writer) { fmt.Fprint(w, strings.Join(u, "\n")) }
+
+// unmarshallable is an answer that has no JSON form.
+type unmarshallable struct{ F func() }
+
+func (unmarshallable) Text(io.Writer) {}
+
+// commands is a table to test with.
+func commands() []Command {
+	answer := func(a Answer, err error) func(context.Context, []string) (Answer, error) {
+		return func(context.Context, []string) (Answer, error) { return a, err }
+	}
+	return []Command{
+		{Name: "status", Summary: "say how it is", Run: answer(lines{[]string{"serving", "<2 lists>"}}, nil)},
+		{Name: "echo", Args: "WORD...", MinArgs: 1, MaxArgs: 3, Summary: "say the words", Example: "echo a b",
+			Run: func(_ context.Context, args []string) (Answer, error) { return lines{args}, nil }},
+		{Name: "pause", Args: "LIST", MinArgs: 1, MaxArgs: 1, Run: answer(nil, nil)},
+		{Name: "missing", Run: answer(nil, fmt.Errorf("look it up: %w", Errorf(NotFound, "no list %q", "a\nb")))},
+		{Name: "broken", Run: answer(nil, errors.New("line one\nOK\x1b[2J"))},
+		{Name: "unended", Run: answer(unended{"a", "b"}, nil)},
+		{Name: "unmarshallable", Run: answer(unmarshallable{}, nil)},
+	}
+}
+
+// server is a running Server and the path of its socket.
+type server struct {
+	*Server
+	path string
+}
+
+func start(t *testing.T, o Options) *server {
+	t.Helper()
+	path := socketPath(t)
+	ln, err := Listen(path, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if o.Commands == nil {
+		o.Commands = commands()
+	}
+	s := &server{New(o), path}
+	served := make(chan error, 1)
+	go func() { served <- s.Serve(ln) }()
+	t.Cleanup(func() {
+		s.Shutdown()
+		if err := <-served; err != nil {
+			t.Errorf("Serve returned %v", err)
+		}
+	})
+	return s
+}
+
+// client is a connection with a deadline for the whole test.
+type client struct {
+	*net.UnixConn
+	t *testing.T
+	r *bufio.Reader
+}
+
+func (s *server) dial(t *testing.T) *client {
+	t.Helper()
+	c, err := net.Dial("unix", s.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+	return &client{c.(*net.UnixConn), t, bufio.NewReader(c)}
+}
+
+func (c *client) send(text string) {
+	c.t.Helper()
+	if _, err := io.WriteString(c, text); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// expect reads exactly text.
+func (c *client) expect(text string) {
+	c.t.Helper()
+	got := make([]byte, len(text))
+	n, err := io.ReadFull(c.r, got)
+	if string(got[:n]) != text {
+		c.t.Fatalf("got %q, %v, want %q", got[:n], err, text)
+	}
+}
+
+// rest reads until the server closes.
+func (c *client) rest() string {
+	c.t.Helper()
+	got, err := io.ReadAll(c.r)
+	if err != nil && !errors.Is(err, syscall.ECONNRESET) { // reset: it had sent more
+		c.t.Fatal(err)
+	}
+	return string(got)
+}
+
+// ask sends input, closes its side and returns all that comes.
+func (s *server) ask(t *testing.T, input string) string {
+	t.Helper()
+	c := s.dial(t)
+	c.send(input)
+	_ = c.CloseWrite()
+	return c.rest()
+}
+
+func TestAnswers(t *testing.T) {
+	s := start(t, Options{})
+	const status = "serving\n<2 lists>\nOK\n"
+	for _, test := range []struct{ name, input, want string }{
+		{"text", "status\n", status},
+		{"CRLF", "status\r\n", status},
+		{"no newline", "status", status},
+		{"CR and no newline", "status\r", status},
+		{"any case", "STATUS\n", status},
+		{"several lines in order", "status\necho a\nstatus\n", status + "a\nOK\n" + status},
+		{"several commands on a line", "echo a;echo b ; echo c", "a\nOK\nb\nOK\nc\nOK\n"},
+		{"blank commands are nothing", "\n\r\n ;; \t\nstatus\n\n", status},
+		{"nothing", "", ""},
+		{"an answer of nothing is OK", "pause jobs\n", "OK\n"},
+		{"JSON", "status json\n", `{"lines":["serving","<2 lists>"]}` + "\n"},
+		{"JSON of nothing", "pause jobs json\n", `{"ok":true}` + "\n"},
+		{"JSON is asked for by one command, not by the line", "echo a json; echo b", `{"lines":["a"]}` + "\nb\nOK\n"},
+		{"an error goes on one line", "missing\nstatus\n", `ERR NotFound no list "a\nb"` + "\n" + status},
+		{"an error in JSON", "missing json\n", `{"error":{"code":"NotFound","message":"no list \"a\\nb\""}}` + "\n"},
+		{"an error of unknown kind is escaped", "broken\n", `ERR Internal line one\nOK\x1b[2J` + "\n"},
+		{"an error of unknown kind in JSON", "broken json\n", `{"error":{"code":"Internal","message":"line one\\nOK\\x1b[2J"}}` + "\n"},
+		{"a last line without a newline gets one", "unended\n", "a\nb\nOK\n"},
+		{"JSON that is no object is an error", "unended json\n", `{"error":{"code":"Internal","message":"the answer has no JSON form: it is not an object"}}` + "\n"},
+		{"JSON that cannot be made is an error", "unmarshallable json\n",
+			`{"error":{"code":"Internal","message":"the answer has no JSON form: json: unsupported type: func()"}}` + "\n"},
+		{"too few arguments", "echo\n", "ERR BadArgument echo takes 1 to 3 arguments, not 0; usage: echo WORD...\n"},
+		{"too many arguments", "PAUSE a b\n", "ERR BadArgument pause takes 1 argument, not 2; usage: pause LIST\n"},
+		{"arguments where none belong", "status now\n", "ERR BadArgument status takes no arguments, not 1; usage: status\n"},
+		{"unknown with a suggestion", "stauts\n", `ERR UnknownCommand there is no command "stauts"; did you mean "status"? "help" lists the commands` + "\n"},
+		{"unknown without a suggestion", "GET / HTTP/1.1\n", `ERR UnknownCommand there is no command "GET"; "help" lists the commands` + "\n"},
+		{"unknown in JSON", "stop json\n", `{"error":{"code":"UnknownCommand","message":"there is no command \"stop\"; \"help\" lists the commands"}}` + "\n"},
+		{"a long word is not echoed whole", strings.Repeat("é", 2000) + "\n",
+			`ERR UnknownCommand there is no command "` + strings.Repeat("é", 40) + `"; "help" lists the commands` + "\n"},
+		{"NUL", "status\x00\nstatus\n", `ERR BadInput byte 7 of the line is '\x00'; commands are printable text` + "\n" + status},
+		{"no UTF-8, in JSON", "a\xff json\n", `{"error":{"code":"BadInput","message":"byte 2 of the line, \"\\xff\", is not UTF-8"}}` + "\n"},
+		{"what follows garbage on its line is not executed", "\x1b[A;status", `ERR BadInput byte 1 of the line is '\x1b'; commands are printable text` + "\n"},
+		{"the longest line", strings.Repeat(" ", maxLine-len("status")) + "status\r\nstatus\n", status + status},
+		{"help on one command", "help ECHO\n", "usage:   echo WORD... [json]\n         say the words\nexample: echo a b\nOK\n"},
+		{"help on one command in JSON", "help echo json\n", `{"name":"echo","usage":"echo WORD...","summary":"say the words","example":"echo a b"}` + "\n"},
+		{"help on an unknown command", "help ech\n", `ERR UnknownCommand there is no command "ech"; did you mean "echo"? "help" lists the commands` + "\n"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			if got := s.ask(t, test.input); got != test.want {
+				t.Errorf("got  %q\nwant %q", got, test.want)
+			}
+		})
+	}
+}
+
+func TestHelpListsTheCommandsAligned(t *testing.T) {
+	s := start(t, Options{Commands: commands()[:2]})
+	const want = `help [COMMAND]  list the commands, or explain one
+status          say how it is
+echo WORD...    say the words
+The word json behind a command asks for JSON; ";" separates commands.
+OK
+`
+	if got := s.ask(t, "help"); got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+	var list commandList
+	if err := json.Unmarshal([]byte(s.ask(t, "help json")), &list); err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, c := range list.Commands {
+		names = append(names, c.Name)
+	}
+	if want := []string{"help", "status", "echo"}; !reflect.DeepEqual(names, want) {
+		t.Errorf("got %v, want %v", names, want)
+	}
+}
+
+func TestTwoCommandsOfOneNameAreAMistakeInTheProgram(t *testing.T) {
+	defer func() {
+		if recover() == nil {
+			t.Error("New did not panic")
+		}
+	}()
+	New(Options{Commands: []Command{{Name: "help"}}})
+}
+
+func TestTheConnectionStaysOpenAndCommandsMayComeInPieces(t *testing.T) {
+	s := start(t, Options{})
+	slow, quick := s.dial(t), s.dial(t)
+	for _, b := range "echo a\n" {
+		slow.send(string(b))
+		quick.send("echo q\n")
+		quick.expect("q\nOK\n")
+	}
+	slow.expect("a\nOK\n")
+	slow.send("echo b\n")
+	slow.expect("b\nOK\n")
+}
+
+func TestTenMegabytesWithoutANewlineAreCutOffInBoundedMemory(t *testing.T) {
+	s := start(t, Options{})
+	other := s.dial(t)
+	other.send("echo a\n")
+	other.expect("a\nOK\n")
+	c := s.dial(t)
+	chunk := bytes.Repeat([]byte("x"), 64<<10)
+
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	var writer sync.WaitGroup
+	writer.Go(func() {
+		for range 10 << 20 / len(chunk) {
+			if _, err := c.Write(chunk); err != nil {
+				return // the server has had enough
+			}
+		}
+		_ = c.CloseWrite()
+	})
+	got := c.rest()
+	writer.Wait()
+	runtime.ReadMemStats(&after)
+	if want := "ERR LineTooLong a line has at most 4096 bytes\n"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if n := after.TotalAlloc - before.TotalAlloc; n > 2<<20 {
+		t.Errorf("it took %d bytes of memory", n)
+	}
+	other.send("echo b\n")
+	other.expect("b\nOK\n")
+}
+
+func TestALineThatIsALittleTooLongIsCutOff(t *testing.T) {
+	s := start(t, Options{})
+	for _, end := range []string{"\n", "\r\n", ""} {
+		got := s.ask(t, "echo a\n"+strings.Repeat("x", maxLine+1)+end)
+		if want := "a\nOK\nERR LineTooLong a line has at most 4096 bytes\n"; got != want {
+			t.Errorf("ending in %q: got %q, want %q", end, got, want)
+		}
+	}
+}
+
+func TestMoreConnectionsThanAllowedAreRefusedWithAReason(t *testing.T) {
+	s := start(t, Options{MaxConnections: 2})
+	const refusal = "ERR TooManyConnections 2 connections are open, which is the limit; close one and try again\n"
+	var open []*client
+	for range 2 {
+		c := s.dial(t)
+		c.send("echo a\n")
+		c.expect("a\nOK\n")
+		open = append(open, c)
+	}
+	if got := s.ask(t, "status\n"); got != refusal {
+		t.Errorf("got %q, want %q", got, refusal)
+	}
+	var flood []*client
+	for range 10 {
+		flood = append(flood, s.dial(t))
+	}
+	for _, c := range flood {
+		c.expect(refusal)
+	}
+	open[1].send("echo b\n")
+	open[1].expect("b\nOK\n")
+
+	_ = open[0].Close()
+	deadline := time.Now().Add(20 * time.Second)
+	for s.ask(t, "echo c\n") != "c\nOK\n" {
+		if time.Now().After(deadline) {
+			t.Fatal("the place of a connection that ended was not given to another")
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+func TestConnectionsDoNotWaitForEachOthersCommands(t *testing.T) {
+	running, release := make(chan struct{}), make(chan struct{})
+	s := start(t, Options{Commands: append(commands(), Command{Name: "wait", Run: func(context.Context, []string) (Answer, error) {
+		close(running)
+		<-release
+		return nil, nil
+	}})})
+	first, second := s.dial(t), s.dial(t)
+	first.send("wait; echo a\n")
+	<-running
+	second.send("echo b\n")
+	second.expect("b\nOK\n")
+	close(release)
+	first.expect("OK\na\nOK\n")
+}
+
+func TestAClientThatHasGoneDisturbsNobody(t *testing.T) {
+	running, release := make(chan struct{}), make(chan struct{})
+	s := start(t, Options{MaxConnections: 1, Commands: append(commands(), Command{Name: "wait", Run: func(context.Context, []string) (Answer, error) {
+		close(running)
+		<-release
+		return lines{make([]string, 1<<20)}, nil
+	}})})
+	c := s.dial(t)
+	c.send("wait\n")
+	<-running
+	_ = c.Close()
+	close(release)
+	deadline := time.Now().Add(20 * time.Second)
+	for s.ask(t, "echo a\n") != "a\nOK\n" {
+		if time.Now().After(deadline) {
+			t.Fatal("the connection of a client that has gone was not given up")
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+func TestShutdownLetsARunningCommandFinishAndRefusesTheNext(t *testing.T) {
+	running, release := make(chan struct{}), make(chan struct{})
+	s := start(t, Options{Commands: append(commands(), Command{Name: "wait", Run: func(context.Context, []string) (Answer, error) {
+		close(running)
+		<-release
+		return lines{[]string{"done"}}, nil
+	}})})
+	busy, idle := s.dial(t), s.dial(t)
+	idle.send("echo a\n")
+	idle.expect("a\nOK\n")
+	busy.send("wait; status json\n")
+	<-running
+	ended := make(chan struct{})
+	go func() {
+		s.Shutdown()
+		close(ended)
+	}()
+	if got := idle.rest(); got != "" {
+		t.Errorf("the idle connection got %q", got)
+	}
+	if _, err := net.Dial("unix", s.path); err == nil {
+		t.Error("the socket still takes connections")
+	}
+	close(release)
+	want := "done\nOK\n" + `{"error":{"code":"ShuttingDown","message":"the daemon is ending"}}` + "\n"
+	if got := busy.rest(); got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	<-ended
+	s.Shutdown() // again
+}
+
+// pipeListener is a listener whose connections are pipes, for tests in a
+// synctest bubble.
+type pipeListener struct {
+	conns  chan net.Conn
+	closed chan struct{}
+	once   sync.Once
+}
+
+func newPipeListener() *pipeListener {
+	return &pipeListener{conns: make(chan net.Conn), closed: make(chan struct{})}
+}
+
+func (l *pipeListener) dial() net.Conn {
+	ours, theirs := net.Pipe()
+	l.conns <- theirs
+	return ours
+}
+
+func (l *pipeListener) Accept() (net.Conn, error) {
+	select {
+	case c := <-l.conns:
+		return c, nil
+	case <-l.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+func (l *pipeListener) Close() error {
+	l.once.Do(func() { close(l.closed) })
+	return nil
+}
+
+func (l *pipeListener) Addr() net.Addr { return &net.UnixAddr{} }
+
+// bubble runs a server on a pipeListener in a synctest bubble.
+func bubble(t *testing.T, o Options, f func(t *testing.T, s *Server, ln *pipeListener)) {
+	synctest.Test(t, func(t *testing.T) {
+		o.Commands = append(o.Commands, commands()...)
+		s, ln := New(o), newPipeListener()
+		var serving sync.WaitGroup
+		serving.Go(func() {
+			if err := s.Serve(ln); err != nil {
+				t.Errorf("Serve returned %v", err)
+			}
+		})
+		f(t, s, ln)
+		s.Shutdown()
+		serving.Wait()
+	})
+}
+
+// ended tells whether the other end of a pipe is closed.
+func ended(c net.Conn) bool {
+	_ = c.SetReadDeadline(time.Now().Add(time.Nanosecond))
+	_, err := c.Read(make([]byte, 1))
+	return err == io.EOF
+}
+
+func TestAConnectionThatCompletesNoLineIsClosedWhenItsTimeIsUp(t *testing.T) {
+	bubble(t, Options{}, func(t *testing.T, _ *Server, ln *pipeListener) {
+		c := ln.dial()
+		time.Sleep(4 * time.Minute)
+		go func() { _, _ = io.WriteString(c, "echo a\n") }()
+		if _, err := io.ReadFull(c, make([]byte, len("a\nOK\n"))); err != nil {
+			t.Fatal(err)
+		}
+		// A command starts the time anew, half of one does not.
+		for range 4 {
+			time.Sleep(time.Minute)
+			if _, err := io.WriteString(c, "x"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(time.Minute - 2*time.Nanosecond)
+		if ended(c) {
+			t.Error("it was closed too early")
+		}
+		time.Sleep(2 * time.Nanosecond)
+		if !ended(c) {
+			t.Error("it is still open")
+		}
+	})
+}
+
+func TestAClientThatNeverReadsIsCutOff(t *testing.T) {
+	bubble(t, Options{}, func(t *testing.T, _ *Server, ln *pipeListener) {
+		c := ln.dial()
+		if _, err := io.WriteString(c, "status\n"); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(writeTimeout)
+		synctest.Wait()
+		if !ended(c) {
+			t.Error("it is still open")
+		}
+	})
+}
+
+func TestShutdownWaitsForACommandForASecondAndThenCancelsIt(t *testing.T) {
+	running := make(chan struct{})
+	stubborn := Command{Name: "stubborn", Run: func(ctx context.Context, _ []string) (Answer, error) {
+		close(running)
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}}
+	bubble(t, Options{Commands: []Command{stubborn}}, func(t *testing.T, s *Server, ln *pipeListener) {
+		c := ln.dial()
+		if _, err := io.WriteString(c, "stubborn\n"); err != nil {
+			t.Fatal(err)
+		}
+		<-running
+		begin := time.Now()
+		s.Shutdown()
+		if d := time.Since(begin); d != shutdownGrace { // exact: the clock is the bubble's
+			t.Errorf("Shutdown took %v, want %v", d, shutdownGrace)
+		}
+		if !ended(c) {
+			t.Error("the connection is still open")
+		}
+	})
+}
+
+func TestServeAfterShutdownClosesTheListener(t *testing.T) {
+	s, ln := New(Options{}), newPipeListener()
+	s.Shutdown()
+	if err := s.Serve(ln); err != nil {
+		t.Errorf("Serve returned %v", err)
+	}
+	<-ln.closed
+}
+
+func TestServeFailsWhereTheListenerIsClosedBySomebodyElse(t *testing.T) {
+	s, ln := New(Options{}), newPipeListener()
+	_ = ln.Close()
+	if err := s.Serve(ln); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("Serve returned %v, want net.ErrClosed", err)
+	}
+	s.Shutdown()
+}
+
+// exhausted is a listener that runs out of file descriptors a few times.
+type exhausted struct {
+	*pipeListener
+	failures int // owned by the caller of Accept
+}
+
+func (l *exhausted) Accept() (net.Conn, error) {
+	if l.failures > 0 {
+		l.failures--
+		return nil, &net.OpError{Op: "accept", Err: syscall.EMFILE}
+	}
+	return l.pipeListener.Accept()
+}
+
+func TestServeOutlivesALackOfFileDescriptors(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, pipes := New(Options{Commands: commands()}), newPipeListener()
+		var serving sync.WaitGroup
+		serving.Go(func() {
+			if err := s.Serve(&exhausted{pipes, 20}); err != nil {
+				t.Errorf("Serve returned %v", err)
+			}
+		})
+		c := pipes.dial()
+		if _, err := io.WriteString(c, "pause jobs\n"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(c, make([]byte, len("OK\n"))); err != nil {
+			t.Error(err)
+		}
+		s.Shutdown()
+		serving.Wait()
+	})
+}
+
+func TestShutdownInterruptsTheWaitBetweenAttemptsToAccept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := New(Options{})
+		var serving sync.WaitGroup
+		serving.Go(func() {
+			if err := s.Serve(&exhausted{newPipeListener(), 1 << 30}); err != nil {
+				t.Errorf("Serve returned %v", err)
+			}
+		})
+		synctest.Wait()
+		begin := time.Now()
+		s.Shutdown()
+		serving.Wait()
+		if d := time.Since(begin); d != 0 { // exact: the clock is the bubble's
+			t.Errorf("Shutdown took %v", d)
+		}
+	})
+}
+
+func TestTwoListenersShareOneServer(t *testing.T) {
+	s := start(t, Options{MaxConnections: 1})
+	path := socketPath(t)
+	ln, err := Listen(path, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var serving sync.WaitGroup
+	serving.Go(func() {
+		if err := s.Serve(ln); err != nil {
+			t.Errorf("Serve returned %v", err)
+		}
+	})
+	c := s.dial(t)
+	c.send("echo a\n")
+	c.expect("a\nOK\n")
+	second := &server{s.Server, path}
+	if got := second.ask(t, "status\n"); !strings.HasPrefix(got, "ERR TooManyConnections ") {
+		t.Errorf("got %q, want a refusal", got)
+	}
+	s.Shutdown()
+	serving.Wait()
+}
+
+// socat runs a shell command line in which $S is socat's address of the server.
+func (s *server) socat(t *testing.T, commandLine string) string {
+	t.Helper()
+	cmd := exec.Command("sh", "-c", commandLine)
+	cmd.Env = append(cmd.Environ(), "S=UNIX-CONNECT:"+s.path)
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%s: %v", commandLine, err)
+	}
+	return string(out)
+}
+
+func TestSocat(t *testing.T) {
+	s := start(t, Options{MaxConnections: 1})
+	const status = "serving\n<2 lists>\nOK\n"
+	for commandLine, want := range map[string]string{
+		"echo status | socat - $S":                             status,
+		"printf status | socat - $S":                           status,
+		"printf 'status\\r\\n' | socat - $S":                   status,
+		"echo 'echo a; pause b; echo c json' | socat - $S":     "a\nOK\nOK\n" + `{"lines":["c"]}` + "\n",
+		"printf 'echo a\\necho b\\n' | socat - $S":             "a\nOK\nb\nOK\n",
+		"head -c 10000000 /dev/zero | tr '\\0' x | socat - $S": "ERR LineTooLong a line has at most 4096 bytes\n",
+		"head -c 100 /dev/zero | socat - $S":                   `ERR BadInput byte 1 of the line is '\x00'; commands are printable text` + "\n",
+		"socat - $S </dev/null":                                "",
+	} {
+		if got := s.socat(t, commandLine); got != want {
+			t.Errorf("%s:\ngot  %q\nwant %q", commandLine, got, want)
+		}
+	}
+}
+
+func TestSocatPrintsWhyItIsRefused(t *testing.T) {
+	s := start(t, Options{MaxConnections: 1})
+	c := s.dial(t)
+	c.send("echo a\n")
+	c.expect("a\nOK\n")
+	if got := s.socat(t, "echo status | socat - $S"); !strings.HasPrefix(got, "ERR TooManyConnections ") {
+		t.Errorf("got %q, want a refusal", got)
+	}
+}
