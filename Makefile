@@ -1,0 +1,41 @@
+# `make` lists the targets. They need Go and make; `make test` installs what else
+# it needs where it can, and says what to install where it can't.
+
+VERSION ?= 0.1.0
+STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
+GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.9.0
+
+export CGO_ENABLED ?= 0
+LDFLAGS = -s -w -X main.version=$(VERSION)
+BUILD = go build -trimpath -ldflags '$(LDFLAGS)'
+
+.PHONY: help run build build-arm64 test tools check fmt clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: build ## build edged and try it: in-memory Redis, sample items, nothing else needed
+	@bin/edged -dev
+
+build: ## build bin/edged for this machine
+	$(BUILD) -o bin/edged ./cmd/edged
+
+build-arm64: ## build bin/edged-arm64 for an ARM edge box
+	GOOS=linux GOARCH=arm64 $(BUILD) -o bin/edged-arm64 ./cmd/edged
+
+test: tools build ## run all tests with -race; installs redis-server, socat, Node.js packages
+	cd test/js && npm ci --silent --no-audit --no-fund
+	CGO_ENABLED=1 go test -race ./...
+	cd test && CGO_ENABLED=1 go test -race ./...
+
+tools: ## install what the tests need and this machine lacks
+	@scripts/tools.sh
+
+check: ## gofmt, go vet, staticcheck, go mod tidy, govulncheck
+	@scripts/check.sh $(STATICCHECK) $(GOVULNCHECK)
+
+fmt: ## format the Go files
+	gofmt -w cmd internal test
+
+clean: ## remove what was built
+	rm -rf bin test/js/node_modules
