@@ -312,13 +312,15 @@ func (d *debt) Confirm() {
 		l.mu.Unlock()
 		return
 	}
+	head := l.head
 	d.slot.done.set(d.from, d.to)
 	l.void(d)
 	l.leaveIfDone(m)
 	if m.gone && !l.active() {
 		l.reassign()
 	}
-	moved := l.advance()
+	l.advance()
+	moved := l.head != head
 	l.mu.Unlock()
 	if moved {
 		l.opts.Changed()
@@ -519,8 +521,7 @@ func (l *List) giveBack() {
 }
 
 // advance moves Head over everything that is settled.
-func (l *List) advance() bool {
-	moved := false
+func (l *List) advance() {
 	for len(l.slots) > 0 && l.slots[0].settled() {
 		s := l.slots[0]
 		if s.b == nil {
@@ -529,9 +530,7 @@ func (l *List) advance() bool {
 			l.stats.Confirmed += uint64(s.n)
 		}
 		l.pop()
-		moved = true
 	}
-	return moved
 }
 
 // pop removes the first slot and moves Head behind it.

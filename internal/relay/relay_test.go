@@ -262,6 +262,20 @@ func TestChangedIsCalledWhenHeadMoves(t *testing.T) {
 	}
 }
 
+func TestChangedIsCalledWhenTheLastMemberConfirmsItsLastItem(t *testing.T) {
+	calls := 0
+	l := NewList(Options{Window: 10, Memory: 100, Changed: func() { calls++ }})
+	a := &taker{limit: 2}
+	l.Join("", "1", a)
+	offer(t, l, 5)
+	before := calls
+	a.confirmAll()
+	if calls != before+1 {
+		t.Fatalf("%d calls after the confirmation", calls-before)
+	}
+	wantPlan(t, l, 2, 2)
+}
+
 // model plays random joins, leaves, confirmations and faults against a List and
 // checks the rule after every step.
 type model struct {

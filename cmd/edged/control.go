@@ -1,0 +1,253 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"go.uber.org/zap/zapcore"
+
+	"edged/internal/tcpserver"
+	"edged/internal/uds"
+)
+
+// commands is the control socket's table. Each is an adapter of a few lines
+// between the socket and the part that knows.
+func (d *daemon) commands() []uds.Command {
+	return []uds.Command{
+		{Name: "version", Summary: "version, platform and Go version", Example: "version",
+			Run: func(context.Context, []string) (uds.Answer, error) { return currentVersion(), nil }},
+		{Name: "status", Summary: "how it is, on one screen", Example: "status json",
+			Run: func(context.Context, []string) (uds.Answer, error) { return d.status(), nil }},
+		{Name: "lists", Summary: "state, backlog and books of each list", Example: "lists",
+			Run: func(context.Context, []string) (uds.Answer, error) { return d.lists(), nil }},
+		{Name: "clients", Summary: "who is connected, and what they owe", Example: "clients json",
+			Run: func(context.Context, []string) (uds.Answer, error) { return clientsAnswer{d.tcp.Clients()}, nil }},
+		{Name: "pause", Args: "LIST|all", Summary: "take nothing more from a list", Example: "pause events", MinArgs: 1, MaxArgs: 1,
+			Run: func(_ context.Context, args []string) (uds.Answer, error) { return nil, d.pause(args[0], true) }},
+		{Name: "resume", Args: "LIST|all", Summary: "take from a paused list again", Example: "resume all", MinArgs: 1, MaxArgs: 1,
+			Run: func(_ context.Context, args []string) (uds.Answer, error) { return nil, d.pause(args[0], false) }},
+		{Name: "kick", Args: "CLIENT", Summary: "disconnect a client; clients lists their numbers", Example: "kick 12", MinArgs: 1, MaxArgs: 1,
+			Run: d.kick},
+		{Name: "loglevel", Args: "[LEVEL]", Summary: "show or set the log level: debug, info, warn, error", Example: "loglevel debug", MaxArgs: 1,
+			Run: d.loglevel},
+		{Name: "drain", Args: "[TIMEOUT]", Summary: "tell the clients, let them finish, end", Example: "drain 30s", MaxArgs: 1,
+			Run: d.drain},
+		{Name: "quit", Summary: "end without waiting for clients; nothing is lost", Example: "quit",
+			Run: func(context.Context, []string) (uds.Answer, error) {
+				d.order(stop{why: "quit", quit: true})
+				return nil, nil
+			}},
+	}
+}
+
+type statusAnswer struct {
+	State       string  `json:"state"` // serving or draining
+	Why         string  `json:"why,omitempty"`
+	Version     string  `json:"version"`
+	Instance    string  `json:"instance"`
+	PID         int     `json:"pid"`
+	Uptime      float64 `json:"uptime_seconds"`
+	Redis       string  `json:"redis"`
+	Listen      string  `json:"listen"`
+	Lists       int     `json:"lists"`
+	Backlog     int64   `json:"backlog"`
+	InFlight    int     `json:"in_flight"`
+	Taken       uint64  `json:"taken"`
+	Confirmed   uint64  `json:"confirmed"`
+	Returned    uint64  `json:"returned"`
+	Dead        uint64  `json:"dead"`
+	Gone        uint64  `json:"gone"`
+	Redelivered uint64  `json:"redelivered"`
+
+	Faults []string        `json:"faults"` // what does not work, and why
+	TCP    tcpserver.Stats `json:"tcp"`
+}
+
+func (d *daemon) status() statusAnswer {
+	b := d.books()
+	a := statusAnswer{
+		State: "serving", Why: d.draining(), Version: version, Instance: d.cfg.Instance, PID: os.Getpid(),
+		Uptime: time.Since(d.started).Seconds(), Redis: d.cfg.Redis.Address, Listen: d.cfg.TCP.Listen, Lists: len(d.windows),
+		InFlight: b.InFlight, Taken: b.Taken, Confirmed: b.Confirmed, Returned: b.Returned, Dead: b.Dead, Gone: b.Gone,
+		Redelivered: b.Redelivered, Faults: []string{}, TCP: d.tcp.Stats(),
+	}
+	if a.Why != "" {
+		a.State = "draining"
+	}
+	for _, s := range d.loop.Lists() {
+		a.Backlog += s.Backlog
+		if s.Reason != "" {
+			a.Faults = append(a.Faults, fmt.Sprintf("list %s: %s (for %s)", s.Key, s.Reason, age(s.FaultSince)))
+		}
+	}
+	return a
+}
+
+func (a statusAnswer) Text(w io.Writer) {
+	state := a.State
+	if a.Why != "" {
+		state += " (" + a.Why + ")"
+	}
+	uptime := time.Duration(a.Uptime * float64(time.Second)).Round(time.Second)
+	fmt.Fprintf(w, "state      %s for %s, pid %d, version %s, instance %s\n", state, uptime, a.PID, a.Version, a.Instance)
+	fmt.Fprintf(w, "redis      %s\n", a.Redis)
+	fmt.Fprintf(w, "clients    %d at %s, %d accepted, %d cut off\n", a.TCP.Clients, a.Listen, a.TCP.Accepted,
+		a.TCP.Stuck+a.TCP.Stale+a.TCP.SlowConsumers)
+	fmt.Fprintf(w, "lists      %d, backlog %d items, %d of them on their way\n", a.Lists, a.Backlog, a.InFlight)
+	fmt.Fprintf(w, "books      %d taken = %d confirmed + %d returned + %d dead + %d gone + %d on their way\n",
+		a.Taken, a.Confirmed, a.Returned, a.Dead, a.Gone, a.InFlight)
+	for _, f := range a.Faults {
+		fmt.Fprintf(w, "fault      %s\n", f)
+	}
+}
+
+type listAnswer struct {
+	Key         string  `json:"key"`
+	Subject     string  `json:"subject"`
+	Ack         string  `json:"ack"`
+	State       string  `json:"state"`
+	Reason      string  `json:"reason,omitempty"`
+	Holder      string  `json:"holder,omitempty"` // who has it, when it is another instance
+	Backlog     int64   `json:"backlog"`
+	InFlight    int     `json:"in_flight"`
+	Oldest      float64 `json:"oldest_unconfirmed_seconds"`
+	Parties     int     `json:"parties"`
+	Members     int     `json:"members"`
+	Taken       uint64  `json:"taken"`
+	Confirmed   uint64  `json:"confirmed"`
+	Returned    uint64  `json:"returned"`
+	Dead        uint64  `json:"dead"`
+	Gone        uint64  `json:"gone"`
+	Redelivered uint64  `json:"redelivered"`
+}
+
+type listsAnswer struct {
+	Lists []listAnswer `json:"lists"`
+}
+
+func (d *daemon) lists() listsAnswer {
+	a := listsAnswer{Lists: []listAnswer{}}
+	for i, s := range d.loop.Lists() {
+		b := d.windows[i].Stats()
+		l := listAnswer{
+			Key: s.Key, Subject: s.Subject, Ack: d.cfg.Lists[i].Ack, State: string(s.State), Reason: s.Reason, Holder: s.Holder,
+			Backlog: s.Backlog, InFlight: b.InFlight, Parties: b.Parties, Members: b.Members, Taken: b.Taken, Confirmed: b.Confirmed,
+			Returned: b.Returned, Dead: b.Dead, Gone: b.Gone, Redelivered: b.Redelivered,
+		}
+		if !b.Oldest.IsZero() {
+			l.Oldest = time.Since(b.Oldest).Seconds()
+		}
+		a.Lists = append(a.Lists, l)
+	}
+	return a
+}
+
+func (a listsAnswer) Text(w io.Writer) {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "LIST\tSUBJECT\tACK\tSTATE\tBACKLOG\tON ITS WAY\tPARTIES\tCONFIRMED\tRETURNED\tDEAD\tGONE")
+	for _, l := range a.Lists {
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%d\t%d\t%d\t%d\t%d\t%d\t%d\n", printable(l.Key), l.Subject, l.Ack, l.State, l.Backlog,
+			l.InFlight, l.Parties, l.Confirmed, l.Returned, l.Dead, l.Gone)
+	}
+	t.Flush()
+	for _, l := range a.Lists {
+		if l.Reason != "" {
+			fmt.Fprintf(w, "%s: %s\n", printable(l.Key), l.Reason)
+		}
+		if l.Holder != "" {
+			fmt.Fprintf(w, "%s: served by %s\n", printable(l.Key), printable(l.Holder))
+		}
+	}
+}
+
+type clientsAnswer struct {
+	Clients []tcpserver.ClientInfo `json:"clients"`
+}
+
+func (a clientsAnswer) Text(w io.Writer) {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "ID\tADDRESS\tNAME\tLIBRARY\tCONNECTED\tSUBS\tSENT\tOWED\tPENDING")
+	for _, c := range a.Clients {
+		fmt.Fprintf(t, "%d\t%s\t%s\t%s\t%s\t%d\t%d\t%d\t%d B\n", c.ID, c.Address, printable(c.Name),
+			printable(strings.TrimSpace(c.Lang+" "+c.ClientVersion)), age(c.Since), c.Subscriptions, c.Sent, c.Owed, c.Pending)
+	}
+	t.Flush()
+}
+
+// printable returns s as it is, or quoted where that could upset a terminal or a
+// table.
+func printable(s string) string {
+	if s == "" {
+		return "-"
+	}
+	if q := strconv.Quote(s); q[1:len(q)-1] != s {
+		return q
+	}
+	return s
+}
+
+// age is how long ago t was, in words.
+func age(t time.Time) string { return time.Since(t).Round(time.Second).String() }
+
+// pause pauses or resumes one list or all.
+func (d *daemon) pause(key string, paused bool) error {
+	if d.loop.Pause(key, paused) { // a list may be called "all"
+		return nil
+	}
+	if key != "all" {
+		return uds.Errorf(uds.NotFound, "there is no list %q; the command lists shows them", key)
+	}
+	for _, l := range d.cfg.Lists {
+		d.loop.Pause(l.Key, paused)
+	}
+	return nil
+}
+
+func (d *daemon) kick(_ context.Context, args []string) (uds.Answer, error) {
+	id, err := strconv.ParseUint(args[0], 10, 64)
+	if err != nil {
+		return nil, uds.Errorf(uds.BadArgument, "%q is no client's number; the command clients shows them", args[0])
+	}
+	if d.tcp.Kick(id) != nil {
+		return nil, uds.Errorf(uds.NotFound, "there is no client %d; the command clients shows them", id)
+	}
+	return nil, nil
+}
+
+type levelAnswer struct {
+	Level string `json:"level"`
+}
+
+func (a levelAnswer) Text(w io.Writer) { fmt.Fprintln(w, a.Level) }
+
+func (d *daemon) loglevel(_ context.Context, args []string) (uds.Answer, error) {
+	if len(args) > 0 {
+		level, err := zapcore.ParseLevel(args[0])
+		if err != nil || level > zapcore.ErrorLevel {
+			return nil, uds.Errorf(uds.BadArgument, "%q is no log level; take debug, info, warn or error", args[0])
+		}
+		d.level.SetLevel(level)
+	}
+	return levelAnswer{d.level.Level().String()}, nil
+}
+
+func (d *daemon) drain(_ context.Context, args []string) (uds.Answer, error) {
+	timeout := time.Duration(d.cfg.Drain.Timeout)
+	if len(args) > 0 {
+		var err error
+		if timeout, err = time.ParseDuration(args[0]); err != nil || timeout < 0 || timeout > time.Hour {
+			return nil, uds.Errorf(uds.BadArgument, "%q is no timeout; write a number and a unit, such as 30s, up to 1h", args[0])
+		}
+	}
+	if d.draining() != "" {
+		return nil, uds.Errorf("Draining", "it drains already (%s); quit ends it without waiting for the clients", d.draining())
+	}
+	d.order(stop{why: "the command drain", timeout: timeout})
+	return nil, nil
+}

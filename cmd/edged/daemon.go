@@ -1,0 +1,314 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"edged/internal/config"
+	"edged/internal/poller"
+	"edged/internal/relay"
+	"edged/internal/signals"
+	"edged/internal/systemd"
+	"edged/internal/tcpserver"
+	"edged/internal/uds"
+)
+
+// daemon is the wired whole: what the control commands report on.
+type daemon struct {
+	cfg     *config.Config
+	started time.Time
+	level   zap.AtomicLevel
+	windows []*relay.List // one for each list of cfg, in its order
+	loop    *poller.Loop
+	tcp     *tcpserver.Server
+	stops   chan stop // orders to drain or to quit; holds one
+
+	mu      sync.Mutex
+	leaving string // guarded by mu; why it drains, empty while it serves
+}
+
+// stop is an order to end.
+type stop struct {
+	why     string
+	timeout time.Duration // for the clients to leave
+	quit    bool          // waits for nobody
+}
+
+// order hands on a stop unless one is waiting already.
+func (d *daemon) order(s stop) {
+	select {
+	case d.stops <- s:
+	default:
+	}
+}
+
+// serve runs the daemon from start to drain and returns the exit code. ready,
+// where not nil, is called when it serves.
+func serve(cfg *config.Config, stderr io.Writer, ready func()) int {
+	sigs := signals.New()
+	defer sigs.Stop()
+
+	d := &daemon{cfg: cfg, started: time.Now(), level: zap.NewAtomicLevel(), stops: make(chan stop, 1)}
+	d.level.UnmarshalText([]byte(cfg.Log.Level)) // config has checked it
+	log := newLog(stderr, cfg.Log.Format, d.level)
+	defer log.Sync()
+	poller.SetRedisLog(log)
+
+	password, err := readPassword(cfg.Redis.PasswordFile)
+	if err != nil {
+		fmt.Fprintf(stderr, "edged: %v\n", err)
+		return exitConfig
+	}
+	notify := systemd.New(func(err error) { log.Warn("can't notify systemd", zap.Error(err)) })
+	d.build(log, notify, password)
+
+	tcpListener, err := net.Listen("tcp", cfg.TCP.Listen)
+	if err != nil {
+		log.Error("can't listen for clients; is another edged or NATS server running?",
+			zap.String("key", "tcp.listen"), zap.String("address", cfg.TCP.Listen), zap.Error(err))
+		return exitFailed
+	}
+	defer tcpListener.Close()
+	controlListener, err := uds.Listen(cfg.Control.Socket, 0o660)
+	if err != nil {
+		log.Error("can't listen for operators", zap.String("key", "control.socket"), zap.Error(err))
+		return exitFailed
+	}
+	defer controlListener.Close()
+	control := uds.New(uds.Options{Commands: d.commands(), Log: log.Named("control")})
+	if addr, ok := tcpListener.Addr().(*net.TCPAddr); ok && !addr.IP.IsLoopback() {
+		log.Warn("listening beyond loopback without authentication: whoever reaches the port gets the items",
+			zap.String("address", addr.String()))
+	}
+
+	// Every goroutine that is started here is waited for before serve returns.
+	loopCtx, stopLoop := context.WithCancel(context.Background())
+	defer stopLoop()
+	looped := make(chan error, 1)
+	go func() { looped <- d.loop.Run(loopCtx) }()
+	var serving sync.WaitGroup
+	serving.Go(func() {
+		if err := d.tcp.Serve(tcpListener); err != nil {
+			d.order(stop{why: "the TCP listener failed: " + err.Error(), timeout: time.Duration(cfg.Drain.Timeout)})
+		}
+	})
+	serving.Go(func() {
+		if err := control.Serve(controlListener); err != nil {
+			log.Error("the control socket is gone", zap.Error(err))
+		}
+	})
+	tellCtx, stopTelling := context.WithCancel(context.Background())
+	serving.Go(func() { d.tell(tellCtx, notify) })
+
+	log.Info("serving", zap.String("version", version), zap.String("instance", cfg.Instance), zap.Int("pid", os.Getpid()),
+		zap.String("redis", cfg.Redis.Address), zap.Stringer("tcp", tcpListener.Addr()), zap.String("control", cfg.Control.Socket))
+	notify.Ready(d.summary())
+	if ready != nil {
+		ready()
+	}
+
+	// 1. The first signal, or the command, starts the drain.
+	var order stop
+	select {
+	case sig := <-sigs.C:
+		order = stop{why: signals.Name(sig), timeout: time.Duration(cfg.Drain.Timeout)}
+	case order = <-d.stops:
+	}
+	d.leave(order.why)
+	notify.Stopping("draining: " + order.why)
+	log.Info("draining", zap.String("why", order.why), zap.Duration("timeout", order.timeout), zap.Int("clients", d.tcp.Stats().Clients))
+
+	// 2. The loop takes nothing more; 3. to 5. clients are told, served and left
+	// time. A second signal ends the waiting.
+	d.loop.StopTaking()
+	drainCtx, hurry := context.WithCancel(context.Background())
+	if order.quit {
+		hurry()
+	}
+	drained := make(chan struct{})
+	serving.Go(func() {
+		defer hurry()
+		for {
+			select {
+			case sig := <-sigs.C:
+				log.Warn("not waiting for the clients any more", zap.String("why", "second signal: "+signals.Name(sig)))
+				return
+			case again := <-d.stops:
+				if again.quit {
+					log.Warn("not waiting for the clients any more", zap.String("why", again.why))
+					return
+				}
+			case <-drained:
+				return
+			}
+		}
+	})
+	d.tcp.Drain(drainCtx, order.timeout)
+	close(drained)
+
+	// 6. Nobody is there any more: what was confirmed is removed, the rest stays
+	// in Redis. The books close.
+	stopLoop()
+	if err := <-looped; err != nil {
+		log.Error("the end was not clean", zap.Error(err))
+	}
+	total := d.books()
+	log.Info("drained", zap.Uint64("taken", total.Taken), zap.Uint64("confirmed", total.Confirmed),
+		zap.Uint64("returned", total.Returned), zap.Uint64("dead", total.Dead), zap.Uint64("gone", total.Gone))
+
+	// 7. The control socket closes last.
+	stopTelling()
+	control.Shutdown()
+	serving.Wait()
+	return exitOK
+}
+
+// build makes the parts and ties them together.
+func (d *daemon) build(log *zap.Logger, notify *systemd.Notifier, password string) {
+	cfg := d.cfg
+	lists := make([]poller.List, len(cfg.Lists))
+	subjects := make([]tcpserver.List, len(cfg.Lists))
+	for i, list := range cfg.Lists {
+		window := relay.NewList(relay.Options{
+			Window:  cfg.Delivery.WindowItems,
+			Memory:  int(cfg.Delivery.Memory) / len(cfg.Lists),
+			Changed: func() { d.loop.Wake() },
+		})
+		d.windows = append(d.windows, window)
+		lists[i] = poller.List{Key: list.Key, Subject: list.Subject, FromRight: list.TakeFrom == config.TakeRight, Window: window}
+		subjects[i] = tcpserver.List{Subject: list.Subject, Joiner: window}
+		if list.Ack == config.AckNone {
+			subjects[i].Confirm = tcpserver.OnWrite
+		}
+	}
+	d.loop = poller.New(poller.Options{
+		Redis: poller.RedisOptions{
+			Address: cfg.Redis.Address, Username: cfg.Redis.Username, Password: password,
+			DB: cfg.Redis.DB, Timeout: time.Duration(cfg.Redis.Timeout),
+		},
+		Instance:     cfg.Instance,
+		Lists:        lists,
+		PollInterval: time.Duration(cfg.Redis.PollInterval),
+		Lease:        time.Duration(cfg.Redis.Lease),
+		BatchItems:   cfg.Delivery.BatchItems,
+		BatchBytes:   int(cfg.Delivery.BatchBytes),
+		MaxPayload:   int(cfg.TCP.MaxPayload),
+		Alive:        notify.Alive,
+		MaxSleep:     notify.Watchdog() / 3,
+		Log:          log.Named("poller"),
+	})
+	d.tcp = tcpserver.New(tcpserver.Options{
+		Name:             cfg.Instance,
+		Version:          version,
+		Lists:            subjects,
+		Services:         map[string]tcpserver.Service{"edged.echo": func(payload []byte) []byte { return append([]byte(nil), payload...) }},
+		MaxConnections:   cfg.TCP.MaxConnections,
+		MaxSubscriptions: cfg.TCP.MaxSubscriptions,
+		MaxPayload:       int(cfg.TCP.MaxPayload),
+		MaxControlLine:   int(cfg.TCP.MaxControlLine),
+		MaxPending:       int(cfg.TCP.MaxPending),
+		ConnectTimeout:   time.Duration(cfg.TCP.ConnectTimeout),
+		PingInterval:     time.Duration(cfg.TCP.PingInterval),
+		ReceiptTimeout:   time.Duration(cfg.Delivery.ReceiptTimeout),
+		Log:              log.Named("tcp"),
+	})
+}
+
+// tell keeps systemd informed until ctx is done: how it is while it serves, and
+// while it drains that it needs more time, which the drain's own timeout bounds.
+func (d *daemon) tell(ctx context.Context, notify *systemd.Notifier) {
+	if notify == nil {
+		return
+	}
+	const every = time.Second
+	ticker := time.NewTicker(every)
+	defer ticker.Stop()
+	told := ""
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		if d.draining() != "" {
+			notify.ExtendTimeout(10 * every)
+		}
+		if text := d.summary(); text != told {
+			notify.Status(text)
+			told = text
+		}
+	}
+}
+
+// leave notes that the drain has begun.
+func (d *daemon) leave(why string) {
+	d.mu.Lock()
+	d.leaving = why
+	d.mu.Unlock()
+}
+
+// draining tells why the daemon drains; it is empty while it serves.
+func (d *daemon) draining() string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.leaving
+}
+
+// books adds up the lists' books.
+func (d *daemon) books() relay.Stats {
+	var total relay.Stats
+	for _, w := range d.windows {
+		s := w.Stats()
+		total.Taken += s.Taken
+		total.Confirmed += s.Confirmed
+		total.Returned += s.Returned
+		total.Dead += s.Dead
+		total.Gone += s.Gone
+		total.Redelivered += s.Redelivered
+		total.InFlight += s.InFlight
+	}
+	return total
+}
+
+// summary is the state in words: "2 lists, 3 clients, backlog 12".
+func (d *daemon) summary() string {
+	var backlog int64
+	failing := ""
+	for _, s := range d.loop.Lists() {
+		backlog += s.Backlog
+		if s.State == poller.Failing {
+			failing = "; " + s.Reason
+		}
+	}
+	text := fmt.Sprintf("%d lists, %d clients, backlog %d%s", len(d.windows), d.tcp.Stats().Clients, backlog, failing)
+	if why := d.draining(); why != "" {
+		return fmt.Sprintf("draining (%s): %s", why, text)
+	}
+	return text
+}
+
+// readPassword reads the first line of a file; the empty path means none.
+func readPassword(path string) (string, error) {
+	if path == "" {
+		return "", nil
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return "", fmt.Errorf("redis.password_file: %v", err)
+	}
+	line, _, _ := strings.Cut(string(data), "\n")
+	line = strings.TrimSuffix(line, "\r")
+	if line == "" {
+		return "", errors.New("redis.password_file: the first line of " + path + " is empty")
+	}
+	return line, nil
+}

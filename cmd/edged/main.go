@@ -1,0 +1,177 @@
+// Command edged relays the items of Redis lists to TCP clients that speak the
+// NATS protocol, and loses none. See README.md, and docs/ARCHITECTURE.md for how
+// it is built.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"edged/internal/config"
+	"edged/internal/subscriber"
+)
+
+// Exit codes. systemd is told not to restart after exitConfig.
+const (
+	exitOK     = 0
+	exitFailed = 1
+	exitUsage  = 2
+	exitConfig = 78 // EX_CONFIG of sysexits.h
+)
+
+// defaultConfig is read where it exists and no other file was named.
+const defaultConfig = "/etc/edged/edged.toml"
+
+const usage = `edged relays the items of Redis lists to TCP clients, and loses none.
+
+  edged [-config FILE]        serve; without -config: ` + defaultConfig + `, or the defaults
+  edged -dev                  try it: an in-memory Redis, sample items, all on loopback
+  edged check [FILE]          say all that is wrong with a configuration
+  edged sub [flags] SUBJECT   print what arrives on a subject (-h for its flags)
+  edged version               version, platform and Go version
+
+SIGHUP, SIGINT, SIGTERM and SIGQUIT drain: clients are told, what is on its way
+arrives, what nobody confirmed stays in Redis. A second signal does not wait.
+Exit codes: 0 drained, 1 could not start, 2 wrong usage, 78 bad configuration.
+`
+
+func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
+
+// run is main with its surroundings passed in; it returns the exit code.
+func run(args []string, stdout, stderr io.Writer) int {
+	if len(args) > 0 {
+		switch args[0] {
+		case "sub":
+			return runSub(args[1:], stdout, stderr)
+		case "check":
+			return runCheck(args[1:], stdout, stderr)
+		case "version", "-version", "--version":
+			fmt.Fprintln(stdout, currentVersion().line())
+			return exitOK
+		case "help":
+			fmt.Fprint(stdout, usage)
+			return exitOK
+		}
+	}
+	flags := newFlags("edged", usage, stdout, stderr)
+	file := flags.String("config", "", "")
+	dev := flags.Bool("dev", false, "")
+	if code, done := parse(flags, args, 0, 0); done {
+		return code
+	}
+	if *dev {
+		if *file != "" {
+			fmt.Fprintln(stderr, "edged: -dev brings its own configuration; leave -config out")
+			return exitUsage
+		}
+		return serveDev(stdout, stderr)
+	}
+	cfg, code := load(*file, stderr)
+	if cfg == nil {
+		return code
+	}
+	return serve(cfg, stderr, nil)
+}
+
+// load reads the configuration, or says what is wrong with it.
+func load(file string, stderr io.Writer) (*config.Config, int) {
+	named := file != ""
+	if !named {
+		file = defaultConfig
+	}
+	cfg, err := config.Load(file)
+	if !named && errors.Is(err, fs.ErrNotExist) {
+		cfg, err = config.Load("")
+	}
+	if err != nil {
+		fmt.Fprintf(stderr, "edged: %v\n", err)
+		return nil, exitConfig
+	}
+	return cfg, exitOK
+}
+
+func runCheck(args []string, stdout, stderr io.Writer) int {
+	flags := newFlags("edged check", "usage: edged check [FILE]\n", stdout, stderr)
+	if code, done := parse(flags, args, 0, 1); done {
+		return code
+	}
+	cfg, code := load(flags.Arg(0), stderr)
+	if cfg == nil {
+		return code
+	}
+	fmt.Fprintf(stdout, "the configuration is good: %d lists from Redis at %s to clients at %s\n",
+		len(cfg.Lists), cfg.Redis.Address, cfg.TCP.Listen)
+	return exitOK
+}
+
+const subUsage = `usage: edged sub [flags] SUBJECT
+
+Subscribes to a subject and prints a line an item: the subject, then the payload,
+quoted where it is not printable.
+
+  -server ADDRESS     host:port of the server (default 127.0.0.1:4222)
+  -queue NAME         be a member of this queue group
+  -count N            end after N items
+  -timeout DURATION   end with an error when nothing arrives for so long (such as 5s)
+`
+
+func runSub(args []string, stdout, stderr io.Writer) int {
+	flags := newFlags("edged sub", subUsage, stdout, stderr)
+	opts := subscriber.Options{Out: stdout, Err: stderr, Name: "edged sub"}
+	flags.StringVar(&opts.Server, "server", "127.0.0.1:4222", "")
+	flags.StringVar(&opts.Queue, "queue", "", "")
+	flags.IntVar(&opts.Count, "count", 0, "")
+	flags.DurationVar(&opts.Timeout, "timeout", 0, "")
+	if code, done := parse(flags, args, 1, 1); done {
+		return code
+	}
+	opts.Subject = flags.Arg(0)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if _, err := subscriber.Run(ctx, opts); err != nil && ctx.Err() == nil {
+		fmt.Fprintf(stderr, "edged sub: %v\n", err)
+		return exitFailed
+	}
+	return exitOK
+}
+
+func newFlags(name, usage string, stdout, stderr io.Writer) *flag.FlagSet {
+	flags := flag.NewFlagSet(name, flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	flags.Usage = func() { fmt.Fprint(stderr, usage) }
+	return flags
+}
+
+// parse parses flags and checks the number of arguments behind them. Flags may
+// stand behind the arguments too. When done is true the program ends with code.
+func parse(flags *flag.FlagSet, args []string, least, most int) (code int, done bool) {
+	var rest []string
+	for {
+		if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
+			return exitOK, true
+		} else if err != nil {
+			return exitUsage, true
+		}
+		if args = flags.Args(); len(args) == 0 {
+			break
+		}
+		rest, args = append(rest, args[0]), args[1:]
+	}
+	if err := flags.Parse(append([]string{"--"}, rest...)); err != nil {
+		return exitUsage, true
+	}
+	if n := len(rest); n < least || n > most {
+		fmt.Fprintf(flags.Output(), "%s: unexpected arguments: %s\n", flags.Name(), strings.Join(rest, " "))
+		flags.Usage()
+		return exitUsage, true
+	}
+	return exitOK, false
+}

@@ -1,0 +1,213 @@
+// Package config is the configuration file: its schema, its defaults, and the
+// checks that decide whether a file makes sense.
+//
+// A file is TOML. Every key has a default, so an empty file is a good one. The
+// reading is strict: an unknown key, a wrong type and an impossible value are
+// problems, and all of a file's problems are reported together, each with its
+// line, its key and what to do. What comes out of Load and Parse without an
+// error has passed every check; no one else needs to look at it again.
+//
+// configs/edged.toml explains each key to the people who run the daemon.
+package config
+
+import (
+	"fmt"
+	"os"
+	"strings"
+)
+
+// Config is a whole file. Paths of keys are its toml tags, joined with dots.
+type Config struct {
+	// Instance names this daemon to others on the same Redis. Default leaves it
+	// empty, and so does Parse; Load fills the host name in.
+	Instance string `toml:"instance"`
+
+	Redis    Redis    `toml:"redis"`
+	Lists    []List   `toml:"list"`
+	Delivery Delivery `toml:"delivery"`
+	TCP      TCP      `toml:"tcp"`
+	Control  Control  `toml:"control"`
+	Drain    Drain    `toml:"drain"`
+	Log      Log      `toml:"log"`
+}
+
+// Redis is where the lists are.
+type Redis struct {
+	Address      string   `toml:"address"` // host:port, or unix:// and an absolute path
+	Username     string   `toml:"username"`
+	PasswordFile string   `toml:"password_file"` // its first line is the password; read by whoever connects
+	DB           int      `toml:"db"`
+	Timeout      Duration `toml:"timeout"`       // of one round trip
+	PollInterval Duration `toml:"poll_interval"` // between looks at a list that gave no hint
+	Lease        Duration `toml:"lease"`         // more than twice Timeout and twice PollInterval
+}
+
+// UnixSocket returns the path in an address of the form unix:///path, and
+// whether it is one.
+func (r Redis) UnixSocket() (path string, ok bool) {
+	return strings.CutPrefix(r.Address, unixScheme)
+}
+
+const unixScheme = "unix://"
+
+// List is one Redis list that is relayed.
+type List struct {
+	Key      string `toml:"key"`
+	Subject  string `toml:"subject"` // never empty after Parse: the key, where the file gives none
+	Ack      string `toml:"ack"`     // AckReceived or AckNone
+	TakeFrom string `toml:"take_from"`
+}
+
+// The values of List.Ack: when a client has confirmed an item.
+const (
+	AckReceived = "received" // the client answered a PING sent behind it
+	AckNone     = "none"     // it was written to the client's socket
+)
+
+// The values of List.TakeFrom: which end of the list is the head.
+const (
+	TakeLeft  = "left"
+	TakeRight = "right"
+)
+
+// Delivery bounds what is on its way from Redis to the clients.
+type Delivery struct {
+	BatchItems     int      `toml:"batch_items"`
+	BatchBytes     Size     `toml:"batch_bytes"`
+	WindowItems    int      `toml:"window_items"` // of one list; at least BatchItems
+	Memory         Size     `toml:"memory"`       // of all lists together
+	ReceiptTimeout Duration `toml:"receipt_timeout"`
+}
+
+// TCP is the server that NATS clients connect to.
+type TCP struct {
+	Listen           string   `toml:"listen"` // host:port; no host means all interfaces, port 0 a free one
+	MaxConnections   int      `toml:"max_connections"`
+	MaxSubscriptions int      `toml:"max_subscriptions"` // of one client
+	MaxPayload       Size     `toml:"max_payload"`
+	MaxControlLine   Size     `toml:"max_control_line"`
+	MaxPending       Size     `toml:"max_pending"` // for one client; at least MaxPayload
+	ConnectTimeout   Duration `toml:"connect_timeout"`
+	PingInterval     Duration `toml:"ping_interval"`
+}
+
+// Control is the socket that operators talk to.
+type Control struct {
+	Socket string `toml:"socket"` // an absolute path
+}
+
+// Drain is the end of the daemon's life.
+type Drain struct {
+	Timeout Duration `toml:"timeout"`
+}
+
+// Log is what the daemon writes about itself.
+type Log struct {
+	Level  string `toml:"level"`  // debug, info, warn or error
+	Format string `toml:"format"` // auto, json or console
+}
+
+// Default returns what an empty file means: a new value each time, which the
+// caller may change.
+func Default() *Config {
+	return &Config{
+		Redis: Redis{
+			Address:      "127.0.0.1:6379",
+			Timeout:      3 * second,
+			PollInterval: 10 * second,
+			Lease:        30 * second,
+		},
+		Lists: []List{
+			{Key: "events", Subject: "events", Ack: AckReceived, TakeFrom: TakeLeft},
+			{Key: "readings", Subject: "readings", Ack: AckReceived, TakeFrom: TakeLeft},
+		},
+		Delivery: Delivery{
+			BatchItems:     500,
+			BatchBytes:     128 * kib,
+			WindowItems:    4000,
+			Memory:         8 * mib,
+			ReceiptTimeout: 30 * second,
+		},
+		TCP: TCP{
+			Listen:           "127.0.0.1:4222",
+			MaxConnections:   1024,
+			MaxSubscriptions: 1000,
+			MaxPayload:       1 * mib,
+			MaxControlLine:   4 * kib,
+			MaxPending:       8 * mib,
+			ConnectTimeout:   5 * second,
+			PingInterval:     2 * minute,
+		},
+		Control: Control{Socket: "/run/edged/control.sock"},
+		Drain:   Drain{Timeout: 10 * second},
+		Log:     Log{Level: "info", Format: "auto"},
+	}
+}
+
+// newList is a [[list]] of which the file says nothing yet.
+func newList() List { return List{Ack: AckReceived, TakeFrom: TakeLeft} }
+
+// Load reads the file at path and fills in what depends on the machine. The
+// empty path means no file: the defaults. Bad content is an *Error; an error of
+// the file system is wrapped, so that errors.Is finds fs.ErrNotExist.
+func Load(path string) (*Config, error) {
+	c := Default()
+	if path != "" {
+		data, err := os.ReadFile(path)
+		if err != nil {
+			return nil, fmt.Errorf("read the configuration: %w", err)
+		}
+		if c, err = Parse(path, data); err != nil {
+			return nil, err
+		}
+	}
+	if c.Instance == "" {
+		name, err := os.Hostname()
+		if err == nil {
+			err = checkInstance(name)
+		}
+		if err != nil {
+			return nil, &Error{File: path, Problems: []Problem{{
+				Key:     "instance",
+				Message: fmt.Sprintf("the host name cannot stand in for it (%v): give this instance a name", err),
+			}}}
+		}
+		c.Instance = name
+	}
+	return c, nil
+}
+
+// Problem is one thing that is wrong with a file.
+type Problem struct {
+	Line    int    // counted from 1; 0 where no line is to blame
+	Key     string // "tcp.listen", "list[1].ack" (counted from 0); empty for bad syntax
+	Message string // what is wrong and what to do
+}
+
+// Error is all that is wrong with a file, in the order of its lines.
+type Error struct {
+	File     string
+	Problems []Problem
+}
+
+// Error gives a line to each problem: "FILE:LINE: KEY: message".
+func (e *Error) Error() string {
+	var b strings.Builder
+	for i, p := range e.Problems {
+		if i > 0 {
+			b.WriteByte('\n')
+		}
+		if e.File != "" {
+			b.WriteString(e.File)
+			if p.Line > 0 {
+				fmt.Fprintf(&b, ":%d", p.Line)
+			}
+			b.WriteString(": ")
+		}
+		if p.Key != "" {
+			b.WriteString(p.Key + ": ")
+		}
+		b.WriteString(p.Message)
+	}
+	return b.String()
+}

@@ -1,0 +1,180 @@
+package config
+
+import (
+	"bytes"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/BurntSushi/toml"
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const reference = "../../configs/edged.toml"
+
+func TestReferenceFileIsEqualToTheDefaults(t *testing.T) {
+	data, err := os.ReadFile(reference)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := Parse(reference, data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := Default(); !reflect.DeepEqual(got, want) {
+		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
+}
+
+func TestReferenceFileHasEveryKeyOfTheSchema(t *testing.T) {
+	data, err := os.ReadFile(reference)
+	if err != nil {
+		t.Fatal(err)
+	}
+	there := locate(string(data))
+	for _, key := range schema("", reflect.TypeFor[Config]()) {
+		if there[key] == 0 {
+			t.Errorf("%s is missing", key)
+		}
+	}
+}
+
+// schema lists the path of every key; arrays have one element.
+func schema(path string, t reflect.Type) (keys []string) {
+	for i, name := range keysOf(t) {
+		key, field := join(path, name), t.Field(i).Type
+		if field.Kind() == reflect.Slice {
+			key, field = index(key, 0), field.Elem()
+		}
+		keys = append(keys, key)
+		if field.Kind() == reflect.Struct {
+			keys = append(keys, schema(key, field)...)
+		}
+	}
+	return keys
+}
+
+func TestEmptyFileMeansTheDefaults(t *testing.T) {
+	for _, text := range []string{"", "\n# nothing\n", "\ufeff# a byte order mark"} {
+		got, err := Parse("x.toml", []byte(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := Default(); !reflect.DeepEqual(got, want) {
+			t.Errorf("%q: got %+v, want %+v", text, got, want)
+		}
+	}
+}
+
+func TestEveryKeyOfAFileIsTaken(t *testing.T) {
+	want := &Config{
+		Instance: "box-7",
+		Redis: Redis{
+			Address: "unix:///run/redis.sock", Username: "edge", PasswordFile: "/etc/edged/password",
+			DB: 3, Timeout: second, PollInterval: 2 * second, Lease: 5 * second,
+		},
+		Lists: []List{
+			{Key: "{a}:in", Subject: "a.in", Ack: AckNone, TakeFrom: TakeRight},
+			{Key: "b", Subject: "b", Ack: AckReceived, TakeFrom: TakeLeft},
+		},
+		Delivery: Delivery{BatchItems: 10, BatchBytes: 64000, WindowItems: 20, Memory: mib, ReceiptTimeout: minute},
+		TCP: TCP{
+			Listen: ":4223", MaxConnections: 8, MaxSubscriptions: 9, MaxPayload: 2 * kib,
+			MaxControlLine: kib, MaxPending: 3 * kib, ConnectTimeout: second, PingInterval: minute + second,
+		},
+		Control: Control{Socket: "/tmp/c.sock"},
+		Drain:   Drain{Timeout: 0},
+		Log:     Log{Level: "debug", Format: "json"},
+	}
+	var file bytes.Buffer
+	if err := toml.NewEncoder(&file).Encode(want); err != nil {
+		t.Fatal(err)
+	}
+	got, err := Parse("x.toml", file.Bytes())
+	if err != nil {
+		t.Fatalf("%v\nin\n%s", err, &file)
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got  %+v\nwant %+v\nfrom\n%s", got, want, &file)
+	}
+}
+
+func TestListsOfAFileReplaceTheDefaultOnes(t *testing.T) {
+	for _, text := range []string{
+		"[[list]]\nkey = 'a'\n[[list]]\nkey = 'b'\nsubject = 'c'",
+		"list = [{key = 'a'}, {key = 'b', subject = 'c'}]",
+	} {
+		got, err := Parse("x.toml", []byte(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := []List{
+			{Key: "a", Subject: "a", Ack: AckReceived, TakeFrom: TakeLeft},
+			{Key: "b", Subject: "c", Ack: AckReceived, TakeFrom: TakeLeft},
+		}
+		if !reflect.DeepEqual(got.Lists, want) {
+			t.Errorf("%s: got %+v, want %+v", text, got.Lists, want)
+		}
+	}
+}
+
+func TestLoadPutsTheHostNameInPlaceOfNoInstance(t *testing.T) {
+	host, err := os.Hostname()
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "edged.toml")
+	for _, c := range []struct{ content, want string }{
+		{`instance = ""`, host},
+		{`instance = "box-7"`, "box-7"},
+	} {
+		if err := os.WriteFile(path, []byte(c.content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		got, err := Load(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got.Instance != c.want {
+			t.Errorf("%s: got %q, want %q", c.content, got.Instance, c.want)
+		}
+	}
+}
+
+func TestLoadOfNoFileGivesTheDefaults(t *testing.T) {
+	got, err := Load("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Default()
+	want.Instance = got.Instance
+	if got.Instance == "" || !reflect.DeepEqual(got, want) {
+		t.Errorf("got %+v, want %+v and an instance", got, want)
+	}
+}
+
+func TestLoadOfAMissingFileIsAnErrorOfTheFileSystem(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "none.toml")
+	_, err := Load(path)
+	if !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), path) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestErrorHasALineForEachProblem(t *testing.T) {
+	err := &Error{File: "x.toml", Problems: []Problem{
+		{Line: 3, Message: "bad syntax"},
+		{Line: 4, Key: "tcp.listen", Message: "bad address"},
+		{Key: "instance", Message: "no name"},
+	}}
+	want := "x.toml:3: bad syntax\nx.toml:4: tcp.listen: bad address\nx.toml: instance: no name"
+	if got := err.Error(); got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+}

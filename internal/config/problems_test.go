@@ -1,0 +1,257 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+)
+
+// parseProblems parses a bad file and returns a line for each problem.
+func parseProblems(t *testing.T, text string) []string {
+	t.Helper()
+	_, err := Parse("x.toml", []byte(text))
+	var bad *Error
+	if !errors.As(err, &bad) {
+		t.Fatalf("got error %v, want an *Error for\n%s", err, text)
+	}
+	return strings.Split(bad.Error(), "\n")
+}
+
+func TestAllProblemsOfAFileAreReportedInTheOrderOfItsLines(t *testing.T) {
+	got := parseProblems(t, `colour = "red"
+[tcp]
+lisen = "127.0.0.1:4222"
+max_payload = "lots"
+max_connections = "many"
+[log]
+level = "loud"
+
+[redis]
+timeout = 3
+lease = "1s"
+`)
+	want := []string{
+		`x.toml:1: colour: there is no such key: remove it, or use one of instance, redis, list, delivery, tcp, control, drain, log`,
+		`x.toml:3: tcp.lisen: there is no such key: did you mean listen?`,
+		`x.toml:4: tcp.max_payload: "lots" is no size: write a whole number and a unit (B, KB, MB, GB, KiB, MiB, GiB), such as "1MiB"`,
+		`x.toml:5: tcp.max_connections: this must be a whole number, not a string`,
+		`x.toml:7: log.level: "loud" is none of debug, info, warn, error`,
+		`x.toml:10: redis.timeout: this must be a duration such as "10s", not a whole number`,
+		`x.toml:11: redis.lease: the lease (redis.lease = "1s") must be more than twice redis.poll_interval ("10s"): it would end between two renewals`,
+	}
+	for i := range max(len(got), len(want)) {
+		var g, w string
+		if i < len(got) {
+			g = got[i]
+		}
+		if i < len(want) {
+			w = want[i]
+		}
+		if g != w {
+			t.Errorf("problem %d:\ngot  %s\nwant %s", i, g, w)
+		}
+	}
+}
+
+func TestImpossibleValuesAreRefused(t *testing.T) {
+	long := strings.Repeat("x", 600)
+	for _, c := range []struct{ file, want string }{
+		{`instance = "a b"`, `1: instance: "a b" has a space`},
+		{`instance = "a/b"`, `1: instance: "a/b" has a space, a slash`},
+		{`instance = "` + long[:65] + `"`, `1: instance: `},
+		{`redis.address = "localhost"`, `1: redis.address: "localhost" is no address (missing port in address): write host:port`},
+		{`redis.address = ":6379"`, `1: redis.address: ":6379" is no address (no host)`},
+		{`redis.address = "127.0.0.1:0"`, `from 1 to 65535`},
+		{`redis.address = "redis://127.0.0.1:6379"`, `1: redis.address: "redis://127.0.0.1:6379" is no address`},
+		{`redis.address = "unix://redis.sock"`, `1: redis.address: "redis.sock" is no absolute path`},
+		{`redis.db = -1`, `1: redis.db: this must be between 0 and`},
+		{`redis.db = 99999999999999`, `1: redis.db: this must be between 0 and`},
+		{`redis.timeout = "99ms"`, `1: redis.timeout: this must be between 100ms and 1m`},
+		{`redis.timeout = "soon"`, `1: redis.timeout: "soon" is no duration`},
+		{`redis.timeout = "15s"`, `1: redis.timeout: the lease (redis.lease = "30s") must be more than twice redis.timeout ("15s")`},
+		{`redis.poll_interval = "6m"`, `1: redis.poll_interval: this must be between 100ms and 5m`},
+		{`redis.lease = "11m"`, `1: redis.lease: this must be between 200ms and 10m`},
+		{`delivery.batch_items = 0`, `1: delivery.batch_items: this must be between 1 and 100000`},
+		{`delivery.batch_items = 5000`, `1: delivery.batch_items: the window (delivery.window_items = 4000) must hold a batch`},
+		{`delivery.window_items = 499`, `1: delivery.window_items: the window`},
+		{`delivery.batch_bytes = 1023`, `1: delivery.batch_bytes: this must be between 1KiB and 64MiB`},
+		{`delivery.batch_bytes = -1`, `1: delivery.batch_bytes: this must be between`},
+		{`delivery.memory = "99999999999GiB"`, `is more bytes than can be counted`},
+		{`delivery.receipt_timeout = "2h"`, `1: delivery.receipt_timeout: this must be between 1s and 1h`},
+		{`tcp.listen = "4222"`, `1: tcp.listen: "4222" is no address to listen on (missing port in address)`},
+		{`tcp.listen = "127.0.0.1:nats"`, `the port must be a number from 0 to 65535`},
+		{`tcp.max_pending = "512KiB"`, `1: tcp.max_pending: what may wait for a client (tcp.max_pending = "512KiB") must hold`},
+		{`tcp.max_payload = "9MiB"`, `1: tcp.max_payload: what may wait for a client`},
+		{`control.socket = "control.sock"`, `1: control.socket: "control.sock" is no absolute path`},
+		{`control.socket = "/` + long[:107] + `"`, `1: control.socket: the path has 108 bytes`},
+		{`control.socket = "/a\u0000b"`, `zero byte`},
+		{`drain.timeout = "-1s"`, `1: drain.timeout: this must be between 0s and 1h`},
+		{`log.format = "xml"`, `1: log.format: "xml" is none of auto, json, console`},
+		{`list = []`, `1: list: there is no list to relay`},
+		{`list = 5`, `1: list: this must be a [[list]] for each list, not a whole number`},
+		{"list = [\n{key = 'a'},\n7]", `3: list[1]: this must be a table, not a whole number`},
+		{`redis = 5`, `1: redis: this must be a table, not a whole number`},
+		{`[[redis]]`, `1: redis: this must be a table, not an array`},
+		{`instance = true`, `1: instance: this must be a string in quotes, not true or false`},
+		{`instance = 1.5`, `not a number with a fraction`},
+		{`instance = 2026-01-01`, `not a date or time`},
+		{"\n[[list]]\nack = 'none'", `2: list[0].key: a list needs the key`},
+		{"[[list]]\nkey = '" + long + "'", `2: list[0].key: the key is longer than 512 bytes`},
+		{"[[list]]\nkey = 'a'\n[[list]]\nkey = 'a'\nsubject = 'b'", `4: list[1].key: the key "a" is that of list[0] already`},
+		{"[[list]]\nkey = 'a'\n[[list]]\nkey = 'b'\nsubject = 'a'", `5: list[1].subject: the subject "a" is that of list[0] already: choose another`},
+		{"[[list]]\nkey = 'a b'", `2: list[0].key: the subject "a b" has a space or a control character in it: give the list a subject of its own`},
+		{"[[list]]\nkey = 'a'\nsubject = 'a.*'", `3: list[0].subject: the subject "a.*" has a wildcard in it: choose another`},
+		{"[[list]]\nkey = 'a'\nsubject = 'a..b'", `has an empty part between dots`},
+		{"[[list]]\nkey = 'a'\nsubject = '$JS'", `begins with $, which is reserved`},
+		{"[[list]]\nkey = 'a'\nsubject = '_INBOX.a'", `begins with _INBOX., which is reserved`},
+		{"[[list]]\nkey = 'a'\nsubject = 'edged.a'", `begins with edged., which is reserved`},
+		{"[[list]]\nkey = 'a'\nack = 'explicit'", `3: list[0].ack: "explicit" is not available in this version`},
+		{"[[list]]\nkey = 'a'\nack = 'yes'", `3: list[0].ack: "yes" is none of received, none`},
+		{"[[list]]\nkey = 'a'\ntake_from = 'top'", `3: list[0].take_from: "top" is none of left, right`},
+		{"[[list]]\nkey = 5", `2: list[0].key: this must be a string in quotes`},
+	} {
+		got := parseProblems(t, c.file)
+		if len(got) != 1 || !strings.Contains(got[0], c.want) {
+			t.Errorf("%.80s\ngot  %s\nwant %s", c.file, strings.Join(got, "\n     "), c.want)
+		}
+	}
+}
+
+func TestUnknownKeysAreMetWithAGuess(t *testing.T) {
+	for _, c := range []struct{ file, want string }{
+		{"[tcp]\nListen = ''", "2: tcp.Listen: there is no such key: did you mean listen?"},
+		{"[redi]\ndb = 1", "1: redi: there is no such key: did you mean redis?"},
+		{"[delivery]\npoll_interval = '1s'", "there is no such key here: did you mean redis.poll_interval?"},
+		{"[tcp]\ninstance = 'a'", "there is no such key in this table: instance stands at the top of the file"},
+		{"[log]\nfile = 'x'", "there is no such key: remove it, or use one of level, format"},
+		{"'a key' = 1", `1: "a key": there is no such key`},
+	} {
+		got := parseProblems(t, c.file)
+		if len(got) != 1 || !strings.Contains(got[0], c.want) {
+			t.Errorf("%s\ngot  %s\nwant %s", c.file, strings.Join(got, "\n     "), c.want)
+		}
+	}
+}
+
+func TestSyntaxErrorsNameTheirLine(t *testing.T) {
+	for _, c := range []struct{ file, want string }{
+		{"[tcp]\nlisten = \n", "x.toml:2: this is no TOML: "},
+		{"[tcp]\nlisten = ''\n\nlisten = ''", "x.toml:4: this is no TOML: "},
+		{"\n\n[tcp", "x.toml:3: this is no TOML: "},
+	} {
+		if got := parseProblems(t, c.file); len(got) != 1 || !strings.HasPrefix(got[0], c.want) {
+			t.Errorf("%q: got %q, want %q", c.file, got, c.want)
+		}
+	}
+}
+
+func TestKeysAreFoundOnTheirLines(t *testing.T) {
+	const file = `# comment, [tcp]
+x1 = 2
+"quo\u0074ed x" = 3 # "
+'literal.x' = 4
+long = """
+x = 5
+\"" """"
+after = 8
+raw = '''
+x = 9 \'''''
+x2 = 11
+array = [ # ]
+  "]", '}', [1, 2],
+]
+x3 = 15
+tcp.x4 = 16
+inline = {x = "}", y = {z = 1}}
+
+  [ redis . "x5" ] # header
+x = 20
+[[list]]
+x6 = 22
+key = "a"
+[list.deeper]
+x7 = 25
+[[list]] # second
+x8 = 27
+key = "b"
+`
+	got := locate(file)
+	for path, want := range map[string]int{
+		"x1": 2, `"quoted x"`: 3, `"literal.x"`: 4, "long": 5, "after": 8, "raw": 9, "x2": 11,
+		"array[2][1]": 13, "x3": 15, "tcp.x4": 16, "inline.x": 17, "inline.y.z": 17,
+		"redis.x5.x": 20, "list[0].x6": 22, "list[0].deeper.x7": 25, "list[1]": 26, "list[1].x8": 27,
+	} {
+		if got[path] != want {
+			t.Errorf("%s is on line %d, got %d", path, want, got[path])
+		}
+	}
+	if line, ok := got["x"]; ok {
+		t.Errorf("line %d is inside a string, not a key", line)
+	}
+	// The TOML package agrees that the file is good.
+	for _, problem := range parseProblems(t, file) {
+		if strings.Contains(problem, "no TOML") {
+			t.Error(problem)
+		}
+	}
+}
+
+func TestSizesAndDurationsReadWhatTheyWrite(t *testing.T) {
+	for text, want := range map[string]Size{
+		"0": 0, "4096": 4 * kib, "1B": 1, "64KB": 64000, "1MiB": mib, "3 GiB": 3 * gib, "1mib": mib, "2GB": 2e9,
+	} {
+		var got, again Size
+		if err := got.UnmarshalText([]byte(text)); err != nil || got != want {
+			t.Errorf("%s: got %d, %v, want %d", text, got, err, want)
+		}
+		if err := again.UnmarshalText([]byte(got.String())); err != nil || again != want {
+			t.Errorf("%s: wrote %s, read %d, %v", text, got, again, err)
+		}
+	}
+	for _, text := range []string{"", "B", "MiB", "-1", "1.5MiB", "1M", "1 2", "0x10", "9223372036854775808", "9007199254740992KiB"} {
+		var s Size
+		if err := s.UnmarshalText([]byte(text)); err == nil {
+			t.Errorf("%q was read as %d bytes", text, s)
+		}
+	}
+	for want, d := range map[string]Duration{
+		"0s": 0, "250ms": 250 * millisecond, "2m": 2 * minute, "1h": hour, "1h30m": 90 * minute, "1m1s": 61 * second, "10s": 10 * second,
+	} {
+		if got := d.String(); got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	reference, err := os.ReadFile(reference)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(string(reference))
+	f.Add("[[list]]\nkey = 5\n[list.x]\ny = \"\"\"\n\"\"\"\"\n[[list]]")
+	f.Add("list = [{key = 'a', x.y = [1, {z = 2}]}, 3]\r\n\"a\\u0062\" = 1")
+	f.Add("tcp.listen = 1\n['a.b'.\"c[0]\"]\nd = inf # x")
+	f.Fuzz(func(t *testing.T, text string) {
+		c, err := Parse("x.toml", []byte(text))
+		if err == nil {
+			if len(c.Lists) == 0 {
+				t.Error("a configuration without lists")
+			}
+			return
+		}
+		var bad *Error
+		if !errors.As(err, &bad) || len(bad.Problems) == 0 {
+			t.Fatalf("an error without problems: %v", err)
+		}
+		last := 1
+		for _, p := range bad.Problems {
+			if p.Line < last || p.Line > strings.Count(text, "\n")+1 || p.Message == "" {
+				t.Errorf("impossible or out of order: %s", fmt.Sprintf("%+v", p))
+			}
+			last = p.Line
+		}
+	})
+}

@@ -1,0 +1,241 @@
+package config
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"net"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode"
+)
+
+// maxSocketPath is how long the path of a Unix socket may be: sun_path in
+// unix(7) has 108 bytes with the final zero.
+const maxSocketPath = 107
+
+// maxName bounds list keys and subjects, which stand in every MSG line.
+const maxName = 512
+
+// validate checks the values of a configuration and completes its lists.
+func (p *parser) validate(c *Config) {
+	if c.Instance != "" {
+		p.check("instance", checkInstance(c.Instance))
+	}
+
+	p.check("redis.address", checkRedisAddress(c.Redis))
+	between(p, "redis.db", c.Redis.DB, 0, 1_000_000)
+	between(p, "redis.timeout", c.Redis.Timeout, 100*millisecond, minute)
+	between(p, "redis.poll_interval", c.Redis.PollInterval, 100*millisecond, 5*minute)
+	between(p, "redis.lease", c.Redis.Lease, 200*millisecond, 10*minute)
+	for _, other := range []struct {
+		key   string
+		value Duration
+	}{
+		{"redis.timeout", c.Redis.Timeout},
+		{"redis.poll_interval", c.Redis.PollInterval},
+	} {
+		p.relate(c.Redis.Lease > 2*other.value, "redis.lease", other.key,
+			"the lease (redis.lease = %q) must be more than twice %s (%q): it would end between two renewals",
+			c.Redis.Lease, other.key, other.value)
+	}
+
+	p.validateLists(c.Lists)
+
+	between(p, "delivery.batch_items", c.Delivery.BatchItems, 1, 100_000)
+	between(p, "delivery.batch_bytes", c.Delivery.BatchBytes, kib, 64*mib)
+	between(p, "delivery.window_items", c.Delivery.WindowItems, 1, 10_000_000)
+	p.relate(c.Delivery.WindowItems >= c.Delivery.BatchItems, "delivery.window_items", "delivery.batch_items",
+		"the window (delivery.window_items = %d) must hold a batch (delivery.batch_items = %d): raise the first or lower the second",
+		c.Delivery.WindowItems, c.Delivery.BatchItems)
+	between(p, "delivery.memory", c.Delivery.Memory, 64*kib, gib)
+	between(p, "delivery.receipt_timeout", c.Delivery.ReceiptTimeout, second, hour)
+
+	p.check("tcp.listen", checkListen(c.TCP.Listen))
+	between(p, "tcp.max_connections", c.TCP.MaxConnections, 1, 1_000_000)
+	between(p, "tcp.max_subscriptions", c.TCP.MaxSubscriptions, 1, 1_000_000)
+	between(p, "tcp.max_payload", c.TCP.MaxPayload, kib, 64*mib)
+	between(p, "tcp.max_control_line", c.TCP.MaxControlLine, 512, 64*kib)
+	between(p, "tcp.max_pending", c.TCP.MaxPending, kib, gib)
+	p.relate(c.TCP.MaxPending >= c.TCP.MaxPayload, "tcp.max_pending", "tcp.max_payload",
+		"what may wait for a client (tcp.max_pending = %q) must hold the largest message (tcp.max_payload = %q): raise the first or lower the second",
+		c.TCP.MaxPending, c.TCP.MaxPayload)
+	between(p, "tcp.connect_timeout", c.TCP.ConnectTimeout, 100*millisecond, minute)
+	between(p, "tcp.ping_interval", c.TCP.PingInterval, second, hour)
+
+	p.check("control.socket", checkSocket(c.Control.Socket))
+	between(p, "drain.timeout", c.Drain.Timeout, 0, hour)
+	p.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
+	p.oneOf("log.format", c.Log.Format, "auto", "json", "console")
+}
+
+// validateLists also gives each list without a subject its default.
+func (p *parser) validateLists(lists []List) {
+	if len(lists) == 0 {
+		p.problem("list", "there is no list to relay: add a [[list]] with a key, or remove this line for the default lists")
+	}
+	keys, subjects := map[string]int{}, map[string]int{}
+	for i := range lists {
+		l, path := &lists[i], index("list", i)
+		if p.bad(path) {
+			continue
+		}
+		p.check(path+".key", checkKey(l.Key))
+		if first, taken := keys[l.Key]; taken {
+			p.problem(path+".key", "the key %q is that of %s already: a list is relayed once", l.Key, index("list", first))
+		} else {
+			keys[l.Key] = i
+		}
+
+		// Where the file gives no subject, the key is to blame for a bad one.
+		subjectPath, advice := path+".subject", "choose another"
+		if l.Subject == "" {
+			l.Subject, subjectPath, advice = l.Key, path+".key", "give the list a subject of its own"
+		}
+		if err := checkSubject(l.Subject); err != nil {
+			p.problem(subjectPath, "the subject %q %v: %s", l.Subject, err, advice)
+		}
+		if first, taken := subjects[l.Subject]; taken {
+			p.problem(subjectPath, "the subject %q is that of %s already: %s", l.Subject, index("list", first), advice)
+		} else {
+			subjects[l.Subject] = i
+		}
+
+		if l.Ack == "explicit" {
+			p.problem(path+".ack", "%q is not available in this version: use %q, which every NATS client confirms by itself, or %q",
+				l.Ack, AckReceived, AckNone)
+		}
+		p.oneOf(path+".ack", l.Ack, AckReceived, AckNone)
+		p.oneOf(path+".take_from", l.TakeFrom, TakeLeft, TakeRight)
+	}
+}
+
+func (p *parser) check(key string, err error) {
+	if err != nil {
+		p.problem(key, "%v", err)
+	}
+}
+
+func (p *parser) oneOf(key, value string, known ...string) {
+	if !slices.Contains(known, value) {
+		p.problem(key, "%q is none of %s", value, strings.Join(known, ", "))
+	}
+}
+
+func between[T cmp.Ordered](p *parser, key string, value, low, high T) {
+	if value < low || value > high {
+		p.problem(key, "this must be between %v and %v", low, high)
+	}
+}
+
+// relate is for a rule over two keys, of which at least one is in the file. It
+// says nothing where one of them is bad in itself.
+func (p *parser) relate(ok bool, key, other, format string, args ...any) {
+	if ok || p.bad(key) || p.bad(other) {
+		return
+	}
+	if _, there := p.lines[key]; !there {
+		key = other
+	}
+	p.problem(key, format, args...)
+}
+
+func checkInstance(name string) error {
+	unfit := func(r rune) bool { return r == '/' || unicode.IsSpace(r) || unicode.IsControl(r) }
+	switch {
+	case name == "":
+		return errors.New("it is empty")
+	case len(name) > 64:
+		return fmt.Errorf("%q is longer than 64 bytes", name)
+	case strings.ContainsFunc(name, unfit):
+		return fmt.Errorf("%q has a space, a slash or a control character in it", name)
+	}
+	return nil
+}
+
+func checkRedisAddress(r Redis) error {
+	if path, ok := r.UnixSocket(); ok {
+		return checkSocket(path)
+	}
+	host, err := checkHostPort(r.Address, 1)
+	if err == nil && host == "" {
+		err = errors.New("no host")
+	}
+	if err != nil {
+		return fmt.Errorf("%q is no address (%v): write host:port, or unix:///path/to.sock", r.Address, err)
+	}
+	return nil
+}
+
+func checkListen(address string) error {
+	if _, err := checkHostPort(address, 0); err != nil {
+		return fmt.Errorf("%q is no address to listen on (%v): write host:port, or :port for all interfaces", address, err)
+	}
+	return nil
+}
+
+// checkHostPort wants a numeric port of at least low.
+func checkHostPort(address string, low uint64) (host string, err error) {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		var where *net.AddrError
+		if errors.As(err, &where) {
+			err = errors.New(where.Err)
+		}
+		return "", err
+	}
+	if strings.Contains(host, "/") {
+		return "", errors.New("a slash in the host")
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n < low {
+		return "", fmt.Errorf("the port must be a number from %d to 65535", low)
+	}
+	return host, nil
+}
+
+func checkSocket(path string) error {
+	switch {
+	case !filepath.IsAbs(path):
+		return fmt.Errorf("%q is no absolute path: begin it with a slash", path)
+	case len(path) > maxSocketPath:
+		return fmt.Errorf("the path has %d bytes, a Unix socket's at most %d: choose a shorter one", len(path), maxSocketPath)
+	case strings.ContainsRune(path, 0):
+		return errors.New("a path cannot have a zero byte in it")
+	}
+	return nil
+}
+
+func checkKey(key string) error {
+	switch {
+	case key == "":
+		return errors.New("a list needs the key it has in Redis")
+	case len(key) > maxName:
+		return fmt.Errorf("the key is longer than %d bytes", maxName)
+	}
+	return nil
+}
+
+// checkSubject holds a list's subject to the rules of
+// https://docs.nats.io/nats-concepts/subjects for subjects without wildcards,
+// and keeps those free that clients and edged itself use.
+func checkSubject(subject string) error {
+	unfit := func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }
+	switch {
+	case len(subject) > maxName:
+		return fmt.Errorf("is longer than %d bytes", maxName)
+	case slices.Contains(strings.Split(subject, "."), ""):
+		return errors.New("has an empty part between dots")
+	case strings.ContainsAny(subject, "*>"):
+		return errors.New("has a wildcard in it")
+	case strings.ContainsFunc(subject, unfit):
+		return errors.New("has a space or a control character in it")
+	}
+	for _, reserved := range []string{"$", "_INBOX.", "edged."} {
+		if strings.HasPrefix(subject, reserved) {
+			return fmt.Errorf("begins with %s, which is reserved", reserved)
+		}
+	}
+	return nil
+}
