@@ -1,0 +1,79 @@
+package tcpserver
+
+import (
+	"encoding/json"
+	"net"
+	"runtime"
+)
+
+// info is the server's introduction. What is not here must stay away: clients
+// read jetstream and connect_urls as promises.
+type info struct {
+	ServerID   string `json:"server_id"`
+	ServerName string `json:"server_name"`
+	Version    string `json:"version"`
+	Proto      int    `json:"proto"` // 1: clients may be sent INFO at any time
+	Go         string `json:"go"`
+	Host       string `json:"host"`
+	Port       int    `json:"port"`
+	Headers    bool   `json:"headers"`
+	MaxPayload int    `json:"max_payload"`
+	ClientID   uint64 `json:"client_id"`
+	ClientIP   string `json:"client_ip,omitempty"`
+	LameDuck   bool   `json:"ldm,omitempty"`
+}
+
+// infoLine is the INFO for a client, with ldm when the server is going.
+func (c *client) infoLine(lameDuck bool) []byte {
+	in := info{
+		ServerID:   c.server.id,
+		ServerName: c.server.opts.Name,
+		Version:    c.server.opts.Version,
+		Proto:      1,
+		Go:         runtime.Version(),
+		Headers:    true,
+		MaxPayload: c.server.opts.MaxPayload,
+		ClientID:   c.id,
+		LameDuck:   lameDuck,
+	}
+	if addr, ok := c.conn.LocalAddr().(*net.TCPAddr); ok {
+		in.Host, in.Port = addr.IP.String(), addr.Port
+	}
+	if addr, ok := c.conn.RemoteAddr().(*net.TCPAddr); ok {
+		in.ClientIP = addr.IP.String()
+	}
+	text, err := json.Marshal(in)
+	if err != nil {
+		panic(err) // strings and numbers always marshal
+	}
+	line := append([]byte("INFO "), text...)
+	return append(line, "\r\n"...)
+}
+
+// connectOptions are what a client says about itself in CONNECT.
+type connectOptions struct {
+	Verbose      bool   `json:"verbose"`  // answer every command with +OK
+	Pedantic     bool   `json:"pedantic"` // check what is published
+	Echo         *bool  `json:"echo"`     // false: not its own messages
+	Headers      bool   `json:"headers"`
+	NoResponders bool   `json:"no_responders"`
+	Name         string `json:"name"`
+	Lang         string `json:"lang"`
+	Version      string `json:"version"`
+	Protocol     int    `json:"protocol"`
+}
+
+// parseConnect reads the argument of CONNECT.
+func parseConnect(arg []byte) (connectOptions, error) {
+	var o connectOptions
+	if json.Unmarshal(arg, &o) != nil {
+		return o, errUnknownOperation
+	}
+	switch {
+	case o.Protocol < 0 || o.Protocol > 1:
+		return o, errClientProtocol
+	case o.NoResponders && !o.Headers:
+		return o, errNoResponders
+	}
+	return o, nil
+}

@@ -1,0 +1,48 @@
+package tcpserver
+
+import "edged/internal/batch"
+
+// chunkSize is the size of the buffers that hold what is queued for a client.
+const chunkSize = 16 << 10
+
+const crlf = "\r\n"
+
+// queue is what is to be written to a client, in order. It is guarded by the
+// client's mu.
+type queue struct {
+	segments []segment
+	bytes    int // in chunks, also those that are being written
+}
+
+// segment is a piece of the queue: either bytes in a chunk or items of a list.
+type segment struct {
+	chunk *[chunkSize]byte // nil for items
+	used  int              // bytes of the chunk
+
+	delivery
+	batch    *batch.Batch
+	from, to int
+}
+
+// delivery is what a client owes for items.
+type delivery struct {
+	member  *member
+	items   int
+	receipt batch.Receipt
+}
+
+// put queues bytes. It copies them into chunks that s has to spare.
+func put[T []byte | string](s *Server, q *queue, p T) {
+	q.bytes += len(p)
+	for len(p) > 0 {
+		last := len(q.segments) - 1
+		if last < 0 || q.segments[last].chunk == nil || q.segments[last].used == chunkSize {
+			q.segments = append(q.segments, segment{chunk: s.chunks.Get().(*[chunkSize]byte)})
+			last++
+		}
+		seg := &q.segments[last]
+		n := copy(seg.chunk[seg.used:], p)
+		seg.used += n
+		p = p[n:]
+	}
+}

@@ -1,0 +1,389 @@
+// Package tcpserver serves the NATS client protocol: to programs that take the
+// items of Redis lists, and among them to whoever publishes and subscribes.
+//
+// Every client has one goroutine that reads and one that writes. What is for a
+// client stands in one queue and reaches it in that order: a PONG follows every
+// message queued before the PING was read, a PING of the server follows the list
+// items that it stands for.
+//
+// Nothing waits on a client but its own two goroutines. Messages between clients
+// are copied into the receiver's queue; a receiver with more than MaxPending
+// bytes there is cut off. List items are paced by whoever delivers them: they
+// are delivered only as far as they are confirmed, so they need no limit here.
+//
+// Confirmations follow the protocol as every client implements it: a client
+// answers a PING after it has read what stood before it, so its PONG confirms
+// all items that were written before that PING. One PING is outstanding at most;
+// items that are written meanwhile are covered by the next one.
+//
+// Locks are taken in this order, and none is held while a List's Joiner, a
+// Membership or a Receipt is called: the caller of Deliver may hold a lock of its
+// own, then a client's mu. The router's mu and the server's are never held
+// together with a client's, except that the server's may be held first.
+package tcpserver
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"edged/internal/batch"
+)
+
+// List is a Redis list as the server sees it: whoever subscribes to its subject
+// joins it.
+type List struct {
+	Subject string       // a literal; belongs to the daemon, clients may not publish to it
+	Confirm Confirmation // when a delivery counts as confirmed
+	Joiner  Joiner
+}
+
+// Joiner is where the subscribers of a list become members of its parties.
+type Joiner interface {
+	// Join makes m a member: of the queue group named group, or where group is
+	// empty of a party of its own. Members with the same key share one encoding
+	// of every batch. Deliver may be called before Join has returned.
+	Join(group, key string, m batch.Member) batch.Membership
+}
+
+// Confirmation says when a delivery counts as confirmed.
+type Confirmation int
+
+const (
+	OnPong  Confirmation = iota // the client answered a PING that was sent behind the items
+	OnWrite                     // the items were written to the client's socket
+)
+
+// Service answers a request with what it returns. It must not block, and must
+// not keep the payload.
+type Service func(payload []byte) []byte
+
+// Options say what a Server serves, and within which limits. All limits and
+// times must be positive.
+type Options struct {
+	Name     string // server_name in INFO
+	Version  string // must be a semantic version: clients read it
+	Lists    []List
+	Services map[string]Service // by literal subject
+
+	MaxConnections   int
+	MaxSubscriptions int // of one client
+	MaxPayload       int // bytes of a message, headers included
+	MaxControlLine   int // bytes of a command's arguments
+	MaxPending       int // bytes queued for one client, list items not counted
+
+	ConnectTimeout time.Duration // from accept to CONNECT
+	PingInterval   time.Duration // between PINGs; two without an answer end the connection
+	ReceiptTimeout time.Duration // without progress while something is owed
+
+	Log *zap.Logger // nil means none
+}
+
+// Server accepts clients and carries messages to them. Its methods may be
+// called from any goroutine.
+type Server struct {
+	opts   Options
+	id     string
+	log    *zap.Logger
+	router *router
+	own    map[string]bool // subjects of lists
+	chunks sync.Pool       // of *[chunkSize]byte
+	stop   chan struct{}   // closed when no more connections are accepted
+	empty  chan struct{}   // closed when that is so and the last client is gone
+	wg     sync.WaitGroup  // the goroutines of clients
+
+	mu        sync.Mutex // guards everything below
+	stopped   bool
+	listeners map[net.Listener]struct{}
+	clients   map[uint64]*client
+	lastID    uint64
+	past      Stats // counters; those of clients are added when they are gone
+}
+
+// Stats count what happened since the start.
+type Stats struct {
+	Clients         int    `json:"clients"`          // connected now
+	Accepted        uint64 `json:"accepted"`         // connections that became clients
+	Refused         uint64 `json:"refused"`          // connections over MaxConnections
+	SlowConsumers   uint64 `json:"slow_consumers"`   // clients cut off: more than MaxPending was queued
+	Stuck           uint64 `json:"stuck"`            // clients cut off: no progress for ReceiptTimeout
+	Stale           uint64 `json:"stale"`            // clients cut off: PINGs were not answered
+	ConnectTimeouts uint64 `json:"connect_timeouts"` // clients that did not send CONNECT in time
+	ProtocolErrors  uint64 `json:"protocol_errors"`  // clients disconnected for what they sent
+	Denied          uint64 `json:"denied"`           // messages not sent on: a list's subject, or an invalid one
+	MessagesIn      uint64 `json:"messages_in"`
+	MessagesOut     uint64 `json:"messages_out"` // list items included
+	BytesIn         uint64 `json:"bytes_in"`
+	BytesOut        uint64 `json:"bytes_out"`
+}
+
+// ClientInfo describes a client that is connected.
+type ClientInfo struct {
+	ID            uint64    `json:"id"`
+	Name          string    `json:"name"`
+	Lang          string    `json:"lang"`
+	ClientVersion string    `json:"client_version"`
+	Address       string    `json:"address"`
+	Since         time.Time `json:"since"`
+	Subscriptions int       `json:"subscriptions"`
+	Pending       int       `json:"pending"`  // bytes queued, list items not counted
+	Owed          int       `json:"owed"`     // list items that it has not confirmed
+	Received      uint64    `json:"received"` // messages from it
+	Sent          uint64    `json:"sent"`     // messages to it, list items included
+	BytesIn       uint64    `json:"bytes_in"`
+	BytesOut      uint64    `json:"bytes_out"`
+}
+
+// New makes a server that serves nobody yet.
+func New(opts Options) *Server {
+	if opts.Log == nil {
+		opts.Log = zap.NewNop()
+	}
+	s := &Server{
+		opts:      opts,
+		id:        rand.Text(),
+		log:       opts.Log,
+		router:    newRouter(),
+		own:       make(map[string]bool),
+		chunks:    sync.Pool{New: func() any { return new([chunkSize]byte) }},
+		stop:      make(chan struct{}),
+		empty:     make(chan struct{}),
+		listeners: make(map[net.Listener]struct{}),
+		clients:   make(map[uint64]*client),
+	}
+	for _, l := range opts.Lists {
+		s.own[l.Subject] = true
+	}
+	return s
+}
+
+// Serve accepts clients on ln until Drain or Close, then returns nil. It closes
+// ln, and waits for no client. An error means that ln was closed by someone else;
+// others, too many open files for example, are logged and tried again.
+func (s *Server) Serve(ln net.Listener) error {
+	defer ln.Close()
+	s.mu.Lock()
+	stopped := s.stopped
+	s.listeners[ln] = struct{}{}
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		delete(s.listeners, ln)
+		s.mu.Unlock()
+	}()
+	if stopped {
+		return nil
+	}
+	const first, longest = 5 * time.Millisecond, time.Second
+	pause := first
+	for {
+		conn, err := ln.Accept()
+		switch {
+		case err == nil:
+			pause = first
+			s.admit(conn)
+			continue
+		case s.isStopped():
+			return nil
+		case errors.Is(err, net.ErrClosed):
+			return fmt.Errorf("accepting clients on %s: %w", ln.Addr(), err)
+		}
+		s.log.Warn("cannot accept a client, trying again",
+			zap.Stringer("listener", ln.Addr()), zap.Duration("in", pause), zap.Error(err))
+		select {
+		case <-time.After(pause):
+		case <-s.stop:
+			return nil
+		}
+		pause = min(2*pause, longest)
+	}
+}
+
+func (s *Server) isStopped() bool {
+	select {
+	case <-s.stop:
+		return true
+	default:
+		return false
+	}
+}
+
+// admit makes conn a client, or turns it away.
+func (s *Server) admit(conn net.Conn) {
+	s.mu.Lock()
+	if s.stopped {
+		s.mu.Unlock()
+		conn.Close()
+		return
+	}
+	s.lastID++
+	c := newClient(s, s.lastID, conn)
+	full := len(s.clients) >= s.opts.MaxConnections
+	if full {
+		s.past.Refused++
+	} else {
+		s.past.Accepted++
+		s.clients[c.id] = c
+		s.wg.Add(2)
+	}
+	s.mu.Unlock()
+	if full {
+		c.turnAway()
+		return
+	}
+	c.log.Debug("client connected")
+	go c.write()
+	go c.read()
+}
+
+// forget ends a client's time in the books. Its goroutines still run.
+func (s *Server) forget(c *client) {
+	info := c.info()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.clients, c.id)
+	s.past.add(info)
+	if s.stopped && len(s.clients) == 0 {
+		close(s.empty)
+	}
+}
+
+// count changes the counters of what is not a client's own.
+func (s *Server) count(change func(*Stats)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	change(&s.past)
+}
+
+// stopAccepting closes the listeners. It reports whether it was the first to.
+func (s *Server) stopAccepting() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stopped {
+		return false
+	}
+	s.stopped = true
+	close(s.stop)
+	for ln := range s.listeners {
+		ln.Close()
+	}
+	if len(s.clients) == 0 {
+		close(s.empty)
+	}
+	return true
+}
+
+// Drain closes the listeners, tells every client once that the server is going,
+// and waits until they have gone: they keep full service until then. From 80 %
+// of timeout on it closes those that are left, spread evenly, the last one at
+// timeout. When ctx is done it closes them all at once. It returns when no client
+// is left and their goroutines have ended.
+func (s *Server) Drain(ctx context.Context, timeout time.Duration) {
+	start := time.Now()
+	s.stopAccepting()
+	for _, c := range s.snapshot() {
+		c.lameDuck()
+	}
+	spread := timeout / 5
+	if s.sleep(ctx, timeout-spread) {
+		left := s.snapshot()
+		for i, c := range left {
+			due := start.Add(timeout - spread + spread*time.Duration(i+1)/time.Duration(len(left)))
+			if !s.sleep(ctx, time.Until(due)) {
+				break
+			}
+			c.end(endDrained)
+		}
+	}
+	if ctx.Err() != nil {
+		s.Close()
+	}
+	<-s.empty
+	s.wg.Wait()
+}
+
+// sleep waits for d. It returns false as soon as the last client is gone or ctx
+// is done.
+func (s *Server) sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-s.empty:
+	case <-ctx.Done():
+	}
+	return false
+}
+
+// Close closes the listeners and every client at once, and waits for the
+// goroutines of the clients.
+func (s *Server) Close() {
+	s.stopAccepting()
+	for _, c := range s.snapshot() {
+		c.end(endClosed)
+	}
+	s.wg.Wait()
+}
+
+// Kick closes one client.
+func (s *Server) Kick(id uint64) error {
+	s.mu.Lock()
+	c := s.clients[id]
+	s.mu.Unlock()
+	if c == nil {
+		return fmt.Errorf("no client has the ID %d: it may have left already", id)
+	}
+	c.end(endKicked)
+	return nil
+}
+
+// snapshot returns the clients, ordered by ID.
+func (s *Server) snapshot() []*client {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	all := make([]*client, 0, len(s.clients))
+	for _, c := range s.clients {
+		all = append(all, c)
+	}
+	slices.SortFunc(all, func(a, b *client) int { return cmp.Compare(a.id, b.id) })
+	return all
+}
+
+// Clients describes the clients that are connected, ordered by ID.
+func (s *Server) Clients() []ClientInfo {
+	all := s.snapshot()
+	infos := make([]ClientInfo, len(all))
+	for i, c := range all {
+		infos[i] = c.info()
+	}
+	return infos
+}
+
+// Stats returns the counters as they stand.
+func (s *Server) Stats() Stats {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st := s.past
+	for _, c := range s.clients {
+		st.add(c.info())
+	}
+	st.Clients = len(s.clients)
+	return st
+}
+
+// add adds what one client sent and received.
+func (st *Stats) add(c ClientInfo) {
+	st.MessagesIn += c.Received
+	st.MessagesOut += c.Sent
+	st.BytesIn += c.BytesIn
+	st.BytesOut += c.BytesOut
+}

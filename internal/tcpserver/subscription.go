@@ -1,0 +1,147 @@
+package tcpserver
+
+import (
+	"math"
+	"strconv"
+	"sync/atomic"
+
+	"edged/internal/batch"
+)
+
+// subscription is one SUB of a client. It receives messages from clients, and is
+// a member of every list whose subject it matches.
+type subscription struct {
+	client  *client
+	subject string
+	wild    bool
+	queue   string // empty for none
+	sid     string
+	encode  func(*batch.Batch) *batch.Encoding
+
+	// full is set once, under client.mu: nothing more is taken.
+	full atomic.Bool
+	// left is set once: what is still queued is owed by others.
+	left atomic.Bool
+
+	// Guarded by client.mu.
+	members []*member // complete before UNSUB can name the subscription
+	max     int       // messages after which it ends; 0 for none
+	sent    int       // messages queued for it, list items included
+}
+
+// member is a subscription's place in a list.
+type member struct {
+	sub     *subscription
+	confirm Confirmation
+
+	// Guarded by client.mu.
+	membership batch.Membership // nil until Join has returned
+	owed       int              // items not confirmed
+	finished   bool             // gets nothing more
+}
+
+func newSubscription(c *client, cmd command, wild bool) *subscription {
+	sub := &subscription{
+		client:  c,
+		subject: string(cmd.subject),
+		wild:    wild,
+		queue:   string(cmd.queue),
+		sid:     string(cmd.sid),
+	}
+	sub.encode = func(b *batch.Batch) *batch.Encoding { return encode(b, sub.sid) }
+	return sub
+}
+
+// open tells whether the subscription takes messages.
+func (sub *subscription) open() bool {
+	return !sub.full.Load() && !sub.client.ended.Load()
+}
+
+// room is how many of n messages the subscription takes. client.mu is held.
+func (sub *subscription) room(n int) int {
+	if !sub.open() {
+		return 0
+	}
+	if sub.max > 0 {
+		n = min(n, sub.max-sub.sent)
+	}
+	return n
+}
+
+// took counts n messages more. client.mu is held.
+func (sub *subscription) took(n int) {
+	c := sub.client
+	sub.sent += n
+	c.sent += uint64(n)
+	if sub.sent == sub.max {
+		sub.full.Store(true)
+		delete(c.subs, sub.sid)
+		c.expired = append(c.expired, sub)
+	}
+}
+
+// Deliver implements batch.Member. The items are encoded when they are written.
+func (m *member) Deliver(b *batch.Batch, from, to int, receipt batch.Receipt) (taken int) {
+	c := m.sub.client
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := m.sub.room(to - from)
+	if n == 0 {
+		return 0
+	}
+	m.owed += n
+	c.owe(n)
+	m.sub.took(n)
+	c.queue.segments = append(c.queue.segments, segment{
+		delivery: delivery{member: m, items: n, receipt: receipt},
+		batch:    b, from: from, to: from + n,
+	})
+	c.wakeWriter()
+	return n
+}
+
+// retire ends a subscription that has got all it asked for. What it has taken
+// stays owed.
+func (sub *subscription) retire() {
+	c := sub.client
+	c.server.router.remove(sub)
+	c.mu.Lock()
+	for _, m := range sub.members {
+		m.finished = true
+		c.dropIfDone(m)
+	}
+	c.mu.Unlock()
+	for _, m := range sub.members {
+		m.membership.Finish(math.MaxInt)
+	}
+}
+
+// encode makes the MSG frames of a batch, one behind the other.
+func encode(b *batch.Batch, sid string) *batch.Encoding {
+	prefix := "MSG " + b.Subject() + " " + sid + " "
+	size := b.Size()
+	for i := range b.Len() {
+		size += len(prefix) + digits(len(b.Item(i))) + 2*len(crlf)
+	}
+	data := make([]byte, 0, size)
+	ends := make([]int, b.Len())
+	for i := range ends {
+		item := b.Item(i)
+		data = append(data, prefix...)
+		data = strconv.AppendInt(data, int64(len(item)), 10)
+		data = append(data, crlf...)
+		data = append(data, item...)
+		data = append(data, crlf...)
+		ends[i] = len(data)
+	}
+	return &batch.Encoding{Data: data, Ends: ends}
+}
+
+// digits is the length of n in decimal.
+func digits(n int) int {
+	d := 1
+	for ; n > 9; n /= 10 {
+		d++
+	}
+	return d
+}

@@ -1,0 +1,253 @@
+package tcpserver
+
+import (
+	"errors"
+	"net"
+	"os"
+	"time"
+)
+
+const (
+	// roundSize is how much is written at once, in bytes: enough to make the
+	// system calls cheap, and little enough for confirmations to keep flowing.
+	roundSize = 256 << 10
+	// firstPing is how soon a client is asked for a first sign of life.
+	firstPing = 2 * time.Second
+	// looks is how often progress is looked for within ReceiptTimeout.
+	looks = 4
+	// keptSegments bounds the queue's memory that is kept for the next time.
+	keptSegments = 256
+)
+
+// writer is what only the writing goroutine uses.
+type writer struct {
+	out      []segment // taken from the queue
+	bufs     net.Buffers
+	rest     net.Buffers // of bufs, not yet written
+	round    []delivery  // deliveries in bufs
+	written  []delivery  // those of them that count as confirmed when written
+	timer    *time.Timer
+	fires    time.Time // when timer does; zero when it has
+	nextPing time.Time
+	askPing  bool // a PING is due though no items need one
+	unsent   int  // bytes that the kernel held when it was looked at last
+}
+
+var ping = []byte("PING\r\n")
+
+// write is the writing goroutine. It closes the connection when it ends.
+func (c *client) write() {
+	defer c.server.wg.Done()
+	defer close(c.wrote)
+	defer c.conn.Close()
+	c.nextPing = c.since.Add(min(firstPing, c.server.opts.PingInterval))
+	c.fires = c.nextPing
+	c.timer = time.NewTimer(time.Until(c.fires))
+	defer c.timer.Stop()
+	for c.await() {
+		for more := c.out; ; {
+			n, err := c.writeRound(more)
+			if err != nil {
+				c.end(endBroken)
+				return
+			}
+			if more = more[n:]; len(more) == 0 {
+				break // after a first round, which may be nothing but a PING
+			}
+		}
+	}
+}
+
+// await waits until there is something to write. It returns false when the
+// connection has ended and all is written that still can be.
+func (c *client) await() bool {
+	for {
+		if cap(c.out) > keptSegments {
+			c.out = nil
+		}
+		clear(c.out)
+		c.mu.Lock()
+		c.out, c.queue.segments = c.queue.segments, c.out[:0]
+		expired := c.expired
+		c.expired = nil
+		ended := c.ended.Load()
+		work := len(c.out) > 0 || !c.pinged && (c.askPing || len(c.uncovered) > 0)
+		owing := c.owed > 0
+		c.idle = !work && !ended
+		c.mu.Unlock()
+
+		for _, sub := range expired {
+			sub.retire()
+		}
+		if ended {
+			return len(c.out) > 0
+		}
+		if work {
+			return true
+		}
+		c.sleep(owing)
+	}
+}
+
+// sleep waits until the writer is woken or it is time for something.
+func (c *client) sleep(owing bool) {
+	next := c.nextPing
+	if owing {
+		if look := time.Now().Add(c.lookInterval()); look.Before(next) {
+			next = look
+		}
+	}
+	if c.fires.IsZero() || next.Before(c.fires) { // too soon does no harm
+		c.timer.Reset(time.Until(next))
+		c.fires = next
+	}
+	select {
+	case <-c.wake:
+	case <-c.timer.C:
+		c.fires = time.Time{}
+		c.tick()
+	}
+}
+
+func (c *client) lookInterval() time.Duration { return c.server.opts.ReceiptTimeout / looks }
+
+// tick looks for clients that make no progress or do not answer.
+func (c *client) tick() {
+	now := time.Now()
+	c.mu.Lock()
+	owing := c.owed > 0
+	pingDue := !now.Before(c.nextPing)
+	if pingDue {
+		c.nextPing = now.Add(c.server.opts.PingInterval)
+		if c.pinged {
+			c.unanswered++
+		} else {
+			c.askPing = c.connected
+		}
+	}
+	stale := c.unanswered >= 2
+	c.mu.Unlock()
+	switch {
+	case stale:
+		c.send(errLine(string(errStale)))
+		c.end(endStale)
+	case owing && c.stuck(now):
+		c.send(errLine(string(errStale)))
+		c.end(endStuck)
+	}
+}
+
+// stuck tells whether ReceiptTimeout has passed without progress. Progress is a
+// PONG, bytes that the socket took, and bytes that the kernel got rid of: a slow
+// client behind a large socket buffer makes progress that no write shows.
+func (c *client) stuck(now time.Time) bool {
+	unsent, known := sendQueue(c.conn)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if known && unsent < c.unsent {
+		c.progress = now
+	}
+	c.unsent = unsent
+	return now.Sub(c.progress) >= c.server.opts.ReceiptTimeout
+}
+
+// owe notes that n items more are to be confirmed. mu is held.
+func (c *client) owe(n int) {
+	if c.owed == 0 {
+		c.progress = time.Now()
+	}
+	c.owed += n
+}
+
+// writeRound writes the first segments of out, about roundSize bytes, and tells
+// how many. Where deliveries wait for a PING and none is outstanding, it stands
+// at the end.
+func (c *client) writeRound(out []segment) (n int, err error) {
+	c.bufs, c.round, c.written = c.bufs[:0], c.round[:0], c.written[:0]
+	ended := c.ended.Load()
+	queued := 0
+	for size := 0; n < len(out) && size < roundSize; n++ {
+		seg := &out[n]
+		var data []byte
+		switch {
+		case seg.chunk != nil:
+			data = seg.chunk[:seg.used]
+			queued += seg.used
+		case ended || seg.member.sub.left.Load():
+			continue // owed by others now
+		default:
+			sub := seg.member.sub
+			data = seg.batch.Encoded(sub.sid, sub.encode).Span(seg.from, seg.to)
+			c.round = append(c.round, seg.delivery)
+		}
+		c.bufs = append(c.bufs, data)
+		size += len(data)
+	}
+
+	c.mu.Lock()
+	for _, d := range c.round {
+		if d.member.confirm == OnWrite {
+			c.written = append(c.written, d)
+		} else {
+			c.uncovered = append(c.uncovered, d)
+		}
+	}
+	if !c.pinged && !ended && (c.askPing || len(c.uncovered) > 0) {
+		c.covered, c.uncovered = c.uncovered, nil
+		c.pinged, c.askPing = true, false
+		c.bufs = append(c.bufs, ping)
+	}
+	if c.owed == 0 {
+		c.progress = time.Now()
+	}
+	c.mu.Unlock()
+
+	if err := c.writeBufs(); err != nil {
+		return 0, err
+	}
+	for i := range out[:n] {
+		if chunk := out[i].chunk; chunk != nil {
+			c.server.chunks.Put(chunk)
+		}
+	}
+	c.mu.Lock()
+	c.queue.bytes -= queued
+	c.progress = time.Now()
+	c.mu.Unlock()
+	c.confirm(c.written)
+	clear(c.round)
+	clear(c.written)
+	return n, nil
+}
+
+// writeBufs writes bufs, however long that takes as long as there is progress.
+func (c *client) writeBufs() error {
+	c.rest = c.bufs
+	for len(c.rest) > 0 {
+		c.mu.Lock()
+		if !c.ended.Load() { // an end has set its own deadline
+			c.conn.SetWriteDeadline(time.Now().Add(c.lookInterval()))
+		}
+		c.mu.Unlock()
+		n, err := c.rest.WriteTo(c.conn)
+		c.bytesOut.Add(uint64(n))
+		switch {
+		case err == nil:
+			return nil
+		case c.ended.Load() || !errors.Is(err, os.ErrDeadlineExceeded):
+			return err
+		}
+		now := time.Now()
+		if n > 0 {
+			c.mu.Lock()
+			c.progress = now
+			c.mu.Unlock()
+		}
+		if c.stuck(now) {
+			c.end(endStuck)
+			c.conn.Close()
+			return err
+		}
+	}
+	return nil
+}
