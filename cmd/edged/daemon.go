@@ -190,10 +190,16 @@ func (d *daemon) build(log *zap.Logger, notify *systemd.Notifier, password strin
 			subjects[i].Confirm = tcpserver.OnWrite
 		}
 	}
+	// The loop waits for Redis three times at most before it shows a sign of life:
+	// to connect, to introduce itself, and for an answer.
+	timeout := time.Duration(cfg.Redis.Timeout)
+	if most := notify.Watchdog() / 4; most > 0 && timeout > most {
+		log.Warn("redis.timeout is too long for systemd's watchdog; taking a quarter of WatchdogSec", zap.Duration("timeout", most))
+		timeout = most
+	}
 	d.loop = poller.New(poller.Options{
 		Redis: poller.RedisOptions{
-			Address: cfg.Redis.Address, Username: cfg.Redis.Username, Password: password,
-			DB: cfg.Redis.DB, Timeout: time.Duration(cfg.Redis.Timeout),
+			Address: cfg.Redis.Address, Username: cfg.Redis.Username, Password: password, DB: cfg.Redis.DB, Timeout: timeout,
 		},
 		Instance:     cfg.Instance,
 		Lists:        lists,

@@ -43,25 +43,34 @@ func newHints(opts RedisOptions, changed func(key string)) *hints {
 // run receives until ctx is done. While it has no connection there are no hints
 // and the loop polls.
 func (h *hints) run(ctx context.Context) {
+	defer h.client.Close()
 	backoff := newBackoff()
 	for ctx.Err() == nil {
-		started := h.receive(ctx)
+		subscribed, err := h.receive(ctx)
 		h.id.Store(0)
-		if started {
+		if subscribed {
 			backoff.reset()
+			h.changed("") // what came in between is not known
 		}
-		h.changed("") // what came in between is not known
+		wait := backoff.next()
+		var refused redis.Error
+		if errors.As(err, &refused) {
+			wait = refusedWait
+		}
 		select {
 		case <-ctx.Done():
-		case <-time.After(backoff.next()):
+		case <-time.After(wait):
 		}
 	}
-	h.client.Close()
 }
+
+// refusedWait is the time before asking again a server that gives no hints: one
+// too old, or one that does not let this user subscribe.
+const refusedWait = time.Minute
 
 // receive hands on hints until the connection breaks, and reports whether there
 // was one.
-func (h *hints) receive(ctx context.Context) (subscribed bool) {
+func (h *hints) receive(ctx context.Context) (subscribed bool, _ error) {
 	sub := h.client.Subscribe(ctx, invalidated)
 	defer sub.Close()
 	stop := context.AfterFunc(ctx, func() { sub.Close() }) // a blocked read heeds no context
@@ -72,12 +81,12 @@ func (h *hints) receive(ctx context.Context) (subscribed bool) {
 		switch {
 		case err == nil:
 		case errors.As(err, &netErr) && netErr.Timeout() && subscribed && ctx.Err() == nil:
-			if sub.Ping(ctx) != nil {
-				return subscribed
+			if err := sub.Ping(ctx); err != nil {
+				return subscribed, err
 			}
 			continue
 		default:
-			return subscribed
+			return subscribed, err
 		}
 		switch m := msg.(type) {
 		case *redis.Subscription:

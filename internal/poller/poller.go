@@ -260,6 +260,9 @@ func (l *Loop) Lists() []Status {
 		s.mu.Lock()
 		all[i] = s.status
 		s.mu.Unlock()
+		if s.paused.Load() && all[i].State != Failing && all[i].State != Draining {
+			all[i].State = Paused // said at once, not when the loop has come round
+		}
 	}
 	return all
 }

@@ -102,7 +102,9 @@ func (c *connection) track(ctx context.Context, process func(context.Context, re
 }
 
 // hinted tells whether Redis says by itself that a list has changed.
-func (c *connection) hinted() bool { return c.tracked != 0 && c.refused == "" }
+func (c *connection) hinted() bool {
+	return c.tracked != 0 && c.tracked == c.hintID.Load() && c.refused == ""
+}
 
 // explain says what an error means to the person who runs the box.
 func explain(err error, address string) string {
