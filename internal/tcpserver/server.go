@@ -98,6 +98,7 @@ type Server struct {
 	chunks sync.Pool       // of *[chunkSize]byte
 	stop   chan struct{}   // closed when no more connections are accepted
 	empty  chan struct{}   // closed when that is so and the last client is gone
+	first  time.Duration   // from accept to the first PING
 	wg     sync.WaitGroup  // the goroutines of clients
 
 	mu        sync.Mutex // guards everything below
@@ -156,6 +157,7 @@ func New(opts Options) *Server {
 		chunks:    sync.Pool{New: func() any { return new([chunkSize]byte) }},
 		stop:      make(chan struct{}),
 		empty:     make(chan struct{}),
+		first:     min(firstPing, opts.PingInterval),
 		listeners: make(map[net.Listener]struct{}),
 		clients:   make(map[uint64]*client),
 	}

@@ -40,7 +40,7 @@ func (c *client) write() {
 	defer c.server.wg.Done()
 	defer close(c.wrote)
 	defer c.conn.Close()
-	c.nextPing = c.since.Add(min(firstPing, c.server.opts.PingInterval))
+	c.nextPing = c.since.Add(c.server.first)
 	c.fires = c.nextPing
 	c.timer = time.NewTimer(time.Until(c.fires))
 	defer c.timer.Stop()

@@ -1,0 +1,447 @@
+package tcpserver
+
+import (
+	"fmt"
+	"io"
+	"math"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"edged/internal/batch"
+)
+
+func wantConfirmed(t *testing.T, m *fakeMembership, want ...int) {
+	t.Helper()
+	eventually(t, fmt.Sprintf("confirmed is %v", want), func() bool { return slices.Equal(m.confirmed(), want) })
+}
+
+func TestPongConfirmsWhatWasWrittenBeforeItsPing(t *testing.T) {
+	s, addr, l := withList(t, testOptions(), OnPong)
+	c := dial(t, addr)
+	c.send("SUB items 5\r\n")
+	m := l.member(t, 0)
+	if m.group != "" || m.key != "5" {
+		t.Fatalf("joined as group %q, key %q", m.group, m.key)
+	}
+	m.offer("one", "two")
+	c.expect("MSG items 5 3", "one", "MSG items 5 3", "two", "PING")
+	if got := m.confirmed(); !slices.Equal(got, []int{0}) {
+		t.Fatalf("confirmed before PONG: %v", got)
+	}
+
+	// One PING is outstanding, so none follows what is written meanwhile.
+	m.offer("three")
+	c.expect("MSG items 5 5", "three")
+	m.offer("four")
+	c.expect("MSG items 5 4", "four")
+	c.sync()
+	if got := s.Clients()[0].Owed; got != 4 {
+		t.Errorf("owed is %d, want 4", got)
+	}
+
+	c.send("PONG\r\n")
+	c.expect("PING")
+	wantConfirmed(t, m, 1, 0, 0)
+	c.send("PONG\r\n")
+	wantConfirmed(t, m, 1, 1, 1)
+	if got := s.Clients()[0].Owed; got != 0 {
+		t.Errorf("owed is %d, want 0", got)
+	}
+
+	c.send("PONG\r\nPONG\r\n") // nobody asked
+	c.sync()
+	m.offer("five")
+	c.expect("MSG items 5 4", "five", "PING")
+	wantConfirmed(t, m, 1, 1, 1, 0)
+}
+
+func TestWriteConfirmsWhereTheListSaysSo(t *testing.T) {
+	_, addr, l := withList(t, testOptions(), OnWrite)
+	c := dial(t, addr)
+	c.send("SUB items 1\r\n")
+	m := l.member(t, 0)
+	m.offer("one")
+	m.offer("two")
+	wantConfirmed(t, m, 1, 1)
+	c.expect("MSG items 1 3", "one", "MSG items 1 3", "two")
+	c.sync()
+}
+
+func TestItemsDeliveredDuringJoinArrive(t *testing.T) {
+	_, addr, l := withList(t, testOptions(), OnPong)
+	l.greet = batch.Of("items", 0, []byte("early"))
+	c := dial(t, addr)
+	c.send("SUB > q 1\r\n")
+	c.expect("MSG items 1 5", "early", "PING")
+	c.send("PONG\r\n")
+	m := l.member(t, 0)
+	wantConfirmed(t, m, 1)
+	if m.group != "q" {
+		t.Errorf("the group is %q, want q", m.group)
+	}
+}
+
+func TestPatternJoinsEveryListItMatches(t *testing.T) {
+	opts := testOptions()
+	a, b := &fakeList{subject: "items.a"}, &fakeList{subject: "items.b"}
+	opts.Lists = []List{{Subject: "items.a", Joiner: a}, {Subject: "items.b", Joiner: b, Confirm: OnWrite}}
+	_, addr := serve(t, opts)
+	c := dial(t, addr)
+	c.send("SUB items.* 1\r\n")
+	c.sync()
+	a.member(t, 0).offer("x")
+	c.expect("MSG items.a 1 1", "x", "PING")
+	b.member(t, 0).offer("y")
+	c.expect("MSG items.b 1 1", "y")
+	wantConfirmed(t, b.member(t, 0), 1)
+	wantConfirmed(t, a.member(t, 0), 0)
+	c.send("UNSUB 1\r\n")
+	c.sync()
+	for _, l := range []*fakeList{a, b} {
+		if left, _ := l.member(t, 0).state(); left != 1 {
+			t.Errorf("left %s %d times, want once", l.subject, left)
+		}
+	}
+}
+
+func TestUnsubLeavesAndUnwrittenItemsAreNotSent(t *testing.T) {
+	s, addr, l := withList(t, testOptions(), OnPong)
+	c := dial(t, addr)
+	c.send("SUB items 1\r\n")
+	m := l.member(t, 0)
+	m.offer("one")
+	c.expect("MSG items 1 3", "one", "PING")
+	c.send("UNSUB 1\r\n")
+	c.sync()
+	if left, _ := m.state(); left != 1 {
+		t.Fatalf("left %d times, want once", left)
+	}
+	if n := m.offer("two"); n != 0 {
+		t.Errorf("took %d items after it left", n)
+	}
+	if got := s.Clients()[0].Owed; got != 0 {
+		t.Errorf("owed is %d, want 0", got)
+	}
+	c.send("PONG\r\n")
+	c.sync()
+	c.Close()
+	eventually(t, "the client is gone", func() bool { return s.Stats().Clients == 0 })
+	if left, _ := m.state(); left != 1 {
+		t.Errorf("left %d times, want once", left)
+	}
+}
+
+func TestUnsubWithCountTakesWhatIsLeft(t *testing.T) {
+	s, addr, l := withList(t, testOptions(), OnPong)
+	c := dial(t, addr)
+	c.send("SUB items 1\r\n")
+	m := l.member(t, 0)
+	m.offer("a", "b")
+	c.expect("MSG items 1 1", "a", "MSG items 1 1", "b", "PING")
+	c.send("UNSUB 1 4\r\n")
+	c.sync()
+	if n := m.offer("c", "d", "e"); n != 2 {
+		t.Errorf("took %d items, want 2", n)
+	}
+	c.expect("MSG items 1 1", "c", "MSG items 1 1", "d")
+	if n := m.offer("f"); n != 0 {
+		t.Errorf("took %d items when it was full", n)
+	}
+	eventually(t, "the membership is finished", func() bool {
+		_, finished := m.state()
+		return slices.Equal(finished, []int{math.MaxInt})
+	})
+	c.send("PONG\r\n")
+	c.expect("PING")
+	c.send("PONG\r\n")
+	wantConfirmed(t, m, 1, 1)
+	c.Close()
+	eventually(t, "the client is gone", func() bool { return s.Stats().Clients == 0 })
+	if left, _ := m.state(); left != 0 {
+		t.Errorf("left %d times, but owed nothing any more", left)
+	}
+}
+
+func TestUnsubWithCountReachedExactlyFinishes(t *testing.T) {
+	s, addr, l := withList(t, testOptions(), OnPong)
+	c := dial(t, addr)
+	c.send("SUB items 1\r\nUNSUB 1 2\r\n")
+	c.sync()
+	m := l.member(t, 0)
+	if n := m.offer("a", "b"); n != 2 {
+		t.Errorf("took %d items, want 2", n)
+	}
+	c.expect("MSG items 1 1", "a", "MSG items 1 1", "b", "PING")
+	eventually(t, "the membership is finished", func() bool {
+		_, finished := m.state()
+		return slices.Equal(finished, []int{math.MaxInt})
+	})
+	c.Close() // without PONG: what was taken is owed by others
+	eventually(t, "the client is gone", func() bool { return s.Stats().Clients == 0 })
+	if left, _ := m.state(); left != 1 {
+		t.Errorf("left %d times, want once", left)
+	}
+	wantConfirmed(t, m, 0)
+}
+
+func TestUnsubWithCountAlreadyPassedKeepsTheFirst(t *testing.T) {
+	for _, tc := range []struct {
+		name      string
+		confirmed bool
+		max       int
+		finished  []int
+		left      int
+	}{
+		{"nothing confirmed", false, 3, []int{3}, 0},
+		{"nothing confirmed, all of them", false, 4, []int{4}, 0},
+		{"two confirmed", true, 3, []int{1}, 0},
+		{"all of them confirmed", true, 2, nil, 1},
+		{"fewer than were confirmed", true, 1, nil, 1},
+		{"no count", true, 0, nil, 1},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			_, addr, l := withList(t, testOptions(), OnPong)
+			c := dial(t, addr)
+			c.send("SUB items 1\r\n")
+			m := l.member(t, 0)
+			m.offer("a", "b")
+			c.expect("MSG items 1 1", "a", "MSG items 1 1", "b", "PING")
+			m.offer("c", "d")
+			c.expect("MSG items 1 1", "c", "MSG items 1 1", "d")
+			if tc.confirmed {
+				c.send("PONG\r\n")
+				c.expect("PING")
+			}
+			c.send(fmt.Sprintf("UNSUB 1 %d\r\n", tc.max))
+			c.sync()
+			left, finished := m.state()
+			if left != tc.left || !slices.Equal(finished, tc.finished) {
+				t.Errorf("left %d, finished %v; want %d, %v", left, finished, tc.left, tc.finished)
+			}
+		})
+	}
+}
+
+func TestUnsubWithCountAlreadyPassedKeepsNothingOfSeveralLists(t *testing.T) {
+	opts := testOptions()
+	a, b := &fakeList{subject: "items.a"}, &fakeList{subject: "items.b"}
+	opts.Lists = []List{{Subject: "items.a", Joiner: a}, {Subject: "items.b", Joiner: b}}
+	s, addr := serve(t, opts)
+	c := dial(t, addr)
+	c.send("SUB items.* 1\r\n")
+	c.sync()
+	a.member(t, 0).offer("x", "y")
+	c.expect("MSG items.a 1 1", "x", "MSG items.a 1 1", "y", "PING")
+	b.member(t, 0).offer("z")
+	c.expect("MSG items.b 1 1", "z")
+	c.send("UNSUB 1 2\r\n")
+	c.sync()
+	for _, l := range []*fakeList{a, b} {
+		if left, finished := l.member(t, 0).state(); left != 1 || finished != nil {
+			t.Errorf("%s: left %d, finished %v", l.subject, left, finished)
+		}
+	}
+	if got := s.Clients()[0].Owed; got != 0 {
+		t.Errorf("owed is %d, want 0", got)
+	}
+}
+
+func TestUnsubCountsMessagesAndItemsTogether(t *testing.T) {
+	opts := testOptions()
+	l := &fakeList{subject: "items.a"}
+	opts.Lists = []List{{Subject: "items.a", Joiner: l}}
+	_, addr := serve(t, opts)
+	c := dial(t, addr)
+	c.send("SUB items.* 1\r\nUNSUB 1 3\r\nPUB items.b 1\r\nx\r\n")
+	c.expect("MSG items.b 1 1", "x")
+	m := l.member(t, 0)
+	m.offer("a")
+	c.expect("MSG items.a 1 1", "a", "PING")
+	c.send("PUB items.b 1\r\ny\r\nPUB items.b 1\r\nz\r\n")
+	c.expect("MSG items.b 1 1", "y")
+	c.sync()
+	if n := m.offer("b"); n != 0 {
+		t.Errorf("took %d items when it was full", n)
+	}
+}
+
+func TestClientThatDisconnectsLeavesOnce(t *testing.T) {
+	s, addr, l := withList(t, testOptions(), OnPong)
+	c, other := dial(t, addr), dial(t, addr)
+	c.send("SUB items 1\r\nSUB > q 2\r\n")
+	l.member(t, 1)
+	other.send("SUB items 3\r\n")
+	l.member(t, 2)
+	l.member(t, 0).offer("a")
+	c.Close()
+	eventually(t, "the client is gone", func() bool { return s.Stats().Clients == 1 })
+	for i, want := range []int{1, 1, 0} {
+		m := l.member(t, i)
+		if left, _ := m.state(); left != want {
+			t.Errorf("member %d left %d times, want %d", i, left, want)
+		}
+		if n := m.offer("b"); (n > 0) != (i == 2) {
+			t.Errorf("member %d took %d items", i, n)
+		}
+	}
+}
+
+func TestBatchIsEncodedOncePerSidAndShared(t *testing.T) {
+	_, addr, l := withList(t, testOptions(), OnPong)
+	var clients []*conn
+	for i, sid := range []string{"1", "1", "2", "1"} {
+		c := dial(t, addr)
+		c.send("SUB items " + sid + "\r\n")
+		l.member(t, i)
+		clients = append(clients, c)
+	}
+	item := strings.Repeat("x", 300)
+	b := batch.Of("items", 0, []byte(item), []byte("\r\n\x00"), nil)
+	l.mu.Lock()
+	for _, m := range l.joined {
+		m.deliver(b)
+	}
+	l.mu.Unlock()
+	for i, c := range clients {
+		sid := l.member(t, i).key
+		c.expect("MSG items "+sid+" 300", item, "MSG items "+sid+" 3", "", "\x00", "MSG items "+sid+" 0", "", "PING")
+	}
+	for _, sid := range []string{"1", "2"} {
+		e := b.Encoded(sid, func(*batch.Batch) *batch.Encoding {
+			t.Errorf("the batch is not encoded for sid %s", sid)
+			return &batch.Encoding{}
+		})
+		if len(e.Data) != cap(e.Data) {
+			t.Errorf("%d bytes in a buffer of %d", len(e.Data), cap(e.Data))
+		}
+	}
+}
+
+func TestPongFollowsTheItemsQueuedBeforeIt(t *testing.T) {
+	_, addr, l := withList(t, testOptions(), OnWrite)
+	c := dial(t, addr)
+	c.send("SUB items 1\r\n")
+	m := l.member(t, 0)
+	for i := range 200 {
+		item := fmt.Sprint(i)
+		m.offer(item)
+		c.send("PING\r\nPUB foo 0\r\n\r\n")
+		c.expect(fmt.Sprintf("MSG items 1 %d", len(item)), item, "PONG")
+	}
+}
+
+func TestItemsOfAMegabyte(t *testing.T) {
+	_, addr, l := withList(t, testOptions(), OnPong)
+	c := dial(t, addr)
+	c.send("SUB items 1\r\n")
+	m := l.member(t, 0)
+	item := strings.Repeat("0123456789abcdef", 1<<16)
+	for range 5 {
+		m.offer(item)
+	}
+	for i := 0; i < 5; {
+		switch line := c.line(); line {
+		case "PING":
+			c.send("PONG\r\n")
+		case "MSG items 1 1048576":
+			got := make([]byte, len(item)+2)
+			if _, err := io.ReadFull(c.r, got); err != nil {
+				t.Fatal(err)
+			}
+			if string(got) != item+crlf {
+				t.Fatal("the item came changed")
+			}
+			i++
+		default:
+			t.Fatalf("got %q", line)
+		}
+	}
+	c.expect("PING")
+	c.send("PONG\r\n")
+	wantConfirmed(t, m, 1, 1, 1, 1, 1)
+}
+
+// stuffed is more than the sockets of both sides hold.
+var stuffed = strings.Repeat("x", 1<<20)
+
+func TestClientThatReadsNothingIsCutOffAndOthersGoOn(t *testing.T) {
+	opts := testOptions()
+	opts.ReceiptTimeout = 50 * time.Millisecond
+	s, addr, l := withList(t, opts, OnPong)
+	slow, c := dial(t, addr), dial(t, addr)
+	slow.send("SUB items 1\r\n")
+	m := l.member(t, 0)
+	for range 64 {
+		m.offer(stuffed)
+	}
+	c.send("SUB foo 1\r\nPUB foo 2\r\nhi\r\n")
+	c.expect("MSG foo 1 2", "hi")
+	eventually(t, "the slow client is gone", func() bool { st := s.Stats(); return st.Clients == 1 && st.Stuck == 1 })
+	if left, _ := m.state(); left != 1 {
+		t.Errorf("left %d times, want once", left)
+	}
+	c.sync()
+}
+
+func TestClientWithTooMuchQueuedIsCutOff(t *testing.T) {
+	opts := testOptions()
+	opts.MaxPending = 1 << 20
+	s, addr := serve(t, opts)
+	slow, c, pub := dial(t, addr), dial(t, addr), dial(t, addr)
+	slow.send("SUB foo 1\r\n")
+	slow.sync()
+	c.send("SUB bar 1\r\n")
+	c.sync()
+	message := "PUB foo 1048576\r\n" + stuffed + "\r\n"
+	for s.Stats().SlowConsumers == 0 {
+		pub.send(message)
+		pub.sync()
+	}
+	eventually(t, "the slow client is gone", func() bool { return s.Stats().Clients == 2 })
+	pub.send("PUB bar 2\r\nhi\r\n")
+	c.expect("MSG bar 1 2", "hi")
+	if st := s.Stats(); st.SlowConsumers != 1 {
+		t.Errorf("stats are %+v, want 1 slow consumer", st)
+	}
+}
+
+func TestClientThatPingsAndNeverReadsIsBounded(t *testing.T) {
+	opts := testOptions()
+	opts.MaxPending = 1 << 16
+	s, addr := serve(t, opts)
+	c := dial(t, addr)
+	pings := []byte(strings.Repeat("PING\r\n", 10_000))
+	for s.Stats().SlowConsumers == 0 {
+		c.Write(pings) // fails when the server has had enough
+	}
+}
+
+func TestListItemsAreNotCountedAsPending(t *testing.T) {
+	opts := testOptions()
+	opts.MaxPending = 1000
+	s, addr, l := withList(t, opts, OnPong)
+	c, pub := dial(t, addr), dial(t, addr)
+	c.send("SUB items 1\r\nSUB foo 2\r\n")
+	m := l.member(t, 0)
+	c.sync()
+	for range 32 {
+		m.offer(stuffed)
+	}
+	pub.send("PUB foo 2\r\nhi\r\n")
+	pub.sync()
+	for i := range 32 {
+		if line := c.line(); line == "PING" {
+			c.expect("MSG items 1 1048576")
+		}
+		if _, err := c.r.Discard(len(stuffed) + 2); err != nil {
+			t.Fatal(i, err)
+		}
+	}
+	for line := c.line(); line != "hi"; line = c.line() {
+	}
+	if st := s.Stats(); st.SlowConsumers != 0 {
+		t.Errorf("stats are %+v, want no slow consumer", st)
+	}
+}

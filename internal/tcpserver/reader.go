@@ -1,0 +1,307 @@
+package tcpserver
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"go.uber.org/zap"
+
+	"edged/internal/batch"
+)
+
+// firstBuffer and largestBuffer bound the read buffer where no message asks for
+// more: a client that only takes items sends little.
+const (
+	firstBuffer   = 1 << 10
+	largestBuffer = 32 << 10
+)
+
+// reader is what only the reading goroutine uses.
+type reader struct {
+	to    receivers
+	other receivers // for what is sent while to is in use
+	line  []byte    // scratch
+}
+
+// read is the reading goroutine. It takes the client down when the connection
+// ends, whoever ended it.
+func (c *client) read() {
+	defer c.server.wg.Done()
+	err := c.readAll()
+	var v violation
+	switch {
+	case errors.As(err, &v):
+		c.send(errLine(string(v)))
+		c.end(endFor(v))
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		c.send(errLine(string(errAuthTimeout)))
+		c.end(endTimeout)
+	case errors.Is(err, io.EOF):
+		c.end(endLeft)
+	default:
+		c.end(endBroken)
+	}
+	c.leave()
+	<-c.wrote
+	c.server.forget(c)
+}
+
+// leave takes the client out of everything it takes part in.
+func (c *client) leave() {
+	c.mu.Lock()
+	subs := c.expired
+	c.expired = nil
+	for _, sub := range c.subs {
+		subs = append(subs, sub)
+	}
+	left := make([]batch.Membership, 0, len(c.members))
+	for m := range c.members {
+		left = append(left, m.membership)
+	}
+	clear(c.members)
+	c.mu.Unlock()
+	c.server.router.remove(subs...)
+	for _, m := range left {
+		m.Leave()
+	}
+}
+
+// readAll reads and obeys commands until the connection ends.
+func (c *client) readAll() error {
+	c.conn.SetReadDeadline(c.since.Add(c.server.opts.ConnectTimeout))
+	lim := limits{controlLine: c.server.opts.MaxControlLine, payload: c.server.opts.MaxPayload}
+	buf := make([]byte, firstBuffer)
+	have, need := 0, 1 // bytes in buf; how many it takes to go on
+	for {
+		n, err := c.conn.Read(buf[have:])
+		if err != nil {
+			return err
+		}
+		c.bytesIn.Add(uint64(n))
+		have += n
+		full := have == len(buf)
+		done := 0
+		for have-done >= need {
+			cmd, length, more, err := parse(buf[done:have], lim)
+			if err != nil {
+				return err
+			}
+			if length == 0 {
+				need = more
+				break
+			}
+			if err := c.obey(cmd); err != nil {
+				return err
+			}
+			done += length
+			need = 1
+		}
+		have = copy(buf, buf[done:have])
+		switch {
+		case have == 0 && len(buf) > largestBuffer:
+			buf = make([]byte, firstBuffer) // a large message has passed
+		case have == len(buf) || full && len(buf) < largestBuffer:
+			// Grown by what has come, not by what was announced.
+			buf = append(buf, make([]byte, len(buf))...)
+		}
+	}
+}
+
+// obey does what a command asks for. An error ends the connection.
+func (c *client) obey(cmd command) error {
+	switch cmd.op {
+	case opPub:
+		return c.publish(cmd)
+	case opSub:
+		c.subscribe(cmd)
+	case opUnsub:
+		c.unsubscribe(cmd)
+	case opPing:
+		c.send("PONG\r\n")
+		c.mu.Lock()
+		c.greet()
+		c.mu.Unlock()
+	case opPong:
+		c.pong()
+	case opConnect:
+		return c.introduce(cmd.options)
+	}
+	return nil
+}
+
+// introduce reads CONNECT. It may come again.
+func (c *client) introduce(options []byte) error {
+	o, err := parseConnect(options)
+	if err != nil {
+		return err
+	}
+	c.conn.SetReadDeadline(time.Time{})
+	c.mu.Lock()
+	if !c.connected {
+		c.log = c.log.With(zap.String("name", o.Name))
+	}
+	c.connect, c.connected = o, true
+	c.mu.Unlock()
+	c.to.except = nil
+	if o.Echo != nil && !*o.Echo {
+		c.to.except = c
+	}
+	c.ok()
+	return nil
+}
+
+// subscribe reads SUB. The subscription is complete when it returns.
+func (c *client) subscribe(cmd command) {
+	valid, wild := validSubject(cmd.subject)
+	if !valid {
+		c.send(errLine("Invalid Subject"))
+		return
+	}
+	sub := newSubscription(c, cmd, wild)
+	if wild && tokens(sub.subject) > maxTokens {
+		c.send(errLine(fmt.Sprintf("Permissions Violation for Subscription to %q, too many tokens", sub.subject)))
+		return
+	}
+	c.mu.Lock()
+	known := c.subs[sub.sid] != nil // keeps its meaning, as in nats-server
+	full := len(c.subs) >= c.server.opts.MaxSubscriptions
+	if !known && !full {
+		c.subs[sub.sid] = sub
+	}
+	c.mu.Unlock()
+	if full && !known {
+		c.send(errLine("maximum subscriptions exceeded"))
+		return
+	}
+	if !known {
+		c.server.router.add(sub)
+		for _, l := range c.server.opts.Lists {
+			if subjectMatches(sub.subject, l.Subject) {
+				c.join(sub, l)
+			}
+		}
+	}
+	c.ok()
+}
+
+// join makes a subscription a member of a list.
+func (c *client) join(sub *subscription, l List) {
+	m := &member{sub: sub, confirm: l.Confirm}
+	membership := l.Joiner.Join(sub.queue, sub.sid, m)
+	c.mu.Lock()
+	m.membership = membership
+	sub.members = append(sub.members, m)
+	c.members[m] = struct{}{}
+	c.mu.Unlock()
+}
+
+// unsubscribe reads UNSUB.
+func (c *client) unsubscribe(cmd command) {
+	c.mu.Lock()
+	sub := c.subs[string(cmd.sid)]
+	switch {
+	case sub == nil:
+	case cmd.max > sub.sent:
+		sub.max = cmd.max
+		sub = nil // goes on
+	default:
+		sub.full.Store(true)
+		delete(c.subs, sub.sid)
+	}
+	c.mu.Unlock()
+	if sub != nil {
+		c.server.router.remove(sub)
+		c.finish(sub, cmd.max)
+	}
+	c.ok()
+}
+
+// finish ends the memberships of a subscription that has got limit messages or
+// more already: the client passes over those beyond. What it owes beyond them
+// goes to others at once; with a limit of 0 that is everything.
+//
+// In which order messages and items came is not known any more. So messages are
+// taken to have come first, and where items of several lists are owed none of
+// them is kept: an item may come again that the client has seen, and none is
+// confirmed that it has passed over.
+func (c *client) finish(sub *subscription, limit int) {
+	c.mu.Lock()
+	owing, owed := 0, 0
+	for _, m := range sub.members {
+		if m.owed > 0 {
+			owing++
+			owed += m.owed
+		}
+	}
+	keep := limit - (sub.sent - owed)
+	sub.left.Store(keep <= 0 || owing != 1)
+	var last *member // the one that owes something still
+	for _, m := range sub.members {
+		m.finished = true
+		if sub.left.Load() {
+			c.owed -= m.owed
+			m.owed = 0
+		} else if m.owed > 0 {
+			last = m
+		}
+		c.dropIfDone(m)
+	}
+	c.mu.Unlock()
+	for _, m := range sub.members {
+		if m == last {
+			m.membership.Finish(keep)
+		} else {
+			m.membership.Leave()
+		}
+	}
+}
+
+// dropIfDone forgets a member that gets nothing more and owes nothing. mu is held.
+func (c *client) dropIfDone(m *member) {
+	if m.finished && m.owed == 0 {
+		delete(c.members, m)
+	}
+}
+
+// pong reads PONG, which confirms what was written before the PING.
+func (c *client) pong() {
+	c.mu.Lock()
+	c.greet()
+	if !c.pinged {
+		c.mu.Unlock()
+		return // nobody asked
+	}
+	c.pinged, c.unanswered = false, 0
+	c.progress = time.Now()
+	confirmed := c.covered
+	c.covered = nil
+	if len(c.uncovered) > 0 {
+		c.wakeWriter() // for the next PING
+	}
+	c.mu.Unlock()
+	c.confirm(confirmed)
+}
+
+// confirm settles deliveries. It is called without a lock.
+func (c *client) confirm(all []delivery) {
+	if len(all) == 0 {
+		return
+	}
+	c.mu.Lock()
+	for _, d := range all {
+		m := d.member
+		if m.sub.left.Load() {
+			continue
+		}
+		m.owed -= d.items
+		c.owed -= d.items
+		c.dropIfDone(m)
+	}
+	c.mu.Unlock()
+	for _, d := range all {
+		d.receipt.Confirm()
+	}
+}

@@ -1,0 +1,288 @@
+package tcpserver
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"strings"
+	"testing"
+)
+
+func TestSubjects(t *testing.T) {
+	for _, tc := range []struct {
+		subject     string
+		valid, wild bool
+	}{
+		{"a", true, false}, {"a.b", true, false}, {"ä.☃", true, false}, {"a*.>b", true, false},
+		{"*", true, true}, {">", true, true}, {"a.*.b", true, true}, {"a.*.>", true, true},
+		{"", false, false}, {".", false, false}, {"a.", false, false}, {".a", false, false}, {"a..b", false, false},
+		{">.a", false, false}, {"a b", false, false}, {"a\tb", false, false}, {"a\x00", false, false},
+		{"a\rb", false, false}, {"a\nb", false, false}, {"\xc3", false, false},
+	} {
+		if valid, wild := validSubject([]byte(tc.subject)); valid != tc.valid || valid && wild != tc.wild {
+			t.Errorf("%q: valid %v, wild %v", tc.subject, valid, wild)
+		}
+	}
+}
+
+// TestRouterAgreesWithSimpleMatching compares the router with subjectMatches.
+func TestRouterAgreesWithSimpleMatching(t *testing.T) {
+	for _, tc := range []struct {
+		pattern, literal string
+		want             bool
+	}{
+		{"a", "a", true}, {"a", "b", false}, {"a", "a.b", false}, {"a.b", "a", false},
+		{"*", "a", true}, {"*", "a.b", false}, {">", "a", true}, {">", "a.b.c", true},
+		{"a.>", "a", false}, {"a.>", "a.b", true}, {"a.*.c", "a.b.c", true}, {"a.*.c", "a.b.d", false}, {"*.>", "a", false},
+	} {
+		if got := subjectMatches(tc.pattern, tc.literal); got != tc.want {
+			t.Errorf("%q matches %q: %v", tc.pattern, tc.literal, got)
+		}
+	}
+
+	rng := rand.New(rand.NewPCG(1, 2))
+	pick := func(words string, n int) string {
+		parts := make([]string, 1+rng.IntN(n))
+		for i := range parts {
+			parts[i] = string(words[rng.IntN(len(words))])
+		}
+		return strings.Join(parts, ".")
+	}
+	r := newRouter()
+	c := &client{}
+	var subs []*subscription
+	for range 5000 {
+		switch rng.IntN(3) {
+		case 0:
+			pattern := pick("abc*", 4)
+			if rng.IntN(3) == 0 {
+				pattern += ".>"
+			}
+			_, wild := validSubject([]byte(pattern))
+			sub := &subscription{client: c, subject: pattern, wild: wild}
+			r.add(sub)
+			subs = append(subs, sub)
+		case 1:
+			if len(subs) > 20 {
+				i := rng.IntN(len(subs))
+				r.remove(subs[i])
+				r.remove(subs[i])
+				subs = append(subs[:i], subs[i+1:]...)
+			}
+		default:
+			literal := pick("abcd", 5)
+			want := make(map[*subscription]bool)
+			for _, sub := range subs {
+				if subjectMatches(sub.subject, literal) {
+					want[sub] = true
+				}
+			}
+			var got receivers
+			r.match([]byte(literal), &got)
+			for _, sub := range got.plain {
+				if !want[sub] {
+					t.Fatalf("%q got a message to %q, or got it twice", sub.subject, literal)
+				}
+				delete(want, sub)
+			}
+			if len(want) > 0 {
+				t.Fatalf("%d subscriptions did not get a message to %q", len(want), literal)
+			}
+		}
+	}
+	r.remove(subs...)
+	if len(r.literals) > 0 || !r.patterns.empty() {
+		t.Error("the empty router keeps something")
+	}
+}
+
+func TestMessagesReachEveryMatchingSubscription(t *testing.T) {
+	_, addr := serve(t, testOptions())
+	a, b, pub := dial(t, addr), dial(t, addr), dial(t, addr)
+	a.send("SUB foo.bar 1\r\n")
+	a.sync()
+	b.send("SUB foo.* 1\r\nSUB other 2\r\n")
+	b.sync()
+	pub.send("PUB foo.bar re.ply 5\r\nhello\r\n")
+	a.expect("MSG foo.bar 1 re.ply 5", "hello")
+	b.expect("MSG foo.bar 1 re.ply 5", "hello")
+	b.send("UNSUB 1\r\n")
+	b.sync()
+	pub.send("PUB foo.bar 2\r\nhi\r\n")
+	a.expect("MSG foo.bar 1 2", "hi")
+	b.sync()
+}
+
+func TestQueueGroupGetsEachMessageOnce(t *testing.T) {
+	_, addr := serve(t, testOptions())
+	a, b, pub := dial(t, addr), dial(t, addr), dial(t, addr)
+	a.send("SUB foo q 1\r\nSUB foo 2\r\n")
+	a.sync()
+	b.send("SUB * q 1\r\nSUB > other 3\r\n")
+	b.sync()
+	const n = 200
+	pub.send(strings.Repeat("PUB foo 0\r\n\r\n", n))
+	pub.sync()
+	a.send("PING\r\n")
+	b.send("PING\r\n")
+	count := map[string]int{}
+	for name, c := range map[string]*conn{"a": a, "b": b} {
+		for line := c.line(); line != "PONG"; line = c.line() {
+			count[name+line]++
+		}
+	}
+	if got := count["aMSG foo 1 0"] + count["bMSG foo 1 0"]; got != n {
+		t.Errorf("the group got %d messages, want %d", got, n)
+	}
+	if count["aMSG foo 1 0"] == 0 || count["bMSG foo 1 0"] == 0 {
+		t.Error("one member of the group got everything")
+	}
+	if count["aMSG foo 2 0"] != n || count["bMSG foo 3 0"] != n {
+		t.Errorf("the others got %v, want all", count)
+	}
+}
+
+func TestQueueGroupPassesOverFinishedMembers(t *testing.T) {
+	_, addr := serve(t, testOptions())
+	a, b, pub := dial(t, addr), dial(t, addr), dial(t, addr)
+	a.send("SUB foo q 1\r\nUNSUB 1 3\r\n")
+	a.sync()
+	b.send("SUB foo q 1\r\n")
+	b.sync()
+	const n = 100
+	pub.send(strings.Repeat("PUB foo 0\r\n\r\n", n))
+	pub.sync()
+	for _, c := range []*conn{a, b} {
+		c.send("PING\r\n")
+	}
+	got := 0
+	for _, c := range []*conn{a, b} {
+		for line := c.line(); line != "PONG"; line = c.line() {
+			if line != "" {
+				got++
+			}
+		}
+	}
+	if got != n {
+		t.Errorf("the group got %d messages, want %d", got, n)
+	}
+}
+
+func TestUnsubWithCount(t *testing.T) {
+	s, addr := serve(t, testOptions())
+	c := dial(t, addr)
+	c.send("SUB foo 1\r\nUNSUB 1 2\r\n" + strings.Repeat("PUB foo 0\r\n\r\n", 5))
+	c.expect("MSG foo 1 0", "", "MSG foo 1 0", "")
+	c.sync()
+	c.send("SUB foo 2\r\nPUB foo 0\r\n\r\nPUB foo 0\r\n\r\nUNSUB 2 1\r\nPUB foo 0\r\n\r\n")
+	c.expect("MSG foo 2 0", "", "MSG foo 2 0", "")
+	c.sync()
+	if n := s.Clients()[0].Subscriptions; n != 0 {
+		t.Errorf("%d subscriptions are left", n)
+	}
+}
+
+func TestSecondSubWithTheSameSidChangesNothing(t *testing.T) {
+	_, addr := serve(t, testOptions())
+	c := dial(t, addr)
+	c.send("SUB foo 1\r\nSUB bar 1\r\nPUB bar 0\r\n\r\nPUB foo 0\r\n\r\n")
+	c.expect("MSG foo 1 0", "")
+	c.sync()
+}
+
+func TestNoEcho(t *testing.T) {
+	_, addr := serve(t, testOptions())
+	c, other := dialWith(t, addr, `{"echo":false,"headers":true,"no_responders":true}`), dial(t, addr)
+	c.send("SUB foo 1\r\nSUB foo q 2\r\nSUB re 3\r\n")
+	c.sync()
+	c.send("PUB foo 2\r\nhi\r\n")
+	c.sync()
+	other.send("PUB foo 2\r\nho\r\n")
+	other.sync()
+	for range 2 {
+		c.line()
+		c.expect("ho")
+	}
+	c.send("PUB foo re 2\r\nhi\r\n") // nobody but itself
+	c.expect("HMSG re 3 16 16", "NATS/1.0 503", "", "")
+	c.sync()
+}
+
+func TestRequestAndReply(t *testing.T) {
+	opts := testOptions()
+	opts.Services = map[string]Service{"edged.echo": func(p []byte) []byte { return append([]byte("re:"), p...) }}
+	_, addr := serve(t, opts)
+	service, c := dial(t, addr), dialWith(t, addr, `{"echo":false,"headers":true,"no_responders":true}`)
+	service.send("SUB svc 1\r\n")
+	service.sync()
+	c.send("SUB inbox.* 9\r\nPUB svc inbox.1 1\r\n?\r\n")
+	service.expect("MSG svc 1 inbox.1 1", "?")
+	service.send("PUB inbox.1 1\r\n!\r\n")
+	c.expect("MSG inbox.1 9 1", "!")
+	c.send("PUB edged.echo inbox.2 2\r\nhi\r\n")
+	c.expect("MSG inbox.2 9 5", "re:hi")
+	c.send("PUB edged.echo 2\r\nhi\r\n")
+	c.sync()
+}
+
+func TestNoRespondersIsSaidAtOnceToWhoAskedForIt(t *testing.T) {
+	_, addr := serve(t, testOptions())
+	c := dial(t, addr)
+	c.send("SUB inbox.* 4\r\nPUB nobody inbox.1 2\r\nhi\r\n")
+	c.expect("HMSG inbox.1 4 16 16", "NATS/1.0 503", "", "")
+	c.send("PUB nobody 2\r\nhi\r\nPUB nobody elsewhere 2\r\nhi\r\n")
+	c.sync()
+	plain := dialWith(t, addr, `{"headers":true}`)
+	plain.send("SUB inbox.* 4\r\nPUB nobody inbox.1 2\r\nhi\r\n")
+	plain.sync()
+}
+
+func TestHeadersAreTakenOffForClientsWithoutThem(t *testing.T) {
+	_, addr := serve(t, testOptions())
+	with, without := dial(t, addr), dialWith(t, addr, `{}`)
+	for _, c := range []*conn{with, without} {
+		c.send("SUB foo 1\r\n")
+		c.sync()
+	}
+	with.send("HPUB foo re 18 20\r\nNATS/1.0\r\nA: b\r\n\r\nhi\r\n")
+	with.expect("HMSG foo 1 re 18 20", "NATS/1.0", "A: b", "", "hi")
+	without.expect("MSG foo 1 re 2", "hi")
+}
+
+func TestLargeAndBinaryPayloads(t *testing.T) {
+	_, addr := serve(t, testOptions())
+	c, pub := dial(t, addr), dial(t, addr)
+	c.send("SUB foo 1\r\n")
+	c.sync()
+	payload := make([]byte, 1<<20)
+	rng := rand.New(rand.NewPCG(1, 2))
+	for i := range payload {
+		payload[i] = byte(rng.Uint32())
+	}
+	copy(payload, "\r\nPING\r\n\x00")
+	for _, n := range []int{0, 1, chunkSize - 1, chunkSize, 100_000, 1 << 20} {
+		go fmt.Fprintf(pub, "PUB foo %d\r\n%s\r\n", n, payload[:n])
+		c.expect(fmt.Sprintf("MSG foo 1 %d", n))
+		got := make([]byte, n+2)
+		if _, err := io.ReadFull(c.r, got); err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(got[:n], payload[:n]) || string(got[n:]) != crlf {
+			t.Fatalf("%d bytes came back changed", n)
+		}
+	}
+}
+
+func TestHalfAMessageHoldsUpNobodyElse(t *testing.T) {
+	s, addr := serve(t, testOptions())
+	half, c := dial(t, addr), dial(t, addr)
+	c.send("SUB foo 1\r\n")
+	c.sync()
+	half.send("PUB foo 1000000\r\nabc")
+	c.send("PUB foo 2\r\nhi\r\n")
+	c.expect("MSG foo 1 2", "hi")
+	half.Close()
+	eventually(t, "the half message is gone with its client", func() bool { return s.Stats().Clients == 1 })
+	c.sync()
+}
