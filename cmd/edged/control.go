@@ -73,7 +73,7 @@ func (d *daemon) status() statusAnswer {
 	b := d.books()
 	a := statusAnswer{
 		State: "serving", Why: d.draining(), Version: version, Instance: d.cfg.Instance, PID: os.Getpid(),
-		Uptime: time.Since(d.started).Seconds(), Redis: d.cfg.Redis.Address, Listen: d.cfg.TCP.Listen, Lists: len(d.windows),
+		Uptime: time.Since(d.started).Seconds(), Redis: d.cfg.Redis.Address, Listen: d.listen, Lists: len(d.windows),
 		InFlight: b.InFlight, Taken: b.Taken, Confirmed: b.Confirmed, Returned: b.Returned, Dead: b.Dead, Gone: b.Gone,
 		Redelivered: b.Redelivered, Faults: []string{}, TCP: d.tcp.Stats(),
 	}
@@ -190,6 +190,14 @@ func printable(s string) string {
 		return q
 	}
 	return s
+}
+
+// counted is a number of things in words: "1 list", "2 lists".
+func counted(n int, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	return fmt.Sprintf("%d %ss", n, thing)
 }
 
 // age is how long ago t was, in words.

@@ -30,6 +30,7 @@ type daemon struct {
 	windows []*relay.List // one for each list of cfg, in its order
 	loop    *poller.Loop
 	tcp     *tcpserver.Server
+	listen  string    // where clients connect
 	stops   chan stop // orders to drain or to quit; holds one
 
 	mu      sync.Mutex
@@ -41,13 +42,25 @@ type stop struct {
 	why     string
 	timeout time.Duration // for the clients to leave
 	quit    bool          // waits for nobody
+	code    int           // the exit code
 }
 
-// order hands on a stop unless one is waiting already.
+// order hands on a stop. Where one is waiting already that one stands, but for a
+// quit, which takes its place.
 func (d *daemon) order(s stop) {
-	select {
-	case d.stops <- s:
-	default:
+	for {
+		select {
+		case d.stops <- s:
+			return
+		default:
+		}
+		if !s.quit {
+			return
+		}
+		select {
+		case <-d.stops:
+		default:
+		}
 	}
 }
 
@@ -78,6 +91,7 @@ func serve(cfg *config.Config, stderr io.Writer, ready func()) int {
 		return exitFailed
 	}
 	defer tcpListener.Close()
+	d.listen = tcpListener.Addr().String()
 	controlListener, err := uds.Listen(cfg.Control.Socket, 0o660)
 	if err != nil {
 		log.Error("can't listen for operators", zap.String("key", "control.socket"), zap.Error(err))
@@ -98,7 +112,7 @@ func serve(cfg *config.Config, stderr io.Writer, ready func()) int {
 	var serving sync.WaitGroup
 	serving.Go(func() {
 		if err := d.tcp.Serve(tcpListener); err != nil {
-			d.order(stop{why: "the TCP listener failed: " + err.Error(), timeout: time.Duration(cfg.Drain.Timeout)})
+			d.order(stop{why: "the TCP listener failed: " + err.Error(), timeout: time.Duration(cfg.Drain.Timeout), code: exitFailed})
 		}
 	})
 	serving.Go(func() {
@@ -169,7 +183,7 @@ func serve(cfg *config.Config, stderr io.Writer, ready func()) int {
 	stopTelling()
 	control.Shutdown()
 	serving.Wait()
-	return exitOK
+	return order.code
 }
 
 // build makes the parts and ties them together.
@@ -295,7 +309,7 @@ func (d *daemon) summary() string {
 			failing = "; " + s.Reason
 		}
 	}
-	text := fmt.Sprintf("%d lists, %d clients, backlog %d%s", len(d.windows), d.tcp.Stats().Clients, backlog, failing)
+	text := fmt.Sprintf("%s, %s, backlog %d%s", counted(len(d.windows), "list"), counted(d.tcp.Stats().Clients, "client"), backlog, failing)
 	if why := d.draining(); why != "" {
 		return fmt.Sprintf("draining (%s): %s", why, text)
 	}

@@ -107,8 +107,8 @@ func runCheck(args []string, stdout, stderr io.Writer) int {
 	if cfg == nil {
 		return code
 	}
-	fmt.Fprintf(stdout, "the configuration is good: %d lists from Redis at %s to clients at %s\n",
-		len(cfg.Lists), cfg.Redis.Address, cfg.TCP.Listen)
+	fmt.Fprintf(stdout, "the configuration is good: %s from Redis at %s to clients at %s\n",
+		counted(len(cfg.Lists), "list"), cfg.Redis.Address, cfg.TCP.Listen)
 	return exitOK
 }
 
@@ -143,21 +143,33 @@ func runSub(args []string, stdout, stderr io.Writer) int {
 	return exitOK
 }
 
-func newFlags(name, usage string, stdout, stderr io.Writer) *flag.FlagSet {
+// flagSet is the flags of a command, whose usage goes to stdout where it was
+// asked for and to stderr behind a mistake.
+type flagSet struct {
+	*flag.FlagSet
+	usage          string
+	stdout, stderr io.Writer
+}
+
+func newFlags(name, usage string, stdout, stderr io.Writer) flagSet {
 	flags := flag.NewFlagSet(name, flag.ContinueOnError)
 	flags.SetOutput(stderr)
-	flags.Usage = func() { fmt.Fprint(stderr, usage) }
-	return flags
+	flags.Usage = func() {}
+	return flagSet{flags, usage, stdout, stderr}
 }
 
 // parse parses flags and checks the number of arguments behind them. Flags may
 // stand behind the arguments too. When done is true the program ends with code.
-func parse(flags *flag.FlagSet, args []string, least, most int) (code int, done bool) {
+func parse(flags flagSet, args []string, least, most int) (code int, done bool) {
 	var rest []string
 	for {
-		if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
+		err := flags.Parse(args)
+		if errors.Is(err, flag.ErrHelp) {
+			fmt.Fprint(flags.stdout, flags.usage)
 			return exitOK, true
-		} else if err != nil {
+		}
+		if err != nil { // flags has said what is wrong
+			fmt.Fprint(flags.stderr, flags.usage)
 			return exitUsage, true
 		}
 		if args = flags.Args(); len(args) == 0 {
@@ -165,12 +177,15 @@ func parse(flags *flag.FlagSet, args []string, least, most int) (code int, done 
 		}
 		rest, args = append(rest, args[0]), args[1:]
 	}
-	if err := flags.Parse(append([]string{"--"}, rest...)); err != nil {
+	if n := len(rest); n < least || n > most {
+		what := "an argument is missing"
+		if n > most {
+			what = "unexpected arguments: " + strings.Join(rest[most:], " ")
+		}
+		fmt.Fprintf(flags.stderr, "%s: %s\n%s", flags.Name(), what, flags.usage)
 		return exitUsage, true
 	}
-	if n := len(rest); n < least || n > most {
-		fmt.Fprintf(flags.Output(), "%s: unexpected arguments: %s\n", flags.Name(), strings.Join(rest, " "))
-		flags.Usage()
+	if err := flags.Parse(append([]string{"--"}, rest...)); err != nil {
 		return exitUsage, true
 	}
 	return exitOK, false

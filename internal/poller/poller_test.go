@@ -195,6 +195,18 @@ func TestNothingIsTakenWithoutAClient(t *testing.T) {
 	}
 }
 
+func TestTheBacklogIsKnownSoonWithoutAClient(t *testing.T) {
+	s := redistest.Start(t)
+	r := start(t, s.Address()) // the slow poll is a minute away
+	redistest.Eventually(t, "the list was looked at", func() bool { return r.status("a").State == Waiting })
+	s.Push("a", numbered(10)...)
+	redistest.Eventually(t, "the backlog is known", func() bool { return r.status("a").Backlog == 10 })
+	s.Kill()
+	redistest.Eventually(t, "the trouble is visible", func() bool { return r.status("a").State == Failing })
+	s.Restart()
+	redistest.Eventually(t, "and over", func() bool { return r.status("a").State == Waiting })
+}
+
 func TestAnItemStaysInRedisUntilItIsConfirmed(t *testing.T) {
 	s := redistest.Start(t)
 	s.Push("a", numbered(10)...)

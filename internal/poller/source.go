@@ -38,7 +38,8 @@ type source struct {
 	fresh   bool        // no lease was held yet: one that this instance left is taken over
 	renewed time.Time
 	renew   bool      // the guard that is under way renews the lease
-	due     time.Time // slow poll
+	asked   time.Time // when Redis was last asked
+	due     time.Time // when it is asked next even if nothing happens: the slow poll
 	idle    time.Duration
 
 	most  int // bytes of the largest item in the last read
@@ -54,6 +55,10 @@ type source struct {
 
 // firstRead is how many items are asked for while their size is not known.
 const firstRead = 32
+
+// lookWait is the least time between two looks at a list that nobody takes from,
+// however busy its producers are.
+const lookWait = time.Second
 
 // run is a batch, or one item that can't be delivered.
 type run struct {
@@ -84,15 +89,18 @@ func newSource(l *Loop, list List) *source {
 // reports whether there was anything.
 func (s *source) turn(ctx context.Context, now time.Time) bool {
 	plan := s.follow()
+	paused := s.paused.Load()
+	takes := plan.Active && !paused && s.loop.taking.Load()
 	if s.hint.Swap(false) {
 		s.more, s.idle = true, 0
+		if soon := s.asked.Add(lookWait); !takes && soon.Before(s.due) {
+			s.due = soon
+		}
 	}
 	if now.Before(s.retryAt) {
 		return false
 	}
 	due := !now.Before(s.due)
-	paused := s.paused.Load()
-	takes := plan.Active && !paused && s.loop.taking.Load()
 	trim := plan.Head > s.base
 	read := takes && plan.Items > 0 && (s.more || due)
 	var err error
@@ -147,6 +155,7 @@ func (s *source) follow() batch.Plan {
 // schedule sets the next slow poll. Where Redis gives no hints the poll is all
 // there is: it is quick while items come, and slows down to maxPoll.
 func (s *source) schedule(now time.Time, takes bool) {
+	s.asked = now
 	wait := s.loop.opts.PollInterval
 	if takes && s.owner && !s.loop.conn.hinted() {
 		s.idle = min(max(2*s.idle, minPoll), maxPoll)
