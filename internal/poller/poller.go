@@ -179,15 +179,18 @@ func (l *Loop) Run(ctx context.Context) error {
 		l.conn.client.Close()
 	}()
 
+	// A round trip that has begun is finished, so that its outcome is known; its
+	// timeout bounds it.
+	call := context.WithoutCancel(ctx)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for ctx.Err() == nil {
 		busy := false
-		l.conn.followHints(ctx)
+		l.conn.followHints(call)
 		for _, s := range l.sources {
 			now := time.Now()
 			l.opts.Alive(now)
-			if s.turn(ctx, now) {
+			if ctx.Err() == nil && s.turn(call, now) {
 				busy = true
 			}
 		}
