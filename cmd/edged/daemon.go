@@ -143,6 +143,9 @@ func serve(cfg *config.Config, stderr io.Writer, ready func()) int {
 
 	// 2. The loop takes nothing more; 3. to 5. clients are told, served and left
 	// time. A second signal ends the waiting.
+	for _, w := range d.windows {
+		w.Stop()
+	}
 	d.loop.StopTaking()
 	drainCtx, hurry := context.WithCancel(context.Background())
 	if order.quit {

@@ -67,6 +67,7 @@ type List struct {
 	bytes   int // cost of all slots
 	parties []*party
 	keys    map[string]int // encoding key -> members that use it
+	stopped bool           // nothing more is taken
 	stats   Stats          // the counters only
 }
 
@@ -130,7 +131,7 @@ func (l *List) Plan() batch.Plan {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	p := batch.Plan{Head: l.head, Next: l.next, Active: l.active()}
-	if !p.Active {
+	if !p.Active || l.stopped {
 		return p
 	}
 	items := l.opts.Window - int(l.next-l.head)
@@ -144,12 +145,20 @@ func (l *List) Plan() batch.Plan {
 	return p
 }
 
+// Stop ends the taking for good: once it has returned no new item is handed out.
+// What is on its way goes on.
+func (l *List) Stop() {
+	l.mu.Lock()
+	l.stopped = true
+	l.mu.Unlock()
+}
+
 // Offer hands a batch to every party and reports whether it was taken. It is
 // refused when it does not start at Next (the window was rewound while it was
-// read) or nobody is there any more; Redis still holds it.
+// read), nobody is there any more, or after Stop; Redis still holds it.
 func (l *List) Offer(b *batch.Batch) bool {
 	l.mu.Lock()
-	if b.First() != l.next || b.Len() == 0 || !l.active() {
+	if b.First() != l.next || b.Len() == 0 || l.stopped || !l.active() {
 		l.mu.Unlock()
 		return false
 	}

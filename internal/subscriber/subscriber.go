@@ -386,6 +386,9 @@ func (s *session) item(headers bool, args []byte) error {
 	if s.received == s.Count {
 		return s.bow()
 	}
+	if s.farewells > 0 {
+		s.farewells = 3 // the round trip under way, and two behind this item
+	}
 	if s.Timeout > 0 && s.unanswered == 0 && s.farewells == 0 {
 		s.watch(s.Timeout, errIdle)
 	}
@@ -414,7 +417,8 @@ func isPrintable(text []byte) bool {
 
 // bow begins the farewell: two round trips. Before the PONG of the first comes
 // the server's PING behind the last item; the PONG of the second says that the
-// server has read our answer to it, so that closing cannot overtake it.
+// server has read our answer to it, so that closing cannot overtake it. An item
+// that comes in between makes them begin anew.
 func (s *session) bow() error {
 	s.farewells = 2
 	s.watch(answerTimeout, errSilent)

@@ -288,8 +288,10 @@ func TestAServerThatIsGoingEndsItWhenWhatIsOnItsWayIsConfirmed(t *testing.T) {
 			f.send("INFO {\"ldm\":true}\r\nMSG a 1 1\r\nx\r\nINFO {\"ldm\":true}\r\nPING\r\n")
 			f.expect("PING")
 			f.expect("PONG")
-			f.send("PONG\r\n")
-			f.expect("PING")
+			for range 2 { // the item came behind the first PING: two more
+				f.send("PONG\r\n")
+				f.expect("PING")
+			}
 			f.send("PONG\r\n")
 			f.expectEnd()
 		})

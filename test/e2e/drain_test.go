@@ -1,0 +1,264 @@
+package e2e
+
+import (
+	"bufio"
+	"fmt"
+	"net"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"edged/internal/redistest"
+
+	"github.com/nats-io/nats.go"
+)
+
+// waysToDrain are the four signals and the command.
+var waysToDrain = []struct {
+	name  string
+	drain func(*daemon)
+}{
+	{"SIGHUP", func(d *daemon) { d.signal(syscall.SIGHUP) }},
+	{"SIGINT", func(d *daemon) { d.signal(syscall.SIGINT) }},
+	{"SIGTERM", func(d *daemon) { d.signal(syscall.SIGTERM) }},
+	{"SIGQUIT", func(d *daemon) { d.signal(syscall.SIGQUIT) }},
+	{"the command drain", func(d *daemon) {
+		if answer := d.control("drain"); answer != "OK\n" {
+			d.t.Errorf("the command drain answers %q, want OK", answer)
+		}
+	}},
+}
+
+// On lame duck mode these clients do what an application should: take what is on
+// its way, and leave. Nothing bounds the drain but that they do.
+func TestClientsThatAreToldToLeaveTakeWhatIsOnItsWay(t *testing.T) {
+	const n = 20_000
+	for _, way := range waysToDrain {
+		t.Run(way.name, func(t *testing.T) {
+			r := redistest.Start(t)
+			d := startEdged(t, r, `drain.timeout = "1h"`)
+			var boxes [3]*inbox
+			var closed [3]chan struct{}
+			for i := range boxes {
+				closed[i] = make(chan struct{})
+				nc := connect(t, d,
+					nats.LameDuckModeHandler(func(nc *nats.Conn) {
+						if err := nc.Drain(); err != nil {
+							t.Errorf("drain the connection: %v", err)
+						}
+					}),
+					nats.ClosedHandler(func(*nats.Conn) { close(closed[i]) }))
+				if i == 0 {
+					_, boxes[i] = subscribe(t, nc, "events", "")
+				} else {
+					_, boxes[i] = subscribe(t, nc, "readings", "workers")
+				}
+			}
+			r.Push("events", numbers(0, n)...)
+			r.Push("readings", numbers(0, n)...)
+			for _, box := range boxes {
+				box.wait(t, 1)
+			}
+			way.drain(d)
+			for i := range closed {
+				select {
+				case <-closed[i]:
+				case <-time.After(patience):
+					t.Fatalf("gave up waiting: client %d drains and closes", i)
+				}
+			}
+			b := d.close()
+			if why := d.waitLog("draining")["why"]; why != way.name {
+				t.Errorf("the log says it drains for %q, want %q", why, way.name)
+			}
+			left := [2][]string{inRedis(t, r, "events"), inRedis(t, r, "readings")}
+			if b.confirmed != 2*n-len(left[0])-len(left[1]) {
+				t.Errorf("%d items were confirmed, %d are gone from Redis", b.confirmed, 2*n-len(left[0])-len(left[1]))
+			}
+			for _, items := range left {
+				wantRun(t, items, n-len(items), n)
+			}
+			wantAll(t, n, boxes[0].all(), left[0])
+			wantAll(t, n, boxes[1].all(), boxes[2].all(), left[1])
+			both := inBoth(left[0], boxes[0].all()) + inBoth(left[1], boxes[1].all(), boxes[2].all())
+			if both > b.returned {
+				t.Errorf("%d items came and are still in Redis, and only %d were returned", both, b.returned)
+			}
+			t.Logf("%+v, %d came and are still in Redis", b, both)
+		})
+	}
+}
+
+// inBoth is how many of the items left in a list came to somebody.
+func inBoth(left []string, came ...[]string) int {
+	seen := make(map[string]bool)
+	for _, items := range came {
+		for _, item := range items {
+			seen[item] = true
+		}
+	}
+	n := 0
+	for _, item := range left {
+		if seen[item] {
+			n++
+		}
+	}
+	return n
+}
+
+func TestADrainWithoutClientsEndsAtOnce(t *testing.T) {
+	for _, way := range waysToDrain {
+		t.Run(way.name, func(t *testing.T) {
+			r := redistest.Start(t)
+			r.Push("events", numbers(0, 10)...)
+			d := startEdged(t, r, `drain.timeout = "1h"`)
+			way.drain(d)
+			if b := d.close(); b != (books{}) {
+				t.Errorf("books are %+v, want nothing taken", b)
+			}
+			wantRun(t, inRedis(t, r, "events"), 0, 10)
+		})
+	}
+}
+
+// startMute starts a client that takes items and confirms none. Its box has
+// their payloads; the channel is closed when it has been disconnected, having
+// been told in lame duck mode or not.
+func startMute(t *testing.T, d *daemon, subject string) (box *inbox, told *bool, gone <-chan struct{}) {
+	t.Helper()
+	conn, err := net.Dial("tcp", d.tcp)
+	if err != nil {
+		t.Fatal(err)
+	}
+	box, told = newInbox(), new(bool)
+	done := make(chan struct{})
+	fmt.Fprintf(conn, "CONNECT {\"verbose\":false}\r\nPING\r\nSUB %s 1\r\n", subject)
+	go func() {
+		defer close(done)
+		in := bufio.NewScanner(conn)
+		for item := false; in.Scan(); {
+			switch {
+			case item:
+				box.add(in.Text())
+				item = false
+			case strings.HasPrefix(in.Text(), "MSG "):
+				item = true
+			case strings.HasPrefix(in.Text(), "INFO ") && strings.Contains(in.Text(), `"ldm":true`):
+				*told = true
+			}
+		}
+	}()
+	t.Cleanup(func() { conn.Close(); <-done })
+	return box, told, done
+}
+
+func TestAClientThatNeverLeavesIsClosedAtTheEndOfTheDrain(t *testing.T) {
+	const n = 100
+	r := redistest.Start(t)
+	r.Push("events", numbers(0, n)...)
+	d := startEdged(t, r, `drain.timeout = "1s"`)
+	box, told, gone := startMute(t, d, "events")
+	box.wait(t, n)
+	d.signal(syscall.SIGTERM)
+	if b := d.close(); b != (books{taken: n, returned: n}) {
+		t.Errorf("books are %+v, want all %d returned", b, n)
+	}
+	<-gone
+	if !*told {
+		t.Error("the client was not told that the daemon is going")
+	}
+	wantRun(t, inRedis(t, r, "events"), 0, n)
+}
+
+func TestASecondSignalDoesNotWaitForClients(t *testing.T) {
+	const n = 100
+	ways := map[string]func(*daemon){
+		"signal": func(d *daemon) { d.signal(syscall.SIGINT) },
+		"quit":   func(d *daemon) { d.control("quit") },
+	}
+	for name, hurry := range ways {
+		t.Run(name, func(t *testing.T) {
+			r := redistest.Start(t)
+			r.Push("events", numbers(0, n)...)
+			d := startEdged(t, r, `drain.timeout = "1h"`)
+			box, _, gone := startMute(t, d, "events")
+			box.wait(t, n)
+			d.signal(syscall.SIGTERM)
+			d.waitLog("draining")
+			hurry(d)
+			if b := d.close(); b != (books{taken: n, returned: n}) {
+				t.Errorf("books are %+v, want all %d returned", b, n)
+			}
+			<-gone
+			wantRun(t, inRedis(t, r, "events"), 0, n)
+
+			d.restart()
+			nc := connect(t, d)
+			_, again := subscribe(t, nc, "events", "")
+			wantRun(t, again.wait(t, n), 0, n)
+			waitEmpty(t, r, "events")
+		})
+	}
+}
+
+// The control socket says how it is until the end.
+func TestTheControlSocketAnswersDuringTheDrain(t *testing.T) {
+	r := redistest.Start(t)
+	d := startEdged(t, r, `drain.timeout = "1h"`)
+	told := make(chan struct{})
+	nc := connect(t, d, nats.LameDuckModeHandler(func(*nats.Conn) { close(told) }))
+	d.signal(syscall.SIGHUP)
+	<-told
+	if s := d.status(); s.State != "draining" || s.Why != "SIGHUP" {
+		t.Errorf("status is %q for %q, want draining for SIGHUP", s.State, s.Why)
+	}
+	if answer := d.control("drain"); !strings.HasPrefix(answer, "ERR Draining ") {
+		t.Errorf("a second drain is answered with %q, want ERR Draining", answer)
+	}
+	nc.Close()
+	d.close()
+}
+
+// The last client's leaving ends the loop, often in the middle of a round. That is
+// no error, and the log has none.
+func TestClientsThatLeaveInTheMiddleOfARoundAreNoFault(t *testing.T) {
+	r := redistest.Start(t)
+	r.Push("events", numbers(0, 100_000)...)
+	r.Push("readings", numbers(0, 100_000)...)
+	d := startEdged(t, r, `drain.timeout = "1h"`)
+	for i := range 20 {
+		t.Run(fmt.Sprint(i), func(t *testing.T) {
+			nc := connect(t, d)
+			_, events := subscribe(t, nc, "events", "")
+			_, readings := subscribe(t, nc, "readings", "")
+			events.wait(t, 1)
+			readings.wait(t, 1)
+			d.signal(syscall.SIGTERM)
+			nc.Close()
+			d.close()
+			d.restart()
+		})
+	}
+}
+
+// The built-in subscriber leaves when everything that it got is confirmed.
+func TestEdgedSubLeavesADrainingDaemonWithAllThatItPrintedConfirmed(t *testing.T) {
+	const n = 50_000
+	r := redistest.Start(t)
+	d := startEdged(t, r, `drain.timeout = "1h"`)
+	client := startSub(t, d, "events")
+	r.Push("events", numbers(0, n)...)
+	client.inbox.wait(t, window)
+	d.signal(syscall.SIGTERM)
+	if code := client.exit(t); code != 0 {
+		t.Errorf("edged sub ended with code %d, want 0", code)
+	}
+	b := d.close()
+	left := inRedis(t, r, "events")
+	wantRun(t, client.all(), 0, n-len(left))
+	wantRun(t, left, n-len(left), n)
+	if b.confirmed != len(client.all()) {
+		t.Errorf("books are %+v, %d items were printed", b, len(client.all()))
+	}
+}

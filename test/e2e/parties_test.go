@@ -1,0 +1,148 @@
+package e2e
+
+import (
+	"strconv"
+	"testing"
+
+	"edged/internal/redistest"
+)
+
+func TestEveryPlainSubscriberGetsAllItemsAndAQueueGroupSharesThem(t *testing.T) {
+	const n = 50_000
+	r := redistest.Start(t)
+	d := startEdged(t, r)
+	var plain, members []*inbox
+	for range 3 {
+		_, box := subscribe(t, connect(t, d), "events", "")
+		plain = append(plain, box)
+	}
+	for range 3 {
+		_, box := subscribe(t, connect(t, d), "events", "workers")
+		members = append(members, box)
+	}
+	r.Push("events", numbers(0, n)...)
+	for _, box := range plain {
+		wantRun(t, box.wait(t, n), 0, n)
+	}
+	waitEmpty(t, r, "events")
+	redistest.Eventually(t, "the group has handled all", func() bool {
+		return len(members[0].all())+len(members[1].all())+len(members[2].all()) == n
+	})
+	for i, box := range members {
+		if len(box.all()) == 0 {
+			t.Errorf("member %d got nothing", i)
+		}
+	}
+	if twice := wantAll(t, n, members[0].all(), members[1].all(), members[2].all()); twice > 0 {
+		t.Errorf("%d items came to two members", twice)
+	}
+}
+
+func TestAMemberThatDiesLeavesItsItemsToTheOthers(t *testing.T) {
+	r := redistest.Start(t)
+	d := startEdged(t, r)
+	_, plain := subscribe(t, connect(t, d), "events", "")
+	_, stays := subscribe(t, connect(t, d), "events", "workers")
+	dies := startSub(t, d, "-queue", "workers", "events")
+	redistest.Eventually(t, "three are subscribed", func() bool { return d.subscriptions() == 3 })
+	p := startProducer(t, r, "events")
+	dies.inbox.wait(t, 1)
+	freeze(t, dies.cmd) // so that it dies with items that it has not read
+	redistest.Eventually(t, "it owes a hundred items", func() bool { return d.owed("edged sub") >= 100 })
+	dies.kill()
+	stays.wait(t, len(stays.all())+window)
+	n := p.finish()
+	wantRun(t, plain.wait(t, n), 0, n)
+	waitEmpty(t, r, "events")
+	redistest.Eventually(t, "the group has handled all", func() bool { return distinct(stays.all(), dies.all()) == n })
+	twice := wantAll(t, n, stays.all(), dies.all())
+	t.Logf("of %d items the member that died printed %d, %d came twice", n, len(dies.all()), twice)
+	if twice > window {
+		t.Errorf("%d items came twice, want at most %d", twice, window)
+	}
+}
+
+func distinct(boxes ...[]string) int {
+	seen := make(map[string]bool)
+	for _, items := range boxes {
+		for _, item := range items {
+			seen[item] = true
+		}
+	}
+	return len(seen)
+}
+
+func TestAListThatNobodyConfirmsIsDelivered(t *testing.T) {
+	const n = 20_000
+	r := redistest.Start(t)
+	d := startEdged(t, r, `[[list]]
+key = "events"
+ack = "none"
+[[list]]
+key = "readings"`)
+	nc := connect(t, d)
+	_, events := subscribe(t, nc, "events", "")
+	_, readings := subscribe(t, nc, "readings", "")
+	mute, _, _ := startMute(t, d, "events") // owes nothing: nobody waits for it
+	redistest.Eventually(t, "three are subscribed", func() bool { return d.subscriptions() == 3 })
+	r.Push("events", numbers(0, n)...)
+	r.Push("readings", numbers(0, n)...)
+	wantRun(t, events.wait(t, n), 0, n)
+	wantRun(t, readings.wait(t, n), 0, n)
+	wantRun(t, mute.wait(t, n), 0, n)
+	waitEmpty(t, r, "events", "readings")
+}
+
+func TestAClientThatStopsReadingIsCutOffAndTheOthersGoOn(t *testing.T) {
+	const n = 50_000
+	r := redistest.Start(t)
+	d := startEdged(t, r, `delivery.receipt_timeout = "1s"`)
+	nc := connect(t, d)
+	_, events := subscribe(t, nc, "events", "")
+	_, readings := subscribe(t, nc, "readings", "")
+	stuck := startSub(t, d, "events")
+	redistest.Eventually(t, "three are subscribed", func() bool { return d.subscriptions() == 3 })
+	freeze(t, stuck.cmd)
+	defer thaw(stuck.cmd)
+
+	r.Push("events", numbers(0, n)...)
+	r.Push("readings", numbers(0, n)...)
+	wantRun(t, readings.wait(t, n), 0, n)
+	waitEmpty(t, r, "readings")
+	line := d.waitLog("client disconnected")
+	if line["name"] != "edged sub" || line["owed"].(float64) < 1 {
+		t.Errorf("the log says %v, want edged sub disconnected with a debt", line)
+	}
+	wantRun(t, events.wait(t, n), 0, n)
+	waitEmpty(t, r, "events")
+	redistest.Eventually(t, "one stuck client is counted and one is connected", func() bool {
+		s := d.status()
+		return s.TCP.Stuck == 1 && s.TCP.Clients == 1
+	})
+	thaw(stuck.cmd)
+	if code := stuck.exit(t); code != 1 {
+		t.Errorf("edged sub ended with code %d, want 1", code)
+	}
+	wantRun(t, stuck.all(), 0, len(stuck.all()))
+}
+
+// What was not confirmed by the one that is cut off waits for the next.
+func TestAClientThatIsCutOffLeavesItsItemsInTheList(t *testing.T) {
+	const n = 20_000
+	r := redistest.Start(t)
+	d := startEdged(t, r, `delivery.receipt_timeout = "1s"`)
+	stuck := startSub(t, d, "events")
+	redistest.Eventually(t, "edged sub is subscribed", func() bool { return d.subscriptions() == 1 })
+	freeze(t, stuck.cmd)
+	r.Push("events", numbers(0, n)...)
+	d.waitLog("client disconnected")
+	thaw(stuck.cmd)
+	stuck.exit(t)
+
+	_, box := subscribe(t, connect(t, d), "events", "")
+	twice := wantAll(t, n, stuck.all(), box.last(t, strconv.Itoa(n-1)))
+	if twice > window {
+		t.Errorf("%d items came twice, want at most %d", twice, window)
+	}
+	waitEmpty(t, r, "events")
+}
