@@ -17,12 +17,14 @@ import (
 // can't be written for that reason they go on without; the check of the head is
 // then what keeps two instances apart.
 
-// isItem compares the item at an index with a mark.
+// isItem compares the item at an index with a mark; see markOf.
 const isItem = `
-local function is(index, size, head, tail)
+local function is(index, size, sum, ends)
   local v = redis.call('LINDEX', KEYS[1], index)
-  return v and #v == tonumber(size) and string.sub(v, 1, #head) == head
-    and (#tail == 0 or string.sub(v, -#tail) == tail)
+  if not v or #v ~= tonumber(size) then return false end
+  ends = tonumber(ends)
+  if #v > 2 * ends then v = string.sub(v, 1, ends) .. string.sub(v, -ends) end
+  return redis.sha1hex(v) == sum
 end
 `
 
@@ -31,8 +33,9 @@ end
 //
 // ARGV: 1 holder, 2 what the holders that may be replaced begin with (this
 // instance's name, when it has just started), 3 lease in ms, 4 whether to renew,
-// 5 items to remove, 6 'R' for a list whose head is the right end, 7 whether to
-// check the head, 8-10 the head's mark, 11-13 the mark of the last to remove.
+// 5 items to remove, 6 'R' for a list whose head is the right end, 7 markEnd, and
+// from 8 on what must be so for the head to be the one that was read: an item's
+// place counted from the head, its size and its sum, again and again.
 //
 // It returns {what, length of the list, holder}: what is "ok", "moved" (the head
 // is another one, nothing was removed), "lost" (the lease had run out: it is
@@ -49,22 +52,27 @@ else
   if set.err and not string.find(set.err, 'OOM', 1, true) then return set end
   if not set.err then what = 'lost' end
 end
-local head, last, n = 0, tonumber(ARGV[5]) - 1, tonumber(ARGV[5])
-if ARGV[6] == 'R' then head, last = -1, -n end
-if ARGV[7] == '1' then
-  if not is(head, ARGV[8], ARGV[9], ARGV[10]) then what = 'moved'
-  elseif n > 1 and not is(last, ARGV[11], ARGV[12], ARGV[13]) then what = 'moved' end
+for i = 8, #ARGV, 3 do
+  local place = tonumber(ARGV[i])
+  if ARGV[6] == 'R' then place = -1 - place end
+  if not is(place, ARGV[i + 1], ARGV[i + 2], ARGV[7]) then what = 'moved' end
 end
+local n = tonumber(ARGV[5])
 if what == 'ok' and n > 0 then
   if ARGV[6] == 'R' then redis.call('LTRIM', KEYS[1], 0, -n - 1)
   else redis.call('LTRIM', KEYS[1], n, -1) end
 end
+-- LLEN stands last for a reason: reading the list here makes Redis track it
+-- again, after the LTRIM has ended that.
 return {what, redis.call('LLEN', KEYS[1]), ARGV[1]}
 `)
 
 // bury moves the head to the dead-letter list, KEYS[3], behind a line that says
-// why. ARGV: 1 holder, 2 'R' or 'L', 3-5 the head's mark, 6 the line. It returns
-// {what, length of the list, holder} like guard.
+// why. ARGV: 1 holder, 2 'R' or 'L', 3-5 the head's size and sum and markEnd,
+// 6 the line. It returns {what, length of the list, holder} like guard.
+//
+// It pops first: a script that has written something is not stopped at maxmemory.
+// LLEN makes sure before that that the dead letters are a list.
 var bury = redis.NewScript(isItem + `
 local holder = redis.call('GET', KEYS[2])
 if holder and holder ~= ARGV[1] then
@@ -75,8 +83,8 @@ if ARGV[2] == 'R' then head, pop = -1, 'RPOP' end
 if not is(head, ARGV[3], ARGV[4], ARGV[5]) then
   return {'moved', redis.call('LLEN', KEYS[1]), ARGV[1]}
 end
-redis.call('RPUSH', KEYS[3], ARGV[6] .. '\n' .. redis.call('LINDEX', KEYS[1], head))
-redis.call(pop, KEYS[1])
+redis.call('LLEN', KEYS[3])
+redis.call('RPUSH', KEYS[3], ARGV[6] .. '\n' .. redis.call(pop, KEYS[1]))
 return {'ok', redis.call('LLEN', KEYS[1]), ARGV[1]}
 `)
 

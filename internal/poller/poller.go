@@ -22,7 +22,6 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"fmt"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -37,7 +36,7 @@ import (
 type Window interface {
 	Plan() batch.Plan
 	Offer(*batch.Batch) bool
-	Bury()
+	Bury(seq uint64) bool
 	Gone(seq uint64)
 }
 
@@ -152,8 +151,11 @@ func (l *Loop) Wake() {
 // changed is called by the hints.
 func (l *Loop) changed(key string) {
 	for _, s := range l.sources {
-		if key == "" || slices.Contains(s.keys[:2], key) {
+		if key == "" || key == s.keys[0] {
 			s.hint.Store(true)
+		}
+		if key == "" || key == s.keys[1] {
+			s.freed.Store(true)
 		}
 	}
 	l.Wake()
@@ -276,7 +278,6 @@ func (l *Loop) Pause(key string, paused bool) bool {
 	for _, s := range l.sources {
 		if s.list.Key == key {
 			s.paused.Store(paused)
-			s.hint.Store(true)
 			l.Wake()
 			return true
 		}

@@ -114,7 +114,11 @@ func start(t *testing.T, address string, change ...func(*Options)) *rig {
 	for i := range opts.Lists {
 		w := relay.NewList(relay.Options{Window: 4000, Memory: 4 << 20, Changed: func() { r.loop.Wake() }})
 		r.windows = append(r.windows, w)
-		opts.Lists[i].Window = w
+		if wrapped, ok := opts.Lists[i].Window.(*leavesBeforeBury); ok {
+			wrapped.Window = w
+		} else {
+			opts.Lists[i].Window = w
+		}
 	}
 	r.loop = New(opts)
 	ctx, cancel := context.WithCancel(t.Context())

@@ -2,6 +2,8 @@ package poller
 
 import (
 	"bytes"
+	"crypto/sha1"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"hash/maphash"
@@ -137,20 +139,19 @@ type gather struct {
 	total int   // items in the reply
 	most  int   // bytes of the largest
 
-	keep    bool // the current item goes into data
-	marking bool // the current item is the large one
+	keep    bool    // the current item goes into data
+	marking *marker // of the current item while that is the large one
 	scratch [512]byte
 }
 
 func (g *gather) begin(size int) {
 	g.total++
 	g.most = max(g.most, size)
-	g.keep, g.marking = false, false
+	g.keep, g.marking = false, nil
 	switch {
 	case g.cut:
 	case size > g.maxItem:
-		g.cut, g.marking = true, true
-		g.large = &mark{size: size}
+		g.cut, g.marking = true, new(marker)
 	case len(g.ends) > 0 && len(g.data)+size > g.maxBytes:
 		g.cut = true
 	default:
@@ -173,14 +174,18 @@ func (g *gather) space(n int) []byte {
 func (g *gather) filled(p []byte) {
 	if g.keep {
 		g.data = g.data[:len(g.data)+len(p)]
-	} else if g.marking {
-		g.large.add(p)
+	} else if g.marking != nil {
+		g.marking.add(p)
 	}
 }
 
 func (g *gather) end() {
 	if g.keep {
 		g.ends = append(g.ends, len(g.data))
+	}
+	if g.marking != nil {
+		m := g.marking.mark()
+		g.large = &m
 	}
 }
 
@@ -199,28 +204,45 @@ func (g *gather) reverse() {
 	g.data, g.ends = data, ends
 }
 
-// markBytes is how much of either end of an item a mark holds.
-const markBytes = 128
+// markEnd is how many bytes of either end count for the mark of a large item.
+const markEnd = 8 << 10
 
-// mark is enough of an item to know it again: its length and both its ends.
+// mark is enough of an item to know it again inside Redis: its length and its
+// SHA-1, or where it is longer than two markEnds that of its ends.
 type mark struct {
+	size int
+	sum  string // hex
+}
+
+func markOf(item []byte) mark {
+	var m marker
+	m.add(item)
+	return m.mark()
+}
+
+// marker makes the mark of an item whose bytes come piece by piece.
+type marker struct {
 	size       int
 	head, tail []byte
 }
 
-func markOf(item []byte) mark {
-	return mark{size: len(item), head: item[:min(markBytes, len(item))], tail: item[max(0, len(item)-markBytes):]}
-}
-
-// add takes the next bytes of the item.
-func (m *mark) add(p []byte) {
-	if room := markBytes - len(m.head); room > 0 {
-		m.head = append(m.head, p[:min(room, len(p))]...)
+func (m *marker) add(p []byte) {
+	m.size += len(p)
+	if room := min(markEnd-len(m.head), len(p)); room > 0 {
+		m.head = append(m.head, p[:room]...)
+		p = p[room:]
 	}
-	m.tail = append(m.tail, p...)
-	if over := len(m.tail) - markBytes; over > 0 {
+	m.tail = append(m.tail, p[max(0, len(p)-markEnd):]...)
+	if over := len(m.tail) - markEnd; over > 0 {
 		m.tail = append(m.tail[:0], m.tail[over:]...)
 	}
+}
+
+func (m *marker) mark() mark {
+	h := sha1.New()
+	h.Write(m.head)
+	h.Write(m.tail)
+	return mark{size: m.size, sum: hex.EncodeToString(h.Sum(nil))}
 }
 
 // prints is the sink that keeps a hash of each item, to find out where in the

@@ -1,6 +1,7 @@
 package poller
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -30,11 +31,14 @@ type source struct {
 	held []run  // what was read from there on, in order, without a gap
 	next uint64 // sequence number behind held
 
+	took    bool        // somebody was there to receive the last time round
 	more    bool        // there may be items behind next
 	hint    atomic.Bool // set by the hints: the list has changed
+	freed   atomic.Bool // set by the hints: its lease has changed
 	paused  atomic.Bool // set by an operator
 	unsure  bool        // base may be wrong: find held in the list again before anything else
 	owner   bool        // this process holds the lease, as far as it knows
+	standby bool        // another one holds it
 	fresh   bool        // no lease was held yet: one that this instance left is taken over
 	renewed time.Time
 	renew   bool      // the guard that is under way renews the lease
@@ -45,6 +49,7 @@ type source struct {
 	most  int // bytes of the largest item in the last read
 	limit int // how many items the next read may ask for: sizes may change, so it doubles at most
 
+	loaded  bool // the scripts were loaded because Redis did not know them
 	retry   *backoff
 	retryAt time.Time // after a fault
 	faults  int       // in a row
@@ -68,13 +73,6 @@ type run struct {
 	large *mark
 }
 
-func (r run) mark(i int) mark {
-	if r.large != nil {
-		return *r.large
-	}
-	return markOf(r.b.Item(i))
-}
-
 func newSource(l *Loop, list List) *source {
 	s := &source{
 		list: list, loop: l, fresh: true, more: true, limit: firstRead, retry: newBackoff(),
@@ -91,9 +89,16 @@ func (s *source) turn(ctx context.Context, now time.Time) bool {
 	plan := s.follow()
 	paused := s.paused.Load()
 	takes := plan.Active && !paused && s.loop.taking.Load()
-	if s.hint.Swap(false) {
+	if takes && !s.took {
+		s.more, s.idle = true, 0 // what came while nobody was there is not known
+	}
+	s.took = takes
+	hint, freed := s.hint.Swap(false), s.freed.Swap(false)
+	if freed || hint && takes && !s.standby {
 		s.more, s.idle = true, 0
-		if soon := s.asked.Add(lookWait); !takes && soon.Before(s.due) {
+	}
+	if hint && (!takes || s.standby) && s.faults == 0 { // worth a look, but not one for each item
+		if soon := s.asked.Add(lookWait); soon.Before(s.due) {
 			s.due = soon
 		}
 	}
@@ -230,7 +235,7 @@ func (s *source) exchange(ctx context.Context, now time.Time, plan batch.Plan, r
 // guard adds the guard script to a pipeline.
 func (s *source) guard(ctx context.Context, pipe redis.Pipeliner, now time.Time, trim int) *redis.Cmd {
 	o := &s.loop.opts
-	instead, renew, check, side := "", "0", "0", "L"
+	instead, renew, side := "", "0", "L"
 	if s.fresh {
 		instead = o.Instance + "/"
 	}
@@ -240,20 +245,43 @@ func (s *source) guard(ctx context.Context, pipe redis.Pipeliner, now time.Time,
 	if s.list.FromRight {
 		side = "R"
 	}
-	var head, last mark
-	if len(s.held) > 0 {
-		check = "1"
-		head = s.at(s.base)
-		if trim > 1 {
-			last = s.at(s.base + uint64(trim) - 1)
-		}
+	args := []any{"EVALSHA", guard.Hash(), 2, s.keys[0], s.keys[1],
+		s.loop.holder, instead, o.Lease.Milliseconds(), renew, trim, side, markEnd}
+	for _, seq := range s.landmarks(trim) {
+		m := s.at(seq)
+		args = append(args, seq-s.base, m.size, m.sum)
 	}
-	cmd := redis.NewCmd(ctx, "EVALSHA", guard.Hash(), 2, s.keys[0], s.keys[1],
-		s.loop.holder, instead, o.Lease.Milliseconds(), renew, trim, side, check,
-		head.size, head.head, head.tail, last.size, last.head, last.tail)
+	cmd := redis.NewCmd(ctx, args...)
 	pipe.Process(ctx, cmd)
 	return cmd
 }
+
+// landmarks are the items whose places tell that the head has not moved: the
+// head, the last to be removed, and the first that differs from the head. Where
+// somebody else removes items, and all items repeat in the very rhythm of what
+// was removed, that can't be seen.
+func (s *source) landmarks(trim int) []uint64 {
+	if len(s.held) == 0 {
+		return nil
+	}
+	marks := []uint64{s.base}
+	if s.held[0].large == nil {
+		head := s.item(s.base)
+		for seq := s.base + 1; seq < min(s.next, s.base+maxRepeat); seq++ {
+			if item := s.item(seq); item != nil && !bytes.Equal(item, head) {
+				marks = append(marks, seq)
+				break
+			}
+		}
+	}
+	if trim > 1 {
+		marks = append(marks, s.base+uint64(trim)-1)
+	}
+	return marks
+}
+
+// maxRepeat bounds the search for an item that differs from the head.
+const maxRepeat = 64
 
 // verdict reads what a script said about lease and head.
 func (s *source) verdict(cmd *redis.Cmd, err error, now time.Time) (what string, _ error) {
@@ -281,6 +309,7 @@ func (s *source) verdict(cmd *redis.Cmd, err error, now time.Time) (what string,
 	}
 	s.mu.Unlock()
 	s.fresh = false
+	s.standby = what == "standby"
 	switch {
 	case what == "standby":
 		if s.owner {
@@ -301,10 +330,26 @@ var errNoScript = errors.New("NOSCRIPT")
 func (s *source) at(seq uint64) mark {
 	for _, r := range s.held {
 		if seq < r.first+uint64(r.n) {
-			return r.mark(int(seq - r.first))
+			if r.large != nil {
+				return *r.large
+			}
+			return markOf(r.b.Item(int(seq - r.first)))
 		}
 	}
 	return mark{}
+}
+
+// item returns an item that is held; nil where only its mark is.
+func (s *source) item(seq uint64) []byte {
+	for _, r := range s.held {
+		if seq < r.first+uint64(r.n) {
+			if r.b == nil {
+				return nil
+			}
+			return r.b.Item(int(seq - r.first))
+		}
+	}
+	return nil
 }
 
 // trimmed says that n items were removed from the head.
@@ -342,7 +387,10 @@ func (s *source) take(got *gather, ask int) {
 		return // an item too large that follows is read again, first
 	}
 	if got.large != nil {
-		s.list.Window.Bury()
+		if !s.list.Window.Bury(s.next) {
+			s.more = true
+			return
+		}
 		s.hold(run{first: s.next, n: 1, large: got.large})
 	}
 }
@@ -454,6 +502,7 @@ func equal(a, b []uint64) bool {
 // bury moves the item at the head to the dead-letter list.
 func (s *source) bury(ctx context.Context, now time.Time) error {
 	large := s.held[0].large
+	s.renew = false // this script renews nothing
 	side := "L"
 	if s.list.FromRight {
 		side = "R"
@@ -466,7 +515,7 @@ func (s *source) bury(ctx context.Context, now time.Time) error {
 		return err
 	}
 	cmd := redis.NewCmd(ctx, "EVALSHA", bury.Hash(), 3, s.keys[0], s.keys[1], s.keys[2],
-		s.loop.holder, side, large.size, large.head, large.tail, why)
+		s.loop.holder, side, large.size, large.sum, markEnd, why)
 	what, err := s.verdict(cmd, s.loop.conn.client.Process(ctx, cmd), now)
 	if err != nil {
 		return err
@@ -524,10 +573,10 @@ func (s *source) look(ctx context.Context) error {
 
 // fail backs off. One line in the log when the trouble begins, not one a try.
 func (s *source) fail(err error, now time.Time) {
-	if errors.Is(err, errNoScript) {
-		err = s.loop.loadScripts()
-		if err == nil {
-			return // at once again
+	if errors.Is(err, errNoScript) && !s.loaded {
+		s.loaded = true
+		if err = s.loop.loadScripts(); err == nil {
+			return // at once again, but only once
 		}
 	}
 	if len(s.held) > 0 {
@@ -551,6 +600,7 @@ func (s *source) fail(err error, now time.Time) {
 }
 
 func (s *source) succeed(now time.Time) {
+	s.loaded = false
 	if s.faults == 0 {
 		return
 	}

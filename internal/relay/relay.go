@@ -176,13 +176,19 @@ func (l *List) Offer(b *batch.Batch) bool {
 	return true
 }
 
-// Bury passes over the item at Next, which can't be delivered. It counts as
-// settled as soon as everything before it is.
-func (l *List) Bury() {
+// Bury passes over the item seq, which can't be delivered. It counts as settled
+// as soon as everything before it is. Like Offer it is refused when seq is not
+// Next.
+func (l *List) Bury(seq uint64) bool {
 	l.mu.Lock()
+	if seq != l.next {
+		l.mu.Unlock()
+		return false
+	}
 	l.push(&slot{first: l.next, n: 1, since: l.opts.Now()})
 	l.advance()
 	l.mu.Unlock()
+	return true
 }
 
 func (l *List) push(s *slot) {
@@ -218,6 +224,9 @@ func (l *List) Gone(seq uint64) {
 	}
 	if l.head < seq && len(l.slots) == 0 {
 		l.head, l.next = seq, seq
+	}
+	if !l.active() {
+		l.giveBack()
 	}
 	l.advance()
 }

@@ -224,7 +224,9 @@ func TestABuriedItemHoldsUpNobody(t *testing.T) {
 	a := all()
 	l.Join("", "1", a)
 	offer(t, l, 2)
-	l.Bury()
+	if l.Bury(1) || !l.Bury(2) {
+		t.Fatal("only the item at Next can be passed over")
+	}
 	offer(t, l, 2)
 	a.got[1].receipt.Confirm()
 	wantPlan(t, l, 0, 5)
@@ -247,6 +249,23 @@ func TestItemsThatSomebodyElseRemovedAreOwedByNobody(t *testing.T) {
 	wantPlan(t, l, 20, 20)
 	l.Gone(25)
 	wantPlan(t, l, 25, 25)
+}
+
+func TestWhatNobodyOwesAfterGoneGoesBack(t *testing.T) {
+	l := newList()
+	a, b := &taker{limit: 6}, all()
+	l.Join("g", "1", a)
+	mb := l.Join("g", "1", b)
+	for _, n := range []int{3, 2, 3, 3} { // a, b, b, a: full
+		offer(t, l, n)
+	}
+	mb.Leave()
+	a.got[1].receipt.Confirm()
+	l.Gone(3)
+	if st := l.Stats(); st.Members != 0 || st.InFlight != 0 {
+		t.Fatalf("nobody is there, and in flight are %+v", st)
+	}
+	balanced(t, l)
 }
 
 func TestAfterStopNothingNewIsHandedOutButTheRestGoesOn(t *testing.T) {

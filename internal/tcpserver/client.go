@@ -45,7 +45,10 @@ type client struct {
 	ldm        bool // INFO with ldm is owed, or was sent
 	owed       int  // list items delivered and not confirmed
 	progress   time.Time
-	pinged     bool       // a PING is outstanding
+	pinged     bool       // a PING is outstanding, or being written
+	pingOut    uint64     // bytesOut behind it; 0 while it is being written
+	pingThere  time.Time  // when the client's host was seen to have it
+	early      bool       // its PONG came before it was written
 	unanswered int        // intervals that passed with it
 	covered    []delivery // written before the outstanding PING
 	uncovered  []delivery // written after it

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"edged/internal/batch"
+	"edged/internal/relay"
 )
 
 func wantConfirmed(t *testing.T, m *fakeMembership, want ...int) {
@@ -444,4 +445,86 @@ func TestListItemsAreNotCountedAsPending(t *testing.T) {
 	if st := s.Stats(); st.SlowConsumers != 0 {
 		t.Errorf("stats are %+v, want no slow consumer", st)
 	}
+}
+
+// feed offers whatever a window allows.
+func feed(w *relay.List, item []byte) {
+	for p := w.Plan(); p.Items > 0 && w.Offer(batch.Of("items", p.Next, item)); p = w.Plan() {
+	}
+}
+
+func TestAfterUnsubTheServerKeepsNothingOfTheItems(t *testing.T) {
+	for _, reads := range []bool{false, true} {
+		t.Run(fmt.Sprintf("reads=%v", reads), func(t *testing.T) {
+			window := relay.NewList(relay.Options{Window: 100, Memory: 4 << 20})
+			opts := testOptions()
+			opts.Lists = []List{{Subject: "items", Joiner: window}}
+			s, addr := serve(t, opts)
+			c := dial(t, addr)
+			if reads { // but answers no PING
+				go io.Copy(io.Discard, c)
+			}
+			for i := range 20 {
+				c.send(fmt.Sprintf("SUB items %d\r\n", i))
+				eventually(t, "the client joined", func() bool { return window.Stats().Members == 1 })
+				feed(window, make([]byte, 1<<20))
+				c.send(fmt.Sprintf("UNSUB %d\r\n", i))
+				eventually(t, "the client left", func() bool { return window.Stats().Members == 0 })
+			}
+			client := s.snapshot()[0]
+			client.mu.Lock()
+			defer client.mu.Unlock()
+			kept := len(client.covered) + len(client.uncovered)
+			for _, seg := range client.queue.segments {
+				if seg.batch != nil {
+					kept++
+				}
+			}
+			if kept > 0 {
+				t.Errorf("%d deliveries are remembered that nobody owes", kept)
+			}
+		})
+	}
+}
+
+func pinging(c *client) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.pinged
+}
+
+func TestAPongThatComesBeforeItsPingConfirmsNothingUnwritten(t *testing.T) {
+	window := relay.NewList(relay.Options{Window: 100, Memory: 64 << 20})
+	opts := testOptions()
+	opts.Lists = []List{{Subject: "items", Joiner: window}}
+	s, addr := serve(t, opts)
+	c := dial(t, addr)
+	c.send("SUB items 1\r\n")
+	eventually(t, "the client joined", func() bool { return window.Stats().Members == 1 })
+	window.Offer(batch.Of("items", 0, make([]byte, 30<<20))) // more than the socket's buffers hold
+	eventually(t, "it is being written", func() bool { return pinging(s.snapshot()[0]) })
+	c.send("PONG\r\nSUB done 2\r\n")
+	eventually(t, "the PONG was read", func() bool { return s.Clients()[0].Subscriptions == 2 })
+	if head := window.Plan().Head; head != 0 {
+		t.Fatal("an item is confirmed whose last byte has not left the server")
+	}
+}
+
+func TestAClientThatOwesAReceiptIsCutOffThoughOthersWriteToIt(t *testing.T) {
+	window := relay.NewList(relay.Options{Window: 100, Memory: 1 << 20})
+	opts := testOptions()
+	opts.ReceiptTimeout = 200 * time.Millisecond
+	opts.Lists = []List{{Subject: "items", Joiner: window}}
+	s, addr := serve(t, opts)
+	c := dial(t, addr)
+	go io.Copy(io.Discard, c) // it reads, and answers no PING
+	c.send("SUB items 1\r\nSUB chat 2\r\n")
+	eventually(t, "the client joined", func() bool { return window.Stats().Members == 1 })
+	window.Offer(batch.Of("items", 0, []byte("x")))
+	other := dial(t, addr)
+	go io.Copy(io.Discard, other)
+	eventually(t, "the client is cut off", func() bool {
+		other.send("PUB chat 5\r\nhello\r\n")
+		return s.Stats().Stuck == 1
+	})
 }

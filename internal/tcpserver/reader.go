@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
@@ -249,6 +250,12 @@ func (c *client) finish(sub *subscription, limit int) {
 		}
 		c.dropIfDone(m)
 	}
+	if sub.left.Load() { // so that what others owe now is not kept here
+		of := func(d delivery) bool { return d.member != nil && d.member.sub == sub }
+		c.queue.segments = slices.DeleteFunc(c.queue.segments, func(s segment) bool { return of(s.delivery) })
+		c.covered = slices.DeleteFunc(c.covered, of)
+		c.uncovered = slices.DeleteFunc(c.uncovered, of)
+	}
 	c.mu.Unlock()
 	for _, m := range sub.members {
 		if m == last {
@@ -274,7 +281,12 @@ func (c *client) pong() {
 		c.mu.Unlock()
 		return // nobody asked
 	}
-	c.pinged, c.unanswered = false, 0
+	if c.pingOut == 0 {
+		c.early = true // it counts when all that it stands for has been written
+		c.mu.Unlock()
+		return
+	}
+	c.pinged, c.pingOut, c.pingThere, c.unanswered = false, 0, time.Time{}, 0
 	c.progress = time.Now()
 	confirmed := c.covered
 	c.covered = nil

@@ -139,7 +139,9 @@ func (c *client) tick() {
 
 // stuck tells whether ReceiptTimeout has passed without progress. Progress is a
 // PONG, bytes that the socket took, and bytes that the kernel got rid of: a slow
-// client behind a large socket buffer makes progress that no write shows.
+// client behind a large socket buffer makes progress that no write shows. Once
+// the client's host has the PING only the PONG counts: others may write to the
+// client for ever.
 func (c *client) stuck(now time.Time) bool {
 	unsent, known := sendQueue(c.conn)
 	c.mu.Lock()
@@ -148,6 +150,12 @@ func (c *client) stuck(now time.Time) bool {
 		c.progress = now
 	}
 	c.unsent = unsent
+	if known && c.pingOut > 0 && c.bytesOut.Load()-uint64(unsent) >= c.pingOut {
+		if c.pingThere.IsZero() {
+			c.pingThere = now
+		}
+		return now.Sub(c.pingThere) >= c.server.opts.ReceiptTimeout
+	}
 	return now.Sub(c.progress) >= c.server.opts.ReceiptTimeout
 }
 
@@ -186,15 +194,18 @@ func (c *client) writeRound(out []segment) (n int, err error) {
 
 	c.mu.Lock()
 	for _, d := range c.round {
-		if d.member.confirm == OnWrite {
+		switch {
+		case d.member.sub.left.Load(): // since this round began
+		case d.member.confirm == OnWrite:
 			c.written = append(c.written, d)
-		} else {
+		default:
 			c.uncovered = append(c.uncovered, d)
 		}
 	}
-	if !c.pinged && !ended && (c.askPing || len(c.uncovered) > 0) {
+	asks := !c.pinged && !ended && (c.askPing || len(c.uncovered) > 0)
+	if asks {
 		c.covered, c.uncovered = c.uncovered, nil
-		c.pinged, c.askPing = true, false
+		c.pinged, c.askPing, c.early = true, false, false
 		c.bufs = append(c.bufs, ping)
 	}
 	if c.owed == 0 {
@@ -213,7 +224,14 @@ func (c *client) writeRound(out []segment) (n int, err error) {
 	c.mu.Lock()
 	c.queue.bytes -= queued
 	c.progress = time.Now()
+	if asks {
+		c.pingOut = c.bytesOut.Load()
+	}
+	answered := asks && c.early
 	c.mu.Unlock()
+	if answered {
+		c.pong()
+	}
 	c.confirm(c.written)
 	clear(c.round)
 	clear(c.written)
