@@ -6,7 +6,11 @@
 // of its encodings has one. The package does no I/O and starts no goroutine.
 package batch
 
-import "sync"
+import (
+	"errors"
+	"sync"
+	"time"
+)
 
 // Batch is a run of consecutive items of one list, held in one buffer.
 type Batch struct {
@@ -14,6 +18,10 @@ type Batch struct {
 	first   uint64
 	data    []byte
 	ends    []int
+
+	taken   time.Time // explicit lists only, as tries
+	tries   int
+	pending int64
 
 	mu        sync.Mutex
 	encodings []keyed // guarded by mu; as many as there are distinct keys, so few
@@ -41,6 +49,35 @@ func Of(subject string, first uint64, items ...[]byte) *Batch {
 	}
 	return New(subject, first, data, ends)
 }
+
+// Explicit makes b a batch whose items are acknowledged one by one, each by
+// publishing to its reply subject, and returns it. It was taken at the given
+// time, which tells items of one life of an instance from those of another, and
+// pending items stood behind it in the list.
+func (b *Batch) Explicit(taken time.Time, pending int64) *Batch {
+	b.taken, b.tries, b.pending = taken, 1, pending
+	return b
+}
+
+// Again is a batch of item i of b alone, for its n-th delivery.
+func (b *Batch) Again(i, n int) *Batch {
+	item := b.Item(i)
+	return &Batch{
+		subject: b.subject, first: b.first + uint64(i), data: item, ends: []int{len(item)},
+		taken: b.taken, tries: n, pending: b.pending,
+	}
+}
+
+// Taken is when the items of an explicit batch were taken.
+func (b *Batch) Taken() time.Time { return b.taken }
+
+// Tries is how often the items of an explicit batch have been delivered to the
+// party that gets it, this time included; it is 0 where items are not
+// acknowledged one by one.
+func (b *Batch) Tries() int { return b.tries }
+
+// Pending is how many items stood behind the batch in the list.
+func (b *Batch) Pending() int64 { return b.pending }
 
 // Subject is the subject that the items are delivered under.
 func (b *Batch) Subject() string { return b.subject }
@@ -134,3 +171,40 @@ type Membership interface {
 	// stay owed until they are confirmed; the rest goes to others at once.
 	Finish(keep int)
 }
+
+// Settlement is an item whose fate is known.
+type Settlement struct {
+	Seq        uint64
+	Dead       string // why it goes to the dead letters; empty when it was acknowledged
+	Deliveries int    // the most to one party
+}
+
+// Ack is what a client says about one item of an explicit list.
+type Ack struct {
+	Kind  AckKind
+	Delay time.Duration // Refused: how long to wait before the next delivery
+}
+
+// AckKind is the kind of an Ack.
+type AckKind int
+
+const (
+	Acked      AckKind = iota // +ACK: it is done with
+	Refused                   // -NAK: deliver it again
+	InProgress                // +WPI: more time is needed
+	Terminated                // +TERM: give it up, to the dead letters
+)
+
+// Acknowledger is a Membership in a list whose items are acknowledged one by one.
+type Acknowledger interface {
+	Membership
+	// Acknowledge says something about the item with the sequence number seq that
+	// was taken at the given time. An item that this member was never given is
+	// refused with ErrNotGiven; a second and a late acknowledgement do nothing.
+	// removed, where not nil, is called once the item is out of Redis, or at once
+	// where nothing is to be removed, from any goroutine and without a lock held.
+	Acknowledge(seq uint64, taken time.Time, a Ack, removed func(error)) error
+}
+
+// ErrNotGiven refuses an acknowledgement.
+var ErrNotGiven = errors.New("the item was never given to this client")
