@@ -31,7 +31,7 @@ func BenchmarkEncodeBatch(b *testing.B) {
 	b.SetBytes(int64(bt.Size()))
 	b.ReportAllocs()
 	for b.Loop() {
-		encode(bt, "1")
+		encode(bt, "1", "")
 	}
 }
 
@@ -85,7 +85,7 @@ func BenchmarkFanOut(b *testing.B) {
 	for i := range raw {
 		raw[i] = bytes.Repeat([]byte("x"), 256)
 	}
-	size := len(encode(batch.Of("items", 0, raw...), "1").Data)
+	size := len(encode(batch.Of("items", 0, raw...), "1", "").Data)
 	arrived := make(chan error, clients)
 	for i := range clients {
 		c := dial(b, addr)

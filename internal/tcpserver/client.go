@@ -36,7 +36,7 @@ type client struct {
 	connect    connectOptions
 	connected  bool // CONNECT was read
 	subs       map[string]*subscription
-	members    map[*member]struct{} // of subs, and of past ones that still owe
+	members    map[*member]struct{} // of subs, and of past ones that still owe or may acknowledge
 	expired    []*subscription      // got all they asked for; the writer retires them
 	sent       uint64               // messages, list items included
 	queue      queue
@@ -96,6 +96,7 @@ func newClient(s *Server, id uint64, conn net.Conn) *client {
 		subs:    make(map[string]*subscription),
 		members: make(map[*member]struct{}),
 	}
+	c.pub.server, c.own.server = s, s
 	put(s, &c.queue, c.infoLine(false))
 	return c
 }

@@ -1,6 +1,7 @@
 package tcpserver
 
 import (
+	"bytes"
 	"fmt"
 	"strconv"
 )
@@ -27,9 +28,17 @@ func (c *client) publish(cmd command) error {
 		c.send(errLine(fmt.Sprintf("Permissions Violation for Publish with Reply of %q", cmd.reply)))
 		return nil
 	}
+	if bytes.HasPrefix(cmd.subject, ackPrefix) {
+		c.acknowledge(cmd)
+		return nil
+	}
 	c.ok()
+	if sink := c.server.sink(cmd.subject); sink != nil {
+		sink.Write(cmd.payload, c.server.answer(cmd.reply))
+		return nil
+	}
 	served := c.serve(cmd)
-	sent := c.route(&c.to, message{cmd.subject, cmd.reply, cmd.header, cmd.payload})
+	sent := c.pub.send(message{cmd.subject, cmd.reply, cmd.header, cmd.payload})
 	if !served && !sent && len(cmd.reply) > 0 && c.connect.NoResponders {
 		c.noResponders(cmd.reply)
 	}
@@ -43,7 +52,7 @@ func (c *client) serve(cmd command) bool {
 		return false
 	}
 	if len(cmd.reply) > 0 {
-		c.route(&c.other, message{subject: cmd.reply, payload: service(cmd.payload)})
+		c.own.send(message{subject: cmd.reply, payload: service(cmd.payload)})
 	}
 	return true
 }
@@ -52,33 +61,68 @@ func (c *client) serve(cmd command) bool {
 // nats-server does: a status without payload to its own subscription.
 func (c *client) noResponders(reply []byte) {
 	const status = "NATS/1.0 503\r\n\r\n"
-	c.server.router.match(reply, &c.other)
-	for _, sub := range c.other.plain {
+	c.server.router.match(reply, &c.own.to)
+	for _, sub := range c.own.to.plain {
 		if sub.client == c {
-			c.deliver(sub, message{subject: reply, header: []byte(status)})
+			c.own.deliver(sub, message{subject: reply, header: []byte(status)})
 			break
 		}
 	}
-	c.other.reset()
+	c.own.to.reset()
 }
 
-// message is what is sent on. Its slices belong to the sender's read buffer.
+// sink returns who takes what is published to a subject; nil is nobody special.
+func (s *Server) sink(subject []byte) *Sink {
+	if sink := s.sinks[string(subject)]; sink != nil || len(s.wildSinks) == 0 {
+		return sink
+	}
+	name := string(subject)
+	for _, sink := range s.wildSinks {
+		if subjectMatches(sink.Subject, name) {
+			return sink
+		}
+	}
+	return nil
+}
+
+// answer returns a function that answers a request; nil where no answer is
+// wanted. It may be called from any goroutine.
+func (s *Server) answer(reply []byte) func(payload []byte) {
+	if len(reply) == 0 {
+		return nil
+	}
+	reply = bytes.Clone(reply)
+	return func(payload []byte) {
+		out := sender{server: s}
+		out.send(message{subject: reply, payload: payload})
+	}
+}
+
+// message is what is sent on. Nobody keeps its slices.
 type message struct {
 	subject, reply, header, payload []byte
 }
 
-// route sends a message to whoever is subscribed to its subject and reports
+// sender sends messages to whoever is subscribed. Everything in it but the server
+// is scratch, so a sender belongs to one goroutine.
+type sender struct {
+	server *Server
+	to     receivers
+	line   []byte
+}
+
+// send sends a message to whoever is subscribed to its subject and reports
 // whether anybody took it.
-func (c *client) route(to *receivers, msg message) bool {
-	r := c.server.router
+func (s *sender) send(msg message) bool {
+	r, to := s.server.router, &s.to
 	r.match(msg.subject, to)
 	sent := false
 	for _, sub := range to.plain {
-		sent = c.deliver(sub, msg) || sent
+		sent = s.deliver(sub, msg) || sent
 	}
 	var again []string
 	for _, g := range to.groups {
-		if c.deliver(g.sub, msg) {
+		if s.deliver(g.sub, msg) {
 			sent = true
 		} else {
 			again = append(again, g.name)
@@ -92,7 +136,7 @@ func (c *client) route(to *receivers, msg message) bool {
 			done = true
 			for _, g := range to.groups {
 				if g.name == name {
-					done = c.deliver(g.sub, msg)
+					done = s.deliver(g.sub, msg)
 					sent = sent || done
 				}
 			}
@@ -102,16 +146,15 @@ func (c *client) route(to *receivers, msg message) bool {
 	return sent
 }
 
-// deliver queues a message for the client that sub belongs to. It is called by
-// the goroutine that reads from c.
-func (c *client) deliver(sub *subscription, msg message) bool {
+// deliver queues a message for the client that sub belongs to.
+func (s *sender) deliver(sub *subscription, msg message) bool {
 	to := sub.client
 	to.mu.Lock()
 	if sub.room(1) == 0 {
 		to.mu.Unlock()
 		return false
 	}
-	if to.queue.bytes > c.server.opts.MaxPending {
+	if to.queue.bytes > s.server.opts.MaxPending {
 		to.mu.Unlock()
 		to.end(endSlow)
 		return false
@@ -119,11 +162,11 @@ func (c *client) deliver(sub *subscription, msg message) bool {
 	if !to.connect.Headers {
 		msg.header = nil
 	}
-	c.line = appendHead(c.line[:0], sub.sid, msg)
-	put(c.server, &to.queue, c.line)
-	put(c.server, &to.queue, msg.header)
-	put(c.server, &to.queue, msg.payload)
-	put(c.server, &to.queue, crlf)
+	s.line = appendHead(s.line[:0], sub.sid, msg)
+	put(s.server, &to.queue, s.line)
+	put(s.server, &to.queue, msg.header)
+	put(s.server, &to.queue, msg.payload)
+	put(s.server, &to.queue, crlf)
 	sub.took(1)
 	to.wakeWriter()
 	to.mu.Unlock()

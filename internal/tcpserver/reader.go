@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"slices"
 	"time"
@@ -22,9 +23,9 @@ const (
 
 // reader is what only the reading goroutine uses.
 type reader struct {
-	to    receivers
-	other receivers // for what is sent while to is in use
-	line  []byte    // scratch
+	pub   sender               // for what the client publishes
+	own   sender               // for what the daemon sends because of it
+	given map[string][]*member // by name in reply subjects: who may acknowledge; see nameForAcks
 }
 
 // read is the reading goroutine. It takes the client down when the connection
@@ -146,9 +147,9 @@ func (c *client) introduce(options []byte) error {
 	}
 	c.connect, c.connected = o, true
 	c.mu.Unlock()
-	c.to.except = nil
+	c.pub.to.except = nil
 	if o.Echo != nil && !*o.Echo {
-		c.to.except = c
+		c.pub.to.except = c
 	}
 	c.ok()
 	return nil
@@ -179,7 +180,7 @@ func (c *client) subscribe(cmd command) {
 	}
 	if !known {
 		c.server.router.add(sub)
-		for _, l := range c.server.opts.Lists {
+		for _, l := range c.server.lists {
 			if subjectMatches(sub.subject, l.Subject) {
 				c.join(sub, l)
 			}
@@ -189,9 +190,13 @@ func (c *client) subscribe(cmd command) {
 }
 
 // join makes a subscription a member of a list.
-func (c *client) join(sub *subscription, l List) {
-	m := &member{sub: sub, confirm: l.Confirm}
-	membership := l.Joiner.Join(sub.queue, sub.sid, m)
+func (c *client) join(sub *subscription, l list) {
+	m := &member{sub: sub, confirm: l.Confirm, key: sub.sid}
+	if l.Confirm == Acknowledged {
+		c.nameForAcks(m, l)
+	}
+	m.encode = func(b *batch.Batch) *batch.Encoding { return encode(b, sub.sid, m.name) }
+	membership := l.Joiner.Join(sub.queue, m.key, m)
 	c.mu.Lock()
 	m.membership = membership
 	sub.members = append(sub.members, m)
@@ -227,48 +232,58 @@ func (c *client) unsubscribe(cmd command) {
 // In which order messages and items came is not known any more. So messages are
 // taken to have come first, and where items of several lists are owed none of
 // them is kept: an item may come again that the client has seen, and none is
-// confirmed that it has passed over.
+// confirmed that it has passed over. Items that are acknowledged one by one need
+// no such care: they stay owed, and those passed over come again when overdue.
 func (c *client) finish(sub *subscription, limit int) {
 	c.mu.Lock()
 	owing, owed := 0, 0
 	for _, m := range sub.members {
-		if m.owed > 0 {
+		if m.owed > 0 && m.confirm != Acknowledged {
 			owing++
 			owed += m.owed
 		}
 	}
 	keep := limit - (sub.sent - owed)
-	sub.left.Store(keep <= 0 || owing != 1)
-	var last *member // the one that owes something still
 	for _, m := range sub.members {
 		m.finished = true
-		if sub.left.Load() {
-			c.owed -= m.owed
-			m.owed = 0
-		} else if m.owed > 0 {
-			last = m
+		leaves := keep <= 0 || owing != 1 || m.owed == 0
+		if m.confirm == Acknowledged {
+			leaves = limit <= 0
+		}
+		if leaves {
+			m.abandon()
 		}
 		c.dropIfDone(m)
 	}
-	if sub.left.Load() { // so that what others owe now is not kept here
-		of := func(d delivery) bool { return d.member != nil && d.member.sub == sub }
-		c.queue.segments = slices.DeleteFunc(c.queue.segments, func(s segment) bool { return of(s.delivery) })
-		c.covered = slices.DeleteFunc(c.covered, of)
-		c.uncovered = slices.DeleteFunc(c.uncovered, of)
-	}
+	// What others owe now is not kept here.
+	left := func(d delivery) bool { return d.member != nil && d.member.left.Load() }
+	c.queue.segments = slices.DeleteFunc(c.queue.segments, func(s segment) bool { return left(s.delivery) })
+	c.covered = slices.DeleteFunc(c.covered, left)
+	c.uncovered = slices.DeleteFunc(c.uncovered, left)
 	c.mu.Unlock()
 	for _, m := range sub.members {
-		if m == last {
-			m.membership.Finish(keep)
-		} else {
+		switch {
+		case m.left.Load():
 			m.membership.Leave()
+		case m.confirm == Acknowledged:
+			m.membership.Finish(math.MaxInt)
+		default:
+			m.membership.Finish(keep)
 		}
 	}
 }
 
-// dropIfDone forgets a member that gets nothing more and owes nothing. mu is held.
+// abandon makes what the member owes the debt of others. The client's mu is held.
+func (m *member) abandon() {
+	m.left.Store(true)
+	m.sub.client.owed -= m.owed
+	m.owed = 0
+}
+
+// dropIfDone forgets a member that gets nothing more and owes nothing. What is
+// owed where items are acknowledged one by one is not known here. mu is held.
 func (c *client) dropIfDone(m *member) {
-	if m.finished && m.owed == 0 {
+	if m.finished && m.owed == 0 && m.confirm != Acknowledged {
 		delete(c.members, m)
 	}
 }
@@ -305,7 +320,7 @@ func (c *client) confirm(all []delivery) {
 	c.mu.Lock()
 	for _, d := range all {
 		m := d.member
-		if m.sub.left.Load() {
+		if m.left.Load() {
 			continue
 		}
 		m.owed -= d.items

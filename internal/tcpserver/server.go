@@ -16,10 +16,14 @@
 // all items that were written before that PING. One PING is outstanding at most;
 // items that are written meanwhile are covered by the next one.
 //
+// Items of a list that is Acknowledged are confirmed one by one instead, by what
+// the client publishes to their reply subjects. That, and what is published to a
+// Sink, goes to no other client. It may be answered from any goroutine.
+//
 // Locks are taken in this order, and none is held while a List's Joiner, a
-// Membership or a Receipt is called: the caller of Deliver may hold a lock of its
-// own, then a client's mu. The router's mu and the server's are never held
-// together with a client's, except that the server's may be held first.
+// Membership, a Receipt or a Sink is called: the caller of Deliver may hold a
+// lock of its own, then a client's mu. The router's mu and the server's are never
+// held together with a client's, except that the server's may be held first.
 package tcpserver
 
 import (
@@ -41,9 +45,10 @@ import (
 // List is a Redis list as the server sees it: whoever subscribes to its subject
 // joins it.
 type List struct {
+	Name    string       // its key; stands in the reply subjects of items, where they have one
 	Subject string       // a literal; belongs to the daemon, clients may not publish to it
 	Confirm Confirmation // when a delivery counts as confirmed
-	Joiner  Joiner
+	Joiner  Joiner       // where Confirm is Acknowledged, its memberships are batch.Acknowledgers
 }
 
 // Joiner is where the subscribers of a list become members of its parties.
@@ -60,11 +65,26 @@ type Confirmation int
 const (
 	OnPong  Confirmation = iota // the client answered a PING that was sent behind the items
 	OnWrite                     // the items were written to the client's socket
+
+	// Acknowledged means that the client publishes to the item's reply subject
+	// when it is done with it; the batches are explicit ones. A client makes
+	// progress here, and counts as owing, until the items are written.
+	Acknowledged
 )
 
 // Service answers a request with what it returns. It must not block, and must
 // not keep the payload.
 type Service func(payload []byte) []byte
+
+// Sink takes what clients publish to a subject in place of other clients. Header
+// blocks are dropped.
+type Sink struct {
+	Subject string // a literal or with wildcards; belongs to the daemon
+	// Write takes a payload, which it must not keep. It must not block. It calls
+	// answer once, then or later and from any goroutine, with what the publisher
+	// is to be told; answer is nil where the publisher wants to hear nothing.
+	Write func(payload []byte, answer func(reply []byte))
+}
 
 // Options say what a Server serves, and within which limits. All limits and
 // times must be positive.
@@ -73,6 +93,7 @@ type Options struct {
 	Version  string // must be a semantic version: clients read it
 	Lists    []List
 	Services map[string]Service // by literal subject
+	Sinks    []Sink             // the first one that matches takes it, literal subjects before others
 
 	MaxConnections   int
 	MaxSubscriptions int // of one client
@@ -90,16 +111,19 @@ type Options struct {
 // Server accepts clients and carries messages to them. Its methods may be
 // called from any goroutine.
 type Server struct {
-	opts   Options
-	id     string
-	log    *zap.Logger
-	router *router
-	own    map[string]bool // subjects of lists
-	chunks sync.Pool       // of *[chunkSize]byte
-	stop   chan struct{}   // closed when no more connections are accepted
-	empty  chan struct{}   // closed when that is so and the last client is gone
-	first  time.Duration   // from accept to the first PING
-	wg     sync.WaitGroup  // the goroutines of clients
+	opts      Options
+	id        string
+	log       *zap.Logger
+	router    *router
+	lists     []list
+	own       map[string]bool  // subjects of lists
+	sinks     map[string]*Sink // those with a literal subject
+	wildSinks []*Sink          // the others
+	chunks    sync.Pool        // of *[chunkSize]byte
+	stop      chan struct{}    // closed when no more connections are accepted
+	empty     chan struct{}    // closed when that is so and the last client is gone
+	first     time.Duration    // from accept to the first PING
+	wg        sync.WaitGroup   // the goroutines of clients
 
 	mu        sync.Mutex // guards everything below
 	stopped   bool
@@ -120,6 +144,7 @@ type Stats struct {
 	ConnectTimeouts uint64 `json:"connect_timeouts"` // clients that did not send CONNECT in time
 	ProtocolErrors  uint64 `json:"protocol_errors"`  // clients disconnected for what they sent
 	Denied          uint64 `json:"denied"`           // messages not sent on: a list's subject, or an invalid one
+	AcksRefused     uint64 `json:"acks_refused"`     // acknowledgements of what the client was never given, or that say nothing known
 	MessagesIn      uint64 `json:"messages_in"`
 	MessagesOut     uint64 `json:"messages_out"` // list items included
 	BytesIn         uint64 `json:"bytes_in"`
@@ -136,7 +161,7 @@ type ClientInfo struct {
 	Since         time.Time `json:"since"`
 	Subscriptions int       `json:"subscriptions"`
 	Pending       int       `json:"pending"`  // bytes queued, list items not counted
-	Owed          int       `json:"owed"`     // list items that it has not confirmed
+	Owed          int       `json:"owed"`     // list items that it has not confirmed, or that are not written where it acknowledges them
 	Received      uint64    `json:"received"` // messages from it
 	Sent          uint64    `json:"sent"`     // messages to it, list items included
 	BytesIn       uint64    `json:"bytes_in"`
@@ -153,7 +178,9 @@ func New(opts Options) *Server {
 		id:        rand.Text(),
 		log:       opts.Log,
 		router:    newRouter(),
+		lists:     nameLists(opts.Lists),
 		own:       make(map[string]bool),
+		sinks:     make(map[string]*Sink),
 		chunks:    sync.Pool{New: func() any { return new([chunkSize]byte) }},
 		stop:      make(chan struct{}),
 		empty:     make(chan struct{}),
@@ -163,6 +190,14 @@ func New(opts Options) *Server {
 	}
 	for _, l := range opts.Lists {
 		s.own[l.Subject] = true
+	}
+	for i := range opts.Sinks {
+		sink := &opts.Sinks[i]
+		if _, wild := validSubject([]byte(sink.Subject)); wild {
+			s.wildSinks = append(s.wildSinks, sink)
+		} else if s.sinks[sink.Subject] == nil {
+			s.sinks[sink.Subject] = sink
+		}
 	}
 	return s
 }

@@ -16,12 +16,9 @@ type subscription struct {
 	wild    bool
 	queue   string // empty for none
 	sid     string
-	encode  func(*batch.Batch) *batch.Encoding
 
 	// full is set once, under client.mu: nothing more is taken.
 	full atomic.Bool
-	// left is set once: what is still queued is owed by others.
-	left atomic.Bool
 
 	// Guarded by client.mu.
 	members []*member // complete before UNSUB can name the subscription
@@ -33,23 +30,27 @@ type subscription struct {
 type member struct {
 	sub     *subscription
 	confirm Confirmation
+	name    string // in the reply subjects of items, where they are acknowledged
+	key     string // of its encodings
+	encode  func(*batch.Batch) *batch.Encoding
+
+	// left is set once: what is still queued is owed by others.
+	left atomic.Bool
 
 	// Guarded by client.mu.
 	membership batch.Membership // nil until Join has returned
-	owed       int              // items not confirmed
+	owed       int              // items not confirmed; not written, where they are acknowledged
 	finished   bool             // gets nothing more
 }
 
 func newSubscription(c *client, cmd command, wild bool) *subscription {
-	sub := &subscription{
+	return &subscription{
 		client:  c,
 		subject: string(cmd.subject),
 		wild:    wild,
 		queue:   string(cmd.queue),
 		sid:     string(cmd.sid),
 	}
-	sub.encode = func(b *batch.Batch) *batch.Encoding { return encode(b, sub.sid) }
-	return sub
 }
 
 // open tells whether the subscription takes messages.
@@ -116,18 +117,28 @@ func (sub *subscription) retire() {
 	}
 }
 
-// encode makes the MSG frames of a batch, one behind the other.
-func encode(b *batch.Batch, sid string) *batch.Encoding {
+// encode makes the MSG frames of a batch, one behind the other. Items that are
+// acknowledged one by one get a reply subject under the member's name.
+func encode(b *batch.Batch, sid, name string) *batch.Encoding {
 	prefix := "MSG " + b.Subject() + " " + sid + " "
+	replies := 0 // bytes at most, for one item
+	if b.Tries() > 0 {
+		prefix += ackBegin(b, name)
+		replies = maxAckEnd
+	}
 	size := b.Size()
 	for i := range b.Len() {
-		size += len(prefix) + digits(len(b.Item(i))) + 2*len(crlf)
+		size += len(prefix) + replies + digits(len(b.Item(i))) + 2*len(crlf)
 	}
 	data := make([]byte, 0, size)
 	ends := make([]int, b.Len())
 	for i := range ends {
 		item := b.Item(i)
 		data = append(data, prefix...)
+		if b.Tries() > 0 {
+			data = appendAckEnd(data, b, i)
+			data = append(data, ' ')
+		}
 		data = strconv.AppendInt(data, int64(len(item)), 10)
 		data = append(data, crlf...)
 		data = append(data, item...)

@@ -181,11 +181,10 @@ func (c *client) writeRound(out []segment) (n int, err error) {
 		case seg.chunk != nil:
 			data = seg.chunk[:seg.used]
 			queued += seg.used
-		case ended || seg.member.sub.left.Load():
+		case ended || seg.member.left.Load():
 			continue // owed by others now
 		default:
-			sub := seg.member.sub
-			data = seg.batch.Encoded(sub.sid, sub.encode).Span(seg.from, seg.to)
+			data = seg.batch.Encoded(seg.member.key, seg.member.encode).Span(seg.from, seg.to)
 			c.round = append(c.round, seg.delivery)
 		}
 		c.bufs = append(c.bufs, data)
@@ -195,11 +194,11 @@ func (c *client) writeRound(out []segment) (n int, err error) {
 	c.mu.Lock()
 	for _, d := range c.round {
 		switch {
-		case d.member.sub.left.Load(): // since this round began
-		case d.member.confirm == OnWrite:
-			c.written = append(c.written, d)
-		default:
+		case d.member.left.Load(): // since this round began
+		case d.member.confirm == OnPong:
 			c.uncovered = append(c.uncovered, d)
+		default:
+			c.written = append(c.written, d)
 		}
 	}
 	asks := !c.pinged && !ended && (c.askPing || len(c.uncovered) > 0)

@@ -1,0 +1,45 @@
+package inbound
+
+import (
+	"encoding/json"
+	"fmt"
+)
+
+// pubAck is the answer to a publisher, as JetStream's clients read it
+// (PubAck and APIError in nats.go).
+type pubAck struct {
+	Error  *apiError `json:"error,omitempty"`
+	Stream string    `json:"stream"`
+	Seq    uint64    `json:"seq,omitempty"` // how many items this process has written to the list
+}
+
+type apiError struct {
+	Code        int    `json:"code"`     // as in HTTP
+	ErrCode     int    `json:"err_code"` // see below
+	Description string `json:"description"`
+}
+
+// The codes that nats-server has for such cases (server/errors.json of v2.15).
+const (
+	unavailable = 10008
+	noResources = 10023
+	storeFailed = 10077
+)
+
+// success is the answer for the item that was just counted. Writer.mu is held.
+func (l *list) success() []byte {
+	return marshal(pubAck{Stream: l.Key, Seq: l.stats.Written})
+}
+
+func (l *list) failure(errCode int, why string) []byte {
+	description := fmt.Sprintf("list %q: %s", l.Key, why)
+	return marshal(pubAck{Stream: l.Key, Error: &apiError{503, errCode, description}})
+}
+
+func marshal(a pubAck) []byte {
+	text, err := json.Marshal(a)
+	if err != nil {
+		panic(err) // strings and numbers always marshal
+	}
+	return text
+}

@@ -1,0 +1,403 @@
+// Package inbound writes what clients publish into Redis lists.
+//
+// Every list has a queue of its own, in the order in which Write was called, and
+// one goroutine, Run, that sends what has gathered in all of them in one round
+// trip. Write never blocks: what does not fit into a list's share of the buffer is
+// refused, so a list that Redis does not take stops no other one.
+//
+// A publisher that wants an answer gets it when Redis has the item, or an error,
+// and decides itself whether to publish again: nothing of its is written twice.
+// For others the item is kept until Redis has it; where Redis's reply is lost it
+// is written again, since a second copy is better than none. Nothing is dropped
+// without being counted.
+//
+// Answers have the form that JetStream gives them, so that the publish calls of
+// its clients work.
+package inbound
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"go.uber.org/zap"
+)
+
+const (
+	// roundItems and roundBytes bound what one list sends in one round trip, and
+	// so how much may be in it twice after a lost reply. One item is always sent.
+	roundItems = 500
+	roundBytes = 1 << 20
+	// overhead is what a waiting item costs beside its payload, in bytes.
+	overhead = 128
+	// flushTimeout is how long Run goes on writing when it is told to end.
+	flushTimeout = 2 * time.Second
+	// Retries start soon and slow down. go-redis adds up to a second of its own,
+	// and two are what it may take to go on when Redis is back.
+	firstRetry = 20 * time.Millisecond
+	lastRetry  = 500 * time.Millisecond
+)
+
+// Options say what a Writer writes to.
+type Options struct {
+	// Client must not send a command again by itself (MaxRetries: -1), must bound
+	// every round trip, and must heed the deadline of a context
+	// (ContextTimeoutEnabled). Run closes it.
+	Client redis.UniversalClient
+	Lists  []List
+	Buffer int         // bytes that may wait for Redis; each list has an equal share, which one item may exceed
+	Log    *zap.Logger // nil means none
+}
+
+// List is a Redis list that clients can write to.
+type List struct {
+	Subject   string // what they publish to
+	Key       string
+	MaxLen    int64 // the list's length from which on items are refused; 0 means no bound
+	FromRight bool  // the list's head is its right end
+}
+
+// Stats describe one list.
+type Stats struct {
+	Subject       string `json:"subject"`
+	Key           string `json:"list"`
+	Written       uint64 `json:"written"`
+	RefusedBuffer uint64 `json:"refused_buffer"`  // the list's share of the buffer was full
+	RefusedMaxLen uint64 `json:"refused_max_len"` // the list had MaxLen items
+	RefusedRedis  uint64 `json:"refused_redis"`   // Redis was away, or refused it
+	Uncertain     uint64 `json:"uncertain"`       // Redis's reply was lost: written again, or left to the publisher that waits for the answer
+	Waiting       int    `json:"waiting"`         // items
+	WaitingBytes  int    `json:"waiting_bytes"`
+	Failing       string `json:"failing,omitempty"` // why Redis does not take the list's items
+}
+
+// Writer writes to lists. Its methods may be called from any goroutine.
+type Writer struct {
+	client redis.UniversalClient
+	share  int // bytes that may wait for one list
+	log    *zap.Logger
+	wake   chan struct{} // capacity 1: something waits
+
+	mu     sync.Mutex // guards everything below
+	closed bool
+	lists  []*list
+}
+
+// list is a List with what waits for it. Guarded by Writer.mu.
+type list struct {
+	List
+	waiting []item // in order; only Run takes some out
+	pause   time.Duration
+	retry   time.Time // nothing is sent before
+	stats   Stats
+}
+
+// item is what one Write asked for.
+type item struct {
+	payload []byte
+	answer  func([]byte) // nil where nobody waits for it
+}
+
+func (it item) cost() int { return len(it.payload) + overhead }
+
+// New makes a writer. It writes while Run runs.
+func New(opts Options) *Writer {
+	w := &Writer{
+		client: opts.Client,
+		share:  opts.Buffer / max(1, len(opts.Lists)),
+		log:    opts.Log,
+		wake:   make(chan struct{}, 1),
+	}
+	if w.log == nil {
+		w.log = zap.NewNop()
+	}
+	for _, l := range opts.Lists {
+		w.lists = append(w.lists, &list{List: l, stats: Stats{Subject: l.Subject, Key: l.Key}})
+	}
+	return w
+}
+
+// Write lets payload, which it copies, be appended to the list with that index in
+// Options.Lists. answer is called once with a JSON object, possibly before Write
+// returns, without a lock held; where it is nil nobody waits for the outcome.
+func (w *Writer) Write(i int, payload []byte, answer func(reply []byte)) {
+	it := item{bytes.Clone(payload), answer}
+	w.mu.Lock()
+	l := w.lists[i]
+	var refused []byte
+	switch {
+	case w.closed:
+		l.stats.RefusedRedis++
+		refused = l.failure(unavailable, "edged is ending")
+	case len(l.waiting) > 0 && l.stats.WaitingBytes+it.cost() > w.share:
+		l.stats.RefusedBuffer++
+		refused = l.failure(noResources, "too much waits for Redis to take it")
+	case answer != nil && l.away():
+		l.stats.RefusedRedis++
+		refused = l.failure(unavailable, l.stats.Failing)
+	default:
+		l.waiting = append(l.waiting, it)
+		l.stats.WaitingBytes += it.cost()
+	}
+	w.mu.Unlock()
+	switch {
+	case refused == nil:
+		select {
+		case w.wake <- struct{}{}:
+		default:
+		}
+	case answer != nil:
+		answer(refused)
+	}
+}
+
+// away tells whether an item would have to wait for Redis to be back. It would
+// not where it is itself the next attempt.
+func (l *list) away() bool {
+	return l.stats.Failing != "" && (len(l.waiting) > 0 || time.Now().Before(l.retry))
+}
+
+// Stats describe the lists, in the order of Options.Lists.
+func (w *Writer) Stats() []Stats {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	all := make([]Stats, len(w.lists))
+	for i, l := range w.lists {
+		all[i] = l.stats
+		all[i].Waiting = len(l.waiting)
+	}
+	return all
+}
+
+// Run writes until ctx is done. Then it writes what still waits, for two seconds
+// at most, refuses the rest, closes the client and returns nil.
+func (w *Writer) Run(ctx context.Context) error {
+	defer w.client.Close()
+	lasting := context.WithoutCancel(ctx)
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for ctx.Err() == nil {
+		w.round(lasting, false)
+		if next := w.next(); !next.IsZero() {
+			timer.Reset(time.Until(next))
+		}
+		select {
+		case <-timer.C: // too soon does no harm
+		case <-w.wake:
+		case <-ctx.Done():
+		}
+	}
+
+	w.mu.Lock()
+	w.closed = true
+	w.mu.Unlock()
+	flush, cancel := context.WithTimeout(lasting, flushTimeout)
+	defer cancel()
+	for w.round(flush, true) && flush.Err() == nil {
+	}
+	w.giveUp()
+	return nil
+}
+
+// next is when there is something to send; zero means that nothing waits.
+func (w *Writer) next() (next time.Time) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, l := range w.lists {
+		if len(l.waiting) > 0 && (next.IsZero() || l.retry.Before(next)) {
+			next = l.retry
+			if next.IsZero() {
+				next = time.Now()
+			}
+		}
+	}
+	return next
+}
+
+// push appends items to a list that is bounded: as many as there is room for. It
+// returns how many. ARGV: 1 the bound, 2 LPUSH or RPUSH, 3… the items.
+const push = `
+local n = math.min(tonumber(ARGV[1]) - redis.call('LLEN', KEYS[1]), #ARGV - 2)
+if n <= 0 then return 0 end
+redis.call(ARGV[2], KEYS[1], unpack(ARGV, 3, n + 2))
+return n
+`
+
+// sending is what a round sends to one list.
+type sending struct {
+	list  *list
+	items []item
+	cmd   *redis.Cmd
+}
+
+// round sends the first of what waits, in one round trip: of all lists, or of
+// those only that have no retry to wait for. It reports whether Redis took any.
+func (w *Writer) round(ctx context.Context, all bool) (took bool) {
+	pipe := w.client.Pipeline()
+	var sent []sending
+	now := time.Now()
+	w.mu.Lock()
+	for _, l := range w.lists {
+		if len(l.waiting) > 0 && (all || !now.Before(l.retry)) {
+			items := l.first()
+			sent = append(sent, sending{l, items, pipe.Do(ctx, l.command(items)...)})
+		}
+	}
+	w.mu.Unlock()
+	if len(sent) == 0 {
+		return false
+	}
+	_, err := pipe.Exec(ctx)
+	for _, s := range sent {
+		// Only its own result says that a command was carried out: where the
+		// connection failed, go-redis may leave one with neither that nor an error.
+		if n, ok := s.cmd.Val().(int64); ok {
+			took = true
+			w.wrote(s, n)
+		} else {
+			w.failed(s, cmp.Or(s.cmd.Err(), err))
+		}
+	}
+	return took
+}
+
+// first returns what is sent next. Writer.mu is held.
+func (l *list) first() []item {
+	n, size := 0, 0
+	for n < len(l.waiting) && n < roundItems && (n == 0 || size+len(l.waiting[n].payload) <= roundBytes) {
+		size += len(l.waiting[n].payload)
+		n++
+	}
+	return l.waiting[:n:n]
+}
+
+// command is what appends items to the list. Writer.mu is held.
+func (l *list) command(items []item) []any {
+	verb := "RPUSH"
+	if l.FromRight {
+		verb = "LPUSH"
+	}
+	args := []any{verb, l.Key}
+	if l.MaxLen > 0 {
+		// The text is sent every time: it is short, and Redis may forget it.
+		args = []any{"EVAL", push, 1, l.Key, l.MaxLen, verb}
+	}
+	for _, it := range items {
+		args = append(args, it.payload)
+	}
+	return args
+}
+
+// reply is an answer that is due when no lock is held.
+type reply struct {
+	to   func([]byte)
+	text []byte
+}
+
+func (w *Writer) unlockAndTell(replies []reply) {
+	w.mu.Unlock()
+	for _, r := range replies {
+		r.to(r.text)
+	}
+}
+
+// wrote settles what Redis has carried out. n is its reply: how many items it
+// took of a bounded list, and the list's length otherwise.
+func (w *Writer) wrote(s sending, n int64) {
+	w.mu.Lock()
+	l := s.list
+	if l.stats.Failing != "" {
+		w.log.Info("what clients publish is written to the list again", zap.String("list", l.Key))
+	}
+	l.stats.Failing, l.pause, l.retry = "", 0, time.Time{}
+	var replies []reply
+	for i, it := range s.items {
+		var text []byte
+		if l.MaxLen == 0 || int64(i) < n {
+			l.stats.Written++
+			text = l.success()
+		} else {
+			l.stats.RefusedMaxLen++
+			text = l.failure(storeFailed, fmt.Sprintf("it is full: max_len is %d", l.MaxLen))
+		}
+		l.stats.WaitingBytes -= it.cost()
+		if it.answer != nil {
+			replies = append(replies, reply{it.answer, text})
+		}
+	}
+	clear(s.items)
+	l.waiting = l.waiting[len(s.items):]
+	w.unlockAndTell(replies)
+}
+
+// failed settles what Redis has not taken, or not said that it has. Who waits for
+// an answer gets it now; the rest waits for the next attempt.
+func (w *Writer) failed(s sending, err error) {
+	w.mu.Lock()
+	l := s.list
+	if l.stats.Failing == "" {
+		w.log.Warn("what clients publish cannot be written to the list, trying again; see that Redis runs and that the key holds a list",
+			zap.String("list", l.Key), zap.Error(err))
+	}
+	l.stats.Failing = "Redis does not take it: " + err.Error()
+	l.pause = min(max(firstRetry, 2*l.pause), lastRetry)
+	l.retry = time.Now().Add(l.pause*3/4 + rand.N(l.pause/2)) // so that many don't come back at once
+
+	unknown := !surelyNot(err)
+	if unknown {
+		l.stats.Uncertain += uint64(len(s.items))
+	}
+	var replies []reply
+	kept := make([]item, 0, len(l.waiting))
+	for i, it := range l.waiting {
+		if it.answer == nil {
+			kept = append(kept, it)
+			continue
+		}
+		text := l.failure(unavailable, l.stats.Failing)
+		if unknown && i < len(s.items) {
+			text = l.failure(unavailable, "Redis's reply was lost, the item may be in the list or not: "+err.Error())
+		} else {
+			l.stats.RefusedRedis++
+		}
+		l.stats.WaitingBytes -= it.cost()
+		replies = append(replies, reply{it.answer, text})
+	}
+	l.waiting = kept
+	w.unlockAndTell(replies)
+}
+
+// surelyNot tells whether an error means that nothing was written: Redis said so,
+// or there was no connection.
+func surelyNot(err error) bool {
+	var answered redis.Error
+	var op *net.OpError
+	return errors.As(err, &answered) || errors.As(err, &op) && op.Op == "dial"
+}
+
+// giveUp refuses everything that waits.
+func (w *Writer) giveUp() {
+	w.mu.Lock()
+	var replies []reply
+	for _, l := range w.lists {
+		if len(l.waiting) > 0 {
+			w.log.Error("what clients published to the list is given up: Redis did not take it in time",
+				zap.String("list", l.Key), zap.Int("items", len(l.waiting)), zap.String("reason", l.stats.Failing))
+		}
+		for _, it := range l.waiting {
+			l.stats.RefusedRedis++
+			if it.answer != nil {
+				replies = append(replies, reply{it.answer, l.failure(unavailable, "edged is ending")})
+			}
+		}
+		l.waiting, l.stats.WaitingBytes = nil, 0
+	}
+	w.unlockAndTell(replies)
+}

@@ -1,0 +1,244 @@
+package tcpserver
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"edged/internal/batch"
+)
+
+// Items that are acknowledged one by one carry a reply subject in the shape that
+// JetStream gives it, so that the client libraries' own calls work (nats.go v1.55,
+// internal/parser/parse.go):
+//
+//	$JS.ACK.<list>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<ns>.<pending>
+//
+// The consumer is "edged"; where a client is a member of a list more than once at
+// the same time, the others are "edged-2" and so on, so that it can acknowledge
+// for each. Sequence numbers start at 1, as in JetStream.
+
+var ackPrefix = []byte("$JS.ACK.")
+
+const (
+	// maxAckEnd is what appendAckEnd appends at most: four numbers of 64 bits.
+	maxAckEnd = 4*20 + 4
+	// keptMembers is for how many past memberships under one name a client may
+	// still acknowledge.
+	keptMembers = 64
+)
+
+// list is a List with the token that stands for it in reply subjects.
+type list struct {
+	List
+	token string
+}
+
+// nameLists gives every list a token of its own.
+func nameLists(lists []List) []list {
+	named := make([]list, len(lists))
+	taken := make(map[string]bool)
+	for i, l := range lists {
+		token := subjectToken(l.Name)
+		for taken[token] {
+			token += "_"
+		}
+		taken[token] = true
+		named[i] = list{l, token}
+	}
+	return named
+}
+
+// subjectToken replaces what can't stand in a token of a subject.
+func subjectToken(name string) string {
+	return strings.Map(func(r rune) rune {
+		switch {
+		case r == '.', r == '*', r == '>', r == utf8.RuneError, unicode.IsSpace(r), unicode.IsControl(r):
+			return '_'
+		}
+		return r
+	}, name)
+}
+
+// nameForAcks gives a member the first name that no other active one of this
+// client has, and forgets the oldest of those who had it before.
+func (c *client) nameForAcks(m *member, l list) {
+	if c.given == nil {
+		c.given = make(map[string][]*member)
+	}
+	m.name = l.token + ".edged"
+	for n := 2; c.inUse(m.name); n++ {
+		consumer := ".edged-" + strconv.Itoa(n)
+		m.name = l.token + consumer
+		m.key = m.sub.sid + " " + consumer // no sid has a blank
+	}
+	c.given[m.name] = append(c.given[m.name], m)
+	if past := c.given[m.name]; len(past) > keptMembers+1 {
+		old := past[0]
+		c.given[m.name] = slices.Delete(past, 0, 1)
+		c.mu.Lock()
+		old.abandon()
+		delete(c.members, old)
+		c.mu.Unlock()
+		old.membership.Leave()
+	}
+}
+
+// inUse tells whether the member that was given a name last is active.
+func (c *client) inUse(name string) bool {
+	past := c.given[name]
+	if len(past) == 0 {
+		return false
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return !past[len(past)-1].finished
+}
+
+// ackBegin is the part of reply subjects that all items of a batch share.
+func ackBegin(b *batch.Batch, name string) string {
+	return string(ackPrefix) + name + "." + strconv.Itoa(b.Tries()) + "."
+}
+
+// appendAckEnd appends the rest of item i's reply subject.
+func appendAckEnd(data []byte, b *batch.Batch, i int) []byte {
+	seq := b.First() + uint64(i) + 1
+	data = strconv.AppendUint(data, seq, 10)
+	data = append(data, '.')
+	data = strconv.AppendUint(data, seq, 10)
+	data = append(data, '.')
+	data = strconv.AppendInt(data, b.Taken().UnixNano(), 10)
+	data = append(data, '.')
+	return strconv.AppendInt(data, b.Pending()+int64(b.Len()-1-i), 10)
+}
+
+// parseAckSubject reads the reply subject of an item.
+func parseAckSubject(subject []byte) (name []byte, seq uint64, taken time.Time, ok bool) {
+	rest, ok := bytes.CutPrefix(subject, ackPrefix)
+	var f [7][]byte // list, consumer, deliveries, sequence numbers, nanoseconds, pending
+	if !ok || bytes.Count(rest, []byte(".")) != len(f)-1 {
+		return nil, 0, taken, false
+	}
+	for i := range f {
+		f[i], rest, _ = nextToken(rest)
+	}
+	name = subject[len(ackPrefix):][:len(f[0])+1+len(f[1])]
+	seq, err := strconv.ParseUint(string(f[3]), 10, 64)
+	if err != nil || seq == 0 {
+		return nil, 0, taken, false
+	}
+	ns, err := strconv.ParseInt(string(f[5]), 10, 64)
+	if err != nil {
+		return nil, 0, taken, false
+	}
+	return name, seq - 1, time.Unix(0, ns), true
+}
+
+// parseAck reads what a client says about an item, the way nats-server does
+// (server/consumer.go of v2.15, processAck and processNak). next tells whether
+// the client asks for another item in the same breath.
+func parseAck(payload []byte) (ack batch.Ack, next, ok bool) {
+	payload = bytes.TrimSpace(payload)
+	has := func(verb string) bool { return bytes.HasPrefix(payload, []byte(verb)) }
+	switch {
+	case len(payload) == 0, string(payload) == "+ACK", string(payload) == "+OK":
+		return batch.Ack{Kind: batch.Acked}, false, true
+	case has("+NXT"):
+		return batch.Ack{Kind: batch.Acked}, true, true
+	case has("-NAK"):
+		return batch.Ack{Kind: batch.Refused, Delay: parseDelay(payload[len("-NAK"):])}, false, true
+	case string(payload) == "+WPI":
+		return batch.Ack{Kind: batch.InProgress}, false, true
+	case has("+TERM"):
+		return batch.Ack{Kind: batch.Terminated}, false, true
+	}
+	return ack, false, false
+}
+
+// parseDelay reads {"delay": nanoseconds} or a duration such as 1.5s. What can't
+// be read is no delay.
+func parseDelay(arg []byte) time.Duration {
+	arg = bytes.TrimSpace(arg)
+	if len(arg) > 0 && arg[0] == '{' {
+		var options struct {
+			Delay time.Duration `json:"delay"`
+		}
+		if json.Unmarshal(arg, &options) != nil {
+			return 0
+		}
+		return options.Delay
+	}
+	delay, _ := time.ParseDuration(string(arg))
+	return delay
+}
+
+var (
+	errAckSubject = errors.New("no item has this reply subject")
+	errAckPayload = errors.New("the payload is none of +ACK, -NAK, +WPI, +TERM and +NXT")
+)
+
+// acknowledge reads what is published to the reply subject of an item. A publisher
+// that wants to know is told when the item is out of Redis.
+func (c *client) acknowledge(cmd command) {
+	ack, next, known := parseAck(cmd.payload)
+	var removed func(error)
+	if len(cmd.reply) > 0 && !next { // to +NXT the answer would be another item
+		removed = c.ackAnswer(cmd.reply)
+	}
+	err := errAckPayload
+	if known {
+		err = c.acknowledgeItem(cmd.subject, ack, removed)
+	}
+	c.ok()
+	if err == nil {
+		return
+	}
+	// Refused, which who did not ask need not know: an acknowledgement of an
+	// earlier connection, for an item that comes again.
+	c.server.count(func(st *Stats) { st.AcksRefused++ })
+	if removed != nil {
+		removed(err)
+	}
+}
+
+// acknowledgeItem hands an acknowledgement to the member that was given the item.
+func (c *client) acknowledgeItem(subject []byte, ack batch.Ack, removed func(error)) error {
+	name, seq, taken, ok := parseAckSubject(subject)
+	if !ok {
+		return errAckSubject
+	}
+	err := batch.ErrNotGiven
+	for _, m := range slices.Backward(c.given[string(name)]) {
+		if err = m.membership.(batch.Acknowledger).Acknowledge(seq, taken, ack, removed); err == nil {
+			return nil
+		}
+	}
+	return err
+}
+
+// ackAnswer returns what answers an acknowledgement, from any goroutine: with an
+// empty message when all is well, otherwise with the status "no responders": it is
+// the only answer that nats.go's AckSync, which reads no payload, takes for a
+// failure. A client that reads no headers gets a payload.
+func (c *client) ackAnswer(reply []byte) func(error) {
+	s, headers := c.server, c.connect.Headers
+	msg := message{subject: bytes.Clone(reply)}
+	return func(err error) {
+		msg := msg
+		switch {
+		case err == nil:
+		case headers:
+			msg.header = []byte("NATS/1.0 503 " + err.Error() + "\r\n\r\n")
+		default:
+			msg.payload = []byte("-ERR " + err.Error())
+		}
+		out := sender{server: s}
+		out.send(msg)
+	}
+}
