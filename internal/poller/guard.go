@@ -12,10 +12,9 @@ import (
 // is the holder's name and token and whose time to live is the lease. ARGV[1] is
 // this process as a holder.
 //
-// They use no command that Redis refuses at maxmemory where they can help it:
-// a full Redis must be drained, that is how it gets room again. Where the lease
-// can't be written for that reason they go on without; the check of the head is
-// then what keeps two instances apart.
+// They work at maxmemory too: a full Redis must be drained, that is how it gets
+// room again. Redis refuses what may need memory only as the first write of a
+// script, so where need be another write comes before it.
 
 // isItem compares the item at an index with a mark; see markOf.
 const isItem = `
@@ -48,9 +47,9 @@ if holder == ARGV[1] then
 elseif holder and not (#ARGV[2] > 0 and string.sub(holder, 1, #ARGV[2]) == ARGV[2]) then
   return {'standby', redis.call('LLEN', KEYS[1]), holder}
 else
-  local set = redis.pcall('SET', KEYS[2], ARGV[1], 'PX', ARGV[3])
-  if set.err and not string.find(set.err, 'OOM', 1, true) then return set end
-  if not set.err then what = 'lost' end
+  redis.call('DEL', KEYS[2])
+  redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[3])
+  what = 'lost'
 end
 for i = 8, #ARGV, 3 do
   local place = tonumber(ARGV[i])
@@ -94,8 +93,90 @@ if redis.call('GET', KEYS[2]) == ARGV[1] then return redis.call('DEL', KEYS[2]) 
 return 0
 `)
 
+// Lists whose items are acknowledged one by one: the items on their way are in an
+// in-flight list of each instance, and an instance is alive while its lease
+// stands. Only the holder of that lease touches the in-flight list, until it has
+// run out: then another instance gives the items back.
+//
+// KEYS: 1 list, 2 lease, 3 dead letters, 4 in-flight list, 5 set of instances.
+
+// settle holds the lease and removes items from the in-flight list.
+//
+// ARGV: 1 holder, 2 what the holder that may be replaced begins with, 3 lease in
+// ms, 4 whether to renew, 5 this instance's name, 6 a value that no item has,
+// 7 how many items to remove from the front; then for each other item its index
+// and, where it is dead, the line in front of it in the dead letters, else "".
+//
+// It returns {what, length of the list, holder}: what is "ok", "lost" (the lease
+// had run out: it is held again, but nothing was removed) or "standby" (another
+// process of this name). Dead letters are written behind a removal: a script
+// that has written something is not stopped at maxmemory.
+var settle = redis.NewScript(`
+local holder = redis.call('GET', KEYS[2])
+local what = 'ok'
+if holder == ARGV[1] then
+  if ARGV[4] == '1' then redis.call('PEXPIRE', KEYS[2], ARGV[3]) end
+elseif holder and not (#ARGV[2] > 0 and string.sub(holder, 1, #ARGV[2]) == ARGV[2]) then
+  return {'standby', redis.call('LLEN', KEYS[1]), holder}
+else
+  redis.call('DEL', KEYS[2])
+  redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[3])
+  redis.call('SADD', KEYS[5], ARGV[5])
+  what = 'lost'
+end
+if what == 'ok' then
+  if #ARGV > 7 then redis.call('LLEN', KEYS[3]) end
+  local graves = {}
+  for i = 8, #ARGV, 2 do
+    if #ARGV[i + 1] > 0 then graves[#graves + 1] = ARGV[i + 1] .. '\n' .. redis.call('LINDEX', KEYS[4], ARGV[i]) end
+    redis.call('LSET', KEYS[4], ARGV[i], ARGV[6])
+  end
+  if tonumber(ARGV[7]) > 0 then redis.call('LTRIM', KEYS[4], ARGV[7], -1) end
+  if #ARGV > 7 then redis.call('LREM', KEYS[4], 0, ARGV[6]) end
+  for _, grave in ipairs(graves) do redis.call('RPUSH', KEYS[3], grave) end
+end
+return {what, redis.call('LLEN', KEYS[1]), ARGV[1]}
+`)
+
+// takeFull moves up to ARGV[2] items to the in-flight list where LMOVE is
+// refused because Redis is full. ARGV[1] is 'R' where the right end is the head.
+var takeFull = redis.NewScript(`
+local moved = {}
+for i = 1, tonumber(ARGV[2]) do
+  local v = redis.call(ARGV[1] == 'R' and 'RPOP' or 'LPOP', KEYS[1])
+  if not v then break end
+  redis.call('RPUSH', KEYS[4], v)
+  moved[i] = v
+end
+return moved
+`)
+
+// giveBack puts an in-flight list back to the head of its list, in its old
+// order. ARGV: 1 'R' where the right end is the head, 2 "" for an instance's own,
+// else the name of an instance, whose lease KEYS[2] must have run out. It returns
+// how many.
+var giveBack = redis.NewScript(`
+local n = 0
+if #ARGV[2] == 0 or redis.call('EXISTS', KEYS[2]) == 0 then
+  while true do
+    local v = redis.call('RPOP', KEYS[4])
+    if not v then break end
+    redis.call(ARGV[1] == 'R' and 'RPUSH' or 'LPUSH', KEYS[1], v)
+    n = n + 1
+  end
+  if #ARGV[2] > 0 then redis.call('SREM', KEYS[5], ARGV[2]) end
+end
+return n
+`)
+
 // Keys beside a list live in its hash slot, so that a script may use them
 // together in a cluster.
+
+func aliveKey(list, instance string) string { return tagged(list) + ":edged:alive:" + instance }
+
+func inFlightKey(list, instance string) string { return tagged(list) + ":edged:inflight:" + instance }
+
+func instancesKey(list string) string { return tagged(list) + ":edged:instances" }
 
 func leaseKey(list string) string { return tagged(list) + ":edged:lease" }
 

@@ -32,7 +32,7 @@ import (
 	"edged/internal/batch"
 )
 
-// Window is a list's way into the relay.
+// Window is the way into the relay of a list that is read by peek and trim.
 type Window interface {
 	Plan() batch.Plan
 	Offer(*batch.Batch) bool
@@ -40,12 +40,26 @@ type Window interface {
 	Gone(seq uint64)
 }
 
+// ExplicitWindow is the way into the relay of a list whose items are
+// acknowledged one by one.
+type ExplicitWindow interface {
+	Plan() batch.Plan
+	Offer(*batch.Batch)
+	Buried(n int)
+	Tick() time.Time
+	Settled(most int) []batch.Settlement
+	Removed(n int)
+	Withdraw(force bool) bool
+	Gone(seqs []uint64)
+}
+
 // List is one Redis list to serve.
 type List struct {
 	Key       string
 	Subject   string
-	FromRight bool // the head is the right end (producers LPUSH)
-	Window    Window
+	FromRight bool           // the head is the right end (producers LPUSH)
+	Window    Window         // where items are read by peek and trim
+	Explicit  ExplicitWindow // or where they are moved and acknowledged one by one
 }
 
 // Options are what the loop needs to know.
@@ -101,9 +115,24 @@ type Loop struct {
 	holder  string // the lease's value: instance/token
 	conn    *connection
 	hints   *hints
-	sources []*source
+	sources []server
+	lanes   []*lane // of the sources
 	taking  atomic.Bool
 	wake    chan struct{} // holds one
+
+	requests chan request  // what others have asked the loop to do
+	ended    chan struct{} // closed when Run has returned
+}
+
+// server serves one list, in turns.
+type server interface {
+	// turn does what is to be done for the list now, in at most one round trip,
+	// and reports whether there was anything.
+	turn(ctx context.Context, now time.Time) bool
+	// unremoved is how many items have been confirmed and are still in Redis.
+	unremoved() int
+	// release gives the lease back, and what goes with it.
+	release(ctx context.Context) error
 }
 
 // New makes a loop; it connects to nothing yet.
@@ -117,15 +146,23 @@ func New(opts Options) *Loop {
 	var token [6]byte
 	rand.Read(token[:])
 	l := &Loop{
-		opts:   opts,
-		holder: opts.Instance + "/" + hex.EncodeToString(token[:]),
-		wake:   make(chan struct{}, 1),
+		opts:     opts,
+		holder:   opts.Instance + "/" + hex.EncodeToString(token[:]),
+		wake:     make(chan struct{}, 1),
+		requests: make(chan request, 16),
+		ended:    make(chan struct{}),
 	}
 	l.taking.Store(true)
 	l.hints = newHints(opts.Redis, l.changed)
 	l.conn = dial(opts.Redis, &l.hints.id)
 	for _, list := range opts.Lists {
-		l.sources = append(l.sources, newSource(l, list))
+		if list.Explicit != nil {
+			m := newMover(l, list)
+			l.sources, l.lanes = append(l.sources, m), append(l.lanes, m.lane)
+			continue
+		}
+		s := newSource(l, list)
+		l.sources, l.lanes = append(l.sources, s), append(l.lanes, s.lane)
 	}
 	return l
 }
@@ -150,7 +187,7 @@ func (l *Loop) Wake() {
 
 // changed is called by the hints.
 func (l *Loop) changed(key string) {
-	for _, s := range l.sources {
+	for _, s := range l.lanes {
 		if key == "" || key == s.keys[0] {
 			s.hint.Store(true)
 		}
@@ -172,6 +209,7 @@ func (l *Loop) StopTaking() {
 // windows don't change any more. It fails only where that last step does: the
 // error says how many items were confirmed and yet remain in Redis.
 func (l *Loop) Run(ctx context.Context) error {
+	defer close(l.ended)
 	var receiving sync.WaitGroup
 	hintCtx, stopHints := context.WithCancel(ctx)
 	receiving.Go(func() { l.hints.run(hintCtx) })
@@ -189,6 +227,7 @@ func (l *Loop) Run(ctx context.Context) error {
 	for ctx.Err() == nil {
 		busy := false
 		l.conn.followHints(call)
+		l.serveRequest(call)
 		for _, s := range l.sources {
 			now := time.Now()
 			l.opts.Alive(now)
@@ -212,7 +251,7 @@ func (l *Loop) Run(ctx context.Context) error {
 // pause is how long the loop may sleep: until the next slow poll or retry.
 func (l *Loop) pause(now time.Time) time.Duration {
 	wait := l.opts.PollInterval
-	for _, s := range l.sources {
+	for _, s := range l.lanes {
 		wait = min(wait, s.due.Sub(now))
 	}
 	if l.opts.MaxSleep > 0 {
@@ -227,17 +266,16 @@ func (l *Loop) finish() error {
 	ctx, cancel := context.WithTimeout(context.Background(), l.opts.Redis.Timeout)
 	defer cancel()
 	l.taking.Store(false)
-	var left uint64
-	for _, s := range l.sources {
-		s.retryAt, s.faults, s.due = time.Time{}, 0, time.Now().Add(time.Hour)
-		for plan := s.follow(); plan.Head > s.base && s.faults < 3 && ctx.Err() == nil; plan = s.follow() {
+	left := 0
+	for i, s := range l.sources {
+		lane := l.lanes[i]
+		lane.retryAt, lane.faults, lane.due = time.Time{}, 0, time.Now().Add(time.Hour)
+		for s.unremoved() > 0 && lane.faults < 3 && ctx.Err() == nil {
 			s.turn(ctx, time.Now())
-			s.retryAt = time.Time{}
+			lane.retryAt = time.Time{}
 		}
-		if head := s.list.Window.Plan().Head; head > s.base {
-			left += head - s.base
-		}
-		if s.owner && ctx.Err() == nil {
+		left += s.unremoved()
+		if lane.owner && ctx.Err() == nil {
 			s.release(ctx) // if it fails, the lease runs out by itself
 		}
 	}
@@ -250,7 +288,7 @@ func (l *Loop) finish() error {
 func (l *Loop) loadScripts() error {
 	ctx, cancel := context.WithTimeout(context.Background(), l.opts.Redis.Timeout)
 	defer cancel()
-	for _, script := range []*redis.Script{guard, bury, release} {
+	for _, script := range []*redis.Script{guard, bury, release, settle, takeFull, giveBack, requeue} {
 		if err := script.Load(ctx, l.conn.client).Err(); err != nil {
 			return err
 		}
@@ -260,8 +298,8 @@ func (l *Loop) loadScripts() error {
 
 // Lists returns a snapshot of every list, in the order of the configuration.
 func (l *Loop) Lists() []Status {
-	all := make([]Status, len(l.sources))
-	for i, s := range l.sources {
+	all := make([]Status, len(l.lanes))
+	for i, s := range l.lanes {
 		s.mu.Lock()
 		all[i] = s.status
 		s.mu.Unlock()
@@ -275,7 +313,7 @@ func (l *Loop) Lists() []Status {
 // Pause stops reading the list with this key, or with resume set starts it
 // again. It reports whether there is such a list.
 func (l *Loop) Pause(key string, paused bool) bool {
-	for _, s := range l.sources {
+	for _, s := range l.lanes {
 		if s.list.Key == key {
 			s.paused.Store(paused)
 			l.Wake()

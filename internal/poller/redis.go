@@ -51,6 +51,10 @@ func (o RedisOptions) clientOptions() *redis.Options {
 	}
 }
 
+// NewClient makes a connection for what is not the loop's: it must not send a
+// command again by itself either.
+func (o RedisOptions) NewClient() *redis.Client { return redis.NewClient(o.clientOptions()) }
+
 // connection is the loop's one connection to Redis. On every new one it asks for
 // hints to be sent to the hint connection, so that no list is read without.
 type connection struct {

@@ -21,7 +21,8 @@ type listReply struct {
 	line    []byte // header line in the making
 	left    int    // bytes to come of the current item
 	crlf    int    // bytes to come of the CRLF behind it
-	started bool   // the array header was read
+	started bool   // the array header was read; set from outside for items without one
+	nils    int    // nil replies, where an item was asked for and there is none
 }
 
 // itemSink takes the items of a reply one after the other.
@@ -101,6 +102,8 @@ func (r *listReply) header(line []byte) error {
 	}
 	n, err := strconv.Atoi(string(line[1:]))
 	switch {
+	case err == nil && n == -1 && line[0] == '$' && r.started:
+		r.nils++
 	case err != nil || n < 0:
 		return fmt.Errorf("%w: %.40q", errReply, line)
 	case line[0] == '*' && !r.started:

@@ -4,12 +4,9 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"hash/maphash"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -20,50 +17,15 @@ import (
 
 // source is one list, read by peek and trim: LRANGE reads, the items stay where
 // they are, and a prefix that was confirmed is removed in the same round trip as
-// the next read. All fields but those said otherwise are owned by the loop.
+// the next read. All fields are owned by the loop.
 type source struct {
-	list List
-	loop *Loop
-	keys []string // the list, its lease, its dead-letter list
-	log  *zap.Logger
+	*lane
 
-	base uint64 // sequence number of the item at the head of the Redis list
-	held []run  // what was read from there on, in order, without a gap
-	next uint64 // sequence number behind held
-
-	took    bool        // somebody was there to receive the last time round
-	more    bool        // there may be items behind next
-	hint    atomic.Bool // set by the hints: the list has changed
-	freed   atomic.Bool // set by the hints: its lease has changed
-	paused  atomic.Bool // set by an operator
-	unsure  bool        // base may be wrong: find held in the list again before anything else
-	owner   bool        // this process holds the lease, as far as it knows
-	standby bool        // another one holds it
-	fresh   bool        // no lease was held yet: one that this instance left is taken over
-	renewed time.Time
-	renew   bool      // the guard that is under way renews the lease
-	asked   time.Time // when Redis was last asked
-	due     time.Time // when it is asked next even if nothing happens: the slow poll
-	idle    time.Duration
-
-	most  int // bytes of the largest item in the last read
-	limit int // how many items the next read may ask for: sizes may change, so it doubles at most
-
-	loaded  bool // the scripts were loaded because Redis did not know them
-	retry   *backoff
-	retryAt time.Time // after a fault
-	faults  int       // in a row
-
-	mu     sync.Mutex
-	status Status // guarded by mu
+	base   uint64 // sequence number of the item at the head of the Redis list
+	held   []run  // what was read from there on, in order, without a gap
+	next   uint64 // sequence number behind held
+	unsure bool   // base may be wrong: find held in the list again before anything else
 }
-
-// firstRead is how many items are asked for while their size is not known.
-const firstRead = 32
-
-// lookWait is the least time between two looks at a list that nobody takes from,
-// however busy its producers are.
-const lookWait = time.Second
 
 // run is a batch, or one item that can't be delivered.
 type run struct {
@@ -74,34 +36,14 @@ type run struct {
 }
 
 func newSource(l *Loop, list List) *source {
-	s := &source{
-		list: list, loop: l, fresh: true, more: true, limit: firstRead, retry: newBackoff(),
-		keys: []string{list.Key, leaseKey(list.Key), DeadKey(list.Key)},
-		log:  l.opts.Log.With(zap.String("list", list.Key)),
-	}
-	s.status = Status{Key: list.Key, Subject: list.Subject, State: Starting}
-	return s
+	return &source{lane: newLane(l, list, leaseKey(list.Key))}
 }
 
 // turn does what is to be done for the list now, in at most one round trip, and
 // reports whether there was anything.
 func (s *source) turn(ctx context.Context, now time.Time) bool {
 	plan := s.follow()
-	paused := s.paused.Load()
-	takes := plan.Active && !paused && s.loop.taking.Load()
-	if takes && !s.took {
-		s.more, s.idle = true, 0 // what came while nobody was there is not known
-	}
-	s.took = takes
-	hint, freed := s.hint.Swap(false), s.freed.Swap(false)
-	if freed || hint && takes && !s.standby {
-		s.more, s.idle = true, 0
-	}
-	if hint && (!takes || s.standby) && s.faults == 0 { // worth a look, but not one for each item
-		if soon := s.asked.Add(lookWait); soon.Before(s.due) {
-			s.due = soon
-		}
-	}
+	takes := s.listen(plan)
 	if now.Before(s.retryAt) {
 		return false
 	}
@@ -121,17 +63,23 @@ func (s *source) turn(ctx context.Context, now time.Time) bool {
 	case due:
 		err = s.look(ctx)
 	default:
-		s.say(plan, paused)
+		s.say(plan)
 		return false
 	}
-	if err != nil {
-		s.fail(err, now)
-	} else {
-		s.succeed(now)
-		s.schedule(now, takes)
+	if err != nil && len(s.held) > 0 {
+		s.unsure = true // the reply may have been lost behind a trim
 	}
-	s.say(plan, paused)
+	s.done(err, now, takes)
+	s.say(plan)
 	return true
+}
+
+// unremoved is how many items were confirmed and are still in Redis.
+func (s *source) unremoved() int {
+	if plan := s.follow(); plan.Head > s.base {
+		return int(plan.Head - s.base)
+	}
+	return 0
 }
 
 // follow forgets what the relay has given back, and tells it what Redis does not
@@ -155,18 +103,6 @@ func (s *source) follow() batch.Plan {
 	}
 	s.next = plan.Next
 	return plan
-}
-
-// schedule sets the next slow poll. Where Redis gives no hints the poll is all
-// there is: it is quick while items come, and slows down to maxPoll.
-func (s *source) schedule(now time.Time, takes bool) {
-	s.asked = now
-	wait := s.loop.opts.PollInterval
-	if takes && s.owner && !s.loop.conn.hinted() {
-		s.idle = min(max(2*s.idle, minPoll), maxPoll)
-		wait = min(wait, s.idle)
-	}
-	s.due = now.Add(wait)
 }
 
 // exchange is the round trip of delivery: read what comes next, check that this
@@ -282,49 +218,6 @@ func (s *source) landmarks(trim int) []uint64 {
 
 // maxRepeat bounds the search for an item that differs from the head.
 const maxRepeat = 64
-
-// verdict reads what a script said about lease and head.
-func (s *source) verdict(cmd *redis.Cmd, err error, now time.Time) (what string, _ error) {
-	if err == nil {
-		err = cmd.Err()
-	}
-	if err != nil && strings.HasPrefix(err.Error(), "NOSCRIPT") {
-		return "", errNoScript
-	}
-	if err != nil {
-		return "", err
-	}
-	v, _ := cmd.Slice()
-	if len(v) != 3 {
-		return "", errors.New("unexpected reply from the guard script")
-	}
-	what, _ = v[0].(string)
-	length, _ := v[1].(int64)
-	holder, _ := v[2].(string)
-	s.mu.Lock()
-	s.status.Backlog = length
-	s.status.Holder = ""
-	if what == "standby" {
-		s.status.Holder = holder
-	}
-	s.mu.Unlock()
-	s.fresh = false
-	s.standby = what == "standby"
-	switch {
-	case what == "standby":
-		if s.owner {
-			s.log.Warn("another instance has taken the list over; standing by", zap.String("holder", holder))
-		}
-		s.owner = false
-	case !s.owner || what == "lost":
-		s.owner, s.more, s.renewed = true, true, now
-	case s.renew:
-		s.renewed = now
-	}
-	return what, nil
-}
-
-var errNoScript = errors.New("NOSCRIPT")
 
 // at returns the mark of an item that is held.
 func (s *source) at(seq uint64) mark {
@@ -533,16 +426,6 @@ func (s *source) bury(ctx context.Context, now time.Time) error {
 	return nil
 }
 
-// Epitaph is the line of JSON in front of a dead letter: its bytes follow
-// unchanged behind the line feed.
-type Epitaph struct {
-	Reason     string    `json:"reason"`
-	Time       time.Time `json:"time"`
-	Deliveries int       `json:"deliveries"`
-	Size       int       `json:"size"`
-	Instance   string    `json:"instance"`
-}
-
 // release gives the lease back while nobody is there to receive, so that an
 // instance with clients can have the list.
 func (s *source) release(ctx context.Context) error {
@@ -555,82 +438,4 @@ func (s *source) release(ctx context.Context) error {
 	}
 	s.owner = false
 	return nil
-}
-
-// look asks for the length of the list, which is all there is to know while
-// nobody is there to receive.
-func (s *source) look(ctx context.Context) error {
-	n, err := s.loop.conn.client.LLen(ctx, s.list.Key).Result()
-	if err != nil {
-		return err
-	}
-	s.mu.Lock()
-	s.status.Backlog = n
-	s.status.Holder = ""
-	s.mu.Unlock()
-	return nil
-}
-
-// fail backs off. One line in the log when the trouble begins, not one a try.
-func (s *source) fail(err error, now time.Time) {
-	if errors.Is(err, errNoScript) && !s.loaded {
-		s.loaded = true
-		if err = s.loop.loadScripts(); err == nil {
-			return // at once again, but only once
-		}
-	}
-	if len(s.held) > 0 {
-		s.unsure = true // the reply may have been lost behind a trim
-	}
-	s.more = true
-	reason := explain(err, s.loop.opts.Redis.Address)
-	s.faults++
-	s.retryAt = now.Add(s.retry.next())
-	s.due = s.retryAt
-	s.mu.Lock()
-	news := s.status.Reason != reason
-	s.status.Reason = reason
-	if s.faults == 1 {
-		s.status.FaultSince = now
-	}
-	s.mu.Unlock()
-	if news {
-		s.log.Error("can't serve the list; trying again", zap.String("reason", reason))
-	}
-}
-
-func (s *source) succeed(now time.Time) {
-	s.loaded = false
-	if s.faults == 0 {
-		return
-	}
-	s.mu.Lock()
-	since := s.status.FaultSince
-	s.status.Reason, s.status.FaultSince = "", time.Time{}
-	s.mu.Unlock()
-	s.log.Info("the list is served again", zap.Duration("after", now.Sub(since)), zap.Int("tries", s.faults))
-	s.faults = 0
-	s.retry.reset()
-}
-
-// say writes down the state for those who ask.
-func (s *source) say(plan batch.Plan, paused bool) {
-	state := Serving
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	switch {
-	case s.status.Reason != "":
-		state = Failing
-	case !s.loop.taking.Load():
-		state = Draining
-	case paused:
-		state = Paused
-	case !plan.Active:
-		state = Waiting
-	case s.status.Holder != "":
-		state = Standby
-	case plan.Items == 0:
-		state = Full
-	}
-	s.status.State = state
 }

@@ -1,0 +1,179 @@
+package poller
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// Epitaph is the line of JSON in front of a dead letter: its bytes follow
+// unchanged behind the line feed.
+type Epitaph struct {
+	Reason     string    `json:"reason"`
+	Time       time.Time `json:"time"`
+	Deliveries int       `json:"deliveries"`
+	Size       int       `json:"size"` // bytes
+	Instance   string    `json:"instance"`
+}
+
+// DeadLetter is an item that could not be delivered.
+type DeadLetter struct {
+	Epitaph
+	Item []byte
+}
+
+// ErrNoList is returned for a key that is none of the lists.
+var ErrNoList = errors.New("there is no such list")
+
+// errEnded is returned once the loop has ended.
+var errEnded = errors.New("the loop that serves Redis has ended")
+
+// request is something that the loop does for somebody else between two turns.
+type request struct {
+	do   func(context.Context)
+	done chan struct{}
+}
+
+// ask has the loop do something and waits for it.
+func (l *Loop) ask(ctx context.Context, do func(context.Context)) error {
+	r := request{do, make(chan struct{})}
+	select {
+	case l.requests <- r:
+	case <-l.ended:
+		return errEnded
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	l.Wake()
+	select {
+	case <-r.done:
+		return nil
+	case <-l.ended:
+		return errEnded
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// serveRequest does one request, if there is one.
+func (l *Loop) serveRequest(ctx context.Context) {
+	select {
+	case r := <-l.requests:
+		r.do(ctx)
+		close(r.done)
+	default:
+	}
+}
+
+func (l *Loop) lane(key string) *lane {
+	for _, s := range l.lanes {
+		if s.list.Key == key {
+			return s
+		}
+	}
+	return nil
+}
+
+// Dead returns the oldest dead letters of a list, at most n, and how many there
+// are.
+func (l *Loop) Dead(ctx context.Context, key string, n int) (letters []DeadLetter, total int64, err error) {
+	s := l.lane(key)
+	if s == nil {
+		return nil, 0, ErrNoList
+	}
+	askErr := l.ask(ctx, func(ctx context.Context) {
+		var raw []string
+		if total, err = l.conn.client.LLen(ctx, s.keys[2]).Result(); err != nil {
+			return
+		}
+		if raw, err = l.conn.client.LRange(ctx, s.keys[2], 0, int64(n)-1).Result(); err != nil {
+			return
+		}
+		for _, r := range raw {
+			head, item, _ := bytes.Cut([]byte(r), []byte("\n"))
+			d := DeadLetter{Item: item}
+			if json.Unmarshal(head, &d.Epitaph) != nil {
+				d = DeadLetter{Epitaph: Epitaph{Reason: "not written by edged"}, Item: []byte(r)}
+			}
+			letters = append(letters, d)
+		}
+	})
+	if askErr != nil {
+		err = askErr
+	}
+	if err != nil {
+		return nil, 0, errors.New(explain(err, l.opts.Redis.Address))
+	}
+	return letters, total, nil
+}
+
+// requeue puts dead letters back to the end of their list, without what stands
+// in front of them; what has no line in front stays as it is. KEYS: 1 list, 2
+// dead letters. ARGV: 1 'R' where the right end is the head, 2 how many.
+var requeue = redis.NewScript(`
+local n = 0
+for i = 1, tonumber(ARGV[2]) do
+  local v = redis.call('LPOP', KEYS[2])
+  if not v then break end
+  local _, stop = string.find(v, '^{[^\n]*}\n')
+  if stop then v = string.sub(v, stop + 1) end
+  redis.call(ARGV[1] == 'R' and 'LPUSH' or 'RPUSH', KEYS[1], v)
+  n = n + 1
+end
+return n
+`)
+
+// requeueBatch bounds what one script does.
+const requeueBatch = 500
+
+// Requeue puts up to n of the dead letters that a list has now, the oldest first,
+// back to the end of the list, and returns how many it were.
+func (l *Loop) Requeue(ctx context.Context, key string, n int) (done int, err error) {
+	s := l.lane(key)
+	if s == nil {
+		return 0, ErrNoList
+	}
+	side := "L"
+	if s.list.FromRight {
+		side = "R"
+	}
+	askErr := l.ask(ctx, func(ctx context.Context) {
+		var total int64
+		total, err = l.conn.client.LLen(ctx, s.keys[2]).Result()
+		n = min(n, int(total))
+	})
+	if askErr != nil {
+		err = askErr
+	}
+	for done < n && err == nil {
+		var got int
+		ask := min(requeueBatch, n-done)
+		askErr := l.ask(ctx, func(ctx context.Context) {
+			call := func() (int, error) {
+				return requeue.EvalSha(ctx, l.conn.client, []string{s.keys[0], s.keys[2]}, side, ask).Int()
+			}
+			if got, err = call(); err != nil && strings.HasPrefix(err.Error(), "NOSCRIPT") {
+				if err = l.loadScripts(); err == nil {
+					got, err = call()
+				}
+			}
+			s.more = true
+		})
+		if askErr != nil {
+			err = askErr
+		}
+		done += got
+		if got < ask {
+			break
+		}
+	}
+	if err != nil {
+		return done, errors.New(explain(err, l.opts.Redis.Address))
+	}
+	return done, nil
+}

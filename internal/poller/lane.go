@@ -1,0 +1,225 @@
+package poller
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"go.uber.org/zap"
+
+	"edged/internal/batch"
+)
+
+// lane is what every list has, however it is read: when it is to be asked, what
+// went wrong, and what it looks like from outside. All fields but those said
+// otherwise are owned by the loop.
+type lane struct {
+	list List
+	loop *Loop
+	keys []string // the list, its lease, its dead-letter list
+	log  *zap.Logger
+
+	took    bool        // somebody was there to receive the last time round
+	more    bool        // there may be items that were not read
+	hint    atomic.Bool // set by the hints: the list has changed
+	freed   atomic.Bool // set by the hints: its lease has changed
+	paused  atomic.Bool // set by an operator
+	owner   bool        // this process holds the lease, as far as it knows
+	standby bool        // another one holds it
+	fresh   bool        // no lease was held yet: one that this instance left is taken over
+	renewed time.Time
+	renew   bool      // the script that is under way renews the lease
+	asked   time.Time // when Redis was last asked
+	due     time.Time // when it is asked next even if nothing happens: the slow poll
+	idle    time.Duration
+
+	most  int // bytes of the largest item in the last read
+	limit int // how many items the next read may ask for: sizes may change, so it doubles at most
+
+	loaded  bool // the scripts were loaded because Redis did not know them
+	retry   *backoff
+	retryAt time.Time // after a fault
+	faults  int       // in a row
+
+	mu     sync.Mutex
+	status Status // guarded by mu
+}
+
+// firstRead is how many items are asked for while their size is not known.
+const firstRead = 32
+
+// lookWait is the least time between two looks at a list that nobody takes from,
+// however busy its producers are.
+const lookWait = time.Second
+
+func newLane(l *Loop, list List, lease string) *lane {
+	return &lane{
+		list: list, loop: l, fresh: true, more: true, limit: firstRead, retry: newBackoff(),
+		keys:   []string{list.Key, lease, DeadKey(list.Key)},
+		log:    l.opts.Log.With(zap.String("list", list.Key)),
+		status: Status{Key: list.Key, Subject: list.Subject, State: Starting},
+	}
+}
+
+// listen takes the hints that have come, and tells whether items may be taken.
+func (s *lane) listen(plan batch.Plan) (takes bool) {
+	takes = plan.Active && !s.paused.Load() && s.loop.taking.Load()
+	if takes && !s.took {
+		s.more, s.idle = true, 0 // what came while nobody was there is not known
+	}
+	s.took = takes
+	hint, freed := s.hint.Swap(false), s.freed.Swap(false)
+	if freed || hint && takes && !s.standby {
+		s.more, s.idle = true, 0
+	}
+	if hint && (!takes || s.standby) && s.faults == 0 { // worth a look, but not one for each item
+		if soon := s.asked.Add(lookWait); soon.Before(s.due) {
+			s.due = soon
+		}
+	}
+	return takes
+}
+
+// done notes how a round trip went and sets the next one.
+func (s *lane) done(err error, now time.Time, takes bool) {
+	if err != nil {
+		s.fail(err, now)
+		return
+	}
+	s.succeed(now)
+	s.schedule(now, takes)
+}
+
+// schedule sets the next slow poll. Where Redis gives no hints the poll is all
+// there is: it is quick while items come, and slows down to maxPoll.
+func (s *lane) schedule(now time.Time, takes bool) {
+	s.asked = now
+	wait := s.loop.opts.PollInterval
+	if takes && s.owner && !s.loop.conn.hinted() {
+		s.idle = min(max(2*s.idle, minPoll), maxPoll)
+		wait = min(wait, s.idle)
+	}
+	s.due = now.Add(wait)
+}
+
+// verdict reads what a script said about lease and head.
+func (s *lane) verdict(cmd *redis.Cmd, err error, now time.Time) (what string, _ error) {
+	if err == nil {
+		err = cmd.Err()
+	}
+	if err != nil && strings.HasPrefix(err.Error(), "NOSCRIPT") {
+		return "", errNoScript
+	}
+	if err != nil {
+		return "", err
+	}
+	v, _ := cmd.Slice()
+	if len(v) != 3 {
+		return "", errors.New("unexpected reply from the guard script")
+	}
+	what, _ = v[0].(string)
+	length, _ := v[1].(int64)
+	holder, _ := v[2].(string)
+	s.mu.Lock()
+	s.status.Backlog = length
+	s.status.Holder = ""
+	if what == "standby" {
+		s.status.Holder = holder
+	}
+	s.mu.Unlock()
+	s.fresh = false
+	s.standby = what == "standby"
+	switch {
+	case what == "standby":
+		if s.owner {
+			s.log.Warn("another instance has taken the list over; standing by", zap.String("holder", holder))
+		}
+		s.owner = false
+	case !s.owner || what == "lost":
+		s.owner, s.more, s.renewed = true, true, now
+	case s.renew:
+		s.renewed = now
+	}
+	return what, nil
+}
+
+var errNoScript = errors.New("NOSCRIPT")
+
+// look asks for the length of the list, which is all there is to know while
+// nobody is there to receive.
+func (s *lane) look(ctx context.Context) error {
+	n, err := s.loop.conn.client.LLen(ctx, s.list.Key).Result()
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.status.Backlog = n
+	s.status.Holder = ""
+	s.mu.Unlock()
+	return nil
+}
+
+// fail backs off. One line in the log when the trouble begins, not one a try.
+func (s *lane) fail(err error, now time.Time) {
+	if errors.Is(err, errNoScript) && !s.loaded {
+		s.loaded = true
+		if err = s.loop.loadScripts(); err == nil {
+			return // at once again, but only once
+		}
+	}
+	s.more = true
+	reason := explain(err, s.loop.opts.Redis.Address)
+	s.faults++
+	s.retryAt = now.Add(s.retry.next())
+	s.due = s.retryAt
+	s.mu.Lock()
+	news := s.status.Reason != reason
+	s.status.Reason = reason
+	if s.faults == 1 {
+		s.status.FaultSince = now
+	}
+	s.mu.Unlock()
+	if news {
+		s.log.Error("can't serve the list; trying again", zap.String("reason", reason))
+	}
+}
+
+func (s *lane) succeed(now time.Time) {
+	s.loaded = false
+	if s.faults == 0 {
+		return
+	}
+	s.mu.Lock()
+	since := s.status.FaultSince
+	s.status.Reason, s.status.FaultSince = "", time.Time{}
+	s.mu.Unlock()
+	s.log.Info("the list is served again", zap.Duration("after", now.Sub(since)), zap.Int("tries", s.faults))
+	s.faults = 0
+	s.retry.reset()
+}
+
+// say writes down the state for those who ask.
+func (s *lane) say(plan batch.Plan) {
+	state := Serving
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.status.Reason != "":
+		state = Failing
+	case !s.loop.taking.Load():
+		state = Draining
+	case s.paused.Load():
+		state = Paused
+	case !plan.Active:
+		state = Waiting
+	case s.status.Holder != "":
+		state = Standby
+	case plan.Items == 0:
+		state = Full
+	}
+	s.status.State = state
+}

@@ -1,0 +1,539 @@
+package poller
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"hash/maphash"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"go.uber.org/zap"
+
+	"edged/internal/batch"
+)
+
+// mover is one list whose items are acknowledged one by one: LMOVE takes them to
+// this instance's in-flight list, from where they are removed in whatever order
+// they are settled. All fields are owned by the loop.
+//
+// The in-flight list holds what held holds, in the same order. Where that may
+// not be so, after a lost reply, it is read again.
+type mover struct {
+	*lane
+	held   []moved
+	clean  bool   // what an earlier life of this instance left has been given back
+	unsure bool   // held may not be what is in flight
+	full   bool   // Redis refuses LMOVE: it is at its maxmemory
+	tomb   string // marks items for removal
+	tick   time.Time
+	next   time.Time // when others' in-flight lists are looked at
+}
+
+// moved is an item that is in flight.
+type moved struct {
+	seq  uint64
+	b    *batch.Batch // nil for one that is too large to deliver
+	i    int
+	size int
+}
+
+func newMover(l *Loop, list List) *mover {
+	m := &mover{lane: newLane(l, list, aliveKey(list.Key, l.opts.Instance)), tomb: "edged removes this item " + l.holder}
+	m.keys = append(m.keys, inFlightKey(list.Key, l.opts.Instance), instancesKey(list.Key))
+	return m
+}
+
+// most items that are settled in one round trip.
+const maxSettle = 1000
+
+func (m *mover) side() string {
+	if m.list.FromRight {
+		return "R"
+	}
+	return "L"
+}
+
+func (m *mover) turn(ctx context.Context, now time.Time) bool {
+	m.tick = m.list.Explicit.Tick()
+	plan := m.list.Explicit.Plan()
+	takes := m.listen(plan)
+	if now.Before(m.retryAt) {
+		return false
+	}
+	if !m.tick.IsZero() && m.tick.Before(m.due) {
+		m.due = m.tick
+	}
+	due := !now.Before(m.due)
+	if m.standby && !due {
+		m.say(plan)
+		return false
+	}
+	settled := m.list.Explicit.Settled(maxSettle)
+	large := m.large()
+	read := takes && plan.Items > 0 && (m.more || due)
+	var err error
+	switch {
+	case !m.clean:
+		err = m.recover(ctx, now)
+	case m.unsure:
+		err = m.find(ctx, now)
+	case len(settled) > 0, large, read, due && (takes || len(m.held) > 0):
+		err = m.exchange(ctx, now, plan, settled, read)
+	case !plan.Active && len(m.held) > 0 && m.list.Explicit.Withdraw(false):
+		err = m.giveBackOwn(ctx)
+	case due && m.owner && m.loop.taking.Load() && !takes:
+		err = m.release(ctx)
+	case due:
+		err = m.look(ctx)
+	default:
+		m.say(plan)
+		return false
+	}
+	if err == nil && takes && !now.Before(m.next) {
+		m.next = now.Add(m.loop.opts.PollInterval)
+		err = m.reclaim(ctx)
+	}
+	if err != nil {
+		m.unsure = true // a reply may have been lost
+	}
+	m.done(err, now, takes)
+	m.say(plan)
+	return true
+}
+
+// large tells whether an item is in flight that can't be delivered.
+func (m *mover) large() bool {
+	for _, x := range m.held {
+		if x.b == nil {
+			return true
+		}
+	}
+	return false
+}
+
+func (m *mover) unremoved() int { return len(m.list.Explicit.Settled(maxSettle)) }
+
+// settleCmd makes the script's call: it holds the lease, and removes of what is
+// held what is settled or can't be delivered. gone are the places in held of what
+// it removes.
+func (m *mover) settleCmd(ctx context.Context, now time.Time, held []moved, settled []batch.Settlement) (cmd *redis.Cmd, gone []bool, buried int, err error) {
+	o := &m.loop.opts
+	instead, renew := "", "0"
+	if m.fresh {
+		instead = o.Instance + "/"
+	}
+	if m.renew = now.Sub(m.renewed) >= o.Lease/3; m.renew {
+		renew = "1"
+	}
+	fate := make(map[uint64]batch.Settlement, len(settled))
+	for _, s := range settled {
+		fate[s.Seq] = s
+	}
+	front, ahead := 0, true
+	var others []any
+	gone = make([]bool, len(held))
+	for i, x := range held {
+		s, ok := fate[x.seq]
+		if x.b == nil {
+			s, ok = batch.Settlement{Dead: fmt.Sprintf("larger than max_payload (%d bytes)", o.MaxPayload)}, true
+			buried++
+		}
+		if !ok {
+			ahead = false
+			continue
+		}
+		gone[i] = true
+		switch {
+		case s.Dead != "":
+			ahead = false
+			why, err := json.Marshal(Epitaph{Reason: s.Dead, Time: now.UTC(), Deliveries: s.Deliveries, Size: x.size, Instance: o.Instance})
+			if err != nil {
+				return nil, nil, 0, err
+			}
+			others = append(others, i, why)
+		case ahead:
+			front++
+		default:
+			others = append(others, i, "")
+		}
+	}
+	args := []any{"EVALSHA", settle.Hash(), len(m.keys)}
+	for _, key := range m.keys {
+		args = append(args, key)
+	}
+	args = append(args, m.loop.holder, instead, o.Lease.Milliseconds(), renew, o.Instance, m.tomb, front)
+	return redis.NewCmd(ctx, append(args, others...)...), gone, buried, nil
+}
+
+// exchange is the round trip of delivery: remove what is settled, take what
+// comes next.
+func (m *mover) exchange(ctx context.Context, now time.Time, plan batch.Plan, settled []batch.Settlement, read bool) error {
+	cmd, gone, buried, err := m.settleCmd(ctx, now, m.held, settled)
+	if err != nil {
+		return err
+	}
+	pipe := m.loop.conn.client.Pipeline()
+	pipe.Process(ctx, cmd)
+	var got taken
+	var length *redis.IntCmd
+	reply := listReply{sink: &got, started: !m.full}
+	ask := 0
+	if read = read && m.owner; read {
+		got.maxItem = m.loop.opts.MaxPayload
+		ask = min(plan.Items, m.loop.opts.BatchItems, m.limit)
+		if most := min(plan.Bytes, m.loop.opts.BatchBytes); m.most > 0 {
+			ask = max(1, min(ask, most/m.most))
+		}
+		m.ask(ctx, pipe, &reply, ask)
+		// Taking ends Redis's tracking of the list for this connection; asking for
+		// its length begins it again.
+		length = pipe.LLen(ctx, m.list.Key)
+	}
+	_, err = pipe.Exec(ctx)
+	if reply.err != nil && strings.HasPrefix(reply.err.Error(), "OOM") && !m.full {
+		m.full = true // from now on by script; the removal may have been carried out
+		m.unsure = true
+		return nil
+	}
+	if reply.err != nil {
+		return reply.err
+	}
+	what, err := m.verdict(cmd, err, now)
+	if err != nil {
+		return err
+	}
+	if what == "standby" {
+		m.forget()
+		return nil
+	}
+	if what == "ok" {
+		kept := m.held[:0]
+		for i, x := range m.held {
+			if !gone[i] {
+				kept = append(kept, x)
+			}
+		}
+		m.held = kept
+		m.list.Explicit.Removed(len(settled))
+		m.removed(len(settled))
+		if buried > 0 {
+			m.list.Explicit.Buried(buried)
+			m.log.Warn("items too large to deliver are in the dead-letter list", zap.Int("items", buried), zap.String("dead", m.keys[2]))
+		}
+	} else {
+		m.unsure = true // what was in flight may be another's by now
+	}
+	if read {
+		m.limit, m.most = max(2*len(got.items), firstRead), got.most
+		m.more = length.Val() > 0
+		m.mu.Lock()
+		m.status.Backlog = length.Val()
+		m.mu.Unlock()
+		m.hold(got)
+	}
+	return nil
+}
+
+// ask adds to a pipeline what moves n items.
+func (m *mover) ask(ctx context.Context, pipe redis.Pipeliner, reply *listReply, n int) {
+	if m.full {
+		args := []any{"EVALSHA", takeFull.Hash(), len(m.keys)}
+		for _, key := range m.keys {
+			args = append(args, key)
+		}
+		pipe.Process(ctx, redis.NewRawWriteToCmd(ctx, reply, append(args, m.side(), n)...))
+		m.full = false // try again without
+		return
+	}
+	from := "LEFT"
+	if m.list.FromRight {
+		from = "RIGHT"
+	}
+	for range n {
+		pipe.Process(ctx, redis.NewRawWriteToCmd(ctx, reply, "LMOVE", m.list.Key, m.keys[3], from, "RIGHT"))
+	}
+}
+
+// hold keeps what was taken and offers it to the relay.
+func (m *mover) hold(got taken) {
+	if len(got.items) == 0 {
+		return
+	}
+	m.idle = 0
+	m.mu.Lock()
+	backlog := m.status.Backlog
+	m.mu.Unlock()
+	first := m.list.Explicit.Plan().Next
+	b := batch.New(m.list.Subject, first, got.data, got.ends).Explicit(time.Now(), backlog)
+	i := 0
+	for _, size := range got.items {
+		x := moved{size: size}
+		if size <= got.maxItem {
+			x.seq, x.b, x.i = first+uint64(i), b, i
+			i++
+		}
+		m.held = append(m.held, x)
+	}
+	if i > 0 {
+		m.list.Explicit.Offer(b)
+	}
+}
+
+// recover gives back what an earlier life of this instance left in flight, and
+// what this one lost hold of.
+func (m *mover) recover(ctx context.Context, now time.Time) error {
+	cmd, _, _, err := m.settleCmd(ctx, now, nil, nil)
+	if err != nil {
+		return err
+	}
+	what, err := m.verdict(cmd, m.loop.conn.client.Process(ctx, cmd), now)
+	if err != nil || what == "standby" {
+		return err
+	}
+	if err := m.giveBackOwn(ctx); err != nil {
+		return err
+	}
+	m.clean = true
+	return nil
+}
+
+// giveBackOwn puts what is in flight and not in held any more back to the head.
+func (m *mover) giveBackOwn(ctx context.Context) error {
+	n, err := m.giveBack(ctx, m.keys[1], m.keys[3], "")
+	m.held, m.more = nil, true
+	if err != nil {
+		m.clean = false
+		return err
+	}
+	if n > 0 {
+		m.log.Info("items went back to the head of the list", zap.Int64("items", n))
+	}
+	return nil
+}
+
+func (m *mover) giveBack(ctx context.Context, lease, inFlight, name string) (int64, error) {
+	cmd := redis.NewCmd(ctx, "EVALSHA", giveBack.Hash(), 5, m.keys[0], lease, m.keys[2], inFlight, m.keys[4], m.side(), name)
+	if err := m.loop.conn.client.Process(ctx, cmd); err != nil {
+		if strings.HasPrefix(err.Error(), "NOSCRIPT") {
+			return 0, errNoScript
+		}
+		return 0, err
+	}
+	return cmd.Int64()
+}
+
+// reclaim gives back what instances left in flight that are gone for good.
+func (m *mover) reclaim(ctx context.Context) error {
+	names, err := m.loop.conn.client.SMembers(ctx, m.keys[4]).Result()
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if name == m.loop.opts.Instance {
+			continue
+		}
+		n, err := m.giveBack(ctx, aliveKey(m.list.Key, name), inFlightKey(m.list.Key, name), name)
+		if err != nil {
+			return err
+		}
+		if n > 0 {
+			m.more = true
+			m.log.Warn("another instance is gone; its items went back to the list", zap.String("instance", name), zap.Int64("items", n))
+		}
+	}
+	return nil
+}
+
+// find reads the in-flight list and compares it with held: what is missing was
+// removed by a call whose reply was lost, or given back by another instance;
+// what follows was taken by a call whose reply was lost.
+func (m *mover) find(ctx context.Context, now time.Time) error {
+	cmd, _, _, err := m.settleCmd(ctx, now, nil, nil)
+	if err != nil {
+		return err
+	}
+	if err := m.loop.conn.client.Process(ctx, cmd); err != nil {
+		_, err = m.verdict(cmd, err, now)
+		return err
+	}
+	if what, err := m.verdict(cmd, nil, now); err != nil {
+		return err
+	} else if what == "standby" {
+		m.forget()
+		return nil
+	}
+	got := taken{maxItem: m.loop.opts.MaxPayload}
+	reply := listReply{sink: &got}
+	if err := m.loop.conn.client.Process(ctx, redis.NewRawWriteToCmd(ctx, &reply, "LRANGE", m.keys[3], 0, -1)); err != nil {
+		return err
+	}
+	if reply.err != nil {
+		return reply.err
+	}
+	m.unsure = false
+	m.more = true
+	m.match(got)
+	return nil
+}
+
+// match makes held what is in flight.
+func (m *mover) match(got taken) {
+	seed := maphash.MakeSeed()
+	var kept []moved
+	var missing []uint64
+	at := 0 // of got
+	for _, x := range m.held {
+		if at < len(got.items) && x.size == got.items[at] && (x.b == nil) == (x.size > got.maxItem) &&
+			(x.b == nil || maphash.Bytes(seed, x.b.Item(x.i)) == maphash.Bytes(seed, got.bytes(at))) {
+			kept = append(kept, x)
+			at++
+			continue
+		}
+		if x.b != nil {
+			missing = append(missing, x.seq)
+		}
+	}
+	m.held = kept
+	if len(missing) > 0 {
+		m.missing(missing)
+	}
+	m.hold(got.from(at))
+}
+
+// missing tells the relay of items that are not in flight any more: those that
+// were settled have been removed, the rest is another's.
+func (m *mover) missing(seqs []uint64) {
+	gone := make(map[uint64]bool, len(seqs))
+	for _, seq := range seqs {
+		gone[seq] = true
+	}
+	for settled := m.list.Explicit.Settled(len(seqs)); len(settled) > 0 && gone[settled[0].Seq]; settled = settled[1:] {
+		m.list.Explicit.Removed(1)
+		m.removed(1)
+		delete(gone, settled[0].Seq)
+	}
+	var others []uint64
+	for _, seq := range seqs {
+		if gone[seq] {
+			others = append(others, seq)
+		}
+	}
+	if len(others) > 0 {
+		m.log.Warn("items are not in flight any more that this instance had taken", zap.Int("items", len(others)))
+		m.list.Explicit.Gone(others)
+	}
+}
+
+func (m *mover) removed(n int) {
+	m.mu.Lock()
+	m.status.Removed += uint64(n)
+	m.mu.Unlock()
+}
+
+// forget drops everything: another process of this name serves the list now.
+func (m *mover) forget() {
+	var seqs []uint64
+	for _, x := range m.held {
+		if x.b != nil {
+			seqs = append(seqs, x.seq)
+		}
+	}
+	m.list.Explicit.Gone(seqs)
+	m.held, m.unsure, m.clean, m.more = nil, false, false, false
+}
+
+// release gives back what is in flight, and the lease.
+func (m *mover) release(ctx context.Context) error {
+	m.list.Explicit.Withdraw(true)
+	if err := m.giveBackOwn(ctx); err != nil {
+		return err
+	}
+	cmd := redis.NewCmd(ctx, "EVALSHA", release.Hash(), 2, m.keys[0], m.keys[1], m.loop.holder)
+	if err := m.loop.conn.client.Process(ctx, cmd); err != nil {
+		if strings.HasPrefix(err.Error(), "NOSCRIPT") {
+			return errNoScript
+		}
+		return err
+	}
+	m.loop.conn.client.SRem(ctx, m.keys[4], m.loop.opts.Instance)
+	m.owner = false
+	return nil
+}
+
+// taken is the sink that keeps items that were moved. All of them are kept but
+// the bytes of those over maxItem, which stay in Redis.
+type taken struct {
+	maxItem int
+	data    []byte
+	ends    []int // of the items kept
+	items   []int // sizes, of all
+	most    int
+
+	keep    bool
+	scratch [512]byte
+}
+
+func (t *taken) begin(size int) {
+	t.items = append(t.items, size)
+	if t.keep = size <= t.maxItem; t.keep {
+		t.most = max(t.most, size)
+		if free := cap(t.data) - len(t.data); free < size {
+			bigger := make([]byte, len(t.data), max(2*cap(t.data), len(t.data)+size))
+			copy(bigger, t.data)
+			t.data = bigger
+		}
+	}
+}
+
+func (t *taken) space(n int) []byte {
+	if t.keep {
+		return t.data[len(t.data) : len(t.data)+n]
+	}
+	return t.scratch[:min(n, len(t.scratch))]
+}
+
+func (t *taken) filled(p []byte) {
+	if t.keep {
+		t.data = t.data[:len(t.data)+len(p)]
+	}
+}
+
+func (t *taken) end() {
+	if t.keep {
+		t.ends = append(t.ends, len(t.data))
+	}
+}
+
+// kept is how many of the first n items were kept.
+func (t *taken) kept(n int) (k int) {
+	for _, size := range t.items[:n] {
+		if size <= t.maxItem {
+			k++
+		}
+	}
+	return k
+}
+
+// bytes returns item i, which must have been kept.
+func (t *taken) bytes(i int) []byte {
+	k, start := t.kept(i), 0
+	if k > 0 {
+		start = t.ends[k-1]
+	}
+	return t.data[start:t.ends[k]]
+}
+
+// from returns the items from the n-th on.
+func (t *taken) from(n int) taken {
+	k, start := t.kept(n), 0
+	if k > 0 {
+		start = t.ends[k-1]
+	}
+	rest := taken{maxItem: t.maxItem, data: t.data[start:], items: t.items[n:]}
+	for _, end := range t.ends[k:] {
+		rest.ends = append(rest.ends, end-start)
+	}
+	return rest
+}
