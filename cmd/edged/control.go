@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"strconv"
 	"strings"
@@ -12,6 +14,8 @@ import (
 
 	"go.uber.org/zap/zapcore"
 
+	"edged/internal/inbound"
+	"edged/internal/poller"
 	"edged/internal/tcpserver"
 	"edged/internal/uds"
 )
@@ -34,6 +38,12 @@ func (d *daemon) commands() []uds.Command {
 			Run: func(_ context.Context, args []string) (uds.Answer, error) { return nil, d.pause(args[0], false) }},
 		{Name: "kick", Args: "CLIENT", Summary: "disconnect a client; clients lists their numbers", Example: "kick 12", MinArgs: 1, MaxArgs: 1,
 			Run: d.kick},
+		{Name: "dead", Args: "LIST [N]", Summary: "the oldest dead letters of a list, 10 or N of them", Example: "dead events 3", MinArgs: 1, MaxArgs: 2,
+			Run: d.dead},
+		{Name: "requeue", Args: "LIST [N|all]", Summary: "put dead letters back to the end of the list, 1 or more", Example: "requeue events all", MinArgs: 1, MaxArgs: 2,
+			Run: d.requeue},
+		{Name: "inbound", Summary: "what clients write to lists", Example: "inbound json",
+			Run: func(context.Context, []string) (uds.Answer, error) { return d.inboundStats(), nil }},
 		{Name: "loglevel", Args: "[LEVEL]", Summary: "show or set the log level: debug, info, warn, error", Example: "loglevel debug", MaxArgs: 1,
 			Run: d.loglevel},
 		{Name: "drain", Args: "[TIMEOUT]", Summary: "tell the clients, let them finish, end", Example: "drain 30s", MaxArgs: 1,
@@ -226,6 +236,119 @@ func (d *daemon) kick(_ context.Context, args []string) (uds.Answer, error) {
 		return nil, uds.Errorf(uds.NotFound, "there is no client %d; the command clients shows them", id)
 	}
 	return nil, nil
+}
+
+type deadLetter struct {
+	poller.Epitaph
+	Item string `json:"item"` // quoted as in Go, cut behind shownBytes
+}
+
+// shownLetters and shownBytes bound what is shown of dead letters.
+const (
+	shownLetters = 100
+	shownBytes   = 200
+)
+
+type deadAnswer struct {
+	Total   int64        `json:"total"`
+	Letters []deadLetter `json:"letters"`
+}
+
+func (a deadAnswer) Text(w io.Writer) {
+	for _, l := range a.Letters {
+		fmt.Fprintf(w, "%s  %s, delivered %d times, %d bytes: %s\n", l.Time.Local().Format(time.DateTime), l.Reason, l.Deliveries, l.Size, l.Item)
+	}
+	fmt.Fprintf(w, "%s in all\n", counted(int(a.Total), "dead letter"))
+}
+
+func (d *daemon) dead(ctx context.Context, args []string) (uds.Answer, error) {
+	n, err := countArg(args, 10)
+	if err != nil {
+		return nil, err
+	}
+	n = min(n, shownLetters)
+	letters, total, err := d.loop.Dead(ctx, args[0], n)
+	if err != nil {
+		return nil, listError(args[0], err)
+	}
+	a := deadAnswer{Total: total, Letters: []deadLetter{}}
+	for _, l := range letters {
+		item := strconv.Quote(string(l.Item[:min(len(l.Item), shownBytes)]))
+		if len(l.Item) > shownBytes {
+			item += "…"
+		}
+		a.Letters = append(a.Letters, deadLetter{l.Epitaph, item})
+	}
+	return a, nil
+}
+
+type requeueAnswer struct {
+	Requeued int `json:"requeued"`
+}
+
+func (a requeueAnswer) Text(w io.Writer) {
+	fmt.Fprintf(w, "%s put back\n", counted(a.Requeued, "dead letter"))
+}
+
+func (d *daemon) requeue(ctx context.Context, args []string) (uds.Answer, error) {
+	n, err := countArg(args, 1)
+	if err != nil {
+		return nil, err
+	}
+	done, err := d.loop.Requeue(ctx, args[0], n)
+	if err != nil {
+		return nil, listError(args[0], err)
+	}
+	return requeueAnswer{done}, nil
+}
+
+// countArg reads the number behind a list's key.
+func countArg(args []string, normal int) (int, error) {
+	switch {
+	case len(args) < 2:
+		return normal, nil
+	case args[1] == "all":
+		return math.MaxInt32, nil
+	}
+	n, err := strconv.Atoi(args[1])
+	if err != nil || n < 1 {
+		return 0, uds.Errorf(uds.BadArgument, "%q is no number of dead letters; write 1 or more, or all", args[1])
+	}
+	return n, nil
+}
+
+func listError(key string, err error) error {
+	if errors.Is(err, poller.ErrNoList) {
+		return uds.Errorf(uds.NotFound, "there is no list %q; the command lists shows them", key)
+	}
+	return uds.Errorf("Redis", "%s", err)
+}
+
+type inboundAnswer struct {
+	Lists []inbound.Stats `json:"lists"`
+}
+
+func (d *daemon) inboundStats() inboundAnswer {
+	a := inboundAnswer{Lists: []inbound.Stats{}}
+	if d.inbound != nil {
+		a.Lists = d.inbound.Stats()
+	}
+	return a
+}
+
+func (a inboundAnswer) Text(w io.Writer) {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "SUBJECT\tLIST\tWRITTEN\tWAITING\tREFUSED: BUFFER\tMAX_LEN\tREDIS\tUNCERTAIN")
+	for _, l := range a.Lists {
+		fmt.Fprintf(t, "%s\t%s\t%d\t%d\t%d\t%d\t%d\t%d\n", l.Subject, printable(l.Key), l.Written, l.Waiting,
+			l.RefusedBuffer, l.RefusedMaxLen, l.RefusedRedis, l.Uncertain)
+	}
+	t.Flush()
+	for _, l := range a.Lists {
+		if l.Failing != "" {
+			fmt.Fprintf(w, "%s: %s\n", l.Subject, l.Failing)
+		}
+	}
 }
 
 type levelAnswer struct {

@@ -14,6 +14,7 @@ import (
 	"go.uber.org/zap"
 
 	"edged/internal/config"
+	"edged/internal/inbound"
 	"edged/internal/poller"
 	"edged/internal/relay"
 	"edged/internal/signals"
@@ -27,14 +28,22 @@ type daemon struct {
 	cfg     *config.Config
 	started time.Time
 	level   zap.AtomicLevel
-	windows []*relay.List // one for each list of cfg, in its order
+	windows []window // one for each list of cfg, in its order
 	loop    *poller.Loop
 	tcp     *tcpserver.Server
-	listen  string    // where clients connect
-	stops   chan stop // orders to drain or to quit; holds one
+	inbound *inbound.Writer // nil where clients write to no list
+	listen  string          // where clients connect
+	stops   chan stop       // orders to drain or to quit; holds one
 
 	mu      sync.Mutex
 	leaving string // guarded by mu; why it drains, empty while it serves
+}
+
+// window is a list's place in the relay, whatever its items are confirmed by.
+type window interface {
+	tcpserver.Joiner
+	Stats() relay.Stats
+	Stop()
 }
 
 // stop is an order to end.
@@ -120,6 +129,16 @@ func serve(cfg *config.Config, stderr io.Writer, ready func()) int {
 			log.Error("the control socket is gone", zap.Error(err))
 		}
 	})
+	writeCtx, stopWriting := context.WithCancel(context.Background())
+	defer stopWriting()
+	written := make(chan error, 1)
+	go func() {
+		if d.inbound == nil {
+			written <- nil
+			return
+		}
+		written <- d.inbound.Run(writeCtx)
+	}()
 	tellCtx, stopTelling := context.WithCancel(context.Background())
 	serving.Go(func() { d.tell(tellCtx, notify) })
 
@@ -174,9 +193,12 @@ func serve(cfg *config.Config, stderr io.Writer, ready func()) int {
 
 	// 6. Nobody is there any more: what was confirmed is removed, the rest stays
 	// in Redis. The books close.
+	stopWriting()
 	stopLoop()
-	if err := <-looped; err != nil {
-		log.Error("the end was not clean", zap.Error(err))
+	for _, ended := range []chan error{written, looped} {
+		if err := <-ended; err != nil {
+			log.Error("the end was not clean", zap.Error(err))
+		}
 	}
 	total := d.books()
 	log.Info("drained", zap.Uint64("taken", total.Taken), zap.Uint64("confirmed", total.Confirmed),
@@ -194,19 +216,29 @@ func (d *daemon) build(log *zap.Logger, notify *systemd.Notifier, password strin
 	cfg := d.cfg
 	lists := make([]poller.List, len(cfg.Lists))
 	subjects := make([]tcpserver.List, len(cfg.Lists))
+	memory := int(cfg.Delivery.Memory) / len(cfg.Lists)
+	wake := func() { d.loop.Wake() }
 	for i, list := range cfg.Lists {
-		window := relay.NewList(relay.Options{
-			Window:  cfg.Delivery.WindowItems,
-			Memory:  int(cfg.Delivery.Memory) / len(cfg.Lists),
-			Changed: func() { d.loop.Wake() },
-		})
-		d.windows = append(d.windows, window)
-		lists[i] = poller.List{Key: list.Key, Subject: list.Subject, FromRight: list.TakeFrom == config.TakeRight, Window: window}
-		subjects[i] = tcpserver.List{Subject: list.Subject, Joiner: window}
+		lists[i] = poller.List{Key: list.Key, Subject: list.Subject, FromRight: list.TakeFrom == config.TakeRight}
+		subjects[i] = tcpserver.List{Name: list.Key, Subject: list.Subject}
+		if list.Ack == config.AckExplicit {
+			w := relay.NewExplicit(relay.ExplicitOptions{
+				Window: cfg.Delivery.WindowItems, Memory: memory, Changed: wake,
+				AckWait: time.Duration(list.AckWait), Backoff: durations(list.Backoff),
+				MaxDeliver: list.MaxDeliver, MaxAckPending: list.MaxAckPending,
+			})
+			lists[i].Explicit, subjects[i].Joiner, subjects[i].Confirm = w, w, tcpserver.Acknowledged
+			d.windows = append(d.windows, w)
+			continue
+		}
+		w := relay.NewList(relay.Options{Window: cfg.Delivery.WindowItems, Memory: memory, Changed: wake})
+		lists[i].Window, subjects[i].Joiner = w, w
 		if list.Ack == config.AckNone {
 			subjects[i].Confirm = tcpserver.OnWrite
 		}
+		d.windows = append(d.windows, w)
 	}
+
 	// The loop waits for Redis three times at most before it shows a sign of life:
 	// to connect, to introduce itself, and for an answer.
 	timeout := time.Duration(cfg.Redis.Timeout)
@@ -214,10 +246,11 @@ func (d *daemon) build(log *zap.Logger, notify *systemd.Notifier, password strin
 		log.Warn("redis.timeout is too long for systemd's watchdog; taking a quarter of WatchdogSec", zap.Duration("timeout", most))
 		timeout = most
 	}
+	redis := poller.RedisOptions{
+		Address: cfg.Redis.Address, Username: cfg.Redis.Username, Password: password, DB: cfg.Redis.DB, Timeout: timeout,
+	}
 	d.loop = poller.New(poller.Options{
-		Redis: poller.RedisOptions{
-			Address: cfg.Redis.Address, Username: cfg.Redis.Username, Password: password, DB: cfg.Redis.DB, Timeout: timeout,
-		},
+		Redis:        redis,
 		Instance:     cfg.Instance,
 		Lists:        lists,
 		PollInterval: time.Duration(cfg.Redis.PollInterval),
@@ -229,7 +262,19 @@ func (d *daemon) build(log *zap.Logger, notify *systemd.Notifier, password strin
 		MaxSleep:     notify.Watchdog() / 3,
 		Log:          log.Named("poller"),
 	})
+	sinks := make([]tcpserver.Sink, len(cfg.Inbound))
+	if len(cfg.Inbound) > 0 {
+		targets := make([]inbound.List, len(cfg.Inbound))
+		for i, in := range cfg.Inbound {
+			targets[i] = inbound.List{Subject: in.Subject, Key: in.List, MaxLen: in.MaxLen, FromRight: in.TakeFrom == config.TakeRight}
+			sinks[i] = tcpserver.Sink{Subject: in.Subject, Write: func(payload []byte, answer func([]byte)) { d.inbound.Write(i, payload, answer) }}
+		}
+		d.inbound = inbound.New(inbound.Options{
+			Client: redis.NewClient(), Lists: targets, Buffer: int(cfg.Delivery.InboundBuffer), Log: log.Named("inbound"),
+		})
+	}
 	d.tcp = tcpserver.New(tcpserver.Options{
+		Sinks:            sinks,
 		Name:             cfg.Instance,
 		Version:          version,
 		Lists:            subjects,
@@ -244,6 +289,14 @@ func (d *daemon) build(log *zap.Logger, notify *systemd.Notifier, password strin
 		ReceiptTimeout:   time.Duration(cfg.Delivery.ReceiptTimeout),
 		Log:              log.Named("tcp"),
 	})
+}
+
+func durations(all []config.Duration) []time.Duration {
+	list := make([]time.Duration, len(all))
+	for i, d := range all {
+		list[i] = time.Duration(d)
+	}
+	return list
 }
 
 // tell keeps systemd informed until ctx is done: how it is while it serves, and

@@ -22,13 +22,14 @@ type Config struct {
 	// empty, and so does Parse; Load fills the host name in.
 	Instance string `toml:"instance"`
 
-	Redis    Redis    `toml:"redis"`
-	Lists    []List   `toml:"list"`
-	Delivery Delivery `toml:"delivery"`
-	TCP      TCP      `toml:"tcp"`
-	Control  Control  `toml:"control"`
-	Drain    Drain    `toml:"drain"`
-	Log      Log      `toml:"log"`
+	Redis    Redis     `toml:"redis"`
+	Lists    []List    `toml:"list"`
+	Inbound  []Inbound `toml:"inbound"` // none by default
+	Delivery Delivery  `toml:"delivery"`
+	TCP      TCP       `toml:"tcp"`
+	Control  Control   `toml:"control"`
+	Drain    Drain     `toml:"drain"`
+	Log      Log       `toml:"log"`
 }
 
 // Redis is where the lists are.
@@ -54,29 +55,47 @@ const unixScheme = "unix://"
 type List struct {
 	Key      string `toml:"key"`
 	Subject  string `toml:"subject"` // never empty after Parse: the key, where the file gives none
-	Ack      string `toml:"ack"`     // AckReceived or AckNone
+	Ack      string `toml:"ack"`     // AckReceived, AckExplicit or AckNone
 	TakeFrom string `toml:"take_from"`
+
+	// These have their defaults unless Ack is AckExplicit.
+	AckWait       Duration   `toml:"ack_wait"`
+	MaxDeliver    int        `toml:"max_deliver"` // 0 means no bound
+	Backoff       []Duration `toml:"backoff"`     // where not empty, in place of AckWait; the last one repeats
+	MaxAckPending int        `toml:"max_ack_pending"`
 }
 
 // The values of List.Ack: when a client has confirmed an item.
 const (
 	AckReceived = "received" // the client answered a PING sent behind it
+	AckExplicit = "explicit" // the client acknowledged this very item
 	AckNone     = "none"     // it was written to the client's socket
 )
 
-// The values of List.TakeFrom: which end of the list is the head.
+// The values of TakeFrom: which end of a list is the head.
 const (
 	TakeLeft  = "left"
 	TakeRight = "right"
 )
 
-// Delivery bounds what is on its way from Redis to the clients.
+// Inbound is a subject that clients publish to and the Redis list that takes
+// what they publish. That list may be one of those relayed; then TakeFrom is the
+// same as there.
+type Inbound struct {
+	Subject  string `toml:"subject"` // literal or with wildcards; stands for no list's subject
+	List     string `toml:"list"`    // the key in Redis
+	MaxLen   int64  `toml:"max_len"` // items in the list beyond which more are refused; 0 means no bound
+	TakeFrom string `toml:"take_from"`
+}
+
+// Delivery bounds what is on its way between Redis and the clients.
 type Delivery struct {
 	BatchItems     int      `toml:"batch_items"`
 	BatchBytes     Size     `toml:"batch_bytes"`
 	WindowItems    int      `toml:"window_items"` // of one list; at least BatchItems
 	Memory         Size     `toml:"memory"`       // of all lists together
 	ReceiptTimeout Duration `toml:"receipt_timeout"`
+	InboundBuffer  Size     `toml:"inbound_buffer"` // published items that wait for Redis
 }
 
 // TCP is the server that NATS clients connect to.
@@ -110,6 +129,9 @@ type Log struct {
 // Default returns what an empty file means: a new value each time, which the
 // caller may change.
 func Default() *Config {
+	events, readings := newList(), newList()
+	events.Key, events.Subject = "events", "events"
+	readings.Key, readings.Subject = "readings", "readings"
 	return &Config{
 		Redis: Redis{
 			Address:      "127.0.0.1:6379",
@@ -117,16 +139,14 @@ func Default() *Config {
 			PollInterval: 10 * second,
 			Lease:        30 * second,
 		},
-		Lists: []List{
-			{Key: "events", Subject: "events", Ack: AckReceived, TakeFrom: TakeLeft},
-			{Key: "readings", Subject: "readings", Ack: AckReceived, TakeFrom: TakeLeft},
-		},
+		Lists: []List{events, readings},
 		Delivery: Delivery{
 			BatchItems:     500,
 			BatchBytes:     128 * kib,
 			WindowItems:    4000,
 			Memory:         8 * mib,
 			ReceiptTimeout: 30 * second,
+			InboundBuffer:  4 * mib,
 		},
 		TCP: TCP{
 			Listen:           "127.0.0.1:4222",
@@ -145,7 +165,12 @@ func Default() *Config {
 }
 
 // newList is a [[list]] of which the file says nothing yet.
-func newList() List { return List{Ack: AckReceived, TakeFrom: TakeLeft} }
+func newList() List {
+	return List{Ack: AckReceived, TakeFrom: TakeLeft, AckWait: 30 * second, MaxAckPending: 1000}
+}
+
+// newInbound is an [[inbound]] of which the file says nothing yet.
+func newInbound() Inbound { return Inbound{TakeFrom: TakeLeft} }
 
 // Load reads the file at path and fills in what depends on the machine. The
 // empty path means no file: the defaults. Bad content is an *Error; an error of

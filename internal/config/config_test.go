@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -37,7 +38,7 @@ func TestReferenceFileHasEveryKeyOfTheSchema(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	there := locate(string(data))
+	there := locate(uncommented(data))
 	for _, key := range schema("", reflect.TypeFor[Config]()) {
 		if there[key] == 0 {
 			t.Errorf("%s is missing", key)
@@ -45,11 +46,35 @@ func TestReferenceFileHasEveryKeyOfTheSchema(t *testing.T) {
 	}
 }
 
-// schema lists the path of every key; arrays have one element.
+func TestExampleInTheReferenceFileIsGoodAndShowsTheDefaults(t *testing.T) {
+	data, err := os.ReadFile(reference)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := Parse(reference, []byte(uncommented(data)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Default()
+	example := newInbound()
+	example.Subject, example.List = "setpoints", "setpoints"
+	want.Inbound = []Inbound{example}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
+}
+
+// uncommented makes a part of the file of its examples: lines that have no
+// space behind the number sign.
+func uncommented(file []byte) string {
+	return regexp.MustCompile(`(?m)^#([^ \n])`).ReplaceAllString(string(file), "$1")
+}
+
+// schema lists the path of every key; arrays of tables have one element.
 func schema(path string, t reflect.Type) (keys []string) {
 	for i, name := range keysOf(t) {
 		key, field := join(path, name), t.Field(i).Type
-		if field.Kind() == reflect.Slice {
+		if field.Kind() == reflect.Slice && field.Elem().Kind() == reflect.Struct {
 			key, field = index(key, 0), field.Elem()
 		}
 		keys = append(keys, key)
@@ -80,10 +105,19 @@ func TestEveryKeyOfAFileIsTaken(t *testing.T) {
 			DB: 3, Timeout: second, PollInterval: 2 * second, Lease: 5 * second,
 		},
 		Lists: []List{
-			{Key: "{a}:in", Subject: "a.in", Ack: AckNone, TakeFrom: TakeRight},
-			{Key: "b", Subject: "b", Ack: AckReceived, TakeFrom: TakeLeft},
+			{Key: "{a}:in", Subject: "a.in", Ack: AckNone, TakeFrom: TakeRight, AckWait: 30 * second, MaxAckPending: 1000},
+			{
+				Key: "b", Subject: "b", Ack: AckExplicit, TakeFrom: TakeLeft,
+				AckWait: minute, MaxDeliver: 5, Backoff: []Duration{millisecond, day}, MaxAckPending: 1,
+			},
 		},
-		Delivery: Delivery{BatchItems: 10, BatchBytes: 64000, WindowItems: 20, Memory: mib, ReceiptTimeout: minute},
+		Inbound: []Inbound{
+			{Subject: "a.*.set.>", List: "{a}:in", MaxLen: 5_000_000, TakeFrom: TakeRight},
+			{Subject: "c", List: "c", TakeFrom: TakeLeft},
+		},
+		Delivery: Delivery{
+			BatchItems: 10, BatchBytes: 64000, WindowItems: 20, Memory: mib, ReceiptTimeout: minute, InboundBuffer: 64 * kib,
+		},
 		TCP: TCP{
 			Listen: ":4223", MaxConnections: 8, MaxSubscriptions: 9, MaxPayload: 2 * kib,
 			MaxControlLine: kib, MaxPending: 3 * kib, ConnectTimeout: second, PingInterval: minute + second,
@@ -114,10 +148,10 @@ func TestListsOfAFileReplaceTheDefaultOnes(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		want := []List{
-			{Key: "a", Subject: "a", Ack: AckReceived, TakeFrom: TakeLeft},
-			{Key: "b", Subject: "c", Ack: AckReceived, TakeFrom: TakeLeft},
-		}
+		a, b := newList(), newList()
+		a.Key, a.Subject = "a", "a"
+		b.Key, b.Subject = "b", "c"
+		want := []List{a, b}
 		if !reflect.DeepEqual(got.Lists, want) {
 			t.Errorf("%s: got %+v, want %+v", text, got.Lists, want)
 		}

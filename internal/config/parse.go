@@ -91,6 +91,12 @@ func (p *parser) value(key string, value any, field reflect.Value) {
 			return
 		}
 		p.wrongType(key, "a whole number", value)
+	case *int64:
+		if n, ok := value.(int64); ok {
+			*out = n
+			return
+		}
+		p.wrongType(key, "a whole number", value)
 	case *Duration:
 		p.text(key, `a duration such as "10s"`, value, out)
 	case *Size:
@@ -99,8 +105,12 @@ func (p *parser) value(key string, value any, field reflect.Value) {
 			return
 		}
 		p.text(key, `a size such as "1MiB"`, value, out)
+	case *[]Duration:
+		array(p, key, `an array of durations such as ["1s", "10s"]`, value, out, 0)
 	case *[]List:
-		p.lists(key, value, out)
+		array(p, key, "a [[list]] for each list", value, out, newList())
+	case *[]Inbound:
+		array(p, key, "an [[inbound]] for each subject", value, out, newInbound())
 	default:
 		if t, ok := value.(map[string]any); ok {
 			p.table(key, t, field)
@@ -121,8 +131,9 @@ func (p *parser) text(key, want string, value any, out encoding.TextUnmarshaler)
 	}
 }
 
-// lists replaces the default lists with those of the file.
-func (p *parser) lists(key string, value any, out *[]List) {
+// array replaces the default elements with those of the file. An element of
+// which the file says nothing is equal to initial.
+func array[T any](p *parser, key, want string, value any, out *[]T, initial T) {
 	*out = nil
 	var elements []any
 	switch v := value.(type) {
@@ -133,11 +144,11 @@ func (p *parser) lists(key string, value any, out *[]List) {
 	case []any:
 		elements = v
 	default:
-		p.wrongType(key, "a [[list]] for each list", value)
+		p.wrongType(key, want, value)
 		return
 	}
 	for i, e := range elements {
-		*out = append(*out, newList())
+		*out = append(*out, initial)
 		p.value(index(key, i), e, reflect.ValueOf(&(*out)[i]).Elem())
 	}
 }

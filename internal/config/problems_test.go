@@ -33,7 +33,7 @@ timeout = 3
 lease = "1s"
 `)
 	want := []string{
-		`x.toml:1: colour: there is no such key: remove it, or use one of instance, redis, list, delivery, tcp, control, drain, log`,
+		`x.toml:1: colour: there is no such key: remove it, or use one of instance, redis, list, inbound, delivery, tcp, control, drain, log`,
 		`x.toml:3: tcp.lisen: there is no such key: did you mean listen?`,
 		`x.toml:4: tcp.max_payload: "lots" is no size: write a whole number and a unit (B, KB, MB, GB, KiB, MiB, GiB), such as "1MiB"`,
 		`x.toml:5: tcp.max_connections: this must be a whole number, not a string`,
@@ -107,14 +107,71 @@ func TestImpossibleValuesAreRefused(t *testing.T) {
 		{"[[list]]\nkey = 'a'\nsubject = '$JS'", `begins with $, which is reserved`},
 		{"[[list]]\nkey = 'a'\nsubject = '_INBOX.a'", `begins with _INBOX., which is reserved`},
 		{"[[list]]\nkey = 'a'\nsubject = 'edged.a'", `begins with edged., which is reserved`},
-		{"[[list]]\nkey = 'a'\nack = 'explicit'", `3: list[0].ack: "explicit" is not available in this version`},
-		{"[[list]]\nkey = 'a'\nack = 'yes'", `3: list[0].ack: "yes" is none of received, none`},
+		{"[[list]]\nkey = 'a'\nack = 'yes'", `3: list[0].ack: "yes" is none of received, explicit, none`},
 		{"[[list]]\nkey = 'a'\ntake_from = 'top'", `3: list[0].take_from: "top" is none of left, right`},
 		{"[[list]]\nkey = 5", `2: list[0].key: this must be a string in quotes`},
+		{explicit + "ack_wait = '99ms'", `4: list[0].ack_wait: this must be between 100ms and 24h`},
+		{explicit + "max_deliver = -1", `4: list[0].max_deliver: this must be between 0 and`},
+		{explicit + "max_ack_pending = 0", `4: list[0].max_ack_pending: this must be between 1 and 1000000`},
+		{explicit + "backoff = '1s'", `4: list[0].backoff: this must be an array of durations such as ["1s", "10s"], not a string`},
+		{explicit + "backoff = ['1s',\n'0s']", `5: list[0].backoff[1]: this must be between 1ms and 24h`},
+		{explicit + "backoff = ['1s',\n'soon']", `5: list[0].backoff[1]: "soon" is no duration`},
+		{explicit + "backoff = [" + strings.Repeat("'1s',", 101) + "]", `4: list[0].backoff: it has 101 durations, at most 100`},
+		{"[[list]]\nkey = 'a'\nack_wait = '1s'", `3: list[0].ack_wait: this is used only where ack = "explicit", and this list has "received"`},
+		{"[[list]]\nkey = 'a'\nmax_deliver = 3", `3: list[0].max_deliver: this is used only where`},
+		{"[[list]]\nkey = 'a'\nbackoff = ['1s']", `3: list[0].backoff: this is used only where`},
+		{"[[list]]\nkey = 'a'\nack = 'none'\nmax_ack_pending = 1", `4: list[0].max_ack_pending: this is used only where ack = "explicit", and this list has "none"`},
+		{"[[list]]\nkey = 'a'\nack = 'yes'\nmax_deliver = 3", `3: list[0].ack: "yes" is none of`},
+		{`delivery.inbound_buffer = "63KiB"`, `1: delivery.inbound_buffer: this must be between 64KiB and 1GiB`},
+		{`inbound = 5`, `1: inbound: this must be an [[inbound]] for each subject, not a whole number`},
+		{"[[inbound]]\nlist = 'a'", `1: inbound[0].subject: write the subject that clients publish to`},
+		{"[[inbound]]\nsubject = 'a'", `1: inbound[0].list: a list needs the key it has in Redis`},
+		{inbound("a", "max_len = -1"), `4: inbound[0].max_len: this must be between 0 and 4294967295`},
+		{inbound("a", "max_len = '1KiB'"), `4: inbound[0].max_len: this must be a whole number, not a string`},
+		{inbound("a", "take_from = 'top'"), `4: inbound[0].take_from: "top" is none of left, right`},
+		{inbound("a", "") + inbound("a", ""), `6: inbound[1].subject: the subject "a" is that of inbound[0] already`},
+		{inbound("a b", ""), `has a space or a control character in it: choose another`},
+		{inbound("a..b", ""), `has an empty part between dots`},
+		{inbound("a*.b", ""), `has a wildcard that is only a piece of the part between dots`},
+		{inbound("a.>.b", ""), `has a > before its end`},
+		{inbound("*.a", ""), `begins with a wildcard, which would take what is reserved`},
+		{inbound(">", ""), `begins with a wildcard`},
+		{inbound("$JS.API", ""), `begins with $, which is reserved`},
+		{inbound("_INBOX.*", ""), `begins with _INBOX., which is reserved`},
+		{inbound("edged.a", ""), `begins with edged., which is reserved`},
+		{inbound("events", ""), `2: inbound[0].subject: the subject "events" stands for "events" too, which is that of list[0]`},
+		{"[[list]]\nkey = 'a.b.c'\n" + inbound("a.*.c", ""), `4: inbound[0].subject: the subject "a.*.c" stands for "a.b.c" too`},
+		{"[[list]]\nkey = 'a.b.c'\n" + inbound("a.>", ""), `the subject "a.>" stands for "a.b.c" too`},
+		{"[[list]]\nkey = 'x'\n" + inbound("a", "take_from = 'right'"), `6: inbound[0].take_from: items would be pushed to the head of list[0]: write take_from = "left" here`},
+		{"[[list]]\nkey = 'x'\ntake_from = 'right'\n" + inbound("a", ""), `4: inbound[0].take_from: items would be pushed to the head of list[0]: write take_from = "right" here`},
 	} {
 		got := parseProblems(t, c.file)
 		if len(got) != 1 || !strings.Contains(got[0], c.want) {
 			t.Errorf("%.80s\ngot  %s\nwant %s", c.file, strings.Join(got, "\n     "), c.want)
+		}
+	}
+}
+
+const explicit = "[[list]]\nkey = 'a'\nack = 'explicit'\n"
+
+// inbound is an [[inbound]] of four lines.
+func inbound(subject, more string) string {
+	return "[[inbound]]\nsubject = '" + subject + "'\nlist = 'x'\n" + more + "\n"
+}
+
+func TestInboundSubjectsBesideThoseOfTheListsAreGood(t *testing.T) {
+	for _, subject := range []string{"a", "a.b", "a.*", "a.b.c.d", "a.*.c.>", "a.*.d", "events2", "a.b.c.>"} {
+		if _, err := Parse("x.toml", []byte("[[list]]\nkey = 'a.b.c'\n"+inbound(subject, ""))); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestDefaultsOfExplicitListsMayBeWrittenOutAnywhere(t *testing.T) {
+	for _, ack := range []string{AckReceived, AckExplicit, AckNone} {
+		file := "[[list]]\nkey = 'a'\nack = '" + ack + "'\nack_wait = '30s'\nmax_deliver = 0\nbackoff = []\nmax_ack_pending = 1000"
+		if _, err := Parse("x.toml", []byte(file)); err != nil {
+			t.Error(err)
 		}
 	}
 }

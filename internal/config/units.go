@@ -17,6 +17,7 @@ const (
 	second      = Duration(time.Second)
 	minute      = Duration(time.Minute)
 	hour        = Duration(time.Hour)
+	day         = 24 * hour
 )
 
 // UnmarshalText reads what time.ParseDuration reads.

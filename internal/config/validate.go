@@ -19,6 +19,13 @@ const maxSocketPath = 107
 // maxName bounds list keys and subjects, which stand in every MSG line.
 const maxName = 512
 
+// maxListLen is how many items a list can hold:
+// https://redis.io/docs/latest/develop/data-types/lists/.
+const maxListLen = 1<<32 - 1
+
+// maxBackoff is how many waits a list's backoff can have.
+const maxBackoff = 100
+
 // validate checks the values of a configuration and completes its lists.
 func (p *parser) validate(c *Config) {
 	if c.Instance != "" {
@@ -43,6 +50,7 @@ func (p *parser) validate(c *Config) {
 	}
 
 	p.validateLists(c.Lists)
+	p.validateInbound(c.Inbound, c.Lists)
 
 	between(p, "delivery.batch_items", c.Delivery.BatchItems, 1, 100_000)
 	between(p, "delivery.batch_bytes", c.Delivery.BatchBytes, kib, 64*mib)
@@ -52,6 +60,7 @@ func (p *parser) validate(c *Config) {
 		c.Delivery.WindowItems, c.Delivery.BatchItems)
 	between(p, "delivery.memory", c.Delivery.Memory, 64*kib, gib)
 	between(p, "delivery.receipt_timeout", c.Delivery.ReceiptTimeout, second, hour)
+	between(p, "delivery.inbound_buffer", c.Delivery.InboundBuffer, 64*kib, gib)
 
 	p.check("tcp.listen", checkListen(c.TCP.Listen))
 	between(p, "tcp.max_connections", c.TCP.MaxConnections, 1, 1_000_000)
@@ -103,12 +112,91 @@ func (p *parser) validateLists(lists []List) {
 			subjects[l.Subject] = i
 		}
 
-		if l.Ack == "explicit" {
-			p.problem(path+".ack", "%q is not available in this version: use %q, which every NATS client confirms by itself, or %q",
-				l.Ack, AckReceived, AckNone)
-		}
-		p.oneOf(path+".ack", l.Ack, AckReceived, AckNone)
+		p.oneOf(path+".ack", l.Ack, AckReceived, AckExplicit, AckNone)
 		p.oneOf(path+".take_from", l.TakeFrom, TakeLeft, TakeRight)
+		switch l.Ack {
+		case AckExplicit:
+			p.validateExplicit(path, l)
+		case AckReceived, AckNone:
+			p.refuseExplicit(path, l)
+		}
+	}
+}
+
+// validateExplicit checks the keys that only lists with ack = "explicit" use.
+func (p *parser) validateExplicit(path string, l *List) {
+	between(p, path+".ack_wait", l.AckWait, 100*millisecond, day)
+	between(p, path+".max_deliver", l.MaxDeliver, 0, 1_000_000)
+	between(p, path+".max_ack_pending", l.MaxAckPending, 1, 1_000_000)
+	if len(l.Backoff) > maxBackoff {
+		p.problem(path+".backoff", "it has %d durations, at most %d are allowed: the last one repeats", len(l.Backoff), maxBackoff)
+		return
+	}
+	for i, wait := range l.Backoff {
+		between(p, index(path+".backoff", i), wait, millisecond, day)
+	}
+}
+
+// refuseExplicit wants these keys left alone where they would do nothing. A
+// default that is written out misleads nobody.
+func (p *parser) refuseExplicit(path string, l *List) {
+	initial := newList()
+	for _, key := range []struct {
+		name string
+		set  bool
+	}{
+		{"ack_wait", l.AckWait != initial.AckWait},
+		{"max_deliver", l.MaxDeliver != initial.MaxDeliver},
+		{"backoff", len(l.Backoff) > 0},
+		{"max_ack_pending", l.MaxAckPending != initial.MaxAckPending},
+	} {
+		if key.set {
+			p.problem(path+"."+key.name, "this is used only where ack = %q, and this list has %q: remove it, or change ack",
+				AckExplicit, l.Ack)
+		}
+	}
+}
+
+// validateInbound also holds the inbound subjects against the lists.
+func (p *parser) validateInbound(inbound []Inbound, lists []List) {
+	subjects := map[string]int{}
+	for i, in := range inbound {
+		path := index("inbound", i)
+		if p.bad(path) {
+			continue
+		}
+		p.validateInboundSubject(path+".subject", in.Subject, lists)
+		if first, taken := subjects[in.Subject]; taken {
+			p.problem(path+".subject", "the subject %q is that of %s already: choose another", in.Subject, index("inbound", first))
+		} else {
+			subjects[in.Subject] = i
+		}
+		p.check(path+".list", checkKey(in.List))
+		between(p, path+".max_len", in.MaxLen, 0, maxListLen)
+		p.oneOf(path+".take_from", in.TakeFrom, TakeLeft, TakeRight)
+		for j, l := range lists {
+			if l.Key == in.List && l.TakeFrom != in.TakeFrom && !p.bad(index("list", j)+".take_from") {
+				p.problem(path+".take_from", "items would be pushed to the head of %s: write take_from = %q here, or change it there",
+					index("list", j), l.TakeFrom)
+			}
+		}
+	}
+}
+
+func (p *parser) validateInboundSubject(path, subject string, lists []List) {
+	if subject == "" {
+		p.problem(path, "write the subject that clients publish to")
+		return
+	}
+	if err := checkPattern(subject); err != nil {
+		p.problem(path, "the subject %q %v: choose another", subject, err)
+		return
+	}
+	for i, l := range lists {
+		if matches(subject, l.Subject) {
+			p.problem(path, "the subject %q stands for %q too, which is that of %s and which nobody may publish to: choose another",
+				subject, l.Subject, index("list", i))
+		}
 	}
 }
 
@@ -217,25 +305,59 @@ func checkKey(key string) error {
 	return nil
 }
 
-// checkSubject holds a list's subject to the rules of
-// https://docs.nats.io/nats-concepts/subjects for subjects without wildcards,
-// and keeps those free that clients and edged itself use.
+// checkSubject holds a list's subject to the rules of checkPattern, and allows
+// no wildcards.
 func checkSubject(subject string) error {
+	if strings.ContainsAny(subject, "*>") {
+		return errors.New("has a wildcard in it")
+	}
+	return checkPattern(subject)
+}
+
+// checkPattern holds a subject to the rules of
+// https://docs.nats.io/nats-concepts/subjects for subjects with wildcards,
+// and keeps those free that clients and edged itself use.
+func checkPattern(subject string) error {
 	unfit := func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }
+	tokens := strings.Split(subject, ".")
 	switch {
 	case len(subject) > maxName:
 		return fmt.Errorf("is longer than %d bytes", maxName)
-	case slices.Contains(strings.Split(subject, "."), ""):
+	case slices.Contains(tokens, ""):
 		return errors.New("has an empty part between dots")
-	case strings.ContainsAny(subject, "*>"):
-		return errors.New("has a wildcard in it")
 	case strings.ContainsFunc(subject, unfit):
 		return errors.New("has a space or a control character in it")
+	case tokens[0] == "*" || tokens[0] == ">":
+		return errors.New("begins with a wildcard, which would take what is reserved")
 	}
 	for _, reserved := range []string{"$", "_INBOX.", "edged."} {
 		if strings.HasPrefix(subject, reserved) {
 			return fmt.Errorf("begins with %s, which is reserved", reserved)
 		}
 	}
+	for i, token := range tokens {
+		if len(token) > 1 && strings.ContainsAny(token, "*>") {
+			return errors.New("has a wildcard that is only a piece of the part between dots")
+		}
+		if token == ">" && i < len(tokens)-1 {
+			return errors.New("has a > before its end")
+		}
+	}
 	return nil
+}
+
+// matches tells whether pattern, which may have wildcards, stands for subject.
+func matches(pattern, subject string) bool {
+	tokens := strings.Split(subject, ".")
+	for i, p := range strings.Split(pattern, ".") {
+		switch {
+		case i == len(tokens):
+			return false
+		case p == ">":
+			return true
+		case p != "*" && p != tokens[i]:
+			return false
+		}
+	}
+	return strings.Count(pattern, ".") == len(tokens)-1
 }

@@ -1,0 +1,119 @@
+// Crash counts what edged loses. It pushes numbered items into two lists of a
+// real redis-server, has a client for each list take them through the real
+// daemon, and meanwhile kills, ends and stalls daemon and clients, at random
+// moments from a seed that it prints. Then it compares what was pushed with
+// what the clients have recorded.
+//
+//	cd test && go run ./crash [-items N] [-faults N] [-seed N] [-race] [-only TEXT]
+//
+// Each row of the table is one scenario in one ack mode, in a Redis that was
+// empty before:
+//
+//   - lost: items that no client ever recorded.
+//   - twice: recordings of an item after its first.
+//   - out of order: recordings of an item with a smaller number than the one
+//     before it on the same connection, where it was neither recorded before nor
+//     says itself that it is a redelivery. Those two are the exception that the
+//     order of a list has.
+//   - corrupted: what came and is not, byte for byte, an item that was pushed.
+//
+// It ends with code 1 where an explicit or received list lost an item, where
+// anything came out of order or corrupted, or where more came twice than may be
+// on its way: one window (delivery.window_items) for each list and fault. A list
+// with ack "none" may lose what was in the sockets; the table shows how much.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+)
+
+func main() {
+	var opts options
+	flag.IntVar(&opts.items, "items", 200_000, "items pushed for each row, both lists together")
+	flag.IntVar(&opts.faults, "faults", 5, "kills, ends or stalls in each row")
+	flag.Uint64Var(&opts.seed, "seed", rand.Uint64N(1_000_000), "where the random moments come from")
+	flag.BoolVar(&opts.race, "race", false, "build the daemon with the race detector")
+	flag.StringVar(&opts.only, "only", "", "run only the rows whose name, such as \"SIGTERM | none\", contains this")
+	flag.Parse()
+	if flag.NArg() > 0 || opts.faults < 1 || opts.items < 2*len(lists)*opts.faults {
+		fmt.Fprintln(os.Stderr, "crash: it takes no arguments, at least one fault, and at least four items a fault")
+		os.Exit(2)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := run(ctx, os.Stdout, opts)
+	stop()
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "crash: %v\n", err)
+		os.Exit(1)
+	}
+}
+
+type options struct {
+	items  int // in each row
+	faults int // in each row
+	seed   uint64
+	race   bool
+	only   string
+}
+
+// run prints the table. Its error says which rows are not as they must be.
+func run(ctx context.Context, out io.Writer, opts options) error {
+	folder, err := os.MkdirTemp("", "e") // short: it holds Unix sockets
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(folder)
+	binary := filepath.Join(folder, "edged")
+	if err := build(ctx, binary, opts.race); err != nil {
+		return err
+	}
+	redis, err := startRedis(folder)
+	if err != nil {
+		return err
+	}
+	defer redis.close()
+
+	fmt.Fprintf(out, "seed %d, %d faults in each row\n", opts.seed, opts.faults)
+	const format = "%-36s | %8v | %8v | %8v | %12v | %9v\n"
+	fmt.Fprintf(out, format, "scenario | mode", "pushed", "lost", "twice", "out of order", "corrupted")
+	var failed []string
+	for i, s := range scenarios {
+		for j, mode := range modes {
+			name := s.name + " | " + mode
+			if !strings.Contains(name, opts.only) {
+				continue
+			}
+			r := &row{
+				scenario: s, mode: mode, faults: opts.faults, items: opts.items,
+				random: rand.New(rand.NewPCG(opts.seed, uint64(i*len(modes)+j))), // its own, so that -only changes no moment
+				redis:  redis,
+				daemon: newDaemon(binary, folder, redis.address(), mode),
+			}
+			got, err := r.run(ctx)
+			switch {
+			case ctx.Err() != nil:
+				return errors.New("interrupted")
+			case err != nil:
+				return fmt.Errorf("%s, seed %d: %v\nthe log of edged:\n%s", name, opts.seed, err, r.daemon.log)
+			}
+			fmt.Fprintf(out, format, name, got.pushed, got.lost, got.twice, got.disorder, got.corrupted)
+			if wrong := got.wrong(mode, opts.faults); wrong != "" {
+				failed = append(failed, name+": "+wrong)
+			}
+		}
+	}
+	if len(failed) > 0 {
+		return fmt.Errorf("with seed %d:\n%s", opts.seed, strings.Join(failed, "\n"))
+	}
+	return nil
+}

@@ -1,0 +1,249 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// window is how many items of a list may be on their way: the default of
+// delivery.window_items.
+const window = 4000
+
+// patience is how long a row waits for what must happen.
+const patience = time.Minute
+
+var (
+	lists = []string{"events", "readings"}
+	modes = []string{"received", "explicit", "none"}
+)
+
+// scenario is a kind of fault.
+type scenario struct {
+	name   string
+	stalls bool           // the clients stop reading first
+	signal syscall.Signal // what ends the daemon; 0 where the clients die instead
+}
+
+var scenarios = []scenario{
+	{"SIGKILL", false, syscall.SIGKILL},
+	{"client stalls, SIGKILL", true, syscall.SIGKILL},
+	{"client stalls, dies, back", true, 0},
+	{"SIGTERM", false, syscall.SIGTERM},
+	{"client stalls, SIGTERM", true, syscall.SIGTERM},
+}
+
+// row is one scenario in one ack mode.
+type row struct {
+	scenario
+	mode   string
+	faults int
+	items  int
+	random *rand.Rand
+	redis  *redis
+	daemon *daemon
+
+	clients []*client // one for each of lists
+	pushed  []int     // into each of lists; owned by the producer while there is one
+}
+
+// result is a row of the table.
+type result struct{ pushed, lost, twice, disorder, corrupted int }
+
+// wrong says what is not as it must be.
+func (r result) wrong(mode string, faults int) string {
+	switch most := faults * len(lists) * window; {
+	case r.lost > 0 && mode != "none":
+		return fmt.Sprintf("%d items are lost", r.lost)
+	case r.corrupted > 0:
+		return fmt.Sprintf("%d items are corrupted", r.corrupted)
+	case r.disorder > 0:
+		return fmt.Sprintf("%d items came out of order", r.disorder)
+	case r.twice > most:
+		return fmt.Sprintf("%d items came twice, at most %d may", r.twice, most)
+	}
+	return ""
+}
+
+// run pushes the items in as many parts as there are faults, and does one fault in
+// the stream of each. It returns when Redis holds nothing more, the clients have
+// what there is, and the daemon has ended.
+func (r *row) run(ctx context.Context) (got result, err error) {
+	if _, err := r.redis.do("FLUSHALL"); err != nil {
+		return got, err
+	}
+	if err := r.daemon.start(); err != nil {
+		return got, err
+	}
+	defer r.daemon.stop(syscall.SIGKILL)
+
+	ctx, cancel := context.WithCancel(ctx)
+	var running sync.WaitGroup
+	defer running.Wait()
+	defer cancel()
+	each := r.items / len(lists) // the last of them is pushed when all faults are over
+	for _, list := range lists {
+		c := newClient(r.daemon.address, list, each, r.mode == "explicit")
+		running.Go(func() { c.run(ctx) })
+		r.clients = append(r.clients, c)
+	}
+	r.pushed = make([]int, len(lists))
+	for i := range r.faults {
+		if err := r.round(ctx, each*(i+1)/r.faults-1); err != nil {
+			return got, fmt.Errorf("fault %d: %v", i+1, err)
+		}
+	}
+
+	// With the last item a client has everything before it that still comes: what
+	// Redis does not hold any more may yet be in a socket.
+	for i := range lists {
+		if err := r.push(i, 1); err != nil {
+			return got, err
+		}
+	}
+	for _, c := range r.clients {
+		if err := wait(ctx, c.last, "the last of "+c.list+" comes"); err != nil {
+			return got, err
+		}
+	}
+	if err := r.settled(ctx); err != nil {
+		return got, err
+	}
+	if err := r.daemon.stop(syscall.SIGTERM); err != nil {
+		return got, err
+	}
+	cancel()
+	running.Wait()
+	for i, c := range r.clients {
+		if c.refused != "" {
+			return got, fmt.Errorf("edged refuses the client of %s: %s", c.list, c.refused)
+		}
+		got.pushed += r.pushed[i]
+		got.lost += c.lost()
+		got.twice += c.twice
+		got.disorder += c.disorder
+		got.corrupted += c.corrupted
+	}
+	return got, nil
+}
+
+// round pushes items until each list has had so many, does one fault meanwhile,
+// and returns when all of them have left Redis.
+func (r *row) round(ctx context.Context, until int) error {
+	marks := make([]*mark, len(lists))
+	for i, c := range r.clients {
+		marks[i] = newMark(1+r.random.IntN(until-r.pushed[i]), r.stalls)
+		c.mark.Store(marks[i])
+	}
+	random := rand.New(rand.NewPCG(r.random.Uint64(), 0)) // the producer's own
+	pushed := make(chan error, 1)
+	go func() { pushed <- r.produce(until, random) }()
+	err := r.fault(ctx, marks)
+	if pushErr := <-pushed; pushErr != nil {
+		return pushErr
+	}
+	if err != nil {
+		return err
+	}
+	return r.settled(ctx)
+}
+
+// fault waits for the marks and does what the scenario wants.
+func (r *row) fault(ctx context.Context, marks []*mark) error {
+	first, moment := r.random.IntN(len(marks)), time.Duration(r.random.Int64N(int64(2*time.Millisecond)))
+	if err := wait(ctx, marks[first].reached, "the clients get items"); err != nil {
+		return err
+	}
+	if r.stalls {
+		if err := wait(ctx, marks[1-first].reached, "the clients get items"); err != nil {
+			return err
+		}
+		moment *= 100
+	}
+	time.Sleep(moment)
+	var err error
+	if r.signal != 0 {
+		err = r.daemon.stop(r.signal)
+	}
+	for _, m := range marks {
+		m.dies = r.signal == 0
+		close(m.resume)
+	}
+	if r.signal != 0 && err == nil {
+		err = r.daemon.start()
+	}
+	return err
+}
+
+// produce pushes items, at times more than a window at once, until each list has
+// had so many.
+func (r *row) produce(until int, random *rand.Rand) error {
+	for slices.Min(r.pushed) < until {
+		for i := range lists {
+			n := min(until-r.pushed[i], 1+random.IntN(window*5/4))
+			if n == 0 {
+				continue
+			}
+			if err := r.push(i, n); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// push pushes the next n items of a list.
+func (r *row) push(list, n int) error {
+	args := []string{"RPUSH", lists[list]}
+	for range n {
+		args = append(args, string(makeItem(lists[list], r.pushed[list])))
+		r.pushed[list]++
+	}
+	_, err := r.redis.do(args...)
+	return err
+}
+
+// settled waits until no item is in Redis, in flight or not.
+func (r *row) settled(ctx context.Context) error {
+	deadline := time.Now().Add(patience)
+	for {
+		left := ""
+		for _, list := range lists {
+			for _, key := range []string{list, "{" + list + "}:edged:inflight:" + instance} {
+				n, err := r.redis.do("LLEN", key)
+				if err != nil {
+					return err
+				}
+				if n != ":0" {
+					left += fmt.Sprintf(" %s%s", key, n)
+				}
+			}
+		}
+		switch {
+		case left == "":
+			return nil
+		case ctx.Err() != nil:
+			return errors.New("interrupted")
+		case time.Now().After(deadline):
+			return fmt.Errorf("items stay in Redis for ever:%s", left)
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
+}
+
+// wait waits for something that must happen.
+func wait(ctx context.Context, happened <-chan struct{}, what string) error {
+	select {
+	case <-happened:
+		return nil
+	case <-ctx.Done():
+		return errors.New("interrupted")
+	case <-time.After(patience):
+		return fmt.Errorf("gave up waiting: %s", what)
+	}
+}

@@ -1,0 +1,225 @@
+package e2e
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"edged/internal/redistest"
+)
+
+// explicit is the setting of a list whose items are acknowledged one by one.
+// Nothing falls overdue by itself.
+const explicit = "[[list]]\nkey = \"events\"\nack = \"explicit\"\nack_wait = \"1h\"\n"
+
+// messages subscribes and hands on the messages themselves.
+func messages(t *testing.T, nc *nats.Conn, subject string) chan *nats.Msg {
+	t.Helper()
+	c := make(chan *nats.Msg, 100_000)
+	if _, err := nc.ChanSubscribe(subject, c); err != nil {
+		t.Fatal(err)
+	}
+	flush(t, nc)
+	return c
+}
+
+func next(t *testing.T, c chan *nats.Msg, want string) *nats.Msg {
+	t.Helper()
+	select {
+	case m := <-c:
+		if string(m.Data) != want {
+			t.Fatalf("got %q, want %q", m.Data, want)
+		}
+		return m
+	case <-time.After(patience):
+		t.Fatalf("waited in vain for %q", want)
+		return nil
+	}
+}
+
+func inFlight(r *redistest.Server) int64 { return r.Len("{events}:edged:inflight:e2e") }
+
+func TestEveryKindOfAcknowledgementOfNatsGoWorks(t *testing.T) {
+	r := redistest.Start(t)
+	d := startEdged(t, r, explicit)
+	c := messages(t, connect(t, d), "events")
+	r.Push("events", "ack", "sync", "nak", "late", "term", "busy", "empty")
+
+	m := next(t, c, "ack")
+	if err := m.Ack(); err != nil {
+		t.Fatal(err)
+	}
+	m = next(t, c, "sync")
+	if meta, err := m.Metadata(); err != nil || meta.NumDelivered != 1 || meta.Stream != "events" || meta.Sequence.Stream != 2 {
+		t.Fatalf("metadata %+v, %v", meta, err)
+	}
+	redistest.Eventually(t, "the first is removed", func() bool { return inFlight(r) <= 6 })
+	before := inFlight(r)
+	if err := m.AckSync(); err != nil {
+		t.Fatal(err)
+	}
+	if after := inFlight(r); after >= before {
+		t.Errorf("AckSync returned with %d in flight, before it were %d", after, before)
+	}
+	if err := next(t, c, "nak").Nak(); err != nil {
+		t.Fatal(err)
+	}
+	if err := next(t, c, "late").NakWithDelay(10 * time.Millisecond); err != nil {
+		t.Fatal(err)
+	}
+	if err := next(t, c, "term").Term(); err != nil {
+		t.Fatal(err)
+	}
+	if err := next(t, c, "busy").InProgress(); err != nil {
+		t.Fatal(err)
+	}
+	if err := next(t, c, "empty").Respond(nil); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		m := <-c
+		if meta, err := m.Metadata(); err != nil || meta.NumDelivered != 2 || string(m.Data) != "nak" && string(m.Data) != "late" {
+			t.Fatalf("%q came again with %+v, %v", m.Data, meta, err)
+		}
+		m.Ack()
+	}
+	redistest.Eventually(t, "one is left", func() bool { return inFlight(r) == 1 })
+	dead := r.Client().LRange(t.Context(), "{events}:dead", 0, -1).Val()
+	if len(dead) != 1 || !strings.HasSuffix(dead[0], "\nterm") {
+		t.Errorf("dead letters are %q", dead)
+	}
+	d.signal(syscall.SIGTERM)
+	d.control("quit")
+	d.close() // "busy" goes back
+	if left := inRedis(t, r, "events"); len(left) != 1 || left[0] != "busy" {
+		t.Errorf("left are %q", left)
+	}
+}
+
+func TestWhatAClientDidNotAcknowledgeComesToTheNext(t *testing.T) {
+	r := redistest.Start(t)
+	d := startEdged(t, r, explicit)
+	first := connect(t, d)
+	c := messages(t, first, "events")
+	r.Push("events", "one", "two")
+	next(t, c, "one")
+	next(t, c, "two").AckSync()
+	first.Close()
+	again := next(t, messages(t, connect(t, d), "events"), "one")
+	again.AckSync()
+	if inFlight(r) != 0 || r.Len("events") != 0 {
+		t.Error("something is left")
+	}
+}
+
+func TestKilledAgainAndAgainExplicitItemsAreNotLost(t *testing.T) {
+	const n, kills = 20_000, 8
+	r := redistest.Start(t)
+	d := startEdged(t, r, explicit)
+	r.Push("events", numbers(0, n)...)
+	box := newInbox()
+	broken := nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}) // what it writes while edged dies
+	nc := connect(t, d, broken)
+	if _, err := nc.Subscribe("events", func(m *nats.Msg) {
+		box.add(string(m.Data))
+		m.Ack()
+	}); err != nil {
+		t.Fatal(err)
+	}
+	for i := range kills {
+		box.wait(t, (i+1)*n/(kills+2))
+		d.kill()
+		d.restart()
+	}
+	waitEmpty(t, r, "events")
+	redistest.Eventually(t, "nothing is in flight", func() bool { return inFlight(r) == 0 })
+	twice := wantAll(t, n, box.all())
+	t.Logf("%d kills: %d of %d came twice", kills, twice, n)
+	if twice > kills*window {
+		t.Errorf("%d came twice", twice)
+	}
+}
+
+func TestDeadLettersAreShownAndPutBack(t *testing.T) {
+	r := redistest.Start(t)
+	d := startEdged(t, r, explicit)
+	c := messages(t, connect(t, d), "events")
+	r.Push("events", "bad\x00item")
+	next(t, c, "bad\x00item").Term()
+	redistest.Eventually(t, "it is dead", func() bool { return r.Len("{events}:dead") == 1 })
+	if got := d.control("dead events"); !strings.Contains(got, `"bad\x00item"`) || !strings.Contains(got, "given up by a client") {
+		t.Errorf("dead says %q", got)
+	}
+	if got := d.control("requeue events all"); !strings.Contains(got, "1 dead letter put back") {
+		t.Errorf("requeue says %q", got)
+	}
+	next(t, c, "bad\x00item").AckSync()
+	if got := d.control("dead nosuch"); !strings.HasPrefix(got, "ERR NotFound") {
+		t.Errorf("dead of no list says %q", got)
+	}
+}
+
+func TestClientsWriteToListsAndAreToldWhenRedisHasTheItem(t *testing.T) {
+	r := redistest.Start(t)
+	d := startEdged(t, r, explicit+"[[inbound]]\nsubject = \"in.orders\"\nlist = \"orders\"\nmax_len = 2\n")
+	nc := connect(t, d)
+	old, err := nc.JetStream()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if ack, err := old.PublishMsg(&nats.Msg{Subject: "in.orders", Data: []byte("one")}); err != nil || ack.Stream != "orders" || ack.Sequence != 1 {
+		t.Fatalf("%+v, %v", ack, err)
+	}
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if ack, err := js.Publish(t.Context(), "in.orders", []byte("two")); err != nil || ack.Sequence != 2 {
+		t.Fatalf("%+v, %v", ack, err)
+	}
+	var refused *jetstream.APIError
+	if _, err := js.Publish(t.Context(), "in.orders", []byte("three")); !errors.As(err, &refused) {
+		t.Fatalf("over max_len: %v", err)
+	}
+	if got := inRedis(t, r, "orders"); len(got) != 2 || got[0] != "one" || got[1] != "two" {
+		t.Fatalf("in Redis are %q", got)
+	}
+	r.Client().Del(context.Background(), "orders")
+	nc.Publish("in.orders", []byte("without an answer"))
+	redistest.Eventually(t, "it is written", func() bool { return r.Len("orders") == 1 })
+	if got := d.control("inbound"); !strings.Contains(got, "in.orders") {
+		t.Errorf("inbound says %q", got)
+	}
+}
+
+func TestATermSignalLeavesUnacknowledgedItemsAtTheHeadInOrder(t *testing.T) {
+	r := redistest.Start(t)
+	d := startEdged(t, r, explicit)
+	c := messages(t, connect(t, d), "events")
+	r.Push("events", numbers(0, 3000)...)
+	for i := range 500 {
+		m := <-c
+		if i%2 == 0 {
+			m.Ack()
+		}
+	}
+	redistest.Eventually(t, "what was acknowledged is removed", func() bool { return inFlight(r)+r.Len("events") == 2750 })
+	d.signal(syscall.SIGTERM)
+	d.control("quit")
+	d.close()
+	left := inRedis(t, r, "events")
+	if len(left) != 2750 || inFlight(r) != 0 {
+		t.Fatalf("%d are left, %d in flight", len(left), inFlight(r))
+	}
+	for i := range 250 {
+		if want := numbers(2*i+1, 2*i+2)[0]; left[i] != want {
+			t.Fatalf("item %d at the head is %q, want %q", i, left[i], want)
+		}
+	}
+}
