@@ -115,7 +115,8 @@ func runCheck(args []string, stdout, stderr io.Writer) int {
 const subUsage = `usage: edged sub [flags] SUBJECT
 
 Subscribes to a subject and prints a line an item: the subject, then the payload,
-quoted where it is not printable.
+quoted where it is not printable. It acknowledges nothing: items of a list with
+ack = "explicit" come again.
 
   -server ADDRESS     host:port of the server (default 127.0.0.1:4222)
   -queue NAME         be a member of this queue group
