@@ -202,7 +202,8 @@ type Acknowledger interface {
 	// was taken at the given time. An item that this member was never given is
 	// refused with ErrNotGiven; a second and a late acknowledgement do nothing.
 	// removed, where not nil, is called once the item is out of Redis, or at once
-	// where nothing is to be removed, from any goroutine and without a lock held.
+	// where nothing is to be removed, from any goroutine and without a lock held;
+	// with an error where the item is not in flight any more.
 	Acknowledge(seq uint64, taken time.Time, a Ack, removed func(error)) error
 }
 

@@ -117,12 +117,14 @@ func (l *Loop) Dead(ctx context.Context, key string, n int) (letters []DeadLette
 // dead letters. ARGV: 1 'R' where the right end is the head, 2 how many.
 var requeue = redis.NewScript(`
 local n = 0
+redis.call('LTRIM', KEYS[2], 0, -1) -- see guard.go: at maxmemory RPUSH must not be the first write
 for i = 1, tonumber(ARGV[2]) do
-  local v = redis.call('LPOP', KEYS[2])
+  local v = redis.call('LINDEX', KEYS[2], 0)
   if not v then break end
   local _, stop = string.find(v, '^{[^\n]*}\n')
   if stop then v = string.sub(v, stop + 1) end
   redis.call(ARGV[1] == 'R' and 'LPUSH' or 'RPUSH', KEYS[1], v)
+  redis.call('LTRIM', KEYS[2], 1, -1)
   n = n + 1
 end
 return n

@@ -14,7 +14,8 @@ import (
 //
 // They work at maxmemory too: a full Redis must be drained, that is how it gets
 // room again. Redis refuses what may need memory only as the first write of a
-// script, so where need be another write comes before it.
+// script, so where need be a write that changes nothing comes before it (LTRIM
+// 0 -1, or DEL of what is written next).
 
 // isItem compares the item at an index with a mark; see markOf.
 const isItem = `
@@ -70,20 +71,21 @@ return {what, redis.call('LLEN', KEYS[1]), ARGV[1]}
 // why. ARGV: 1 holder, 2 'R' or 'L', 3-5 the head's size and sum and markEnd,
 // 6 the line. It returns {what, length of the list, holder} like guard.
 //
-// It pops first: a script that has written something is not stopped at maxmemory.
-// LLEN makes sure before that that the dead letters are a list.
+// It writes the dead letter before it removes the item, so that nothing is lost
+// where the user may not do the one or the other.
 var bury = redis.NewScript(isItem + `
 local holder = redis.call('GET', KEYS[2])
 if holder and holder ~= ARGV[1] then
   return {'standby', redis.call('LLEN', KEYS[1]), holder}
 end
-local head, pop = 0, 'LPOP'
-if ARGV[2] == 'R' then head, pop = -1, 'RPOP' end
+local head = 0
+if ARGV[2] == 'R' then head = -1 end
 if not is(head, ARGV[3], ARGV[4], ARGV[5]) then
   return {'moved', redis.call('LLEN', KEYS[1]), ARGV[1]}
 end
-redis.call('LLEN', KEYS[3])
-redis.call('RPUSH', KEYS[3], ARGV[6] .. '\n' .. redis.call(pop, KEYS[1]))
+redis.call('LTRIM', KEYS[1], 0, -1)
+redis.call('RPUSH', KEYS[3], ARGV[6] .. '\n' .. redis.call('LINDEX', KEYS[1], head))
+if ARGV[2] == 'R' then redis.call('LTRIM', KEYS[1], 0, -2) else redis.call('LTRIM', KEYS[1], 1, -1) end
 return {'ok', redis.call('LLEN', KEYS[1]), ARGV[1]}
 `)
 
@@ -104,13 +106,14 @@ return 0
 //
 // ARGV: 1 holder, 2 what the holder that may be replaced begins with, 3 lease in
 // ms, 4 whether to renew, 5 this instance's name, 6 a value that no item has,
-// 7 how many items to remove from the front; then for each other item its index
-// and, where it is dead, the line in front of it in the dead letters, else "".
+// 7 how many items to remove from the front, 8 how many must be in flight for the
+// indexes to be right; then for each other item its index and, where it is dead,
+// the line in front of it in the dead letters, else "".
 //
 // It returns {what, length of the list, holder}: what is "ok", "lost" (the lease
-// had run out: it is held again, but nothing was removed) or "standby" (another
-// process of this name). Dead letters are written behind a removal: a script
-// that has written something is not stopped at maxmemory.
+// had run out: it is held again, but nothing was removed), "moved" (something
+// else is in flight, nothing was removed) or "standby" (another process of this
+// name). Dead letters are written before anything is removed.
 var settle = redis.NewScript(`
 local holder = redis.call('GET', KEYS[2])
 local what = 'ok'
@@ -124,28 +127,29 @@ else
   redis.call('SADD', KEYS[5], ARGV[5])
   what = 'lost'
 end
+if what == 'ok' and redis.call('LLEN', KEYS[4]) ~= tonumber(ARGV[8]) then what = 'moved' end
 if what == 'ok' then
-  if #ARGV > 7 then redis.call('LLEN', KEYS[3]) end
-  local graves = {}
-  for i = 8, #ARGV, 2 do
-    if #ARGV[i + 1] > 0 then graves[#graves + 1] = ARGV[i + 1] .. '\n' .. redis.call('LINDEX', KEYS[4], ARGV[i]) end
-    redis.call('LSET', KEYS[4], ARGV[i], ARGV[6])
+  if #ARGV > 8 then redis.call('LTRIM', KEYS[4], 0, -1) end
+  for i = 9, #ARGV, 2 do
+    if #ARGV[i + 1] > 0 then
+      redis.call('RPUSH', KEYS[3], ARGV[i + 1] .. '\n' .. redis.call('LINDEX', KEYS[4], ARGV[i]))
+    end
   end
+  for i = 9, #ARGV, 2 do redis.call('LSET', KEYS[4], ARGV[i], ARGV[6]) end
   if tonumber(ARGV[7]) > 0 then redis.call('LTRIM', KEYS[4], ARGV[7], -1) end
-  if #ARGV > 7 then redis.call('LREM', KEYS[4], 0, ARGV[6]) end
-  for _, grave in ipairs(graves) do redis.call('RPUSH', KEYS[3], grave) end
+  if #ARGV > 8 then redis.call('LREM', KEYS[4], 0, ARGV[6]) end
 end
 return {what, redis.call('LLEN', KEYS[1]), ARGV[1]}
 `)
 
-// takeFull moves up to ARGV[2] items to the in-flight list where LMOVE is
+// takeFull moves up to ARGV[2] items to the in-flight list where LMOVE alone is
 // refused because Redis is full. ARGV[1] is 'R' where the right end is the head.
 var takeFull = redis.NewScript(`
 local moved = {}
+redis.call('LTRIM', KEYS[4], 0, -1)
 for i = 1, tonumber(ARGV[2]) do
-  local v = redis.call(ARGV[1] == 'R' and 'RPOP' or 'LPOP', KEYS[1])
+  local v = redis.call('LMOVE', KEYS[1], KEYS[4], ARGV[1] == 'R' and 'RIGHT' or 'LEFT', 'RIGHT')
   if not v then break end
-  redis.call('RPUSH', KEYS[4], v)
   moved[i] = v
 end
 return moved
@@ -158,12 +162,8 @@ return moved
 var giveBack = redis.NewScript(`
 local n = 0
 if #ARGV[2] == 0 or redis.call('EXISTS', KEYS[2]) == 0 then
-  while true do
-    local v = redis.call('RPOP', KEYS[4])
-    if not v then break end
-    redis.call(ARGV[1] == 'R' and 'RPUSH' or 'LPUSH', KEYS[1], v)
-    n = n + 1
-  end
+  redis.call('LTRIM', KEYS[4], 0, -1)
+  while redis.call('LMOVE', KEYS[4], KEYS[1], 'RIGHT', ARGV[1] == 'R' and 'RIGHT' or 'LEFT') do n = n + 1 end
   if #ARGV[2] > 0 then redis.call('SREM', KEYS[5], ARGV[2]) end
 end
 return n

@@ -23,6 +23,7 @@ import (
 type mover struct {
 	*lane
 	held   []moved
+	asked  []bool // the places in held whose removal was asked for, until the reply is here
 	clean  bool   // what an earlier life of this instance left has been given back
 	unsure bool   // held may not be what is in flight
 	full   bool   // Redis refuses LMOVE: it is at its maxmemory
@@ -163,7 +164,7 @@ func (m *mover) settleCmd(ctx context.Context, now time.Time, held []moved, sett
 	for _, key := range m.keys {
 		args = append(args, key)
 	}
-	args = append(args, m.loop.holder, instead, o.Lease.Milliseconds(), renew, o.Instance, m.tomb, front)
+	args = append(args, m.loop.holder, instead, o.Lease.Milliseconds(), renew, o.Instance, m.tomb, front, len(held))
 	return redis.NewCmd(ctx, append(args, others...)...), gone, buried, nil
 }
 
@@ -191,6 +192,7 @@ func (m *mover) exchange(ctx context.Context, now time.Time, plan batch.Plan, se
 		// its length begins it again.
 		length = pipe.LLen(ctx, m.list.Key)
 	}
+	m.asked = gone
 	_, err = pipe.Exec(ctx)
 	if reply.err != nil && strings.HasPrefix(reply.err.Error(), "OOM") && !m.full {
 		m.full = true // from now on by script; the removal may have been carried out
@@ -208,6 +210,7 @@ func (m *mover) exchange(ctx context.Context, now time.Time, plan batch.Plan, se
 		m.forget()
 		return nil
 	}
+	m.asked = nil
 	if what == "ok" {
 		kept := m.held[:0]
 		for i, x := range m.held {
@@ -302,7 +305,7 @@ func (m *mover) recover(ctx context.Context, now time.Time) error {
 // giveBackOwn puts what is in flight and not in held any more back to the head.
 func (m *mover) giveBackOwn(ctx context.Context) error {
 	n, err := m.giveBack(ctx, m.keys[1], m.keys[3], "")
-	m.held, m.more = nil, true
+	m.held, m.asked, m.more = nil, nil, true
 	if err != nil {
 		m.clean = false
 		return err
@@ -381,12 +384,32 @@ func (m *mover) find(ctx context.Context, now time.Time) error {
 // match makes held what is in flight.
 func (m *mover) match(got taken) {
 	seed := maphash.MakeSeed()
+	same := func(x moved, at int) bool {
+		return at < len(got.items) && x.size == got.items[at] && (x.b == nil) == (x.size > got.maxItem) &&
+			(x.b == nil || maphash.Bytes(seed, x.b.Item(x.i)) == maphash.Bytes(seed, got.bytes(at)))
+	}
+	// Where what is in flight looks as if the removal had been carried out, it has
+	// been: of equal items one that nobody acknowledged must not take the place of
+	// one that is to be removed.
+	asked, left := m.asked, 0
+	m.asked = nil
+	for i, x := range m.held {
+		if asked != nil && !asked[i] {
+			if !same(x, left) {
+				asked = nil
+				break
+			}
+			left++
+		}
+	}
+	if left == 0 {
+		asked = nil // nothing stays that could be mistaken
+	}
 	var kept []moved
 	var missing []uint64
 	at := 0 // of got
-	for _, x := range m.held {
-		if at < len(got.items) && x.size == got.items[at] && (x.b == nil) == (x.size > got.maxItem) &&
-			(x.b == nil || maphash.Bytes(seed, x.b.Item(x.i)) == maphash.Bytes(seed, got.bytes(at))) {
+	for i, x := range m.held {
+		if (asked == nil || !asked[i]) && same(x, at) {
 			kept = append(kept, x)
 			at++
 			continue
@@ -441,7 +464,7 @@ func (m *mover) forget() {
 		}
 	}
 	m.list.Explicit.Gone(seqs)
-	m.held, m.unsure, m.clean, m.more = nil, false, false, false
+	m.held, m.asked, m.unsure, m.clean, m.more = nil, nil, false, false, false
 }
 
 // release gives back what is in flight, and the lease.

@@ -338,3 +338,147 @@ func TestWithNobodyThereExplicitItemsGoBack(t *testing.T) {
 	redistest.Eventually(t, "they are back", func() bool { return s.Len("a") == 9 && s.Len(inFlightKey("a", "x")) == 0 })
 	r.balanced()
 }
+
+// sees whether every item is with a client or in Redis.
+func (r *erig) wantNoneLost(s *redistest.Server, n int, hands ...*hand) {
+	r.t.Helper()
+	have := make(map[string]bool)
+	for _, h := range hands {
+		for _, item := range h.items() {
+			have[item] = true
+		}
+	}
+	for _, key := range []string{"a", inFlightKey("a", "x"), DeadKey("a")} {
+		for _, item := range s.Client().LRange(r.t.Context(), key, 0, -1).Val() {
+			have[item] = true
+		}
+	}
+	for i := range n {
+		if item := fmt.Sprintf("item %d", i); !have[item] {
+			r.t.Errorf("%s is lost", item)
+		}
+	}
+}
+
+func TestAProcessWhosePlaceAnotherOfItsNameHasTakenLosesItNoItem(t *testing.T) {
+	s := redistest.Start(t)
+	old := startExplicit(t, s.Address(), "x")
+	stale := old.join(false)
+	redistest.Eventually(t, "the first serves", func() bool { return old.loop.Lists()[0].State == Serving })
+	r := startExplicit(t, s.Address(), "x", func(o *Options, _ *relay.ExplicitOptions) { o.PollInterval = 20 * time.Millisecond })
+	h := r.join(true)
+	redistest.Eventually(t, "the second has the lease", func() bool {
+		return s.Client().Get(t.Context(), aliveKey("a", "x")).Val() == r.loop.holder
+	})
+	s.Push("a", numbered(50)...) // the first does not know yet that it has lost its place
+	redistest.Eventually(t, "the first knows", func() bool { return old.loop.Lists()[0].Holder != "" })
+	for i := 50; i < 100; i++ {
+		s.Push("a", fmt.Sprintf("item %d", i))
+	}
+	redistest.Eventually(t, "all is gone", empty(s, "x"))
+	r.wantNoneLost(s, 100, h)
+	if stale.count() != 0 {
+		t.Error("the first has delivered something")
+	}
+	r.balanced()
+}
+
+func TestWhatWasTakenWithoutItsKnowledgeIsDeliveredAndNotRemovedForAnother(t *testing.T) {
+	s := redistest.Start(t)
+	s.Push("a", "item 0")
+	r := startExplicit(t, s.Address(), "x")
+	h := r.join(false)
+	redistest.Eventually(t, "it arrived", func() bool { return h.count() == 1 })
+	// As if Redis had stood still, and carried out an LMOVE of a connection that
+	// was given up only after the in-flight list was read.
+	s.Push(inFlightKey("a", "x"), "item 1")
+	s.Push("a", "item 2")
+	redistest.Eventually(t, "the next arrived", func() bool { return slices.Contains(h.items(), "item 2") })
+	h.say(slices.Index(h.items(), "item 2"), batch.Acked)
+	redistest.Eventually(t, "all are delivered", func() bool { return slices.Contains(h.items(), "item 1") })
+	r.wantNoneLost(s, 3, h)
+}
+
+func TestItemsAreNotLostWhereTheListHasTheWrongType(t *testing.T) {
+	s := redistest.Start(t)
+	s.Push("a", numbered(5)...)
+	r := startExplicit(t, s.Address(), "x")
+	h := r.join(false)
+	redistest.Eventually(t, "the items arrived", func() bool { return h.count() == 5 })
+	s.Client().Set(t.Context(), "a", "no list", 0)
+	h.m.Leave()
+	redistest.Eventually(t, "it fails", func() bool { return r.loop.Lists()[0].State == Failing })
+	r.stop()
+	if n := s.Len(inFlightKey("a", "x")); n != 5 {
+		t.Fatalf("%d of 5 items are left", n)
+	}
+}
+
+func TestRequeueLosesNoDeadLetterWhereTheListHasTheWrongType(t *testing.T) {
+	s := redistest.Start(t)
+	r := startExplicit(t, s.Address(), "x")
+	s.Push(DeadKey("a"), "{}\nitem 0")
+	s.Client().Set(t.Context(), "a", "no list", 0)
+	if _, err := r.loop.Requeue(t.Context(), "a", 1); err == nil {
+		t.Error("no error")
+	}
+	if s.Len(DeadKey("a")) != 1 {
+		t.Fatal("the dead letter is gone")
+	}
+}
+
+func TestOnAFullRedisItemsAreRemovedInAnyOrder(t *testing.T) {
+	s := redistest.Start(t)
+	s.Push("a", numbered(3)...)
+	r := startExplicit(t, s.Address(), "x")
+	h := r.join(false)
+	redistest.Eventually(t, "the items arrived", func() bool { return h.count() == 3 })
+	if err := s.Client().ConfigSet(t.Context(), "maxmemory", "1").Err(); err != nil {
+		t.Fatal(err)
+	}
+	h.say(1, batch.Acked)
+	redistest.Eventually(t, "one is removed", func() bool { return s.Len(inFlightKey("a", "x")) == 2 })
+}
+
+func TestWhatAFinishedMemberAcknowledgesIsRemoved(t *testing.T) {
+	s := redistest.Start(t)
+	s.Push("a", numbered(2)...)
+	r := startExplicit(t, s.Address(), "x")
+	h := r.join(false)
+	redistest.Eventually(t, "the items arrived", func() bool { return h.count() == 2 })
+	<-h.m.(*lateMembership).ready
+	h.m.Finish(2)
+	if err := r.loop.ask(t.Context(), func(context.Context) {}); err != nil { // the loop has come round
+		t.Fatal(err)
+	}
+	if err := r.loop.ask(t.Context(), func(context.Context) {}); err != nil {
+		t.Fatal(err)
+	}
+	h.say(0, batch.Acked)
+	h.say(1, batch.Acked)
+	redistest.Eventually(t, "it is removed", func() bool { return r.window.Stats().InFlight == 0 })
+	if n := s.Len("a"); n != 0 {
+		t.Fatalf("%d items that were acknowledged are in the list again", n)
+	}
+}
+
+func TestOfEqualItemsOnlyWhatWasAcknowledgedIsRemovedAfterALostReply(t *testing.T) {
+	w := relay.NewExplicit(relay.ExplicitOptions{Window: 10, Memory: 1 << 20, AckWait: time.Hour, MaxAckPending: 10})
+	l := New(Options{Lists: []List{{Key: "a", Explicit: w}}, Instance: "x", MaxPayload: 100, Lease: time.Hour})
+	defer l.conn.client.Close()
+	defer l.hints.client.Close()
+	m := l.sources[0].(*mover)
+	h := &hand{t: t}
+	h.m = w.Join("", "1", h).(batch.Acknowledger)
+	m.hold(taken{maxItem: 100, data: []byte("AA"), ends: []int{1, 2}, items: []int{1, 1}})
+	h.say(0, batch.Acked)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel() // Redis carries it out, and the reply is lost
+	if err := m.exchange(ctx, time.Now(), batch.Plan{}, w.Settled(10), false); err == nil {
+		t.Fatal("no error")
+	}
+	m.match(taken{maxItem: 100, data: []byte("A"), ends: []int{1}, items: []int{1}})
+	if st := w.Stats(); len(w.Settled(10)) != 0 || len(m.held) != 1 || st.Confirmed != 1 || st.Gone != 0 {
+		t.Fatalf("the item that nobody acknowledged is about to be removed: %d settled, %+v", len(w.Settled(10)), st)
+	}
+}

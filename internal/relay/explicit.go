@@ -223,7 +223,7 @@ func (c *claim) take() {
 		return
 	}
 	delete(w.claims, c)
-	if !w.gone {
+	if !w.gone && !slices.Contains(c.past, w) {
 		c.past = append(c.past, w)
 	}
 	c.member = nil
@@ -398,12 +398,15 @@ func (l *Explicit) compact() {
 // a later life of this one, will deliver again.
 var errNotHere = errors.New("the item is not this instance's any more; it may be delivered again")
 
-// Withdraw empties the window if nobody is there to receive, or in any case with
-// force, and reports whether it did. What is settled stays to be removed; all
-// else is Redis's again.
+// errUnknown is said of an item that is not in flight any more.
+var errUnknown = errors.New("the item is not in flight: it was removed before, or may be delivered again")
+
+// Withdraw empties the window if nobody is there to receive or owes anything, or
+// in any case with force, and reports whether it did. What is settled stays to be
+// removed; all else is Redis's again.
 func (l *Explicit) Withdraw(force bool) bool {
 	l.mu.Lock()
-	if !force && l.active() {
+	if !force && len(l.parties) > 0 {
 		l.mu.Unlock()
 		return false
 	}
@@ -538,7 +541,7 @@ func (w *worker) Acknowledge(seq uint64, taken time.Time, a batch.Ack, removed f
 			return batch.ErrNotGiven
 		}
 		if removed != nil {
-			removed(nil) // late, or a second time: it is done with
+			removed(errUnknown) // better no answer of success than a wrong one
 		}
 		return nil
 	}
@@ -556,12 +559,11 @@ func (w *worker) Acknowledge(seq uint64, taken time.Time, a batch.Ack, removed f
 		l.mu.Unlock()
 		return batch.ErrNotGiven
 	}
-	before := len(l.settled)
 	if mine != nil {
 		l.judge(mine, w, a)
 	}
 	l.adopt(it)
-	changed := len(l.settled) != before
+	changed := mine != nil && a.Kind != batch.InProgress // settled, room for more, or a new time to wait for
 	tell := removed
 	if removed != nil && !it.removed && (a.Kind == batch.Acked || a.Kind == batch.Terminated) {
 		it.waiting = append(it.waiting, removed)
@@ -573,8 +575,6 @@ func (w *worker) Acknowledge(seq uint64, taken time.Time, a batch.Ack, removed f
 	}
 	if changed {
 		l.opts.Changed()
-	} else if a.Kind == batch.Refused {
-		l.opts.Changed() // there is a new time to wait for
 	}
 	return nil
 }
@@ -604,15 +604,6 @@ func (l *Explicit) judge(c *claim, w *worker, a batch.Ack) {
 			l.schedule(c, l.opts.Now().Add(l.wait(c.tries)))
 		}
 	}
-}
-
-func (l *Explicit) active() bool {
-	for _, t := range l.parties {
-		if t.active() {
-			return true
-		}
-	}
-	return false
 }
 
 func (t *taking) active() bool { return t.actives() > 0 }

@@ -261,7 +261,7 @@ func TestWhoAsksIsToldWhenTheItemIsRemoved(t *testing.T) {
 	b.l.Removed(1)
 	h.m.Acknowledge(0, b.now, ack, note("again "))
 	h.m.Acknowledge(1, b.now, nak, note("refused "))
-	if fmt.Sprint(told) != "[first <nil> again <nil> refused <nil>]" {
+	if fmt.Sprint(told) != "[first <nil> again "+errUnknown.Error()+" refused <nil>]" {
 		t.Fatal(told)
 	}
 }
@@ -321,6 +321,10 @@ func TestAMemberWithACountOwesWhatItTook(t *testing.T) {
 	if p := b.l.Plan(); p.Active || len(h.got) != 2 {
 		t.Fatalf("plan %+v, got %s", p, h)
 	}
+	if b.l.Withdraw(false) {
+		t.Fatal("withdrawn while a member owes")
+	}
+	h.m.Leave()
 	b.l.Withdraw(false)
 	b.wantSettled("")
 	if st := b.l.Stats(); st.Returned != 5 {
@@ -408,6 +412,7 @@ func checkExplicit(t *testing.T, b *bench, acked map[uint64]bool) {
 	}
 	owed := map[*taking]int{}
 	bytes := 0
+	active := l.Plan().Active
 	for seq, it := range l.items {
 		bytes += it.cost
 		if it.settled != (slices.Contains(l.settled, it)) {
@@ -419,7 +424,7 @@ func checkExplicit(t *testing.T, b *bench, acked map[uint64]bool) {
 		if it.settled && !acked[seq] && it.dead == "" {
 			t.Fatalf("item %d is settled and nobody acknowledged it or gave it up", seq)
 		}
-		if !it.settled && len(it.claims) == 0 && l.active() {
+		if !it.settled && len(it.claims) == 0 && active {
 			t.Fatalf("item %d is owed by nobody though somebody is there", seq)
 		}
 		for _, c := range it.claims {
@@ -474,4 +479,50 @@ func TestTheRuleHoldsForExplicitListsAfterEveryStepOfRandomPlays(t *testing.T) {
 func FuzzTheRuleForExplicitLists(f *testing.F) {
 	f.Add([]byte{0, 0, 1, 30, 3, 1, 0, 2, 1, 9, 8, 0})
 	f.Fuzz(func(t *testing.T, ops []byte) { playExplicit(t, ops[:min(len(ops), 2000)]) })
+}
+
+func TestWhatAFinishedMemberOwesIsNotWithdrawn(t *testing.T) {
+	b := newBench(t)
+	h := b.join("")
+	b.offer(2)
+	h.m.Finish(2)
+	if b.l.Withdraw(false) {
+		t.Fatal("withdrawn while a member owes")
+	}
+	h.ack(t, 0, ack)
+	b.wantSettled("0 ")
+	b.pass(time.Hour) // overdue: it has had its chance
+	if !b.l.Withdraw(false) {
+		t.Fatal("not withdrawn with nobody there")
+	}
+	b.wantSettled("0 ")
+}
+
+func TestAnAcknowledgementThatMakesRoomWakesTheLoop(t *testing.T) {
+	woken := 0
+	b := newBench(t, func(o *ExplicitOptions) { o.MaxAckPending, o.Changed = 2, func() { woken++ } })
+	p := b.join("")
+	b.offer(1)
+	b.join("")
+	b.offer(1) // for both
+	if b.l.Plan().Items != 0 {
+		t.Fatal("there is room")
+	}
+	woken = 0
+	p.ack(t, 1, ack)
+	if b.l.Plan().Items != 1 || woken == 0 {
+		t.Fatalf("room for %d, woken %d times", b.l.Plan().Items, woken)
+	}
+}
+
+func TestRefusingAgainAndAgainTakesNoMoreMemory(t *testing.T) {
+	b := newBench(t)
+	h := b.join("")
+	b.offer(1)
+	for i := range 1000 {
+		h.ack(t, i, nak)
+	}
+	if n := len(b.l.items[0].claims[0].past); n > 1 {
+		t.Fatalf("%d entries are kept", n)
+	}
 }
