@@ -1,16 +1,22 @@
 package poller
 
 import (
-	"github.com/redis/go-redis/v9"
 	"strings"
+
+	"github.com/redis/go-redis/v9"
 )
 
 // The scripts run inside Redis, so between their checks and what they do
 // nothing can happen. They move no item through Lua but the one that is buried.
 //
 // Common to all: KEYS[1] is the list and KEYS[2] its lease, a key whose value
-// is the holder's name and token and whose time to live is the lease. ARGV[1] is
-// this process as a holder.
+// begins with the holder's name and token and whose time to live is the lease.
+// ARGV[1] is this process as a holder.
+//
+// Removals are numbered, so that a removal whose reply was lost is known to have
+// been carried out or not, whatever the items look like; and one that comes late,
+// when edged has long gone on, is refused, since it stands on another one's
+// number. A lease that is taken anew begins with the number of the call that does.
 //
 // They work at maxmemory too: a full Redis must be drained, that is how it gets
 // room again. Redis refuses what may need memory only as the first write of a
@@ -28,70 +34,86 @@ local function is(index, size, sum, ends)
 end
 `
 
+// lease reads a list's lease: "holder number-of-the-last-removal".
+const lease = `
+local function lease()
+  local value = redis.call('GET', KEYS[2])
+  if not value then return nil, '0' end
+  local holder, serial = string.match(value, '^(.*) (%d+)$')
+  return holder or value, serial or '0'
+end
+`
+
 // guard holds the lease, and removes items from the head if it is still the one
 // that was read.
 //
 // ARGV: 1 holder, 2 what the holders that may be replaced begin with (this
 // instance's name, when it has just started), 3 lease in ms, 4 whether to renew,
-// 5 items to remove, 6 'R' for a list whose head is the right end, 7 markEnd, and
-// from 8 on what must be so for the head to be the one that was read: an item's
-// place counted from the head, its size and its sum, again and again.
+// 5 items to remove, 6 'R' for a list whose head is the right end, 7 number of
+// the last removal, 8 of this call, 9 markEnd, and from 10 on what must be so for
+// the head to be the one that was read: an item's place counted from the head,
+// its size and its sum, again and again.
 //
-// It returns {what, length of the list, holder}: what is "ok", "moved" (the head
-// is another one, nothing was removed), "lost" (the lease had run out: it is
-// held again, but nothing was removed) or "standby" (another holder).
-var guard = redis.NewScript(isItem + `
-local holder = redis.call('GET', KEYS[2])
+// It returns {what, length of the list, holder, number of the last removal}: what
+// is "ok", "moved" (the head is another one, nothing was removed), "lost" (the
+// lease had run out: it is held again, but nothing was removed) or "standby"
+// (another holder).
+var guard = redis.NewScript(isItem + lease + `
+local holder, serial = lease()
 local what = 'ok'
 if holder == ARGV[1] then
   if ARGV[4] == '1' then redis.call('PEXPIRE', KEYS[2], ARGV[3]) end
+  if serial ~= ARGV[7] then what = 'moved' end
 elseif holder and not (#ARGV[2] > 0 and string.sub(holder, 1, #ARGV[2]) == ARGV[2]) then
-  return {'standby', redis.call('LLEN', KEYS[1]), holder}
+  return {'standby', redis.call('LLEN', KEYS[1]), holder, '0'}
 else
   redis.call('DEL', KEYS[2])
-  redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[3])
+  serial = ARGV[8]
+  redis.call('SET', KEYS[2], ARGV[1] .. ' ' .. serial, 'PX', ARGV[3])
   what = 'lost'
 end
-for i = 8, #ARGV, 3 do
+for i = 10, #ARGV, 3 do
   local place = tonumber(ARGV[i])
   if ARGV[6] == 'R' then place = -1 - place end
-  if not is(place, ARGV[i + 1], ARGV[i + 2], ARGV[7]) then what = 'moved' end
+  if what == 'ok' and not is(place, ARGV[i + 1], ARGV[i + 2], ARGV[9]) then what = 'moved' end
 end
 local n = tonumber(ARGV[5])
 if what == 'ok' and n > 0 then
   if ARGV[6] == 'R' then redis.call('LTRIM', KEYS[1], 0, -n - 1)
   else redis.call('LTRIM', KEYS[1], n, -1) end
+  serial = ARGV[8]
+  redis.call('SET', KEYS[2], ARGV[1] .. ' ' .. serial, 'PX', ARGV[3])
 end
 -- LLEN stands last for a reason: reading the list here makes Redis track it
 -- again, after the LTRIM has ended that.
-return {what, redis.call('LLEN', KEYS[1]), ARGV[1]}
+return {what, redis.call('LLEN', KEYS[1]), ARGV[1], serial}
 `)
 
 // bury moves the head to the dead-letter list, KEYS[3], behind a line that says
 // why. ARGV: 1 holder, 2 'R' or 'L', 3-5 the head's size and sum and markEnd,
-// 6 the line. It returns {what, length of the list, holder} like guard.
+// 6 the line. It returns the same as guard.
 //
 // It writes the dead letter before it removes the item, so that nothing is lost
 // where the user may not do the one or the other.
-var bury = redis.NewScript(isItem + `
-local holder = redis.call('GET', KEYS[2])
+var bury = redis.NewScript(isItem + lease + `
+local holder, serial = lease()
 if holder and holder ~= ARGV[1] then
-  return {'standby', redis.call('LLEN', KEYS[1]), holder}
+  return {'standby', redis.call('LLEN', KEYS[1]), holder, '0'}
 end
 local head = 0
 if ARGV[2] == 'R' then head = -1 end
 if not is(head, ARGV[3], ARGV[4], ARGV[5]) then
-  return {'moved', redis.call('LLEN', KEYS[1]), ARGV[1]}
+  return {'moved', redis.call('LLEN', KEYS[1]), ARGV[1], serial}
 end
 redis.call('LTRIM', KEYS[1], 0, -1)
 redis.call('RPUSH', KEYS[3], ARGV[6] .. '\n' .. redis.call('LINDEX', KEYS[1], head))
 if ARGV[2] == 'R' then redis.call('LTRIM', KEYS[1], 0, -2) else redis.call('LTRIM', KEYS[1], 1, -1) end
-return {'ok', redis.call('LLEN', KEYS[1]), ARGV[1]}
+return {'ok', redis.call('LLEN', KEYS[1]), ARGV[1], serial}
 `)
 
 // release gives the lease back if it is this holder's. ARGV: 1 holder.
-var release = redis.NewScript(`
-if redis.call('GET', KEYS[2]) == ARGV[1] then return redis.call('DEL', KEYS[2]) end
+var release = redis.NewScript(lease + `
+if lease() == ARGV[1] then return redis.call('DEL', KEYS[2]) end
 return 0
 `)
 
@@ -100,46 +122,66 @@ return 0
 // stands. Only the holder of that lease touches the in-flight list, until it has
 // run out: then another instance gives the items back.
 //
-// KEYS: 1 list, 2 lease, 3 dead letters, 4 in-flight list, 5 set of instances.
+// KEYS: 1 list, 2 lease, 3 dead letters, 4 in-flight list, 5 instances: a hash of
+// those that may have something in flight, with the number of their last removal.
+// Who gives an instance's items back strikes it off, so it learns of it.
 
 // settle holds the lease and removes items from the in-flight list.
 //
 // ARGV: 1 holder, 2 what the holder that may be replaced begins with, 3 lease in
 // ms, 4 whether to renew, 5 this instance's name, 6 a value that no item has,
-// 7 how many items to remove from the front, 8 how many must be in flight for the
-// indexes to be right; then for each other item its index and, where it is dead,
-// the line in front of it in the dead letters, else "".
+// 7 number of the last removal, 8 of this call, 9 how many items to remove from
+// the front, 10 how many must be in flight for the indexes to be right; then for
+// each other item its index and, where it is dead, the line in front of it in the
+// dead letters, else "".
 //
-// It returns {what, length of the list, holder}: what is "ok", "lost" (the lease
-// had run out: it is held again, but nothing was removed), "moved" (something
-// else is in flight, nothing was removed) or "standby" (another process of this
-// name). Dead letters are written before anything is removed.
+// It returns {what, length of the list, holder, number of the last removal}: what
+// is "ok", "lost" (what was in flight has been given back, or is a former life's:
+// nothing was removed), "moved" (something else is in flight, nothing was removed)
+// or "standby" (another process of this name).
+//
+// Dead letters are written before anything is removed, and what the user may not
+// do fails before anything is changed.
 var settle = redis.NewScript(`
 local holder = redis.call('GET', KEYS[2])
+if holder and holder ~= ARGV[1] and not (#ARGV[2] > 0 and string.sub(holder, 1, #ARGV[2]) == ARGV[2]) then
+  return {'standby', redis.call('LLEN', KEYS[1]), holder, '0'}
+end
+local serial = redis.call('HGET', KEYS[5], ARGV[5])
 local what = 'ok'
-if holder == ARGV[1] then
-  if ARGV[4] == '1' then redis.call('PEXPIRE', KEYS[2], ARGV[3]) end
-elseif holder and not (#ARGV[2] > 0 and string.sub(holder, 1, #ARGV[2]) == ARGV[2]) then
-  return {'standby', redis.call('LLEN', KEYS[1]), holder}
-else
+if holder ~= ARGV[1] then
   redis.call('DEL', KEYS[2])
   redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[3])
-  redis.call('SADD', KEYS[5], ARGV[5])
-  what = 'lost'
+elseif ARGV[4] == '1' then
+  redis.call('PEXPIRE', KEYS[2], ARGV[3])
 end
-if what == 'ok' and redis.call('LLEN', KEYS[4]) ~= tonumber(ARGV[8]) then what = 'moved' end
-if what == 'ok' then
-  if #ARGV > 8 then redis.call('LTRIM', KEYS[4], 0, -1) end
-  for i = 9, #ARGV, 2 do
+if #ARGV[2] > 0 or not serial then
+  redis.call('LTRIM', KEYS[4], 0, -1)
+  serial = ARGV[8]
+  redis.call('HSET', KEYS[5], ARGV[5], serial)
+  what = 'lost'
+elseif serial ~= ARGV[7] or redis.call('LLEN', KEYS[4]) ~= tonumber(ARGV[10]) then
+  what = 'moved'
+end
+local front = tonumber(ARGV[9])
+if what == 'ok' and (front > 0 or #ARGV > 10) then
+  redis.call('LTRIM', KEYS[4], 0, -1)
+  serial = ARGV[8]
+  redis.call('HSET', KEYS[5], ARGV[5], serial)
+  if #ARGV > 10 then
+    redis.call('LREM', KEYS[4], 1, ARGV[6])
+    redis.call('LSET', KEYS[4], ARGV[11], redis.call('LINDEX', KEYS[4], ARGV[11]))
+  end
+  for i = 11, #ARGV, 2 do
     if #ARGV[i + 1] > 0 then
       redis.call('RPUSH', KEYS[3], ARGV[i + 1] .. '\n' .. redis.call('LINDEX', KEYS[4], ARGV[i]))
     end
   end
-  for i = 9, #ARGV, 2 do redis.call('LSET', KEYS[4], ARGV[i], ARGV[6]) end
-  if tonumber(ARGV[7]) > 0 then redis.call('LTRIM', KEYS[4], ARGV[7], -1) end
-  if #ARGV > 8 then redis.call('LREM', KEYS[4], 0, ARGV[6]) end
+  for i = 11, #ARGV, 2 do redis.call('LSET', KEYS[4], ARGV[i], ARGV[6]) end
+  if front > 0 then redis.call('LTRIM', KEYS[4], front, -1) end
+  if #ARGV > 10 then redis.call('LREM', KEYS[4], 0, ARGV[6]) end
 end
-return {what, redis.call('LLEN', KEYS[1]), ARGV[1]}
+return {what, redis.call('LLEN', KEYS[1]), ARGV[1], serial}
 `)
 
 // takeFull moves up to ARGV[2] items to the in-flight list where LMOVE alone is
@@ -156,15 +198,16 @@ return moved
 `)
 
 // giveBack puts an in-flight list back to the head of its list, in its old
-// order. ARGV: 1 'R' where the right end is the head, 2 "" for an instance's own,
-// else the name of an instance, whose lease KEYS[2] must have run out. It returns
-// how many.
+// order. ARGV: 1 'R' where the right end is the head, 2 the name of the instance,
+// 3 the number of this call where it is an instance's own, so that no removal
+// comes late; "" where it is another's, whose lease KEYS[2] must have run out. It
+// returns how many.
 var giveBack = redis.NewScript(`
 local n = 0
-if #ARGV[2] == 0 or redis.call('EXISTS', KEYS[2]) == 0 then
+if #ARGV[3] > 0 or redis.call('EXISTS', KEYS[2]) == 0 then
   redis.call('LTRIM', KEYS[4], 0, -1)
   while redis.call('LMOVE', KEYS[4], KEYS[1], 'RIGHT', ARGV[1] == 'R' and 'RIGHT' or 'LEFT') do n = n + 1 end
-  if #ARGV[2] > 0 then redis.call('SREM', KEYS[5], ARGV[2]) end
+  if #ARGV[3] > 0 then redis.call('HSET', KEYS[5], ARGV[2], ARGV[3]) else redis.call('HDEL', KEYS[5], ARGV[2]) end
 end
 return n
 `)

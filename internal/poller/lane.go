@@ -3,6 +3,7 @@ package poller
 import (
 	"context"
 	"errors"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -33,6 +34,8 @@ type lane struct {
 	fresh   bool        // no lease was held yet: one that this instance left is taken over
 	renewed time.Time
 	renew   bool      // the script that is under way renews the lease
+	serial  uint64    // number of the last removal that Redis has carried out, as far as is known
+	attempt uint64    // number of the last call of the script
 	asked   time.Time // when Redis was last asked
 	due     time.Time // when it is asked next even if nothing happens: the slow poll
 	idle    time.Duration
@@ -40,7 +43,7 @@ type lane struct {
 	most  int // bytes of the largest item in the last read
 	limit int // how many items the next read may ask for: sizes may change, so it doubles at most
 
-	loaded  bool // the scripts were loaded because Redis did not know them
+	loaded  bool // the scripts have just been loaded because Redis did not know them
 	retry   *backoff
 	retryAt time.Time // after a fault
 	faults  int       // in a row
@@ -106,7 +109,7 @@ func (s *lane) schedule(now time.Time, takes bool) {
 	s.due = now.Add(wait)
 }
 
-// verdict reads what a script said about lease and head.
+// verdict reads what a script said about lease, head and removals.
 func (s *lane) verdict(cmd *redis.Cmd, err error, now time.Time) (what string, _ error) {
 	if err == nil {
 		err = cmd.Err()
@@ -118,12 +121,16 @@ func (s *lane) verdict(cmd *redis.Cmd, err error, now time.Time) (what string, _
 		return "", err
 	}
 	v, _ := cmd.Slice()
-	if len(v) != 3 {
+	if len(v) != 4 {
 		return "", errors.New("unexpected reply from the guard script")
 	}
 	what, _ = v[0].(string)
 	length, _ := v[1].(int64)
 	holder, _ := v[2].(string)
+	serial, _ := v[3].(string)
+	if s.serial, err = strconv.ParseUint(serial, 10, 64); err != nil {
+		return "", errors.New("the number of the last removal is not one: " + serial)
+	}
 	s.mu.Lock()
 	s.status.Backlog = length
 	s.status.Holder = ""
@@ -166,11 +173,12 @@ func (s *lane) look(ctx context.Context) error {
 // fail backs off. One line in the log when the trouble begins, not one a try.
 func (s *lane) fail(err error, now time.Time) {
 	if errors.Is(err, errNoScript) && !s.loaded {
-		s.loaded = true
 		if err = s.loop.loadScripts(); err == nil {
-			return // at once again, but only once
+			s.loaded = true // at once again, but only once
+			return
 		}
 	}
+	s.loaded = false
 	s.more = true
 	reason := explain(err, s.loop.opts.Redis.Address)
 	s.faults++

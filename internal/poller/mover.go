@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"hash/maphash"
+	"slices"
 	"strings"
 	"time"
 
@@ -23,21 +24,29 @@ import (
 type mover struct {
 	*lane
 	held   []moved
-	asked  []bool // the places in held whose removal was asked for, until the reply is here
-	clean  bool   // what an earlier life of this instance left has been given back
-	unsure bool   // held may not be what is in flight
-	full   bool   // Redis refuses LMOVE: it is at its maxmemory
-	tomb   string // marks items for removal
+	places uint64    // given out
+	asked  []removal // asked for since serial: at most one of them has been carried out
+	clean  bool      // what an earlier life of this instance left has been given back
+	unsure bool      // held may not be what is in flight
+	full   bool      // Redis refuses LMOVE: it is at its maxmemory
+	tomb   string    // marks items for removal
 	tick   time.Time
 	next   time.Time // when others' in-flight lists are looked at
 }
 
 // moved is an item that is in flight.
 type moved struct {
-	seq  uint64
-	b    *batch.Batch // nil for one that is too large to deliver
-	i    int
-	size int
+	place uint64 // its own; ascending along held
+	seq   uint64
+	b     *batch.Batch // nil for one that is too large to deliver
+	i     int
+	size  int
+}
+
+// removal is of the items in these places.
+type removal struct {
+	serial uint64
+	places []uint64
 }
 
 func newMover(l *Loop, list List) *mover {
@@ -74,6 +83,7 @@ func (m *mover) turn(ctx context.Context, now time.Time) bool {
 	settled := m.list.Explicit.Settled(maxSettle)
 	large := m.large()
 	read := takes && plan.Items > 0 && (m.more || due)
+	finding := m.unsure
 	var err error
 	switch {
 	case !m.clean:
@@ -99,7 +109,11 @@ func (m *mover) turn(ctx context.Context, now time.Time) bool {
 	if err != nil {
 		m.unsure = true // a reply may have been lost
 	}
-	m.done(err, now, takes)
+	if err == nil && finding && m.faults > 0 {
+		m.due = now // finding the place only reads: whether the fault is over is not known yet
+	} else {
+		m.done(err, now, takes)
+	}
 	m.say(plan)
 	return true
 }
@@ -117,9 +131,9 @@ func (m *mover) large() bool {
 func (m *mover) unremoved() int { return len(m.list.Explicit.Settled(maxSettle)) }
 
 // settleCmd makes the script's call: it holds the lease, and removes of what is
-// held what is settled or can't be delivered. gone are the places in held of what
-// it removes.
-func (m *mover) settleCmd(ctx context.Context, now time.Time, held []moved, settled []batch.Settlement) (cmd *redis.Cmd, gone []bool, buried int, err error) {
+// held what is settled or can't be delivered. gone are the places of what it
+// removes.
+func (m *mover) settleCmd(ctx context.Context, now time.Time, held []moved, settled []batch.Settlement) (cmd *redis.Cmd, gone []uint64, buried int, err error) {
 	o := &m.loop.opts
 	instead, renew := "", "0"
 	if m.fresh {
@@ -134,7 +148,6 @@ func (m *mover) settleCmd(ctx context.Context, now time.Time, held []moved, sett
 	}
 	front, ahead := 0, true
 	var others []any
-	gone = make([]bool, len(held))
 	for i, x := range held {
 		s, ok := fate[x.seq]
 		if x.b == nil {
@@ -145,7 +158,7 @@ func (m *mover) settleCmd(ctx context.Context, now time.Time, held []moved, sett
 			ahead = false
 			continue
 		}
-		gone[i] = true
+		gone = append(gone, x.place)
 		switch {
 		case s.Dead != "":
 			ahead = false
@@ -160,11 +173,14 @@ func (m *mover) settleCmd(ctx context.Context, now time.Time, held []moved, sett
 			others = append(others, i, "")
 		}
 	}
+	if m.attempt++; len(gone) > 0 {
+		m.asked = append(m.asked, removal{m.attempt, gone})
+	}
 	args := []any{"EVALSHA", settle.Hash(), len(m.keys)}
 	for _, key := range m.keys {
 		args = append(args, key)
 	}
-	args = append(args, m.loop.holder, instead, o.Lease.Milliseconds(), renew, o.Instance, m.tomb, front, len(held))
+	args = append(args, m.loop.holder, instead, o.Lease.Milliseconds(), renew, o.Instance, m.tomb, m.serial, m.attempt, front, len(held))
 	return redis.NewCmd(ctx, append(args, others...)...), gone, buried, nil
 }
 
@@ -192,7 +208,6 @@ func (m *mover) exchange(ctx context.Context, now time.Time, plan batch.Plan, se
 		// its length begins it again.
 		length = pipe.LLen(ctx, m.list.Key)
 	}
-	m.asked = gone
 	_, err = pipe.Exec(ctx)
 	if reply.err != nil && strings.HasPrefix(reply.err.Error(), "OOM") && !m.full {
 		m.full = true // from now on by script; the removal may have been carried out
@@ -206,27 +221,24 @@ func (m *mover) exchange(ctx context.Context, now time.Time, plan batch.Plan, se
 	if err != nil {
 		return err
 	}
-	if what == "standby" {
+	switch what {
+	case "standby":
 		m.forget()
 		return nil
-	}
-	m.asked = nil
-	if what == "ok" {
-		kept := m.held[:0]
-		for i, x := range m.held {
-			if !gone[i] {
-				kept = append(kept, x)
-			}
-		}
-		m.held = kept
+	case "lost":
+		m.reclaimed()
+		return nil
+	case "moved":
+		m.unsure = true
+	case "ok":
+		m.asked = m.asked[:0]
+		m.held = without(m.held, gone)
 		m.list.Explicit.Removed(len(settled))
 		m.removed(len(settled))
 		if buried > 0 {
 			m.list.Explicit.Buried(buried)
 			m.log.Warn("items too large to deliver are in the dead-letter list", zap.Int("items", buried), zap.String("dead", m.keys[2]))
 		}
-	} else {
-		m.unsure = true // what was in flight may be another's by now
 	}
 	if read {
 		m.limit, m.most = max(2*len(got.items), firstRead), got.most
@@ -272,7 +284,8 @@ func (m *mover) hold(got taken) {
 	b := batch.New(m.list.Subject, first, got.data, got.ends).Explicit(time.Now(), backlog)
 	i := 0
 	for _, size := range got.items {
-		x := moved{size: size}
+		m.places++
+		x := moved{place: m.places, size: size}
 		if size <= got.maxItem {
 			x.seq, x.b, x.i = first+uint64(i), b, i
 			i++
@@ -304,20 +317,22 @@ func (m *mover) recover(ctx context.Context, now time.Time) error {
 
 // giveBackOwn puts what is in flight and not in held any more back to the head.
 func (m *mover) giveBackOwn(ctx context.Context) error {
-	n, err := m.giveBack(ctx, m.keys[1], m.keys[3], "")
+	m.attempt++
+	n, err := m.giveBack(ctx, m.keys[1], m.keys[3], m.loop.opts.Instance, m.attempt)
 	m.held, m.asked, m.more = nil, nil, true
 	if err != nil {
 		m.clean = false
 		return err
 	}
+	m.serial = m.attempt
 	if n > 0 {
 		m.log.Info("items went back to the head of the list", zap.Int64("items", n))
 	}
 	return nil
 }
 
-func (m *mover) giveBack(ctx context.Context, lease, inFlight, name string) (int64, error) {
-	cmd := redis.NewCmd(ctx, "EVALSHA", giveBack.Hash(), 5, m.keys[0], lease, m.keys[2], inFlight, m.keys[4], m.side(), name)
+func (m *mover) giveBack(ctx context.Context, lease, inFlight, name string, serial any) (int64, error) {
+	cmd := redis.NewCmd(ctx, "EVALSHA", giveBack.Hash(), 5, m.keys[0], lease, m.keys[2], inFlight, m.keys[4], m.side(), name, serial)
 	if err := m.loop.conn.client.Process(ctx, cmd); err != nil {
 		if strings.HasPrefix(err.Error(), "NOSCRIPT") {
 			return 0, errNoScript
@@ -329,7 +344,7 @@ func (m *mover) giveBack(ctx context.Context, lease, inFlight, name string) (int
 
 // reclaim gives back what instances left in flight that are gone for good.
 func (m *mover) reclaim(ctx context.Context) error {
-	names, err := m.loop.conn.client.SMembers(ctx, m.keys[4]).Result()
+	names, err := m.loop.conn.client.HKeys(ctx, m.keys[4]).Result()
 	if err != nil {
 		return err
 	}
@@ -337,7 +352,7 @@ func (m *mover) reclaim(ctx context.Context) error {
 		if name == m.loop.opts.Instance {
 			continue
 		}
-		n, err := m.giveBack(ctx, aliveKey(m.list.Key, name), inFlightKey(m.list.Key, name), name)
+		n, err := m.giveBack(ctx, aliveKey(m.list.Key, name), inFlightKey(m.list.Key, name), name, "")
 		if err != nil {
 			return err
 		}
@@ -366,6 +381,9 @@ func (m *mover) find(ctx context.Context, now time.Time) error {
 	} else if what == "standby" {
 		m.forget()
 		return nil
+	} else if what == "lost" {
+		m.reclaimed()
+		return nil
 	}
 	got := taken{maxItem: m.loop.opts.MaxPayload}
 	reply := listReply{sink: &got}
@@ -381,44 +399,39 @@ func (m *mover) find(ctx context.Context, now time.Time) error {
 	return nil
 }
 
-// match makes held what is in flight.
+// match makes held what is in flight. The number of the last removal tells
+// whether one whose reply was lost has been carried out; the items tell whether
+// anybody else had a hand in it.
 func (m *mover) match(got taken) {
+	var removed []uint64
+	for _, r := range m.asked {
+		if r.serial == m.serial {
+			removed = r.places
+		}
+	}
+	m.asked = slices.DeleteFunc(m.asked, func(r removal) bool { return r.serial <= m.serial })
 	seed := maphash.MakeSeed()
 	same := func(x moved, at int) bool {
 		return at < len(got.items) && x.size == got.items[at] && (x.b == nil) == (x.size > got.maxItem) &&
 			(x.b == nil || maphash.Bytes(seed, x.b.Item(x.i)) == maphash.Bytes(seed, got.bytes(at)))
 	}
-	// Where what is in flight looks as if the removal had been carried out, it has
-	// been: of equal items one that nobody acknowledged must not take the place of
-	// one that is to be removed.
-	asked, left := m.asked, 0
-	m.asked = nil
-	for i, x := range m.held {
-		if asked != nil && !asked[i] {
-			if !same(x, left) {
-				asked = nil
-				break
-			}
-			left++
-		}
-	}
-	if left == 0 {
-		asked = nil // nothing stays that could be mistaken
-	}
 	var kept []moved
 	var missing []uint64
-	at := 0 // of got
-	for i, x := range m.held {
-		if (asked == nil || !asked[i]) && same(x, at) {
+	at, buried := 0, 0 // at is a place in got
+	for _, x := range m.held {
+		_, gone := slices.BinarySearch(removed, x.place)
+		switch {
+		case !gone && same(x, at):
 			kept = append(kept, x)
 			at++
-			continue
-		}
-		if x.b != nil {
+		case x.b != nil:
 			missing = append(missing, x.seq)
+		case gone:
+			buried++
 		}
 	}
 	m.held = kept
+	m.list.Explicit.Buried(buried)
 	if len(missing) > 0 {
 		m.missing(missing)
 	}
@@ -455,7 +468,27 @@ func (m *mover) removed(n int) {
 	m.mu.Unlock()
 }
 
-// forget drops everything: another process of this name serves the list now.
+// without returns held without the items in these places.
+func without(held []moved, places []uint64) []moved {
+	return slices.DeleteFunc(held, func(x moved) bool {
+		if len(places) > 0 && x.place == places[0] {
+			places = places[1:]
+			return true
+		}
+		return false
+	})
+}
+
+// reclaimed forgets what was in flight: another instance has given it back, or
+// Redis has lost its data.
+func (m *mover) reclaimed() {
+	if len(m.held) > 0 {
+		m.log.Warn("what this instance had taken is not in flight any more: its lease had run out, or Redis has lost its data", zap.Int("items", len(m.held)))
+	}
+	m.forget()
+}
+
+// forget drops everything that is held; what is in flight goes back first of all.
 func (m *mover) forget() {
 	var seqs []uint64
 	for _, x := range m.held {
@@ -480,7 +513,7 @@ func (m *mover) release(ctx context.Context) error {
 		}
 		return err
 	}
-	m.loop.conn.client.SRem(ctx, m.keys[4], m.loop.opts.Instance)
+	m.loop.conn.client.HDel(ctx, m.keys[4], m.loop.opts.Instance)
 	m.owner = false
 	return nil
 }

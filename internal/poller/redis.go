@@ -126,7 +126,7 @@ func explain(err error, address string) string {
 		return "Redis refuses writes: " + text
 	case strings.HasPrefix(text, "NOAUTH"), strings.HasPrefix(text, "WRONGPASS"), has("AUTH failed"), has("AUTH <password> called"):
 		return "Redis refuses the credentials; check redis.username and redis.password_file: " + text
-	case strings.HasPrefix(text, "NOPERM"):
+	case strings.HasPrefix(text, "NOPERM"), has("The user executing the script can't"), has("ACL failure in script"):
 		return "the Redis user lacks a right: " + text
 	case strings.HasPrefix(text, "OOM"):
 		return "Redis is at its maxmemory: " + text

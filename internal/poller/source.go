@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"hash/maphash"
+	"slices"
 	"strings"
 	"time"
 
@@ -25,6 +26,14 @@ type source struct {
 	held   []run  // what was read from there on, in order, without a gap
 	next   uint64 // sequence number behind held
 	unsure bool   // base may be wrong: find held in the list again before anything else
+	trims  []trim // asked for since serial: at most one of them has been carried out
+	lost   bool   // the lease had run out, so others may have removed items too
+}
+
+// trim is a removal of n items from the head.
+type trim struct {
+	serial uint64
+	n      int
 }
 
 // run is a batch, or one item that can't be delivered.
@@ -50,6 +59,7 @@ func (s *source) turn(ctx context.Context, now time.Time) bool {
 	due := !now.Before(s.due)
 	trim := plan.Head > s.base
 	read := takes && plan.Items > 0 && (s.more || due)
+	finding := s.unsure
 	var err error
 	switch {
 	case s.unsure:
@@ -69,7 +79,11 @@ func (s *source) turn(ctx context.Context, now time.Time) bool {
 	if err != nil && len(s.held) > 0 {
 		s.unsure = true // the reply may have been lost behind a trim
 	}
-	s.done(err, now, takes)
+	if err == nil && finding && s.faults > 0 {
+		s.due = now // finding the place only reads: whether the fault is over is not known yet
+	} else {
+		s.done(err, now, takes)
+	}
 	s.say(plan)
 	return true
 }
@@ -158,9 +172,11 @@ func (s *source) exchange(ctx context.Context, now time.Time, plan batch.Plan, r
 	case "moved", "lost":
 		if len(s.held) > 0 {
 			s.unsure = true
+			s.lost = s.lost || what == "lost"
 			return nil
 		}
 	}
+	s.trims = s.trims[:0]
 	s.trimmed(uint64(trim))
 	if read {
 		s.take(&got, ask)
@@ -168,8 +184,8 @@ func (s *source) exchange(ctx context.Context, now time.Time, plan batch.Plan, r
 	return nil
 }
 
-// guard adds the guard script to a pipeline.
-func (s *source) guard(ctx context.Context, pipe redis.Pipeliner, now time.Time, trim int) *redis.Cmd {
+// guard adds to a pipeline the guard script, which removes n items.
+func (s *source) guard(ctx context.Context, pipe redis.Pipeliner, now time.Time, n int) *redis.Cmd {
 	o := &s.loop.opts
 	instead, renew, side := "", "0", "L"
 	if s.fresh {
@@ -181,9 +197,12 @@ func (s *source) guard(ctx context.Context, pipe redis.Pipeliner, now time.Time,
 	if s.list.FromRight {
 		side = "R"
 	}
+	if s.attempt++; n > 0 {
+		s.trims = append(s.trims, trim{s.attempt, n})
+	}
 	args := []any{"EVALSHA", guard.Hash(), 2, s.keys[0], s.keys[1],
-		s.loop.holder, instead, o.Lease.Milliseconds(), renew, trim, side, markEnd}
-	for _, seq := range s.landmarks(trim) {
+		s.loop.holder, instead, o.Lease.Milliseconds(), renew, n, side, s.serial, s.attempt, markEnd}
+	for _, seq := range s.landmarks(n) {
 		m := s.at(seq)
 		args = append(args, seq-s.base, m.size, m.sum)
 	}
@@ -295,19 +314,20 @@ func (s *source) hold(r run) {
 
 // forget drops what is held: another instance serves the list now.
 func (s *source) forget() {
-	s.owner, s.unsure = false, false
-	s.base, s.held = s.next, nil
+	s.owner, s.unsure, s.lost = false, false, false
+	s.base, s.held, s.trims = s.next, nil, nil
 	s.list.Window.Gone(s.next)
 	s.more = false // a hint or the slow poll asks again
 }
 
 // find reads as many items as are held and looks where in them the list begins
-// now. Afterwards base is right again: what is no longer there was removed by
-// somebody else, or by a trim whose reply was lost.
+// now. Afterwards base is right again: what is no longer there was removed by a
+// trim whose reply was lost, which its number tells, or by somebody else, which
+// the items tell.
 func (s *source) find(ctx context.Context, now time.Time) error {
 	count := int(s.next - s.base)
 	if count == 0 {
-		s.unsure, s.held = false, nil
+		s.unsure, s.lost, s.held = false, false, nil
 		return nil
 	}
 	first, last := 0, count-1
@@ -340,14 +360,23 @@ func (s *source) find(ctx context.Context, now time.Time) error {
 			there.sums[i], there.sums[j] = there.sums[j], there.sums[i]
 		}
 	}
-	gone := displaced(s.sums(seed), there.sums)
+	gone, sums := 0, s.sums(seed)
+	for _, t := range s.trims {
+		if t.serial == s.serial {
+			gone = t.n
+		}
+	}
+	if s.lost || what == "lost" || len(there.sums) < len(sums)-gone || !equal(sums[gone:], there.sums) {
+		gone = displaced(sums, there.sums)
+	}
 	if confirmed := s.list.Window.Plan().Head; s.base+uint64(gone) > confirmed {
 		others := s.base + uint64(gone) - max(confirmed, s.base)
 		s.log.Warn("somebody else removed items from the list while they were on their way", zap.Uint64("items", others))
 	}
 	s.trimmed(uint64(gone))
 	s.list.Window.Gone(s.base)
-	s.unsure = false
+	s.trims = slices.DeleteFunc(s.trims, func(t trim) bool { return t.serial <= s.serial })
+	s.unsure, s.lost = false, false
 	s.more = true
 	return nil
 }

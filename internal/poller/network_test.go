@@ -1,0 +1,182 @@
+package poller
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"edged/internal/redistest"
+)
+
+// network stands in front of a server, and is not to be trusted.
+type network struct {
+	t       *testing.T
+	address string
+	gate    sync.RWMutex // while it is locked nothing is forwarded, and every connection kept
+	lose    atomic.Int32 // so many replies are lost, and their connections
+	delay   atomic.Bool  // the next request is kept back, until release
+	kept    chan func()  // sends what was kept back, and waits until the server has dealt with it
+}
+
+func newNetwork(t *testing.T, s *redistest.Server) *network {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := &network{t: t, address: l.Addr().String(), kept: make(chan func(), 1)}
+	var all sync.WaitGroup
+	t.Cleanup(func() { l.Close(); all.Wait() })
+	all.Go(func() {
+		for {
+			client, err := l.Accept()
+			if err != nil {
+				return
+			}
+			server, err := net.Dial("unix", strings.TrimPrefix(s.Address(), "unix://"))
+			if err != nil {
+				client.Close()
+				continue
+			}
+			answered := make(chan struct{})
+			all.Go(func() { n.requests(server.(*net.UnixConn), client, answered) })
+			all.Go(func() { defer close(answered); n.replies(client, server) })
+		}
+	})
+	return n
+}
+
+func (n *network) requests(server *net.UnixConn, client net.Conn, answered <-chan struct{}) {
+	buf := make([]byte, 64<<10)
+	for {
+		got, err := client.Read(buf)
+		if got > 0 && n.delay.CompareAndSwap(true, false) {
+			release := sync.OnceFunc(func() {
+				server.Write(buf[:got])
+				server.CloseWrite()
+				<-answered
+			})
+			n.t.Cleanup(release)
+			n.kept <- release
+			return
+		}
+		n.gate.RLock()
+		server.Write(buf[:got])
+		n.gate.RUnlock()
+		if err != nil {
+			server.Close()
+			return
+		}
+	}
+}
+
+func (n *network) replies(client net.Conn, server io.Reader) {
+	defer client.Close()
+	buf := make([]byte, 64<<10)
+	for {
+		got, err := server.Read(buf)
+		if got > 0 && n.lose.Load() > 0 && n.lose.Add(-1) >= 0 {
+			client.Close()
+			io.Copy(io.Discard, server)
+			return
+		}
+		n.gate.RLock()
+		client.Write(buf[:got])
+		n.gate.RUnlock()
+		if err != nil {
+			return
+		}
+	}
+}
+
+// equalItems are what only their number tells from one another.
+func equalItems(n int) []any {
+	items := make([]any, n)
+	for i := range items {
+		items[i] = "tick"
+	}
+	return items
+}
+
+func TestLostRepliesLoseAndDoubleNoneOfManyEqualItems(t *testing.T) {
+	for mode, serve := range modes {
+		t.Run(mode, func(t *testing.T) {
+			s := redistest.Start(t)
+			n := newNetwork(t, s)
+			l := serve(t, s, func(o *Options) { o.Redis.Address, o.BatchItems = n.address, 50 })
+			const items = 5000
+			s.Push("a", equalItems(items)...)
+			for before := -1; !l.empty(); {
+				redistest.Eventually(t, "it goes on", func() bool {
+					l.confirm()
+					return len(l.items()) > before || l.empty()
+				})
+				before = len(l.items())
+				n.lose.Store(2)
+			}
+			if got := len(l.items()); got != items {
+				t.Fatalf("%d items arrived, want %d", got, items)
+			}
+		})
+	}
+}
+
+func TestARemovalThatComesLateRemovesNothingMore(t *testing.T) {
+	for mode, serve := range modes {
+		t.Run(mode, func(t *testing.T) {
+			s := redistest.Start(t)
+			n := newNetwork(t, s)
+			l := serve(t, s, func(o *Options) {
+				o.Redis.Address, o.Redis.Timeout, o.BatchItems = n.address, 100*time.Millisecond, 10
+				o.PollInterval = 100 * time.Millisecond // an idle connection that breaks says nothing, and its hints are lost
+			})
+			want := 0
+			push := func(items int) {
+				s.Push("a", equalItems(items)...)
+				want += items
+				redistest.Eventually(t, fmt.Sprintf("%d items arrived", want), func() bool { return len(l.items()) >= want })
+			}
+			for round := range 8 {
+				push(20)
+				n.delay.Store(true)
+				l.confirm()
+				release := <-n.kept
+				if round%2 == 0 { // it comes while the loop looks for its place, or when it has long gone on
+					release()
+				}
+				redistest.Eventually(t, "what was confirmed is removed", func() bool { return l.empty() })
+				if round%2 == 1 {
+					push(20)
+					release()
+					l.confirm()
+					redistest.Eventually(t, "what came in between is removed", func() bool { return l.empty() })
+				}
+			}
+			if got := len(l.items()); got != want {
+				t.Fatalf("%d items arrived, want %d", got, want)
+			}
+		})
+	}
+}
+
+func TestANetworkThatSwallowsPacketsIsWaitedForAndLosesNothing(t *testing.T) {
+	for mode, serve := range modes {
+		t.Run(mode, func(t *testing.T) {
+			s := redistest.Start(t)
+			n := newNetwork(t, s)
+			l := serve(t, s, func(o *Options) {
+				o.Redis.Address, o.Redis.Timeout = n.address, 200*time.Millisecond
+			})
+			endure(t, s, l, "no answer", func() func() {
+				n.gate.Lock()
+				end := sync.OnceFunc(n.gate.Unlock)
+				t.Cleanup(end)
+				return end
+			})
+		})
+	}
+}
