@@ -184,7 +184,7 @@ func (w *Writer) Run(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for ctx.Err() == nil {
-		w.round(lasting, false)
+		w.round(lasting)
 		if next := w.next(); !next.IsZero() {
 			timer.Reset(time.Until(next))
 		}
@@ -200,7 +200,17 @@ func (w *Writer) Run(ctx context.Context) error {
 	w.mu.Unlock()
 	flush, cancel := context.WithTimeout(lasting, flushTimeout)
 	defer cancel()
-	for w.round(flush, true) && flush.Err() == nil {
+	for flush.Err() == nil {
+		next := w.next()
+		if next.IsZero() {
+			break
+		}
+		timer.Reset(time.Until(next))
+		select {
+		case <-timer.C:
+			w.round(flush)
+		case <-flush.Done():
+		}
 	}
 	w.giveUp()
 	return nil
@@ -237,35 +247,33 @@ type sending struct {
 	cmd   *redis.Cmd
 }
 
-// round sends the first of what waits, in one round trip: of all lists, or of
-// those only that have no retry to wait for. It reports whether Redis took any.
-func (w *Writer) round(ctx context.Context, all bool) (took bool) {
+// round sends the first of what waits, in one round trip, but of lists that have a
+// retry to wait for.
+func (w *Writer) round(ctx context.Context) {
 	pipe := w.client.Pipeline()
 	var sent []sending
 	now := time.Now()
 	w.mu.Lock()
 	for _, l := range w.lists {
-		if len(l.waiting) > 0 && (all || !now.Before(l.retry)) {
+		if len(l.waiting) > 0 && !now.Before(l.retry) {
 			items := l.first()
 			sent = append(sent, sending{l, items, pipe.Do(ctx, l.command(items)...)})
 		}
 	}
 	w.mu.Unlock()
 	if len(sent) == 0 {
-		return false
+		return
 	}
 	_, err := pipe.Exec(ctx)
 	for _, s := range sent {
 		// Only its own result says that a command was carried out: where the
 		// connection failed, go-redis may leave one with neither that nor an error.
 		if n, ok := s.cmd.Val().(int64); ok {
-			took = true
 			w.wrote(s, n)
 		} else {
 			w.failed(s, cmp.Or(s.cmd.Err(), err))
 		}
 	}
-	return took
 }
 
 // first returns what is sent next. Writer.mu is held.

@@ -342,3 +342,22 @@ func TestTheEndRefusesWhatRedisDoesNotTake(t *testing.T) {
 		t.Errorf("the books are %+v, want 2 refused", st)
 	}
 }
+
+func TestTheEndWaitsForARedisThatComesBack(t *testing.T) {
+	server := redistest.Start(t)
+	server.Kill()
+	w := writer(client(server), 1<<20, List{Key: "l"})
+	w.Write(0, []byte("x"), nil)
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	ended := make(chan error, 1)
+	go func() { ended <- w.Run(ctx) }()
+	redistest.Eventually(t, "it has tried", func() bool { return w.Stats()[0].Failing != "" })
+	server.Restart()
+	if err := <-ended; err != nil {
+		t.Fatal(err)
+	}
+	if n := server.Len("l"); n != 1 {
+		t.Errorf("the list holds %d items, want 1", n)
+	}
+}
