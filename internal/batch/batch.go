@@ -7,6 +7,7 @@
 package batch
 
 import (
+	"bytes"
 	"errors"
 	"sync"
 	"time"
@@ -66,6 +67,13 @@ func (b *Batch) Again(i, n int) *Batch {
 		subject: b.subject, first: b.first + uint64(i), data: item, ends: []int{len(item)},
 		taken: b.taken, tries: n, pending: b.pending,
 	}
+}
+
+// Alone is a batch of item i of b alone, in a buffer of its own.
+func (b *Batch) Alone(i int) *Batch {
+	alone := b.Again(i, b.tries)
+	alone.data = bytes.Clone(alone.data)
+	return alone
 }
 
 // Taken is when the items of an explicit batch were taken.

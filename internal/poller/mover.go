@@ -23,6 +23,7 @@ import (
 // not be so, after a lost reply, it is read again.
 type mover struct {
 	*lane
+	seed   maphash.Seed
 	held   []moved
 	places uint64    // given out
 	asked  []removal // asked for since serial: at most one of them has been carried out
@@ -38,9 +39,9 @@ type mover struct {
 type moved struct {
 	place uint64 // its own; ascending along held
 	seq   uint64
-	b     *batch.Batch // nil for one that is too large to deliver
-	i     int
 	size  int
+	sum   uint64 // hash of its bytes
+	large bool   // it can't be delivered, and has no seq and no sum
 }
 
 // removal is of the items in these places.
@@ -50,7 +51,7 @@ type removal struct {
 }
 
 func newMover(l *Loop, list List) *mover {
-	m := &mover{lane: newLane(l, list, aliveKey(list.Key, l.opts.Instance)), tomb: "edged removes this item " + l.holder}
+	m := &mover{seed: maphash.MakeSeed(), lane: newLane(l, list, aliveKey(list.Key, l.opts.Instance)), tomb: "edged removes this item " + l.holder}
 	m.keys = append(m.keys, inFlightKey(list.Key, l.opts.Instance), instancesKey(list.Key))
 	return m
 }
@@ -121,7 +122,7 @@ func (m *mover) turn(ctx context.Context, now time.Time) bool {
 // large tells whether an item is in flight that can't be delivered.
 func (m *mover) large() bool {
 	for _, x := range m.held {
-		if x.b == nil {
+		if x.large {
 			return true
 		}
 	}
@@ -150,7 +151,7 @@ func (m *mover) settleCmd(ctx context.Context, now time.Time, held []moved, sett
 	var others []any
 	for i, x := range held {
 		s, ok := fate[x.seq]
-		if x.b == nil {
+		if x.large {
 			s, ok = batch.Settlement{Dead: fmt.Sprintf("larger than max_payload (%d bytes)", o.MaxPayload)}, true
 			buried++
 		}
@@ -285,9 +286,9 @@ func (m *mover) hold(got taken) {
 	i := 0
 	for _, size := range got.items {
 		m.places++
-		x := moved{place: m.places, size: size}
-		if size <= got.maxItem {
-			x.seq, x.b, x.i = first+uint64(i), b, i
+		x := moved{place: m.places, size: size, large: size > got.maxItem}
+		if !x.large {
+			x.seq, x.sum = first+uint64(i), maphash.Bytes(m.seed, b.Item(i))
 			i++
 		}
 		m.held = append(m.held, x)
@@ -410,10 +411,9 @@ func (m *mover) match(got taken) {
 		}
 	}
 	m.asked = slices.DeleteFunc(m.asked, func(r removal) bool { return r.serial <= m.serial })
-	seed := maphash.MakeSeed()
 	same := func(x moved, at int) bool {
-		return at < len(got.items) && x.size == got.items[at] && (x.b == nil) == (x.size > got.maxItem) &&
-			(x.b == nil || maphash.Bytes(seed, x.b.Item(x.i)) == maphash.Bytes(seed, got.bytes(at)))
+		return at < len(got.items) && x.size == got.items[at] && x.large == (x.size > got.maxItem) &&
+			(x.large || x.sum == maphash.Bytes(m.seed, got.bytes(at)))
 	}
 	var kept []moved
 	var missing []uint64
@@ -424,7 +424,7 @@ func (m *mover) match(got taken) {
 		case !gone && same(x, at):
 			kept = append(kept, x)
 			at++
-		case x.b != nil:
+		case !x.large:
 			missing = append(missing, x.seq)
 		case gone:
 			buried++
@@ -492,7 +492,7 @@ func (m *mover) reclaimed() {
 func (m *mover) forget() {
 	var seqs []uint64
 	for _, x := range m.held {
-		if x.b != nil {
+		if !x.large {
 			seqs = append(seqs, x.seq)
 		}
 	}

@@ -15,7 +15,7 @@ import (
 // ExplicitOptions bound an Explicit.
 type ExplicitOptions struct {
 	Window        int             // items on their way at once; at least 1
-	Memory        int             // bytes they may take, encodings included; one item is always allowed
+	Memory        int             // bytes they may take, encodings included; one item is always allowed. What is kept may be twice as much
 	AckWait       time.Duration   // after which an item that was not acknowledged is handed out again
 	Backoff       []time.Duration // waits in place of AckWait: after the first delivery, the second, …; the last one repeats
 	MaxDeliver    int             // deliveries to a party after which it has had its chance; 0 means no bound
@@ -57,7 +57,8 @@ type Explicit struct {
 type item struct {
 	seq     uint64
 	b       *batch.Batch
-	i       int // which of b
+	i       int   // which of b
+	pack    *pack // the items of b; nil when b is this item alone
 	cost    int
 	claims  []*claim // one for each party that owes it
 	acked   bool
@@ -66,6 +67,15 @@ type item struct {
 	settled bool
 	removed bool
 	waiting []func(error) // to be told when it is removed
+}
+
+// pack is the items of one batch. One of them keeps the whole batch in memory, so
+// when less than half of its bytes are on their way they are copied. Guarded by
+// Explicit.mu.
+type pack struct {
+	items []*item
+	bytes int // of the batch
+	live  int // of the items not removed
 }
 
 // claim is what a party owes for an item. Guarded by Explicit.mu.
@@ -145,8 +155,9 @@ func (l *Explicit) Offer(b *batch.Batch) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	fresh := make([]*item, b.Len())
+	p := &pack{items: fresh, bytes: b.Size(), live: b.Size()}
 	for i := range fresh {
-		it := &item{seq: l.next, b: b, i: i, cost: len(b.Item(i)) * (1 + len(l.keys))}
+		it := &item{seq: l.next, b: b, i: i, pack: p, cost: len(b.Item(i)) * (1 + len(l.keys))}
 		fresh[i] = it
 		l.items[it.seq] = it
 		l.order = append(l.order, it)
@@ -382,9 +393,27 @@ func (l *Explicit) forget(it *item) []func(error) {
 	it.removed = true
 	delete(l.items, it.seq)
 	l.bytes -= it.cost
+	it.unpack()
 	waiting := it.waiting
 	it.waiting = nil
 	return waiting
+}
+
+// unpack takes an item out of its batch, and the others too where few are left.
+func (it *item) unpack() {
+	p := it.pack
+	if p == nil {
+		return
+	}
+	it.pack = nil
+	if p.live -= len(it.b.Item(it.i)); 2*p.live >= p.bytes {
+		return
+	}
+	for _, other := range p.items {
+		if other.pack == p {
+			other.b, other.i, other.pack = other.b.Alone(other.i), 0, nil
+		}
+	}
 }
 
 func (l *Explicit) compact() {
@@ -401,12 +430,12 @@ var errNotHere = errors.New("the item is not this instance's any more; it may be
 // errUnknown is said of an item that is not in flight any more.
 var errUnknown = errors.New("the item is not in flight: it was removed before, or may be delivered again")
 
-// Withdraw empties the window if nobody is there to receive or owes anything, or
-// in any case with force, and reports whether it did. What is settled stays to be
-// removed; all else is Redis's again.
+// Withdraw empties the window if nobody is there to receive or owes anything and
+// nothing is to be removed, or in any case with force, and reports whether it did.
+// What is settled stays to be removed; all else is Redis's again.
 func (l *Explicit) Withdraw(force bool) bool {
 	l.mu.Lock()
-	if !force && len(l.parties) > 0 {
+	if !force && (len(l.parties) > 0 || len(l.settled) > 0) {
 		l.mu.Unlock()
 		return false
 	}

@@ -4,9 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"testing"
 	"time"
+	"weak"
 
 	"edged/internal/batch"
 )
@@ -275,11 +277,12 @@ func TestWithNobodyThereTheItemsAreGivenBack(t *testing.T) {
 		t.Fatal("withdrawn under the eyes of a party")
 	}
 	h.m.Leave()
+	b.wantSettled("1 ")
+	b.l.Removed(1)
 	if !b.l.Withdraw(false) {
 		t.Fatal("not withdrawn")
 	}
-	b.wantSettled("1 ")
-	if st := b.l.Stats(); st.Returned != 2 || st.InFlight != 1 {
+	if st := b.l.Stats(); st.Returned != 2 || st.InFlight != 0 {
 		t.Fatalf("stats %+v", st)
 	}
 }
@@ -491,11 +494,11 @@ func TestWhatAFinishedMemberOwesIsNotWithdrawn(t *testing.T) {
 	}
 	h.ack(t, 0, ack)
 	b.wantSettled("0 ")
+	b.l.Removed(1)
 	b.pass(time.Hour) // overdue: it has had its chance
 	if !b.l.Withdraw(false) {
 		t.Fatal("not withdrawn with nobody there")
 	}
-	b.wantSettled("0 ")
 }
 
 func TestAnAcknowledgementThatMakesRoomWakesTheLoop(t *testing.T) {
@@ -524,5 +527,45 @@ func TestRefusingAgainAndAgainTakesNoMoreMemory(t *testing.T) {
 	}
 	if n := len(b.l.items[0].claims[0].past); n > 1 {
 		t.Fatalf("%d entries are kept", n)
+	}
+}
+
+func TestAStragglerDoesNotKeepItsBatchInMemory(t *testing.T) {
+	b := newBench(t)
+	h := b.join("")
+	items := make([][]byte, 10)
+	for i := range items {
+		items[i] = fmt.Appendf(nil, "item %d", i)
+	}
+	offered := batch.Of("s", 0, items...).Explicit(b.now, 0)
+	kept := weak.Make(offered)
+	b.l.Offer(offered)
+	offered = nil
+	for i := range 9 {
+		h.ack(t, i, batch.Ack{})
+	}
+	b.l.Removed(9)
+	runtime.GC()
+	if kept.Value() != nil {
+		t.Error("the batch is still in memory")
+	}
+	h.ack(t, 9, batch.Ack{Kind: batch.Refused})
+	if last := h.got[len(h.got)-1]; last.seq != 9 || last.tries != 2 || !last.taken.Equal(b.now) {
+		t.Errorf("the straggler came again as %+v", last)
+	}
+}
+
+func TestNothingIsWithdrawnWhileSomethingIsToBeRemoved(t *testing.T) {
+	b := newBench(t)
+	h := b.join("")
+	b.offer(2)
+	h.ack(t, 0, batch.Ack{})
+	h.m.Leave()
+	if b.l.Withdraw(false) {
+		t.Error("withdrawn with an item that is acknowledged and still in Redis")
+	}
+	b.l.Removed(1)
+	if !b.l.Withdraw(false) {
+		t.Error("not withdrawn with nobody there")
 	}
 }
