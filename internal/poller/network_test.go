@@ -171,7 +171,7 @@ func TestANetworkThatSwallowsPacketsIsWaitedForAndLosesNothing(t *testing.T) {
 			l := serve(t, s, func(o *Options) {
 				o.Redis.Address, o.Redis.Timeout = n.address, 200*time.Millisecond
 			})
-			endure(t, s, l, "no answer", func() func() {
+			endure(t, s, l, "no answer", false, func() func() {
 				n.gate.Lock()
 				end := sync.OnceFunc(n.gate.Unlock)
 				t.Cleanup(end)

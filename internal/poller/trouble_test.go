@@ -2,7 +2,9 @@ package poller
 
 import (
 	"context"
+	"fmt"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -16,6 +18,7 @@ type trouble struct {
 	name   string
 	reason string // part of it
 	only   string // the mode that it concerns; "" for all
+	mute   bool   // Redis answers nobody
 	begin  func(*testing.T, *redistest.Server) (end func())
 }
 
@@ -44,6 +47,38 @@ var troubles = []trouble{
 		do(t, s, "REPLICAOF", "127.0.0.1", "1")
 		return func() { do(t, s, "REPLICAOF", "NO", "ONE") }
 	}},
+	{name: "restarted as a replica", reason: "read-only replica", mute: true, begin: func(t *testing.T, s *redistest.Server) func() {
+		do(t, s, "SAVE")
+		s.Kill()
+		s.Launch("--replicaof", "127.0.0.1", "1")
+		s.Await()
+		return func() { do(t, s, "REPLICAOF", "NO", "ONE") }
+	}},
+	{name: "loading", reason: "loading its data", mute: true, begin: func(t *testing.T, s *redistest.Server) func() {
+		pipe := s.Client().Pipeline()
+		for i := range 2000 {
+			pipe.Set(t.Context(), fmt.Sprint("filler", i), strings.Repeat("x", 100), 0)
+		}
+		if _, err := pipe.Exec(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		do(t, s, "SAVE")
+		s.Kill()
+		s.Launch("--key-load-delay", "20000", "--loading-process-events-interval-bytes", "1024")
+		return func() {
+			do(t, s, "CONFIG", "SET", "key-load-delay", "0")
+			s.Await()
+		}
+	}},
+	{name: "killed", reason: "nobody listens", mute: true, begin: func(t *testing.T, s *redistest.Server) func() {
+		do(t, s, "SAVE")
+		s.Kill()
+		return s.Restart
+	}},
+	{name: "stopped", reason: "no answer", mute: true, begin: func(t *testing.T, s *redistest.Server) func() {
+		s.Signal(syscall.SIGSTOP)
+		return func() { s.Signal(syscall.SIGCONT) }
+	}},
 	{name: "wrong password", reason: "refuses the credentials", begin: func(t *testing.T, s *redistest.Server) func() {
 		do(t, s, "ACL", "SETUSER", "edged", "resetpass", ">another")
 		disconnectAll(t, s)
@@ -61,11 +96,12 @@ var troubles = []trouble{
 	forbid("-hset", "explicit"),
 }
 
-// rights makes the user that the loop logs in as.
-func rights(t *testing.T, s *redistest.Server, r *RedisOptions) {
-	do(t, s, "ACL", "SETUSER", "edged", "on", ">secret", "~*", "&*", "+@all")
-	r.Username, r.Password = "edged", "secret"
+// startWithUser starts a server with the user that the loop logs in as.
+func startWithUser(t *testing.T) *redistest.Server {
+	return redistest.Start(t, "--user", "edged", "on", ">secret", "~*", "&*", "+@all")
 }
+
+func logIn(r *RedisOptions) { r.Username, r.Password = "edged", "secret" }
 
 // served is a list "a" that is served, and its one client.
 type served struct {
@@ -103,13 +139,13 @@ var modes = map[string]func(*testing.T, *redistest.Server, func(*Options)) serve
 
 // endure has a list in trouble while ten items are unconfirmed and ten more
 // come: the same client gets them all, once and in order.
-func endure(t *testing.T, s *redistest.Server, l served, reason string, begin func() (end func())) {
+func endure(t *testing.T, s *redistest.Server, l served, reason string, mute bool, begin func() (end func())) {
 	t.Helper()
 	items := numbered(20)
 	s.Push("a", items[:10]...)
 	redistest.Eventually(t, "the first items arrived", func() bool { return len(l.items()) == 10 })
 	end := begin()
-	pushed := s.Client().RPush(context.Background(), "a", items[10:]...).Err() == nil
+	pushed := !mute && s.Client().RPush(context.Background(), "a", items[10:]...).Err() == nil
 	l.confirm()
 	redistest.Eventually(t, "the trouble is visible", func() bool {
 		st := l.loop.Lists()[0]
@@ -137,17 +173,20 @@ func TestTroubleIsNamedAndLosesNothing(t *testing.T) {
 				continue
 			}
 			t.Run(mode+"/"+x.name, func(t *testing.T) {
-				s := redistest.Start(t)
-				l := serve(t, s, func(o *Options) { rights(t, s, &o.Redis) })
-				endure(t, s, l, x.reason, func() func() { return x.begin(t, s) })
+				s := startWithUser(t)
+				l := serve(t, s, func(o *Options) {
+					logIn(&o.Redis)
+					o.Redis.Timeout = 500 * time.Millisecond
+				})
+				endure(t, s, l, x.reason, x.mute, func() func() { return x.begin(t, s) })
 			})
 		}
 	}
 }
 
 func TestAListWithoutRightsDoesNotStopTheOther(t *testing.T) {
-	s := redistest.Start(t)
-	r := start(t, s.Address(), func(o *Options) { rights(t, s, &o.Redis) })
+	s := startWithUser(t)
+	r := start(t, s.Address(), func(o *Options) { logIn(&o.Redis) })
 	a, _ := r.join(0, false)
 	b, _ := r.join(1, false)
 	redistest.Eventually(t, "both are served", func() bool { return r.status("a").State == Serving && r.status("b").State == Serving })
@@ -183,4 +222,31 @@ func TestConnectionsKilledEvery50MillisecondsWhileItemsComeLoseNothing(t *testin
 			wantItems(t, l.items(), len(items))
 		})
 	}
+}
+
+func TestARedisThatLostItsDataIsServedAgain(t *testing.T) {
+	for mode, serve := range modes {
+		t.Run(mode, func(t *testing.T) {
+			s := redistest.Start(t)
+			l := serve(t, s, func(*Options) {})
+			items := numbered(20)
+			s.Push("a", items[:10]...)
+			redistest.Eventually(t, "the first items arrived", func() bool { return len(l.items()) == 10 })
+			s.Kill()
+			s.Restart()
+			s.Push("a", items[10:]...)
+			redistest.Eventually(t, "what came then arrived and is gone", func() bool {
+				l.confirm()
+				return len(l.items()) >= 20 && l.empty()
+			})
+			wantItems(t, l.items(), 20)
+		})
+	}
+}
+
+func TestAPasswordThatIsMissingIsSaid(t *testing.T) {
+	s := redistest.Start(t)
+	do(t, s, "CONFIG", "SET", "requirepass", "secret")
+	r := start(t, s.Address())
+	redistest.Eventually(t, "it is said", func() bool { return strings.Contains(r.status("a").Reason, "refuses the credentials") })
 }

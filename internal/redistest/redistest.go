@@ -68,13 +68,25 @@ func (s *Server) Client() *redis.Client { return s.client }
 // Restart starts the server after Kill and waits until it answers.
 func (s *Server) Restart() {
 	s.tb.Helper()
+	s.Launch()
+	s.Await()
+}
+
+// Launch starts the server after Kill, with more arguments, and does not wait.
+func (s *Server) Launch(args ...string) {
+	s.tb.Helper()
 	os.Remove(s.socket())
 	s.cmd = exec.Command("redis-server", append([]string{
 		"--port", "0", "--unixsocket", s.socket(), "--save", "", "--dir", s.dir, "--logfile", filepath.Join(s.dir, "log"),
-	}, s.args...)...)
+	}, append(s.args[:len(s.args):len(s.args)], args...)...)...)
 	if err := s.cmd.Start(); err != nil {
 		s.tb.Fatalf("start redis-server: %v", err)
 	}
+}
+
+// Await waits until the server answers.
+func (s *Server) Await() {
+	s.tb.Helper()
 	Eventually(s.tb, "redis-server answers", func() bool {
 		return s.client.Ping(context.Background()).Err() == nil
 	})
