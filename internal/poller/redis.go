@@ -70,8 +70,7 @@ func dial(opts RedisOptions, hintID *atomic.Int64) *connection {
 	o.ReadBufferSize = 64 << 10
 	o.OnConnect = func(ctx context.Context, conn *redis.Conn) error {
 		c.tracked = 0
-		c.track(ctx, conn.Process)
-		return nil
+		return c.track(ctx, conn.Process)
 	}
 	c.client = redis.NewClient(o)
 	return c
@@ -88,10 +87,13 @@ func (c *connection) followHints(ctx context.Context) {
 // per key that was read and has then changed, so a busy producer can't flood the
 // hint connection; NOLOOP leaves out this connection's own trims.
 // https://redis.io/docs/latest/develop/reference/client-side-caching/
-func (c *connection) track(ctx context.Context, process func(context.Context, redis.Cmder) error) {
+//
+// It fails where the reply did not come: then this connection is not to be used,
+// since the reply may yet come and be taken for another's.
+func (c *connection) track(ctx context.Context, process func(context.Context, redis.Cmder) error) error {
 	id := c.hintID.Load()
 	if id == 0 {
-		return
+		return nil
 	}
 	err := process(ctx, redis.NewStatusCmd(ctx, "CLIENT", "TRACKING", "ON", "REDIRECT", id, "NOLOOP"))
 	var reply redis.Error
@@ -102,7 +104,10 @@ func (c *connection) track(ctx context.Context, process func(context.Context, re
 		// The hint connection is on its way out; it will have a new ID.
 	case errors.As(err, &reply):
 		c.tracked, c.refused = id, err.Error()
+	default:
+		return err
 	}
+	return nil
 }
 
 // hinted tells whether Redis says by itself that a list has changed.

@@ -64,7 +64,7 @@ var troubles = []trouble{
 		}
 		do(t, s, "SAVE")
 		s.Kill()
-		s.Launch("--key-load-delay", "20000", "--loading-process-events-interval-bytes", "1024")
+		s.Launch("--key-load-delay", "5000", "--loading-process-events-interval-bytes", "1024")
 		return func() {
 			do(t, s, "CONFIG", "SET", "key-load-delay", "0")
 			s.Await()
