@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -53,8 +54,7 @@ func (h *hints) run(ctx context.Context) {
 			h.changed("") // what came in between is not known
 		}
 		wait := backoff.next()
-		var refused redis.Error
-		if errors.As(err, &refused) {
+		if refusedForGood(err) {
 			wait = refusedWait
 		}
 		select {
@@ -67,6 +67,21 @@ func (h *hints) run(ctx context.Context) {
 // refusedWait is the time before asking again a server that gives no hints: one
 // too old, or one that does not let this user subscribe.
 const refusedWait = time.Minute
+
+// refusedForGood tells a server that gives no hints from one that will when its
+// fault is over.
+func refusedForGood(err error) bool {
+	var reply redis.Error
+	if !errors.As(err, &reply) {
+		return false
+	}
+	for _, passing := range []string{"NOAUTH", "WRONGPASS", "ERR AUTH", "LOADING", "MASTERDOWN", "READONLY"} {
+		if strings.HasPrefix(reply.Error(), passing) {
+			return false
+		}
+	}
+	return true
+}
 
 // receive hands on hints until the connection breaks, and reports whether there
 // was one.
