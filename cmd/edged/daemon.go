@@ -2,12 +2,10 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
 	"os"
-	"strings"
 	"sync"
 	"time"
 
@@ -85,13 +83,13 @@ func serve(cfg *config.Config, stderr io.Writer, ready func()) int {
 	defer log.Sync()
 	poller.SetRedisLog(log)
 
-	password, err := readPassword(cfg.Redis.PasswordFile)
+	redis, err := redisOptions(cfg.Redis)
 	if err != nil {
 		fmt.Fprintf(stderr, "edged: %v\n", err)
 		return exitConfig
 	}
 	notify := systemd.New(func(err error) { log.Warn("can't notify systemd", zap.Error(err)) })
-	d.build(log, notify, password)
+	d.build(log, notify, redis)
 
 	tcpListener, err := net.Listen("tcp", cfg.TCP.Listen)
 	if err != nil {
@@ -212,7 +210,7 @@ func serve(cfg *config.Config, stderr io.Writer, ready func()) int {
 }
 
 // build makes the parts and ties them together.
-func (d *daemon) build(log *zap.Logger, notify *systemd.Notifier, password string) {
+func (d *daemon) build(log *zap.Logger, notify *systemd.Notifier, redis poller.RedisOptions) {
 	cfg := d.cfg
 	lists := make([]poller.List, len(cfg.Lists))
 	subjects := make([]tcpserver.List, len(cfg.Lists))
@@ -246,9 +244,7 @@ func (d *daemon) build(log *zap.Logger, notify *systemd.Notifier, password strin
 		log.Warn("redis.timeout is too long for systemd's watchdog; taking a quarter of WatchdogSec", zap.Duration("timeout", most))
 		timeout = most
 	}
-	redis := poller.RedisOptions{
-		Address: cfg.Redis.Address, Username: cfg.Redis.Username, Password: password, DB: cfg.Redis.DB, Timeout: timeout,
-	}
+	redis.Timeout = timeout
 	d.loop = poller.New(poller.Options{
 		Redis:        redis,
 		Instance:     cfg.Instance,
@@ -370,21 +366,4 @@ func (d *daemon) summary() string {
 		return fmt.Sprintf("draining (%s): %s", why, text)
 	}
 	return text
-}
-
-// readPassword reads the first line of a file; the empty path means none.
-func readPassword(path string) (string, error) {
-	if path == "" {
-		return "", nil
-	}
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return "", fmt.Errorf("redis.password_file: %v", err)
-	}
-	line, _, _ := strings.Cut(string(data), "\n")
-	line = strings.TrimSuffix(line, "\r")
-	if line == "" {
-		return "", errors.New("redis.password_file: the first line of " + path + " is empty")
-	}
-	return line, nil
 }

@@ -41,6 +41,17 @@ type Redis struct {
 	Timeout      Duration `toml:"timeout"`       // of one round trip
 	PollInterval Duration `toml:"poll_interval"` // between looks at a list that gave no hint
 	Lease        Duration `toml:"lease"`         // more than twice Timeout and twice PollInterval
+	TLS          RedisTLS `toml:"tls"`
+}
+
+// RedisTLS is TLS to Redis. Files are PEM; a name without a slash is that of a
+// systemd credential.
+type RedisTLS struct {
+	Enabled    bool   `toml:"enabled"`
+	CAFile     string `toml:"ca_file"`     // empty: the system's authorities
+	CertFile   string `toml:"cert_file"`   // of the client; with KeyFile or neither
+	KeyFile    string `toml:"key_file"`    // not encrypted
+	ServerName string `toml:"server_name"` // empty: the host of the address
 }
 
 // UnixSocket returns the path in an address of the form unix:///path, and

@@ -101,8 +101,9 @@ func TestEveryKeyOfAFileIsTaken(t *testing.T) {
 	want := &Config{
 		Instance: "box-7",
 		Redis: Redis{
-			Address: "unix:///run/redis.sock", Username: "edge", PasswordFile: "/etc/edged/password",
+			Address: "redis:6379", Username: "edge", PasswordFile: "/etc/edged/password",
 			DB: 3, Timeout: second, PollInterval: 2 * second, Lease: 5 * second,
+			TLS: RedisTLS{Enabled: true, CAFile: "/etc/edged/ca", CertFile: "cert", KeyFile: "key", ServerName: "redis.lan"},
 		},
 		Lists: []List{
 			{Key: "{a}:in", Subject: "a.in", Ack: AckNone, TakeFrom: TakeRight, AckWait: 30 * second, MaxAckPending: 1000},

@@ -84,6 +84,12 @@ func (p *parser) value(key string, value any, field reflect.Value) {
 			return
 		}
 		p.wrongType(key, "a string in quotes", value)
+	case *bool:
+		if b, ok := value.(bool); ok {
+			*out = b
+			return
+		}
+		p.wrongType(key, "true or false", value)
 	case *int:
 		if n, ok := value.(int64); ok {
 			// An int has 32 bits on some boxes; validate refuses the bound too.

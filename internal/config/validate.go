@@ -49,6 +49,8 @@ func (p *parser) validate(c *Config) {
 			c.Redis.Lease, other.key, other.value)
 	}
 
+	p.validateRedisTLS(c.Redis)
+
 	p.validateLists(c.Lists)
 	p.validateInbound(c.Inbound, c.Lists)
 
@@ -78,6 +80,18 @@ func (p *parser) validate(c *Config) {
 	between(p, "drain.timeout", c.Drain.Timeout, 0, hour)
 	p.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
 	p.oneOf("log.format", c.Log.Format, "auto", "json", "console")
+}
+
+func (p *parser) validateRedisTLS(r Redis) {
+	t := r.TLS
+	if (t.CertFile == "") != (t.KeyFile == "") {
+		p.problem("redis.tls.cert_file", "a client's certificate needs its key: write both redis.tls.cert_file and redis.tls.key_file, or neither")
+	}
+	if !t.Enabled {
+		p.relate(t == RedisTLS{}, "redis.tls", "redis.tls.enabled", "this does nothing while TLS is off: write enabled = true, or remove it")
+	} else if _, ok := r.UnixSocket(); ok {
+		p.problem("redis.tls.enabled", "a Unix socket (redis.address = %q) has no TLS: write host:port there, or remove this", r.Address)
+	}
 }
 
 // validateLists also gives each list without a subject its default.

@@ -2,6 +2,7 @@ package poller
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -20,6 +21,7 @@ type RedisOptions struct {
 	Username string
 	Password string
 	DB       int
+	TLS      *tls.Config   // nil: none
 	Timeout  time.Duration // for one round trip, and for connecting
 }
 
@@ -37,6 +39,7 @@ func (o RedisOptions) clientOptions() *redis.Options {
 		Username:              o.Username,
 		Password:              o.Password,
 		DB:                    o.DB,
+		TLSConfig:             o.TLS,
 		Protocol:              2, // pushed messages come to the connection that subscribed
 		MaxRetries:            -1,
 		DialTimeout:           o.Timeout,
@@ -120,7 +123,12 @@ func explain(err error, address string) string {
 	text := err.Error()
 	has := func(s string) bool { return strings.Contains(text, s) }
 	var netErr net.Error
+	var certErr *tls.CertificateVerificationError
 	switch {
+	case errors.As(err, &certErr):
+		return "the certificate of Redis at " + address + " is not trusted; check redis.tls.ca_file and redis.tls.server_name: " + certErr.Err.Error()
+	case has("remote error: tls"):
+		return "Redis at " + address + " refuses the TLS connection; check redis.tls.cert_file: " + text
 	case strings.HasPrefix(text, "WRONGTYPE"):
 		return "the key holds no list; rename it, or correct the configuration"
 	case strings.HasPrefix(text, "LOADING"):
