@@ -83,7 +83,7 @@ func (d *daemon) status() statusAnswer {
 	b := d.books()
 	a := statusAnswer{
 		State: "serving", Why: d.draining(), Version: version, Instance: d.cfg.Instance, PID: os.Getpid(),
-		Uptime: time.Since(d.started).Seconds(), Redis: d.cfg.Redis.Address, Listen: d.listen, Lists: len(d.windows),
+		Uptime: time.Since(d.started).Seconds(), Redis: d.cfg.Redis.Where(), Listen: d.listen, Lists: len(d.windows),
 		InFlight: b.InFlight, Taken: b.Taken, Confirmed: b.Confirmed, Returned: b.Returned, Dead: b.Dead, Gone: b.Gone,
 		Redelivered: b.Redelivered, Faults: []string{}, TCP: d.tcp.Stats(),
 	}

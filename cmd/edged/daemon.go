@@ -141,7 +141,7 @@ func serve(cfg *config.Config, stderr io.Writer, ready func()) int {
 	serving.Go(func() { d.tell(tellCtx, notify) })
 
 	log.Info("serving", zap.String("version", version), zap.String("instance", cfg.Instance), zap.Int("pid", os.Getpid()),
-		zap.String("redis", cfg.Redis.Address), zap.Stringer("tcp", tcpListener.Addr()), zap.String("control", cfg.Control.Socket))
+		zap.String("redis", cfg.Redis.Where()), zap.Stringer("tcp", tcpListener.Addr()), zap.String("control", cfg.Control.Socket))
 	notify.Ready(d.summary())
 	if ready != nil {
 		ready()
@@ -266,7 +266,7 @@ func (d *daemon) build(log *zap.Logger, notify *systemd.Notifier, redis poller.R
 			sinks[i] = tcpserver.Sink{Subject: in.Subject, Write: func(payload []byte, answer func([]byte)) { d.inbound.Write(i, payload, answer) }}
 		}
 		d.inbound = inbound.New(inbound.Options{
-			Client: redis.NewClient(), Lists: targets, Buffer: int(cfg.Delivery.InboundBuffer), Log: log.Named("inbound"),
+			Redis: redis.NewRoutes(), Lists: targets, Buffer: int(cfg.Delivery.InboundBuffer), Log: log.Named("inbound"),
 		})
 	}
 	d.tcp = tcpserver.New(tcpserver.Options{

@@ -108,7 +108,7 @@ func runCheck(args []string, stdout, stderr io.Writer) int {
 		return code
 	}
 	fmt.Fprintf(stdout, "the configuration is good: %s from Redis at %s to clients at %s\n",
-		counted(len(cfg.Lists), "list"), cfg.Redis.Address, cfg.TCP.Listen)
+		counted(len(cfg.Lists), "list"), cfg.Redis.Where(), cfg.TCP.Listen)
 	return exitOK
 }
 

@@ -16,9 +16,15 @@ import (
 // redisOptions reads the files that the configuration names and says where Redis
 // is and how to get in. The errors name the key.
 func redisOptions(cfg config.Redis) (o poller.RedisOptions, err error) {
-	o = poller.RedisOptions{Address: cfg.Address, Username: cfg.Username, DB: cfg.DB}
+	o = poller.RedisOptions{
+		Address: cfg.Address, Cluster: cfg.Cluster, Username: cfg.Username, DB: cfg.DB,
+		Sentinel: poller.SentinelOptions{Addresses: cfg.Sentinel.Addresses, Master: cfg.Sentinel.Master, Username: cfg.Sentinel.Username},
+	}
 	if o.Password, err = readPassword(cfg.PasswordFile); err != nil {
 		return o, fmt.Errorf("redis.password_file: %v", err)
+	}
+	if o.Sentinel.Password, err = readPassword(cfg.Sentinel.PasswordFile); err != nil {
+		return o, fmt.Errorf("redis.sentinel.password_file: %v", err)
 	}
 	if cfg.TLS.Enabled {
 		o.TLS, err = tlsConfig(cfg.TLS)

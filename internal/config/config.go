@@ -41,7 +41,28 @@ type Redis struct {
 	Timeout      Duration `toml:"timeout"`       // of one round trip
 	PollInterval Duration `toml:"poll_interval"` // between looks at a list that gave no hint
 	Lease        Duration `toml:"lease"`         // more than twice Timeout and twice PollInterval
+	Cluster      []string `toml:"cluster"`       // in place of Address: host:port of some nodes
 	TLS          RedisTLS `toml:"tls"`
+	Sentinel     Sentinel `toml:"sentinel"`
+}
+
+// Where says in words where Redis is.
+func (r Redis) Where() string {
+	switch {
+	case len(r.Cluster) > 0:
+		return "cluster of " + strings.Join(r.Cluster, ", ")
+	case len(r.Sentinel.Addresses) > 0:
+		return "master " + r.Sentinel.Master + " of the Sentinels " + strings.Join(r.Sentinel.Addresses, ", ")
+	}
+	return r.Address
+}
+
+// Sentinel says, in place of an address, who knows where Redis's master is.
+type Sentinel struct {
+	Addresses    []string `toml:"addresses"` // host:port
+	Master       string   `toml:"master"`    // the name that the Sentinels watch it by
+	Username     string   `toml:"username"`
+	PasswordFile string   `toml:"password_file"`
 }
 
 // RedisTLS is TLS to Redis. Files are PEM; a name without a slash is that of a
@@ -149,6 +170,7 @@ func Default() *Config {
 			Timeout:      3 * second,
 			PollInterval: 10 * second,
 			Lease:        30 * second,
+			Sentinel:     Sentinel{Master: "mymaster"},
 		},
 		Lists: []List{events, readings},
 		Delivery: Delivery{

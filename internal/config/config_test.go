@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -85,6 +86,25 @@ func schema(path string, t reflect.Type) (keys []string) {
 	return keys
 }
 
+func TestEveryWayToRedisIsTaken(t *testing.T) {
+	for text, want := range map[string]Redis{
+		`cluster = ["a:1", "[::1]:2"]`: {Cluster: []string{"a:1", "[::1]:2"}},
+		`sentinel = {addresses = ["a:1"], master = "m", username = "u", password_file = "f"}`: {
+			Sentinel: Sentinel{Addresses: []string{"a:1"}, Master: "m", Username: "u", PasswordFile: "f"},
+		},
+	} {
+		got, err := Parse("x.toml", []byte("[redis]\n"+text))
+		if err != nil {
+			t.Errorf("%s: %v", text, err)
+			continue
+		}
+		if got.Redis.Where() == Default().Redis.Where() || !slices.Equal(got.Redis.Cluster, want.Cluster) ||
+			want.Sentinel.Addresses != nil && !reflect.DeepEqual(got.Redis.Sentinel, want.Sentinel) {
+			t.Errorf("%s: got %+v", text, got.Redis)
+		}
+	}
+}
+
 func TestEmptyFileMeansTheDefaults(t *testing.T) {
 	for _, text := range []string{"", "\n# nothing\n", "\ufeff# a byte order mark"} {
 		got, err := Parse("x.toml", []byte(text))
@@ -103,7 +123,8 @@ func TestEveryKeyOfAFileIsTaken(t *testing.T) {
 		Redis: Redis{
 			Address: "redis:6379", Username: "edge", PasswordFile: "/etc/edged/password",
 			DB: 3, Timeout: second, PollInterval: 2 * second, Lease: 5 * second,
-			TLS: RedisTLS{Enabled: true, CAFile: "/etc/edged/ca", CertFile: "cert", KeyFile: "key", ServerName: "redis.lan"},
+			TLS:      RedisTLS{Enabled: true, CAFile: "/etc/edged/ca", CertFile: "cert", KeyFile: "key", ServerName: "redis.lan"},
+			Sentinel: Sentinel{Master: "box"},
 		},
 		Lists: []List{
 			{Key: "{a}:in", Subject: "a.in", Ack: AckNone, TakeFrom: TakeRight, AckWait: 30 * second, MaxAckPending: 1000},

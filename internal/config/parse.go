@@ -111,6 +111,8 @@ func (p *parser) value(key string, value any, field reflect.Value) {
 			return
 		}
 		p.text(key, `a size such as "1MiB"`, value, out)
+	case *[]string:
+		array(p, key, `an array of strings such as ["a", "b"]`, value, out, "")
 	case *[]Duration:
 		array(p, key, `an array of durations such as ["1s", "10s"]`, value, out, 0)
 	case *[]List:

@@ -50,6 +50,7 @@ func (p *parser) validate(c *Config) {
 	}
 
 	p.validateRedisTLS(c.Redis)
+	p.validateWhere(c.Redis)
 
 	p.validateLists(c.Lists)
 	p.validateInbound(c.Inbound, c.Lists)
@@ -80,6 +81,38 @@ func (p *parser) validate(c *Config) {
 	between(p, "drain.timeout", c.Drain.Timeout, 0, hour)
 	p.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
 	p.oneOf("log.format", c.Log.Format, "auto", "json", "console")
+}
+
+// validateWhere wants one answer to where Redis is.
+func (p *parser) validateWhere(r Redis) {
+	used := ""
+	for _, way := range []struct {
+		key       string
+		addresses []string
+	}{
+		{"redis.cluster", r.Cluster},
+		{"redis.sentinel.addresses", r.Sentinel.Addresses},
+	} {
+		for i, address := range way.addresses {
+			p.check(index(way.key, i), checkServer(address, "write host:port"))
+		}
+		if len(way.addresses) == 0 {
+			continue
+		}
+		if used != "" {
+			p.problem(way.key, "Redis is found by %s already: remove one of the two", used)
+		}
+		if _, there := p.lines["redis.address"]; there {
+			p.problem("redis.address", "Redis is found by %s: remove this", way.key)
+		}
+		used = way.key
+	}
+	if len(r.Cluster) > 0 && r.DB != 0 {
+		p.problem("redis.db", "a cluster has database 0 only: remove this")
+	}
+	if r.Sentinel.Master == "" {
+		p.problem("redis.sentinel.master", "write the name that the Sentinels watch the master by")
+	}
 }
 
 func (p *parser) validateRedisTLS(r Redis) {
@@ -261,12 +294,16 @@ func checkRedisAddress(r Redis) error {
 	if path, ok := r.UnixSocket(); ok {
 		return checkSocket(path)
 	}
-	host, err := checkHostPort(r.Address, 1)
+	return checkServer(r.Address, "write host:port, or unix:///path/to.sock")
+}
+
+func checkServer(address, advice string) error {
+	host, err := checkHostPort(address, 1)
 	if err == nil && host == "" {
 		err = errors.New("no host")
 	}
 	if err != nil {
-		return fmt.Errorf("%q is no address (%v): write host:port, or unix:///path/to.sock", r.Address, err)
+		return fmt.Errorf("%q is no address (%v): %s", address, err, advice)
 	}
 	return nil
 }

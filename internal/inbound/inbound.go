@@ -47,13 +47,24 @@ const (
 
 // Options say what a Writer writes to.
 type Options struct {
-	// Client must not send a command again by itself (MaxRetries: -1), must bound
-	// every round trip, and must heed the deadline of a context
-	// (ContextTimeoutEnabled). Run closes it.
-	Client redis.UniversalClient
+	Redis  Redis // Run closes it
 	Lists  []List
 	Buffer int         // bytes that may wait for Redis; each list has an equal share, which one item may exceed
 	Log    *zap.Logger // nil means none
+}
+
+// Redis gives the connection to the server that has a key. One goroutine uses it.
+type Redis interface {
+	// Client returns a connection that does not send a command again by itself
+	// (MaxRetries: -1), bounds every round trip, and heeds the deadline of a context
+	// (ContextTimeoutEnabled).
+	Client(key string) *redis.Client
+	// Reached is told that a command for the key was carried out.
+	Reached(key string)
+	// Failed is told why one was not, as far as is known. It returns true where
+	// Client has another connection now that is to be tried at once.
+	Failed(key string, err error) (atOnce bool)
+	Close()
 }
 
 // List is a Redis list that clients can write to.
@@ -80,10 +91,10 @@ type Stats struct {
 
 // Writer writes to lists. Its methods may be called from any goroutine.
 type Writer struct {
-	client redis.UniversalClient
-	share  int // bytes that may wait for one list
-	log    *zap.Logger
-	wake   chan struct{} // capacity 1: something waits
+	redis Redis
+	share int // bytes that may wait for one list
+	log   *zap.Logger
+	wake  chan struct{} // capacity 1: something waits
 
 	mu     sync.Mutex // guards everything below
 	closed bool
@@ -110,10 +121,10 @@ func (it item) cost() int { return len(it.payload) + overhead }
 // New makes a writer. It writes while Run runs.
 func New(opts Options) *Writer {
 	w := &Writer{
-		client: opts.Client,
-		share:  opts.Buffer / max(1, len(opts.Lists)),
-		log:    opts.Log,
-		wake:   make(chan struct{}, 1),
+		redis: opts.Redis,
+		share: opts.Buffer / max(1, len(opts.Lists)),
+		log:   opts.Log,
+		wake:  make(chan struct{}, 1),
 	}
 	if w.log == nil {
 		w.log = zap.NewNop()
@@ -179,7 +190,7 @@ func (w *Writer) Stats() []Stats {
 // Run writes until ctx is done. Then it writes what still waits, for two seconds
 // at most, refuses the rest, closes the client and returns nil.
 func (w *Writer) Run(ctx context.Context) error {
-	defer w.client.Close()
+	defer w.redis.Close()
 	lasting := context.WithoutCancel(ctx)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -245,35 +256,52 @@ type sending struct {
 	list  *list
 	items []item
 	cmd   *redis.Cmd
+	pipe  redis.Pipeliner
 }
 
-// round sends the first of what waits, in one round trip, but of lists that have a
-// retry to wait for.
+// round sends the first of what waits, in one round trip to each server, but of
+// lists that have a retry to wait for.
 func (w *Writer) round(ctx context.Context) {
-	pipe := w.client.Pipeline()
+	pipes := map[*redis.Client]redis.Pipeliner{}
 	var sent []sending
 	now := time.Now()
 	w.mu.Lock()
 	for _, l := range w.lists {
 		if len(l.waiting) > 0 && !now.Before(l.retry) {
-			items := l.first()
-			sent = append(sent, sending{l, items, pipe.Do(ctx, l.command(items)...)})
+			items, client := l.first(), w.redis.Client(l.Key)
+			if pipes[client] == nil {
+				pipes[client] = client.Pipeline()
+			}
+			sent = append(sent, sending{l, items, pipes[client].Do(ctx, l.command(items)...), pipes[client]})
 		}
 	}
 	w.mu.Unlock()
-	if len(sent) == 0 {
-		return
+	errs := make(map[redis.Pipeliner]error, len(pipes))
+	for _, pipe := range pipes {
+		_, errs[pipe] = pipe.Exec(ctx)
 	}
-	_, err := pipe.Exec(ctx)
 	for _, s := range sent {
 		// Only its own result says that a command was carried out: where the
 		// connection failed, go-redis may leave one with neither that nor an error.
 		if n, ok := s.cmd.Val().(int64); ok {
+			w.redis.Reached(s.list.Key)
 			w.wrote(s, n)
-		} else {
-			w.failed(s, cmp.Or(s.cmd.Err(), err))
+			continue
 		}
+		err := cmp.Or(s.cmd.Err(), errs[s.pipe])
+		atOnce := w.redis.Failed(s.list.Key, err)
+		if atOnce && surelyNot(err) {
+			w.retryNow(s.list) // where it is; nobody need know
+			continue
+		}
+		w.failed(s, err)
 	}
+}
+
+func (w *Writer) retryNow(l *list) {
+	w.mu.Lock()
+	l.retry = time.Time{}
+	w.mu.Unlock()
 }
 
 // first returns what is sent next. Writer.mu is held.

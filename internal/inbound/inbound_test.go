@@ -33,9 +33,17 @@ func client(server *redistest.Server) *redis.Options {
 	}
 }
 
+// one server has all keys.
+type one struct{ client *redis.Client }
+
+func (o one) Client(string) *redis.Client { return o.client }
+func (one) Reached(string)                {}
+func (one) Failed(string, error) bool     { return false }
+func (o one) Close()                      { o.client.Close() }
+
 // writer makes a writer that does not run yet.
 func writer(opts *redis.Options, buffer int, lists ...List) *Writer {
-	return New(Options{Client: redis.NewClient(opts), Lists: lists, Buffer: buffer})
+	return New(Options{Redis: one{redis.NewClient(opts)}, Lists: lists, Buffer: buffer})
 }
 
 // run lets w run until the test ends or stop is called.
@@ -268,7 +276,7 @@ func TestALostReplyIsToldOrElseTheItemIsWrittenAgain(t *testing.T) {
 	stop()
 
 	w = writer(opts, 1<<20, List{Key: "l"})
-	if err := w.client.Ping(context.Background()).Err(); err != nil {
+	if err := w.redis.Client("l").Ping(context.Background()).Err(); err != nil {
 		t.Fatal(err)
 	}
 	lose.Store(true)

@@ -70,6 +70,17 @@ func (l *Loop) serveRequest(ctx context.Context) {
 	}
 }
 
+// call does something where the list is; once more where it has moved.
+func call[T any](s *lane, do func() (T, error)) (T, error) {
+	got, err := do()
+	if err != nil && saysRedis(err, "MOVED") {
+		if atOnce, _ := s.detour(err); atOnce {
+			got, err = do()
+		}
+	}
+	return got, err
+}
+
 func (l *Loop) lane(key string) *lane {
 	for _, s := range l.lanes {
 		if s.list.Key == key {
@@ -88,10 +99,11 @@ func (l *Loop) Dead(ctx context.Context, key string, n int) (letters []DeadLette
 	}
 	askErr := l.ask(ctx, func(ctx context.Context) {
 		var raw []string
-		if total, err = l.conn.client.LLen(ctx, s.keys[2]).Result(); err != nil {
+		total, err = call(s, func() (int64, error) { return s.conn.client.LLen(ctx, s.keys[2]).Result() })
+		if err != nil {
 			return
 		}
-		if raw, err = l.conn.client.LRange(ctx, s.keys[2], 0, int64(n)-1).Result(); err != nil {
+		if raw, err = s.conn.client.LRange(ctx, s.keys[2], 0, int64(n)-1).Result(); err != nil {
 			return
 		}
 		for _, r := range raw {
@@ -107,7 +119,7 @@ func (l *Loop) Dead(ctx context.Context, key string, n int) (letters []DeadLette
 		err = askErr
 	}
 	if err != nil {
-		return nil, 0, errors.New(explain(err, l.opts.Redis.Address))
+		return nil, 0, errors.New(explain(err, l.opts.Redis.where()))
 	}
 	return letters, total, nil
 }
@@ -146,7 +158,7 @@ func (l *Loop) Requeue(ctx context.Context, key string, n int) (done int, err er
 	}
 	askErr := l.ask(ctx, func(ctx context.Context) {
 		var total int64
-		total, err = l.conn.client.LLen(ctx, s.keys[2]).Result()
+		total, err = call(s, func() (int64, error) { return s.conn.client.LLen(ctx, s.keys[2]).Result() })
 		n = min(n, int(total))
 	})
 	if askErr != nil {
@@ -156,12 +168,12 @@ func (l *Loop) Requeue(ctx context.Context, key string, n int) (done int, err er
 		var got int
 		ask := min(requeueBatch, n-done)
 		askErr := l.ask(ctx, func(ctx context.Context) {
-			call := func() (int, error) {
-				return requeue.EvalSha(ctx, l.conn.client, []string{s.keys[0], s.keys[2]}, side, ask).Int()
+			run := func() (int, error) {
+				return requeue.EvalSha(ctx, s.conn.client, []string{s.keys[0], s.keys[2]}, side, ask).Int()
 			}
-			if got, err = call(); err != nil && strings.HasPrefix(err.Error(), "NOSCRIPT") {
-				if err = l.loadScripts(); err == nil {
-					got, err = call()
+			if got, err = call(s, run); err != nil && strings.HasPrefix(err.Error(), "NOSCRIPT") {
+				if err = s.conn.loadScripts(l.opts.Redis.Timeout); err == nil {
+					got, err = run()
 				}
 			}
 			s.more = true
@@ -175,7 +187,7 @@ func (l *Loop) Requeue(ctx context.Context, key string, n int) (done int, err er
 		}
 	}
 	if err != nil {
-		return done, errors.New(explain(err, l.opts.Redis.Address))
+		return done, errors.New(explain(err, l.opts.Redis.where()))
 	}
 	return done, nil
 }

@@ -11,9 +11,9 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// hints is the connection on which Redis says that a key has changed. It is the
-// only other goroutine of this package; it touches no list, it only calls
-// changed. A hint can be lost (the connection breaks, the server forgets), so
+// hints is the connection on which a Redis server says that a key has changed. Its
+// goroutine is the only other one of this package, one for each server in use; it
+// touches no list, it only calls changed. A hint can be lost (the connection breaks, the server forgets), so
 // the loop has a slow poll behind it.
 type hints struct {
 	client  *redis.Client
@@ -24,9 +24,9 @@ type hints struct {
 // invalidated is the channel of client tracking under RESP2.
 const invalidated = "__redis__:invalidate"
 
-func newHints(opts RedisOptions, changed func(key string)) *hints {
+func newHints(opts RedisOptions, address string, changed func(key string)) *hints {
 	h := &hints{changed: changed}
-	o := opts.clientOptions()
+	o := opts.clientOptions(address)
 	o.ReadBufferSize = 4 << 10
 	o.WriteBufferSize = 1 << 10
 	o.OnConnect = func(ctx context.Context, conn *redis.Conn) error {

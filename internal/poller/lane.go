@@ -19,10 +19,11 @@ import (
 // went wrong, and what it looks like from outside. All fields but those said
 // otherwise are owned by the loop.
 type lane struct {
-	list List
-	loop *Loop
-	keys []string // the list, its lease, its dead-letter list
-	log  *zap.Logger
+	route // to the list
+	list  List
+	loop  *Loop
+	keys  []string // the list, its lease, its dead-letter list
+	log   *zap.Logger
 
 	took    bool        // somebody was there to receive the last time round
 	more    bool        // there may be items that were not read
@@ -61,7 +62,7 @@ const lookWait = time.Second
 
 func newLane(l *Loop, list List, lease string) *lane {
 	return &lane{
-		list: list, loop: l, fresh: true, more: true, limit: firstRead, retry: newBackoff(),
+		route: l.nodes.route(), list: list, loop: l, fresh: true, more: true, limit: firstRead, retry: newBackoff(),
 		keys:   []string{list.Key, lease, DeadKey(list.Key)},
 		log:    l.opts.Log.With(zap.String("list", list.Key)),
 		status: Status{Key: list.Key, Subject: list.Subject, State: Starting},
@@ -102,7 +103,7 @@ func (s *lane) done(err error, now time.Time, takes bool) {
 func (s *lane) schedule(now time.Time, takes bool) {
 	s.asked = now
 	wait := s.loop.opts.PollInterval
-	if takes && s.owner && !s.loop.conn.hinted() {
+	if takes && s.owner && !s.conn.hinted() {
 		s.idle = min(max(2*s.idle, minPoll), maxPoll)
 		wait = min(wait, s.idle)
 	}
@@ -159,7 +160,7 @@ var errNoScript = errors.New("NOSCRIPT")
 // look asks for the length of the list, which is all there is to know while
 // nobody is there to receive.
 func (s *lane) look(ctx context.Context) error {
-	n, err := s.loop.conn.client.LLen(ctx, s.list.Key).Result()
+	n, err := s.conn.client.LLen(ctx, s.list.Key).Result()
 	if err != nil {
 		return err
 	}
@@ -172,15 +173,21 @@ func (s *lane) look(ctx context.Context) error {
 
 // fail backs off. One line in the log when the trouble begins, not one a try.
 func (s *lane) fail(err error, now time.Time) {
+	s.more = true
 	if errors.Is(err, errNoScript) && !s.loaded {
-		if err = s.loop.loadScripts(); err == nil {
+		if err = s.conn.loadScripts(s.loop.opts.Redis.Timeout); err == nil {
 			s.loaded = true // at once again, but only once
 			return
 		}
 	}
 	s.loaded = false
-	s.more = true
-	reason := explain(err, s.loop.opts.Redis.Address)
+	asked := s.conn
+	s.loop.opts.Alive(now)
+	atOnce, err := s.detour(err)
+	if atOnce {
+		return
+	}
+	reason := explain(err, asked.address)
 	s.faults++
 	s.retryAt = now.Add(s.retry.next())
 	s.due = s.retryAt
@@ -198,6 +205,7 @@ func (s *lane) fail(err error, now time.Time) {
 
 func (s *lane) succeed(now time.Time) {
 	s.loaded = false
+	s.reached()
 	if s.faults == 0 {
 		return
 	}

@@ -192,7 +192,7 @@ func (m *mover) exchange(ctx context.Context, now time.Time, plan batch.Plan, se
 	if err != nil {
 		return err
 	}
-	pipe := m.loop.conn.client.Pipeline()
+	pipe := m.conn.client.Pipeline()
 	pipe.Process(ctx, cmd)
 	var got taken
 	var length *redis.IntCmd
@@ -305,7 +305,7 @@ func (m *mover) recover(ctx context.Context, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	what, err := m.verdict(cmd, m.loop.conn.client.Process(ctx, cmd), now)
+	what, err := m.verdict(cmd, m.conn.client.Process(ctx, cmd), now)
 	if err != nil || what == "standby" {
 		return err
 	}
@@ -334,7 +334,7 @@ func (m *mover) giveBackOwn(ctx context.Context) error {
 
 func (m *mover) giveBack(ctx context.Context, lease, inFlight, name string, serial any) (int64, error) {
 	cmd := redis.NewCmd(ctx, "EVALSHA", giveBack.Hash(), 5, m.keys[0], lease, m.keys[2], inFlight, m.keys[4], m.side(), name, serial)
-	if err := m.loop.conn.client.Process(ctx, cmd); err != nil {
+	if err := m.conn.client.Process(ctx, cmd); err != nil {
 		if strings.HasPrefix(err.Error(), "NOSCRIPT") {
 			return 0, errNoScript
 		}
@@ -345,7 +345,7 @@ func (m *mover) giveBack(ctx context.Context, lease, inFlight, name string, seri
 
 // reclaim gives back what instances left in flight that are gone for good.
 func (m *mover) reclaim(ctx context.Context) error {
-	names, err := m.loop.conn.client.HKeys(ctx, m.keys[4]).Result()
+	names, err := m.conn.client.HKeys(ctx, m.keys[4]).Result()
 	if err != nil {
 		return err
 	}
@@ -373,7 +373,7 @@ func (m *mover) find(ctx context.Context, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	if err := m.loop.conn.client.Process(ctx, cmd); err != nil {
+	if err := m.conn.client.Process(ctx, cmd); err != nil {
 		_, err = m.verdict(cmd, err, now)
 		return err
 	}
@@ -388,7 +388,7 @@ func (m *mover) find(ctx context.Context, now time.Time) error {
 	}
 	got := taken{maxItem: m.loop.opts.MaxPayload}
 	reply := listReply{sink: &got}
-	if err := m.loop.conn.client.Process(ctx, redis.NewRawWriteToCmd(ctx, &reply, "LRANGE", m.keys[3], 0, -1)); err != nil {
+	if err := m.conn.client.Process(ctx, redis.NewRawWriteToCmd(ctx, &reply, "LRANGE", m.keys[3], 0, -1)); err != nil {
 		return err
 	}
 	if reply.err != nil {
@@ -507,13 +507,13 @@ func (m *mover) release(ctx context.Context) error {
 		return err
 	}
 	cmd := redis.NewCmd(ctx, "EVALSHA", release.Hash(), 2, m.keys[0], m.keys[1], m.loop.holder)
-	if err := m.loop.conn.client.Process(ctx, cmd); err != nil {
+	if err := m.conn.client.Process(ctx, cmd); err != nil {
 		if strings.HasPrefix(err.Error(), "NOSCRIPT") {
 			return errNoScript
 		}
 		return err
 	}
-	m.loop.conn.client.HDel(ctx, m.keys[4], m.loop.opts.Instance)
+	m.conn.client.HDel(ctx, m.keys[4], m.loop.opts.Instance)
 	m.owner = false
 	return nil
 }

@@ -13,8 +13,8 @@
 //     Where the server gives none, the poll adapts between 1 and 50 ms.
 //   - A fault of one list does not stop another; retries back off to one a second.
 //
-// Goroutines: Run is the loop; it owns one more, which receives the hints, and
-// waits for it. All other methods may be called from any goroutine.
+// Goroutines: Run is the loop; it owns one more for each Redis server in use, which
+// receives its hints, and waits for them. All other methods may be called from any goroutine.
 package poller
 
 import (
@@ -113,8 +113,8 @@ type Status struct {
 type Loop struct {
 	opts    Options
 	holder  string // the lease's value: instance/token
-	conn    *connection
-	hints   *hints
+	nodes   *nodes
+	receive func(*connection) // starts a connection's hints, while Run runs
 	sources []server
 	lanes   []*lane // of the sources
 	taking  atomic.Bool
@@ -153,8 +153,7 @@ func New(opts Options) *Loop {
 		ended:    make(chan struct{}),
 	}
 	l.taking.Store(true)
-	l.hints = newHints(opts.Redis, l.changed)
-	l.conn = dial(opts.Redis, &l.hints.id)
+	l.nodes = newNodes(opts.Redis, l.dial)
 	for _, list := range opts.Lists {
 		if list.Explicit != nil {
 			m := newMover(l, list)
@@ -165,6 +164,15 @@ func New(opts Options) *Loop {
 		l.sources, l.lanes = append(l.sources, s), append(l.lanes, s.lane)
 	}
 	return l
+}
+
+// dial makes a connection with hints; it connects to nothing yet.
+func (l *Loop) dial(address string) *connection {
+	c := dial(l.opts.Redis, address, l.changed)
+	if l.receive != nil {
+		l.receive(c)
+	}
+	return c
 }
 
 // SetRedisLog sends what go-redis has to say to log. It has one logger for the
@@ -211,12 +219,19 @@ func (l *Loop) StopTaking() {
 func (l *Loop) Run(ctx context.Context) error {
 	defer close(l.ended)
 	var receiving sync.WaitGroup
-	hintCtx, stopHints := context.WithCancel(ctx)
-	receiving.Go(func() { l.hints.run(hintCtx) })
+	l.receive = func(c *connection) {
+		hintCtx, stop := context.WithCancel(ctx)
+		c.stopHints = stop
+		receiving.Go(func() { c.hints.run(hintCtx) })
+	}
+	for _, c := range l.nodes.open {
+		l.receive(c)
+	}
 	defer func() {
-		stopHints()
+		for _, s := range l.lanes {
+			l.nodes.leave(s.conn)
+		}
 		receiving.Wait()
-		l.conn.client.Close()
 	}()
 
 	// A round trip that has begun is finished, so that its outcome is known; its
@@ -226,7 +241,9 @@ func (l *Loop) Run(ctx context.Context) error {
 	defer timer.Stop()
 	for ctx.Err() == nil {
 		busy := false
-		l.conn.followHints(call)
+		for _, s := range l.lanes {
+			s.conn.followHints(call)
+		}
 		l.serveRequest(call)
 		for _, s := range l.sources {
 			now := time.Now()
@@ -281,17 +298,6 @@ func (l *Loop) finish() error {
 	}
 	if left > 0 {
 		return fmt.Errorf("%d items were confirmed but could not be removed from Redis: they will be delivered again", left)
-	}
-	return nil
-}
-
-func (l *Loop) loadScripts() error {
-	ctx, cancel := context.WithTimeout(context.Background(), l.opts.Redis.Timeout)
-	defer cancel()
-	for _, script := range []*redis.Script{guard, bury, release, settle, takeFull, giveBack, requeue} {
-		if err := script.Load(ctx, l.conn.client).Err(); err != nil {
-			return err
-		}
 	}
 	return nil
 }

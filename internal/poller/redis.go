@@ -9,7 +9,6 @@ import (
 	"net"
 	"os"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -17,23 +16,36 @@ import (
 
 // RedisOptions say where Redis is.
 type RedisOptions struct {
-	Address  string // host:port, or unix:///path
+	Address  string          // host:port, or unix:///path
+	Cluster  []string        // in its place, addresses of some nodes of a cluster; the lists' masters are found from there
+	Sentinel SentinelOptions // in its place, how to find the master
 	Username string
 	Password string
-	DB       int
+	DB       int           // 0 in a cluster
 	TLS      *tls.Config   // nil: none
 	Timeout  time.Duration // for one round trip, and for connecting
+}
+
+// where says in words where Redis is.
+func (o RedisOptions) where() string {
+	switch {
+	case len(o.Cluster) > 0:
+		return strings.Join(o.Cluster, ", ")
+	case len(o.Sentinel.Addresses) > 0:
+		return "the address of the master " + o.Sentinel.Master
+	}
+	return o.Address
 }
 
 // clientOptions are those both connections share. go-redis must not send a
 // command again by itself: after a lost reply it can't know whether the first
 // one was carried out, and a trim must not happen twice.
-func (o RedisOptions) clientOptions() *redis.Options {
-	network, address := "tcp", o.Address
-	if path, ok := strings.CutPrefix(o.Address, "unix://"); ok {
+func (o RedisOptions) clientOptions(address string) *redis.Options {
+	network := "tcp"
+	if path, ok := strings.CutPrefix(address, "unix://"); ok {
 		network, address = "unix", path
 	}
-	return &redis.Options{
+	options := &redis.Options{
 		Network:               network,
 		Addr:                  address,
 		Username:              o.Username,
@@ -52,24 +64,29 @@ func (o RedisOptions) clientOptions() *redis.Options {
 		PipelinePoolSize:      -1,
 		DisableIdentity:       true,
 	}
+	if address == "" {
+		options.Dialer = func(context.Context, string, string) (net.Conn, error) { return nil, errNobodyAsked }
+	}
+	return options
 }
 
-// NewClient makes a connection for what is not the loop's: it must not send a
-// command again by itself either.
-func (o RedisOptions) NewClient() *redis.Client { return redis.NewClient(o.clientOptions()) }
-
-// connection is the loop's one connection to Redis. On every new one it asks for
-// hints to be sent to the hint connection, so that no list is read without.
+// connection is the one connection to a Redis server. The loop's have hints: on
+// every new one it asks for them to be sent to the hint connection, so that no
+// list is read without. Owned by the one goroutine that uses it; OnConnect runs
+// in its calls.
 type connection struct {
-	client  *redis.Client
-	hintID  *atomic.Int64 // the hint connection's client ID; 0 while there is none
-	tracked int64         // the ID that hints go to; owned by the loop (OnConnect runs in its calls)
-	refused string        // why the server gives no hints; owned by the loop
+	address   string
+	users     int // see nodes
+	client    *redis.Client
+	hints     *hints // nil: none are asked for
+	stopHints context.CancelFunc
+	tracked   int64  // the client ID that hints go to
+	refused   string // why the server gives no hints
 }
 
-func dial(opts RedisOptions, hintID *atomic.Int64) *connection {
-	c := &connection{hintID: hintID}
-	o := opts.clientOptions()
+func dial(opts RedisOptions, address string, changed func(key string)) *connection {
+	c := &connection{address: address, hints: newHints(opts, address, changed), stopHints: func() {}}
+	o := opts.clientOptions(address)
 	o.ReadBufferSize = 64 << 10
 	o.OnConnect = func(ctx context.Context, conn *redis.Conn) error {
 		c.tracked = 0
@@ -79,9 +96,27 @@ func dial(opts RedisOptions, hintID *atomic.Int64) *connection {
 	return c
 }
 
+func (c *connection) close() {
+	c.client.Close()
+	if c.hints != nil {
+		c.stopHints()
+	}
+}
+
+func (c *connection) loadScripts(timeout time.Duration) error {
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	for _, script := range []*redis.Script{guard, bury, release, settle, takeFull, giveBack, requeue} {
+		if err := script.Load(ctx, c.client).Err(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // followHints redirects the hints when the hint connection has been replaced.
 func (c *connection) followHints(ctx context.Context) {
-	if c.tracked != c.hintID.Load() {
+	if c.tracked != c.hints.id.Load() {
 		c.track(ctx, c.client.Process)
 	}
 }
@@ -94,7 +129,7 @@ func (c *connection) followHints(ctx context.Context) {
 // It fails where the reply did not come: then this connection is not to be used,
 // since the reply may yet come and be taken for another's.
 func (c *connection) track(ctx context.Context, process func(context.Context, redis.Cmder) error) error {
-	id := c.hintID.Load()
+	id := c.hints.id.Load()
 	if id == 0 {
 		return nil
 	}
@@ -115,7 +150,7 @@ func (c *connection) track(ctx context.Context, process func(context.Context, re
 
 // hinted tells whether Redis says by itself that a list has changed.
 func (c *connection) hinted() bool {
-	return c.tracked != 0 && c.tracked == c.hintID.Load() && c.refused == ""
+	return c.tracked != 0 && c.tracked == c.hints.id.Load() && c.refused == ""
 }
 
 // explain says what an error means to the person who runs the box.
@@ -124,7 +159,10 @@ func explain(err error, address string) string {
 	has := func(s string) bool { return strings.Contains(text, s) }
 	var netErr net.Error
 	var certErr *tls.CertificateVerificationError
+	var lost noMaster
 	switch {
+	case errors.As(err, &lost):
+		return text
 	case errors.As(err, &certErr):
 		return "the certificate of Redis at " + address + " is not trusted; check redis.tls.ca_file and redis.tls.server_name: " + certErr.Err.Error()
 	case has("remote error: tls"):
@@ -133,8 +171,16 @@ func explain(err error, address string) string {
 		return "the key holds no list; rename it, or correct the configuration"
 	case strings.HasPrefix(text, "LOADING"):
 		return "Redis is loading its data"
-	case strings.HasPrefix(text, "READONLY"):
-		return "Redis is a read-only replica; connect to the master"
+	case saysRedis(err, "READONLY"):
+		return "Redis at " + address + " is a read-only replica; connect to the master"
+	case saysRedis(err, "MOVED"):
+		return "Redis at " + address + " says that the list is on another node of the cluster: " + text
+	case saysRedis(err, "ASK", "TRYAGAIN"):
+		return "the list's slot is being moved from " + address + " to another node of the cluster; waiting until it is there"
+	case saysRedis(err, "CLUSTERDOWN"):
+		return "the cluster does not serve the list's slot, says " + address + ": " + text
+	case saysRedis(err, "CROSSSLOT"):
+		return "the keys beside the list are in another slot: " + text
 	case strings.HasPrefix(text, "MASTERDOWN"), strings.HasPrefix(text, "MISCONF"):
 		return "Redis refuses writes: " + text
 	case strings.HasPrefix(text, "NOAUTH"), strings.HasPrefix(text, "WRONGPASS"), has("AUTH failed"), has("AUTH <password> called"):

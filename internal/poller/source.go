@@ -138,7 +138,7 @@ func (s *source) exchange(ctx context.Context, now time.Time, plan batch.Plan, r
 	read = read && s.owner // a list of another instance's is not read, it is asked for
 	var reply listReply
 	var got gather
-	pipe := s.loop.conn.client.Pipeline()
+	pipe := s.conn.client.Pipeline()
 	ask := 0
 	if read {
 		got = gather{maxBytes: min(plan.Bytes, s.loop.opts.BatchBytes), maxItem: s.loop.opts.MaxPayload}
@@ -337,7 +337,7 @@ func (s *source) find(ctx context.Context, now time.Time) error {
 	seed := maphash.MakeSeed()
 	there := newPrints(seed)
 	reply := listReply{sink: there}
-	pipe := s.loop.conn.client.Pipeline()
+	pipe := s.conn.client.Pipeline()
 	held := s.held
 	s.held = nil // so that the guard checks the lease only
 	check := s.guard(ctx, pipe, now, 0)
@@ -438,7 +438,7 @@ func (s *source) bury(ctx context.Context, now time.Time) error {
 	}
 	cmd := redis.NewCmd(ctx, "EVALSHA", bury.Hash(), 3, s.keys[0], s.keys[1], s.keys[2],
 		s.loop.holder, side, large.size, large.sum, markEnd, why)
-	what, err := s.verdict(cmd, s.loop.conn.client.Process(ctx, cmd), now)
+	what, err := s.verdict(cmd, s.conn.client.Process(ctx, cmd), now)
 	if err != nil {
 		return err
 	}
@@ -459,7 +459,7 @@ func (s *source) bury(ctx context.Context, now time.Time) error {
 // instance with clients can have the list.
 func (s *source) release(ctx context.Context) error {
 	cmd := redis.NewCmd(ctx, "EVALSHA", release.Hash(), 2, s.keys[0], s.keys[1], s.loop.holder)
-	if err := s.loop.conn.client.Process(ctx, cmd); err != nil {
+	if err := s.conn.client.Process(ctx, cmd); err != nil {
 		if strings.HasPrefix(err.Error(), "NOSCRIPT") {
 			return errNoScript
 		}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -76,9 +77,12 @@ func (s *Server) Restart() {
 func (s *Server) Launch(args ...string) {
 	s.tb.Helper()
 	os.Remove(s.socket())
-	s.cmd = exec.Command("redis-server", append([]string{
-		"--port", "0", "--unixsocket", s.socket(), "--save", "", "--dir", s.dir, "--logfile", filepath.Join(s.dir, "log"),
-	}, append(s.args[:len(s.args):len(s.args)], args...)...)...)
+	first, more := []string{}, append(s.args[:len(s.args):len(s.args)], args...)
+	if len(more) > 0 && !strings.HasPrefix(more[0], "--") {
+		first, more = more[:1:1], more[1:] // a file of configuration, which must come first
+	}
+	first = append(first, "--port", "0", "--unixsocket", s.socket(), "--save", "", "--dir", s.dir, "--logfile", filepath.Join(s.dir, "log"))
+	s.cmd = exec.Command("redis-server", append(first, more...)...)
 	if err := s.cmd.Start(); err != nil {
 		s.tb.Fatalf("start redis-server: %v", err)
 	}

@@ -1,0 +1,65 @@
+package poller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// SentinelOptions say how to find the master that Sentinels watch.
+type SentinelOptions struct {
+	Addresses []string // host:port of the Sentinels; none: Redis is found without
+	Master    string   // the name that they watch it by
+	Username  string
+	Password  string
+}
+
+// noMaster says why the master is not known.
+type noMaster string
+
+func (e noMaster) Error() string { return string(e) }
+
+const errNobodyAsked = noMaster("the Sentinels were not asked yet where the master is")
+
+// askSentinels returns the address of the master, from the first Sentinel that
+// knows it. It takes Timeout at most: each has its part of it.
+//
+// It is asked again whenever a connection fails: Sentinels close the clients'
+// connections to a master that they demote.
+// https://redis.io/docs/latest/develop/reference/sentinel-clients/
+func (o RedisOptions) askSentinels() (address string, err error) {
+	var faults []string
+	for _, sentinel := range o.Sentinel.Addresses {
+		address, err := o.askSentinel(sentinel)
+		if err == nil {
+			return address, nil
+		}
+		faults = append(faults, fmt.Sprintf("%s: %v", sentinel, err))
+	}
+	return "", noMaster(fmt.Sprintf("no Sentinel says where the master %q is; check redis.sentinel: %s",
+		o.Sentinel.Master, strings.Join(faults, "; ")))
+}
+
+func (o RedisOptions) askSentinel(sentinel string) (address string, err error) {
+	options := o.clientOptions(sentinel)
+	options.Username, options.Password, options.DB = o.Sentinel.Username, o.Sentinel.Password, 0
+	client := redis.NewSentinelClient(options)
+	defer client.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), o.Timeout/max(1, time.Duration(len(o.Sentinel.Addresses))))
+	defer cancel()
+	master, err := client.GetMasterAddrByName(ctx, o.Sentinel.Master).Result()
+	switch {
+	case errors.Is(err, redis.Nil):
+		return "", errors.New("it watches no master of that name")
+	case err != nil:
+		return "", err
+	case len(master) != 2:
+		return "", errors.New("unexpected reply")
+	}
+	return net.JoinHostPort(master[0], master[1]), nil
+}
