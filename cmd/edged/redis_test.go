@@ -5,11 +5,14 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"edged/internal/config"
+	"edged/internal/inbound"
 	"edged/internal/poller"
 	"edged/internal/redistest"
 	"edged/internal/relay"
@@ -103,5 +106,100 @@ func TestFilesThatHoldNoCertificateAreNamedWithTheirKey(t *testing.T) {
 		if _, err := redisOptions(config.Redis{TLS: cfg}); err == nil || !strings.HasPrefix(err.Error(), key) {
 			t.Errorf("error %v, want one that begins with %s", err, key)
 		}
+	}
+}
+
+// answers takes what publishers are told.
+type answers struct {
+	mu  sync.Mutex
+	all []string
+}
+
+func (a *answers) answer(reply []byte) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.all = append(a.all, string(reply))
+}
+
+func (a *answers) got() []string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.Clone(a.all)
+}
+
+// write runs a writer for lists with these keys and returns what lets it write an
+// item to one of them.
+func write(t *testing.T, redis poller.RedisOptions, keys ...string) (write func(i int, item string, answer func([]byte)), stats func() []inbound.Stats) {
+	redis.Timeout = 2 * time.Second
+	lists := make([]inbound.List, len(keys))
+	for i, key := range keys {
+		lists[i] = inbound.List{Subject: key, Key: key}
+	}
+	w := inbound.New(inbound.Options{Redis: redis.NewRoutes(), Lists: lists, Buffer: 4 << 20})
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- w.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+	return func(i int, item string, answer func([]byte)) { w.Write(i, []byte(item), answer) }, w.Stats
+}
+
+func TestPublishedItemsReachTheirMastersInACluster(t *testing.T) {
+	cluster := redistest.StartCluster(t, 3, true)
+	keys := []string{cluster.Key("a", 0), cluster.Key("b", 1)}
+	write, stats := write(t, poller.RedisOptions{Cluster: []string{cluster.Masters[2].Address(), cluster.Masters[1].Address()}}, keys...)
+	var told answers
+	for i := range keys {
+		for range 10 {
+			write(i, "asked", told.answer)
+			write(i, "kept", nil)
+		}
+	}
+	written := func() bool { s := stats(); return s[0].Waiting == 0 && s[1].Waiting == 0 }
+	redistest.Eventually(t, "the items are written", func() bool { return written() && len(told.got()) == 20 })
+	for _, answer := range told.got() {
+		if strings.Contains(answer, "error") {
+			t.Errorf("a publisher is told %s", answer)
+		}
+	}
+	for i, key := range keys {
+		if n := cluster.Masters[i].Len(key); n != 20 {
+			t.Errorf("%d items in list %d, want 20", n, i)
+		}
+	}
+
+	cluster.Masters[0].Kill()
+	for range 10 {
+		write(0, "after", nil)
+	}
+	redistest.Eventually(t, "the items are written", written)
+	after := 0
+	for _, item := range cluster.Replicas[0].Client().LRange(t.Context(), keys[0], 0, -1).Val() {
+		if item == "after" {
+			after++
+		}
+	}
+	if after < 10 {
+		t.Errorf("%d items of 10 are with the new master", after)
+	}
+}
+
+func TestPublishedItemsFollowTheMasterOfSentinels(t *testing.T) {
+	sentinels := redistest.StartSentinels(t)
+	master, replica := sentinels.Master()
+	write, stats := write(t, poller.RedisOptions{Sentinel: poller.SentinelOptions{Addresses: sentinels.Addresses(), Master: "mymaster"}}, "a")
+	written := func() bool { return stats()[0].Waiting == 0 }
+	var told answers
+	write(0, "before", told.answer)
+	redistest.Eventually(t, "the item is written", func() bool { return len(told.got()) == 1 && master.Len("a") == 1 })
+	master.Kill()
+	write(0, "after", nil)
+	redistest.Eventually(t, "the item is written", written)
+	if !slices.Contains(replica.Client().LRange(t.Context(), "a", 0, -1).Val(), "after") {
+		t.Error("the item is not with the new master")
 	}
 }

@@ -44,7 +44,8 @@ type lane struct {
 	most  int // bytes of the largest item in the last read
 	limit int // how many items the next read may ask for: sizes may change, so it doubles at most
 
-	loaded  bool // the scripts have just been loaded because Redis did not know them
+	served  string // the address where it was served last
+	loaded  bool   // the scripts have just been loaded because Redis did not know them
 	retry   *backoff
 	retryAt time.Time // after a fault
 	faults  int       // in a row
@@ -206,6 +207,12 @@ func (s *lane) fail(err error, now time.Time) {
 func (s *lane) succeed(now time.Time) {
 	s.loaded = false
 	s.reached()
+	if s.served != s.conn.address {
+		if s.served != "" {
+			s.log.Info("the list is served by another Redis server now", zap.String("redis", s.conn.address))
+		}
+		s.served = s.conn.address
+	}
 	if s.faults == 0 {
 		return
 	}

@@ -65,7 +65,9 @@ func (o RedisOptions) clientOptions(address string) *redis.Options {
 		DisableIdentity:       true,
 	}
 	if address == "" {
-		options.Dialer = func(context.Context, string, string) (net.Conn, error) { return nil, errNobodyAsked }
+		options.Dialer = func(context.Context, string, string) (net.Conn, error) {
+			return nil, &net.OpError{Op: "dial", Err: errNobodyAsked} // what is to be sent is not sent
+		}
 	}
 	return options
 }

@@ -1,0 +1,305 @@
+package poller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"go.uber.org/zap/zaptest"
+
+	"edged/internal/redistest"
+	"edged/internal/relay"
+)
+
+// couple is a loop over two lists, one of each kind, each with a client that
+// confirms what it gets.
+type couple struct {
+	t        *testing.T
+	loop     *Loop
+	keys     [2]string // the one that is received, the explicit one
+	received *client
+	explicit *hand
+	stop     func()
+}
+
+func startCouple(t *testing.T, where RedisOptions, keys [2]string, change ...func(*Options)) *couple {
+	t.Helper()
+	c := &couple{t: t, keys: keys}
+	wake := func() { c.loop.Wake() }
+	list := relay.NewList(relay.Options{Window: 100, Memory: 4 << 20, Changed: wake})
+	explicit := relay.NewExplicit(relay.ExplicitOptions{Window: 100, Memory: 4 << 20, AckWait: time.Hour, MaxAckPending: 100, Changed: wake})
+	where.Timeout = 2 * time.Second
+	opts := Options{
+		Redis: where, Instance: "x", PollInterval: 500 * time.Millisecond, Lease: 5 * time.Second,
+		BatchItems: 50, BatchBytes: 128 << 10, MaxPayload: 1000, Log: zaptest.NewLogger(t),
+		Lists: []List{{Key: keys[0], Subject: "sa", Window: list}, {Key: keys[1], Subject: "sb", Explicit: explicit}},
+	}
+	for _, f := range change {
+		f(&opts)
+	}
+	c.loop = New(opts)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- c.loop.Run(ctx) }()
+	c.stop = sync.OnceFunc(func() {
+		list.Stop()
+		explicit.Stop()
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(c.stop)
+	c.received, _ = (&rig{t: t, loop: c.loop, windows: []*relay.List{list}}).join(0, false)
+	c.explicit = (&erig{t: t, loop: c.loop, window: explicit}).join(true)
+	return c
+}
+
+// pusher pushes numbered items to both lists, over routes of its own.
+type pusher struct {
+	c      *couple
+	routes *Routes
+	asking redis.Cmdable // pushes in place of them, where not nil: it follows ASK
+	pushed int
+}
+
+func newPusher(c *couple, where RedisOptions) *pusher {
+	where.Timeout = 2 * time.Second
+	p := &pusher{c: c, routes: where.NewRoutes()}
+	c.t.Cleanup(p.routes.Close)
+	return p
+}
+
+// do does something with a key, as often as it takes.
+func (p *pusher) do(what, key string, do func(*redis.Client) error) {
+	p.c.t.Helper()
+	redistest.Eventually(p.c.t, what, func() bool {
+		err := do(p.routes.Client(key))
+		if err != nil {
+			p.routes.Failed(key, err)
+			return false
+		}
+		p.routes.Reached(key)
+		return true
+	})
+}
+
+// push pushes n items more to both lists.
+func (p *pusher) push(n int) {
+	p.c.t.Helper()
+	for range n {
+		for _, key := range p.c.keys {
+			p.do("an item is pushed", key, func(c *redis.Client) error {
+				if p.asking != nil {
+					return p.asking.RPush(p.c.t.Context(), key, fmt.Sprintf("item %d", p.pushed)).Err()
+				}
+				return c.RPush(p.c.t.Context(), key, fmt.Sprintf("item %d", p.pushed)).Err()
+			})
+		}
+		p.pushed++
+	}
+}
+
+// waitForReplica waits until a replica has what was pushed.
+func (p *pusher) waitForReplica() {
+	p.c.t.Helper()
+	for _, key := range p.c.keys {
+		p.do("the replica has everything", key, func(c *redis.Client) error {
+			if n, err := c.Wait(p.c.t.Context(), 1, time.Second).Result(); n != 1 {
+				return fmt.Errorf("%d replicas, %v", n, err)
+			}
+			return nil
+		})
+	}
+}
+
+// wantAll waits until the clients have had every item that was pushed and the
+// lists are empty.
+func (p *pusher) wantAll() {
+	p.c.t.Helper()
+	for i, key := range p.c.keys {
+		redistest.Eventually(p.c.t, "every item arrived on list "+key, func() bool {
+			seen := map[string]bool{}
+			if i == 0 {
+				for _, item := range p.c.received.got() {
+					seen[string(item)] = true
+				}
+			} else {
+				for _, item := range p.c.explicit.items() {
+					seen[item] = true
+				}
+			}
+			return len(seen) == p.pushed
+		})
+		for _, k := range []string{key, inFlightKey(key, "x")} {
+			p.do(k+" is empty", key, func(c *redis.Client) error {
+				n, err := c.LLen(p.c.t.Context(), k).Result()
+				if n > 0 {
+					return fmt.Errorf("%d items", n)
+				}
+				return err
+			})
+		}
+	}
+}
+
+func (c *couple) reason(i int) string { return c.loop.Lists()[i].Reason }
+
+func waitForReplica(t *testing.T, n *redistest.Node) {
+	t.Helper()
+	redistest.Eventually(t, "the node is a replica", func() bool {
+		return strings.Contains(n.Client().Info(t.Context(), "replication").Val(), "master_link_status:up")
+	})
+}
+
+func TestListsOnDifferentMastersOfAClusterAreServed(t *testing.T) {
+	cluster := redistest.StartCluster(t, 3, false)
+	keys := [2]string{cluster.Key("a", 0), cluster.Key("b", 1)}
+	c := startCouple(t, RedisOptions{Cluster: []string{cluster.Masters[2].Address()}}, keys)
+	p := newPusher(c, RedisOptions{Cluster: cluster.Addresses()})
+	p.push(300)
+	p.wantAll()
+	for _, m := range cluster.Masters[:2] {
+		redistest.Eventually(t, "each master of a list sends hints", func() bool { return tracks(t, m.Server) })
+	}
+	redistest.Eventually(t, "no connection is left where no list is", func() bool {
+		return strings.Count(cluster.Masters[2].Client().ClientList(t.Context()).Val(), "resp=2") <= 2 // the test's own two
+	})
+	for i, key := range keys {
+		p.do("a large item is pushed", key, func(c *redis.Client) error {
+			return c.RPush(t.Context(), key, strings.Repeat("x", 2000)).Err()
+		})
+		var letters []DeadLetter
+		redistest.Eventually(t, "the item is a dead letter", func() bool {
+			letters, _, _ = c.loop.Dead(t.Context(), key, 10)
+			return len(letters) == 1
+		})
+		if letters[0].Size != 2000 {
+			t.Errorf("list %d: %+v", i, letters[0].Epitaph)
+		}
+		if n, err := c.loop.Requeue(t.Context(), key, 10); n != 1 || err != nil {
+			t.Errorf("list %d: %d requeued, %v", i, n, err)
+		}
+	}
+}
+
+func TestASlotMovesInMidStream(t *testing.T) {
+	cluster := redistest.StartCluster(t, 3, false)
+	keys := [2]string{cluster.Key("a", 0), cluster.Key("b", 1)}
+	c := startCouple(t, RedisOptions{Cluster: cluster.Addresses()}, keys)
+	p := newPusher(c, RedisOptions{Cluster: cluster.Addresses()})
+	p.asking = cluster.Client()
+	p.push(100)
+	for i, key := range keys {
+		from, to := cluster.Masters[i], cluster.Masters[2]
+		cluster.BeginMigration(key, from, to)
+		p.push(20)
+		cluster.Migrate(key, from, to, 1)
+		p.push(20)
+		for cluster.Migrate(key, from, to, 100) > 0 {
+		}
+		p.push(1)
+		redistest.Eventually(t, "the status says why the list waits", func() bool {
+			return strings.Contains(c.reason(i), "slot is being moved")
+		})
+		cluster.EndMigration(key, from, to)
+		p.push(100)
+		p.wantAll()
+		redistest.Eventually(t, "the list is served again", func() bool { return c.reason(i) == "" })
+	}
+}
+
+func TestAMasterOfAClusterDiesAndItsReplicaTakesOver(t *testing.T) {
+	cluster := redistest.StartCluster(t, 3, true)
+	keys := [2]string{cluster.Key("a", 0), cluster.Key("b", 0)}
+	c := startCouple(t, RedisOptions{Cluster: []string{cluster.Masters[0].Address(), cluster.Masters[1].Address()}}, keys)
+	p := newPusher(c, RedisOptions{Cluster: cluster.Addresses()})
+	p.push(200)
+	p.waitForReplica()
+	cluster.Masters[0].Kill()
+	p.push(200) // succeeds when the replica is the master
+	p.wantAll()
+	cluster.Masters[0].Restart() // as a replica of the new one
+	waitForReplica(t, cluster.Masters[0])
+	cluster.Replicas[0].Kill()
+	p.push(100)
+	p.wantAll()
+}
+
+func TestTheMasterOfSentinelsDiesAndComesBackAsAReplica(t *testing.T) {
+	sentinels := redistest.StartSentinels(t)
+	where := RedisOptions{Sentinel: SentinelOptions{Addresses: sentinels.Addresses(), Master: "mymaster"}}
+	c := startCouple(t, where, [2]string{"a", "b"})
+	p := newPusher(c, where)
+	master, replica := sentinels.Master()
+	p.push(200)
+	p.waitForReplica()
+	master.Kill()
+	p.push(200)
+	p.wantAll()
+	master.Restart()
+	_, port, _ := strings.Cut(replica.Address(), ":")
+	master.Client().SlaveOf(t.Context(), "127.0.0.1", port) // the Sentinels would, in a while
+	waitForReplica(t, master)
+	p.push(200)
+	p.wantAll()
+}
+
+func TestSentinelsSwapMasterAndReplicaInMidStream(t *testing.T) {
+	sentinels := redistest.StartSentinels(t)
+	where := RedisOptions{Sentinel: SentinelOptions{Addresses: sentinels.Addresses(), Master: "mymaster"}}
+	c := startCouple(t, where, [2]string{"a", "b"})
+	p := newPusher(c, where)
+	master, _ := sentinels.Master()
+	p.push(300)
+	p.waitForReplica()
+	sentinels.Failover()
+	redistest.Eventually(t, "the Sentinels have swapped them", func() bool {
+		now, _ := sentinels.Master()
+		return now != master
+	})
+	p.push(300)
+	p.wantAll()
+}
+
+func TestARedisThatBecomesAReplicaAndAMasterAgainIsServedAgain(t *testing.T) {
+	old, other := redistest.StartNode(t), redistest.StartNode(t)
+	c := startCouple(t, RedisOptions{Address: old.Address()}, [2]string{"a", "b"})
+	p := newPusher(c, RedisOptions{Address: old.Address()})
+	p.push(10)
+	p.wantAll()
+	if err := old.Client().SlaveOf(t.Context(), "127.0.0.1", fmt.Sprint(other.Port)).Err(); err != nil {
+		t.Fatal(err)
+	}
+	redistest.Eventually(t, "the status says so", func() bool { return strings.Contains(c.reason(0), "read-only replica") })
+	if err := old.Client().SlaveOf(t.Context(), "NO", "ONE").Err(); err != nil {
+		t.Fatal(err)
+	}
+	p.push(10)
+	p.wantAll()
+}
+
+func TestWhereARedirectionLeads(t *testing.T) {
+	for text, want := range map[string]string{
+		"MOVED 3999 127.0.0.1:6381": "127.0.0.1:6381",
+		"MOVED 3999 node.lan:6381":  "node.lan:6381",
+		"MOVED 3999 :6381":          "10.0.0.1:6381",
+		"MOVED 3999 ::1:6381":       "[::1]:6381",
+		"MOVED 3999 ?:6381":         "",
+		"MOVED":                     "",
+		"MOVED 3999":                "",
+		"ASK 3999 127.0.0.1:6381":   "",
+	} {
+		if got := movedTo(serverError(text), "10.0.0.1:7000"); got != want {
+			t.Errorf("%s leads to %q, want %q", text, got, want)
+		}
+	}
+	if got := movedTo(errors.New("MOVED 3999 127.0.0.1:6381"), "10.0.0.1:7000"); got != "" {
+		t.Errorf("what Redis did not say leads to %q", got)
+	}
+}
