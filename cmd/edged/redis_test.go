@@ -8,14 +8,17 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"edged/internal/batch"
 	"edged/internal/config"
 	"edged/internal/inbound"
 	"edged/internal/poller"
 	"edged/internal/redistest"
 	"edged/internal/relay"
+	"edged/internal/tcpserver"
 )
 
 // connects runs a loop with a configuration until it has been to Redis or has
@@ -201,5 +204,130 @@ func TestPublishedItemsFollowTheMasterOfSentinels(t *testing.T) {
 	redistest.Eventually(t, "the item is written", written)
 	if !slices.Contains(replica.Client().LRange(t.Context(), "a", 0, -1).Val(), "after") {
 		t.Error("the item is not with the new master")
+	}
+}
+
+// reader is a member that confirms what it gets, from a goroutine of its own as
+// real ones do.
+type reader struct {
+	owed chan func()
+	done chan struct{}
+	got  atomic.Int64
+	m    batch.Membership
+}
+
+func join(t *testing.T, w tcpserver.Joiner) *reader {
+	r := &reader{owed: make(chan func(), 1000), done: make(chan struct{})}
+	r.m = w.Join("", "1", r)
+	go func() {
+		defer close(r.done)
+		for confirm := range r.owed {
+			confirm()
+		}
+	}()
+	t.Cleanup(func() {
+		r.m.Leave()
+		close(r.owed)
+		<-r.done
+	})
+	return r
+}
+
+func (r *reader) Deliver(b *batch.Batch, from, to int, receipt batch.Receipt) int {
+	r.got.Add(int64(to - from))
+	r.owed <- func() {
+		acknowledger, explicit := r.m.(batch.Acknowledger)
+		if !explicit {
+			receipt.Confirm()
+			return
+		}
+		for i := from; i < to; i++ {
+			acknowledger.Acknowledge(b.First()+uint64(i), b.Taken(), batch.Ack{}, nil)
+		}
+	}
+	return to - from
+}
+
+// aclRule returns the arguments of ACL SETUSER in docs/OPERATIONS.md.
+func aclRule(t *testing.T) (args []any) {
+	t.Helper()
+	doc, err := os.ReadFile("../../docs/OPERATIONS.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rule, _ := strings.Cut(string(doc), "redis-cli ACL SETUSER ")
+	rule, _, _ = strings.Cut(rule, "```")
+	for _, word := range strings.Fields(strings.NewReplacer("\\\n", " ", `\|`, "|", "'", "").Replace(rule)) {
+		args = append(args, word)
+	}
+	if len(args) < 10 {
+		t.Fatal("docs/OPERATIONS.md has no rule")
+	}
+	return args
+}
+
+func TestTheRightsInTheDocumentsAreEnough(t *testing.T) {
+	s := redistest.Start(t)
+	if err := s.Client().Do(t.Context(), append([]any{"ACL", "SETUSER"}, aclRule(t)...)...).Err(); err != nil {
+		t.Fatal(err)
+	}
+	redis := poller.RedisOptions{Address: s.Address(), Username: "edged", Password: "secret", Timeout: 2 * time.Second}
+	// Another instance has died with an item in flight.
+	s.Client().SAdd(t.Context(), "{readings}:edged:instances", "gone")
+	s.Push("{readings}:edged:inflight:gone", "left")
+	large := strings.Repeat("x", 2000)
+	for _, key := range []string{"events", "readings"} {
+		s.Push(key, "one", large, "two", "three")
+	}
+
+	var loop *poller.Loop
+	wake := func() { loop.Wake() }
+	received := relay.NewList(relay.Options{Window: 10, Memory: 1 << 20, Changed: wake})
+	explicit := relay.NewExplicit(relay.ExplicitOptions{Window: 10, Memory: 1 << 20, AckWait: time.Hour, MaxAckPending: 10, Changed: wake})
+	loop = poller.New(poller.Options{
+		Redis: redis, Instance: "x", PollInterval: 100 * time.Millisecond, Lease: 300 * time.Millisecond,
+		MaxPayload: 1000, BatchItems: 10, BatchBytes: 10000,
+		Lists: []poller.List{{Key: "events", Subject: "e", Window: received}, {Key: "readings", Subject: "r", Explicit: explicit}},
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- loop.Run(ctx) }()
+	readers := []*reader{join(t, received), join(t, explicit)}
+	settled := func() bool {
+		return s.Len("events") == 0 && s.Len("readings") == 0 && s.Len("{readings}:edged:inflight:x") == 0
+	}
+	redistest.Eventually(t, "the items are settled", func() bool {
+		return settled() && readers[0].got.Load() >= 3 && readers[1].got.Load() >= 4
+	})
+	for _, key := range []string{"events", "readings"} {
+		if letters, _, err := loop.Dead(t.Context(), key, 10); err != nil || len(letters) != 1 {
+			t.Errorf("%s has %d dead letters, want 1: %v", key, len(letters), err)
+		}
+		if n, err := loop.Requeue(t.Context(), key, 10); n != 1 || err != nil {
+			t.Errorf("%s: %d requeued, want 1: %v", key, n, err)
+		}
+	}
+	publish, stats := write(t, redis, "events", "readings")
+	publish(0, "published", nil)
+	publish(1, "published", nil)
+	redistest.Eventually(t, "what was published is settled", func() bool {
+		st := stats()
+		return st[0].Written == 1 && st[1].Written == 1 && settled()
+	})
+	for _, r := range readers {
+		r.m.Leave()
+	}
+	redistest.Eventually(t, "the leases are given back", func() bool {
+		return s.Client().Exists(t.Context(), "{events}:edged:lease", "{readings}:edged:alive:x").Val() == 0
+	})
+	if !strings.Contains(s.Client().ClientList(t.Context()).Val(), " sub=1 ") {
+		t.Error("nobody listens to hints")
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	if refused, err := s.Client().Do(t.Context(), "ACL", "LOG").Slice(); err != nil || len(refused) > 0 {
+		t.Errorf("refused: %v %v", refused, err)
 	}
 }

@@ -183,7 +183,7 @@ func explain(err error, address string) string {
 		return "the cluster does not serve the list's slot, says " + address + ": " + text
 	case saysRedis(err, "CROSSSLOT"):
 		return "the keys beside the list are in another slot: " + text
-	case strings.HasPrefix(text, "MASTERDOWN"), strings.HasPrefix(text, "MISCONF"):
+	case saysRedis(err, "MASTERDOWN", "MISCONF", "NOREPLICAS"):
 		return "Redis refuses writes: " + text
 	case strings.HasPrefix(text, "NOAUTH"), strings.HasPrefix(text, "WRONGPASS"), has("AUTH failed"), has("AUTH <password> called"):
 		return "Redis refuses the credentials; check redis.username and redis.password_file: " + text

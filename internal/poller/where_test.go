@@ -2,6 +2,7 @@ package poller
 
 import (
 	"regexp"
+	"strings"
 	"testing"
 
 	"edged/internal/redistest"
@@ -16,6 +17,18 @@ func tracks(t *testing.T, s *redistest.Server) bool {
 // tracking is a client with the flag t whose hints go to another one:
 // https://redis.io/docs/latest/commands/client-list/
 var tracking = regexp.MustCompile(` flags=[A-Za-z]*t[A-Za-z]* .* redir=[0-9]`)
+
+func TestAMasterWithoutReplicasThatWantsSomeIsNamedAsSuch(t *testing.T) {
+	s := redistest.Start(t, "--min-replicas-to-write", "1")
+	r := start(t, s.Address())
+	a, _ := r.join(0, false)
+	redistest.Eventually(t, "the status says so", func() bool {
+		return strings.Contains(r.status("a").Reason, "Redis refuses writes: NOREPLICAS")
+	})
+	s.Client().ConfigSet(t.Context(), "min-replicas-to-write", "0")
+	s.Push("a", numbered(10)...)
+	redistest.Eventually(t, "the items arrived", func() bool { return a.count() == 10 })
+}
 
 func TestHintsComeBackAfterTheCredentialsWereRefused(t *testing.T) {
 	s := redistest.Start(t)
