@@ -273,7 +273,7 @@ func TestTheRightsInTheDocumentsAreEnough(t *testing.T) {
 	}
 	redis := poller.RedisOptions{Address: s.Address(), Username: "edged", Password: "secret", Timeout: 2 * time.Second}
 	// Another instance has died with an item in flight.
-	s.Client().SAdd(t.Context(), "{readings}:edged:instances", "gone")
+	s.Client().HSet(t.Context(), "{readings}:edged:instances", "gone", "0")
 	s.Push("{readings}:edged:inflight:gone", "left")
 	large := strings.Repeat("x", 2000)
 	for _, key := range []string{"events", "readings"} {

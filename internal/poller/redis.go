@@ -174,7 +174,7 @@ func explain(err error, address string) string {
 	case strings.HasPrefix(text, "LOADING"):
 		return "Redis is loading its data"
 	case saysRedis(err, "READONLY"):
-		return "Redis at " + address + " is a read-only replica; connect to the master"
+		return "Redis is a read-only replica at " + address + "; connect to the master"
 	case saysRedis(err, "MOVED"):
 		return "Redis at " + address + " says that the list is on another node of the cluster: " + text
 	case saysRedis(err, "ASK", "TRYAGAIN"):
