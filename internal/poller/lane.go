@@ -182,8 +182,11 @@ func (s *lane) fail(err error, now time.Time) {
 		}
 	}
 	s.loaded = false
+	if saysRedis(err, "READONLY") {
+		s.renewed = time.Time{} // so that the next script writes: at a replica one that does not succeeds
+	}
 	asked := s.conn
-	s.loop.opts.Alive(now)
+	s.loop.opts.Alive(now) // the Sentinels may be asked now
 	atOnce, err := s.detour(err)
 	if atOnce {
 		return

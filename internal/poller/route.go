@@ -71,8 +71,8 @@ func (n *nodes) route() route { return route{nodes: n, conn: n.use(n.first)} }
 
 // detour looks for the list elsewhere after an error, where that may help: where
 // the error says, at the next address of the cluster, or where the Sentinels say.
-// It reports whether to try again at once, which is so only for the first time
-// since reached was called, and else what is wrong.
+// It reports whether to try again at once, which is so only at another address and
+// for the first time since reached was called, and else what is wrong.
 func (r *route) detour(err error) (atOnce bool, _ error) {
 	n := r.nodes
 	var there string
@@ -102,8 +102,10 @@ func (r *route) detour(err error) (atOnce bool, _ error) {
 	left := r.conn
 	r.conn = n.use(there)
 	n.leave(left)
-	atOnce = !r.again
-	r.again = true
+	if left.address != there {
+		atOnce = !r.again
+		r.again = true
+	}
 	return atOnce, err
 }
 

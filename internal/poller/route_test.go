@@ -267,19 +267,42 @@ func TestSentinelsSwapMasterAndReplicaInMidStream(t *testing.T) {
 	p.wantAll()
 }
 
-func TestARedisThatBecomesAReplicaAndAMasterAgainIsServedAgain(t *testing.T) {
-	old, other := redistest.StartNode(t), redistest.StartNode(t)
-	c := startCouple(t, RedisOptions{Address: old.Address()}, [2]string{"a", "b"})
-	p := newPusher(c, RedisOptions{Address: old.Address()})
-	p.push(10)
-	p.wantAll()
-	if err := old.Client().SlaveOf(t.Context(), "127.0.0.1", fmt.Sprint(other.Port)).Err(); err != nil {
+// connections is how many connections a server has taken so far.
+func connections(t *testing.T, n *redistest.Node) (taken int) {
+	t.Helper()
+	_, text, _ := strings.Cut(n.Client().Info(t.Context(), "stats").Val(), "total_connections_received:")
+	if _, err := fmt.Sscan(text, &taken); err != nil {
 		t.Fatal(err)
 	}
+	return taken
+}
+
+func TestARedisThatBecomesAReplicaAndAMasterAgainIsServedAgain(t *testing.T) {
+	old := redistest.StartNode(t)
+	c := startCouple(t, RedisOptions{Address: old.Address()}, [2]string{"a", "b"})
+	p := newPusher(c, RedisOptions{Address: old.Address()})
+	c.received.mu.Lock()
+	c.received.hold = true
+	c.received.mu.Unlock()
+	p.push(10)
+	redistest.Eventually(t, "the items arrived", func() bool { return c.received.count() == 10 })
+	if err := old.Client().SlaveOf(t.Context(), "127.0.0.1", "1").Err(); err != nil {
+		t.Fatal(err)
+	}
+	c.received.confirm() // to be removed now
 	redistest.Eventually(t, "the status says so", func() bool { return strings.Contains(c.reason(0), "read-only replica") })
+	since := c.loop.Lists()[0].FaultSince
+	opened := connections(t, old)
+	redistest.Eventually(t, "it was tried a few times more", func() bool { return connections(t, old) > opened+3 })
+	if now := c.loop.Lists()[0].FaultSince; now != since {
+		t.Errorf("the fault of %v is over for now, and there is another since %v", since, now)
+	}
 	if err := old.Client().SlaveOf(t.Context(), "NO", "ONE").Err(); err != nil {
 		t.Fatal(err)
 	}
+	c.received.mu.Lock()
+	c.received.hold = false
+	c.received.mu.Unlock()
 	p.push(10)
 	p.wantAll()
 }
