@@ -244,7 +244,7 @@ func TestTheMasterOfSentinelsDiesAndComesBackAsAReplica(t *testing.T) {
 	p.wantAll()
 	master.Restart()
 	_, port, _ := strings.Cut(replica.Address(), ":")
-	master.Client().SlaveOf(t.Context(), "127.0.0.1", port) // the Sentinels would, in a while
+	master.Client().ReplicaOf(t.Context(), "127.0.0.1", port) // the Sentinels would, in a while
 	waitForReplica(t, master)
 	p.push(200)
 	p.wantAll()
@@ -286,7 +286,7 @@ func TestARedisThatBecomesAReplicaAndAMasterAgainIsServedAgain(t *testing.T) {
 	c.received.mu.Unlock()
 	p.push(10)
 	redistest.Eventually(t, "the items arrived", func() bool { return c.received.count() == 10 })
-	if err := old.Client().SlaveOf(t.Context(), "127.0.0.1", "1").Err(); err != nil {
+	if err := old.Client().ReplicaOf(t.Context(), "127.0.0.1", "1").Err(); err != nil {
 		t.Fatal(err)
 	}
 	c.received.confirm() // to be removed now
@@ -297,7 +297,7 @@ func TestARedisThatBecomesAReplicaAndAMasterAgainIsServedAgain(t *testing.T) {
 	if now := c.loop.Lists()[0].FaultSince; now != since {
 		t.Errorf("the fault of %v is over for now, and there is another since %v", since, now)
 	}
-	if err := old.Client().SlaveOf(t.Context(), "NO", "ONE").Err(); err != nil {
+	if err := old.Client().ReplicaOf(t.Context(), "NO", "ONE").Err(); err != nil {
 		t.Fatal(err)
 	}
 	c.received.mu.Lock()
