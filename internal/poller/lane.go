@@ -242,6 +242,8 @@ func (s *lane) say(plan batch.Plan) {
 		state = Paused
 	case !plan.Active:
 		state = Waiting
+	case s.fresh:
+		state = Starting
 	case s.status.Holder != "":
 		state = Standby
 	case plan.Items == 0:
