@@ -46,6 +46,7 @@ func (d *daemon) commands() []uds.Command {
 			Run: func(context.Context, []string) (uds.Answer, error) { return d.inboundStats(), nil }},
 		{Name: "loglevel", Args: "[LEVEL]", Summary: "show or set the log level: debug, info, warn, error", Example: "loglevel debug", MaxArgs: 1,
 			Run: d.loglevel},
+		{Name: "reload", Summary: "read certificates, users and the token again; the clients they concern reconnect", Example: "reload", Run: d.reload},
 		{Name: "drain", Args: "[TIMEOUT]", Summary: "tell the clients, let them finish, end", Example: "drain 30s", MaxArgs: 1,
 			Run: d.drain},
 		{Name: "quit", Summary: "end without waiting for clients; nothing is lost", Example: "quit",
@@ -83,7 +84,7 @@ func (d *daemon) status() statusAnswer {
 	b := d.books()
 	a := statusAnswer{
 		State: "serving", Why: d.draining(), Version: version, Instance: d.cfg.Instance, PID: os.Getpid(),
-		Uptime: time.Since(d.started).Seconds(), Redis: d.cfg.Redis.Where(), Listen: d.listen, Lists: len(d.windows),
+		Uptime: time.Since(d.started).Seconds(), Redis: d.cfg.Redis.Where(), Listen: d.listen.String(), Lists: len(d.windows),
 		InFlight: b.InFlight, Taken: b.Taken, Confirmed: b.Confirmed, Returned: b.Returned, Dead: b.Dead, Gone: b.Gone,
 		Redelivered: b.Redelivered, Faults: []string{}, TCP: d.tcp.Stats(),
 	}

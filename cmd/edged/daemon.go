@@ -30,8 +30,13 @@ type daemon struct {
 	loop    *poller.Loop
 	tcp     *tcpserver.Server
 	inbound *inbound.Writer // nil where clients write to no list
-	listen  string          // where clients connect
-	stops   chan stop       // orders to drain or to quit; holds one
+	listen  net.Addr        // where clients connect
+	log     *zap.Logger
+	stops   chan stop // orders to drain or to quit; holds one
+
+	reread    func() (*config.Config, error) // reads the configuration again; nil where there is no file
+	reloading sync.Mutex
+	inForce   *config.Config // cfg with what reload has changed; guarded by reloading
 
 	mu      sync.Mutex
 	leaving string // guarded by mu; why it drains, empty while it serves
@@ -71,16 +76,18 @@ func (d *daemon) order(s stop) {
 	}
 }
 
-// serve runs the daemon from start to drain and returns the exit code. ready,
+// serve runs the daemon from start to drain and returns the exit code. reread
+// reads the configuration again; where it is nil, there is nothing to reload. ready,
 // where not nil, is called when it serves.
-func serve(cfg *config.Config, stderr io.Writer, ready func()) int {
+func serve(cfg *config.Config, reread func() (*config.Config, error), stderr io.Writer, ready func()) int {
 	sigs := signals.New()
 	defer sigs.Stop()
 
-	d := &daemon{cfg: cfg, started: time.Now(), level: zap.NewAtomicLevel(), stops: make(chan stop, 1)}
+	d := &daemon{cfg: cfg, inForce: cfg, reread: reread, started: time.Now(), level: zap.NewAtomicLevel(), stops: make(chan stop, 1)}
 	d.level.UnmarshalText([]byte(cfg.Log.Level)) // config has checked it
 	log := newLog(stderr, cfg.Log.Format, d.level)
 	defer log.Sync()
+	d.log = log
 	poller.SetRedisLog(log)
 
 	redis, err := redisOptions(cfg.Redis)
@@ -88,8 +95,13 @@ func serve(cfg *config.Config, stderr io.Writer, ready func()) int {
 		fmt.Fprintf(stderr, "edged: %v\n", err)
 		return exitConfig
 	}
+	sec, err := security(cfg.TCP)
+	if err != nil {
+		fmt.Fprintf(stderr, "edged: %v\n", err)
+		return exitConfig
+	}
 	notify := systemd.New(func(err error) { log.Warn("can't notify systemd", zap.Error(err)) })
-	d.build(log, notify, redis)
+	d.build(log, notify, redis, sec)
 
 	tcpListener, err := net.Listen("tcp", cfg.TCP.Listen)
 	if err != nil {
@@ -98,7 +110,7 @@ func serve(cfg *config.Config, stderr io.Writer, ready func()) int {
 		return exitFailed
 	}
 	defer tcpListener.Close()
-	d.listen = tcpListener.Addr().String()
+	d.listen = tcpListener.Addr()
 	controlListener, err := uds.Listen(cfg.Control.Socket, 0o660)
 	if err != nil {
 		log.Error("can't listen for operators", zap.String("key", "control.socket"), zap.Error(err))
@@ -106,10 +118,7 @@ func serve(cfg *config.Config, stderr io.Writer, ready func()) int {
 	}
 	defer controlListener.Close()
 	control := uds.New(uds.Options{Commands: d.commands(), Log: log.Named("control")})
-	if addr, ok := tcpListener.Addr().(*net.TCPAddr); ok && !addr.IP.IsLoopback() {
-		log.Warn("listening beyond loopback without authentication: whoever reaches the port gets the items",
-			zap.String("address", addr.String()))
-	}
+	d.warnIfOpen()
 
 	// Every goroutine that is started here is waited for before serve returns.
 	loopCtx, stopLoop := context.WithCancel(context.Background())
@@ -210,7 +219,7 @@ func serve(cfg *config.Config, stderr io.Writer, ready func()) int {
 }
 
 // build makes the parts and ties them together.
-func (d *daemon) build(log *zap.Logger, notify *systemd.Notifier, redis poller.RedisOptions) {
+func (d *daemon) build(log *zap.Logger, notify *systemd.Notifier, redis poller.RedisOptions, sec tcpserver.Security) {
 	cfg := d.cfg
 	lists := make([]poller.List, len(cfg.Lists))
 	subjects := make([]tcpserver.List, len(cfg.Lists))
@@ -274,8 +283,10 @@ func (d *daemon) build(log *zap.Logger, notify *systemd.Notifier, redis poller.R
 		Name:             cfg.Instance,
 		Version:          version,
 		Lists:            subjects,
-		Services:         map[string]tcpserver.Service{"edged.echo": func(payload []byte) []byte { return append([]byte(nil), payload...) }},
+		Services:         d.services(),
+		Security:         sec,
 		MaxConnections:   cfg.TCP.MaxConnections,
+		MaxPerAddress:    cfg.TCP.MaxPerAddress,
 		MaxSubscriptions: cfg.TCP.MaxSubscriptions,
 		MaxPayload:       int(cfg.TCP.MaxPayload),
 		MaxControlLine:   int(cfg.TCP.MaxControlLine),
@@ -366,4 +377,12 @@ func (d *daemon) summary() string {
 		return fmt.Sprintf("draining (%s): %s", why, text)
 	}
 	return text
+}
+
+// warnIfOpen says in the log where everybody on a network can have the items.
+func (d *daemon) warnIfOpen() {
+	if addr, ok := d.listen.(*net.TCPAddr); ok && !addr.IP.IsLoopback() && open(d.inForce.TCP) {
+		d.log.Warn("listening beyond loopback without authentication: whoever reaches the port gets the items",
+			zap.Stringer("address", addr))
+	}
 }

@@ -61,7 +61,7 @@ func serveDev(stdout, stderr io.Writer) int {
 			})
 		}
 	}
-	return serve(cfg, stderr, ready)
+	return serve(cfg, nil, stderr, ready)
 }
 
 const devHelp = `edged runs on an in-memory Redis with sample items on two lists, "events" and "readings".

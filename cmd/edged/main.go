@@ -36,6 +36,7 @@ const usage = `edged relays the items of Redis lists to TCP clients, and loses n
   edged -dev                  try it: an in-memory Redis, sample items, all on loopback
   edged check [FILE]          say all that is wrong with a configuration
   edged sub [flags] SUBJECT   print what arrives on a subject (-h for its flags)
+  edged passwd                print the bcrypt hash of a password on standard input
   edged version               version, platform and Go version
 
 SIGHUP, SIGINT, SIGTERM and SIGQUIT drain: clients are told, what is on its way
@@ -53,6 +54,8 @@ func run(args []string, stdout, stderr io.Writer) int {
 			return runSub(args[1:], stdout, stderr)
 		case "check":
 			return runCheck(args[1:], stdout, stderr)
+		case "passwd":
+			return runPasswd(args[1:], os.Stdin, stdout, stderr)
 		case "version", "-version", "--version":
 			fmt.Fprintln(stdout, currentVersion().line())
 			return exitOK
@@ -78,19 +81,25 @@ func run(args []string, stdout, stderr io.Writer) int {
 	if cfg == nil {
 		return code
 	}
-	return serve(cfg, stderr, nil)
+	return serve(cfg, func() (*config.Config, error) { return read(*file) }, stderr, nil)
 }
 
-// load reads the configuration, or says what is wrong with it.
-func load(file string, stderr io.Writer) (*config.Config, int) {
+// read reads the configuration.
+func read(file string) (*config.Config, error) {
 	named := file != ""
 	if !named {
 		file = defaultConfig
 	}
 	cfg, err := config.Load(file)
 	if !named && errors.Is(err, fs.ErrNotExist) {
-		cfg, err = config.Load("")
+		return config.Load("")
 	}
+	return cfg, err
+}
+
+// load reads the configuration, or says what is wrong with it.
+func load(file string, stderr io.Writer) (*config.Config, int) {
+	cfg, err := read(file)
 	if err != nil {
 		fmt.Fprintf(stderr, "edged: %v\n", err)
 		return nil, exitConfig

@@ -2,10 +2,18 @@ package main
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
+	"math/big"
 	"net"
 	"os"
 	"os/exec"
@@ -67,6 +75,8 @@ func (l leakChecked) Run() int {
 //	json [KEY VALUE]...        stdout is one JSON object on one line, with these values
 //	json-lines FILE            each line is a JSON object
 //	free ADDRESS               nobody listens there
+//	certificate NAME           make NAME.pem and NAME.key; it signs itself
+//	shown                      stdout is the name of the certificate that $TCP shows
 func TestScripts(t *testing.T) {
 	if _, err := exec.LookPath("socat"); err != nil {
 		t.Fatal("these tests need socat: run `make tools`, or install the package socat")
@@ -91,6 +101,8 @@ func TestScripts(t *testing.T) {
 			"json":         plain(checkJSON),
 			"json-lines":   plain(checkJSONLines),
 			"free":         plain(free),
+			"certificate":  plain(makeCertificate),
+			"shown":        plain(showCertificate),
 		},
 	})
 }
@@ -446,6 +458,38 @@ func checkJSONLines(ts *testscript.TestScript, args []string) {
 			ts.Fatalf("no JSON object: %v: %s", err, line)
 		}
 	}
+}
+
+func makeCertificate(ts *testscript.TestScript, args []string) {
+	need(ts, args, 1)
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	ts.Check(err)
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: args[0]}, NotAfter: time.Now().Add(time.Hour),
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+	}
+	cert, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	ts.Check(err)
+	secret, err := x509.MarshalPKCS8PrivateKey(key)
+	ts.Check(err)
+	for name, block := range map[string]*pem.Block{
+		".pem": {Type: "CERTIFICATE", Bytes: cert}, ".key": {Type: "PRIVATE KEY", Bytes: secret},
+	} {
+		ts.Check(os.WriteFile(ts.MkAbs(args[0]+name), pem.EncodeToMemory(block), 0o600))
+	}
+}
+
+func showCertificate(ts *testscript.TestScript, _ []string) {
+	conn, err := net.Dial("tcp", ts.Getenv("TCP"))
+	ts.Check(err)
+	defer conn.Close()
+	for b := make([]byte, 1); b[0] != '\n'; { // INFO, and not a byte more
+		_, err := conn.Read(b)
+		ts.Check(err)
+	}
+	client := tls.Client(conn, &tls.Config{InsecureSkipVerify: true}) // it is shown, not trusted
+	ts.Check(client.Handshake())
+	fmt.Fprintln(ts.Stdout(), client.ConnectionState().PeerCertificates[0].Subject.CommonName)
 }
 
 func free(ts *testscript.TestScript, args []string) {

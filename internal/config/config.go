@@ -134,12 +134,47 @@ type Delivery struct {
 type TCP struct {
 	Listen           string   `toml:"listen"` // host:port; no host means all interfaces, port 0 a free one
 	MaxConnections   int      `toml:"max_connections"`
-	MaxSubscriptions int      `toml:"max_subscriptions"` // of one client
+	MaxPerAddress    int      `toml:"max_connections_per_address"` // 0 means no bound
+	MaxSubscriptions int      `toml:"max_subscriptions"`           // of one client
 	MaxPayload       Size     `toml:"max_payload"`
 	MaxControlLine   Size     `toml:"max_control_line"`
 	MaxPending       Size     `toml:"max_pending"` // for one client; at least MaxPayload
 	ConnectTimeout   Duration `toml:"connect_timeout"`
 	PingInterval     Duration `toml:"ping_interval"`
+	TLS              TLS      `toml:"tls"`
+	Auth             Auth     `toml:"auth"`
+	Users            []User   `toml:"user"` // none by default
+}
+
+// TLS is asked of every client where CertFile is set. The files are read by
+// whoever listens; a name without a slash is a systemd credential.
+type TLS struct {
+	CertFile string `toml:"cert_file"`
+	KeyFile  string `toml:"key_file"` // set where CertFile is
+	CAFile   string `toml:"ca_file"`  // where set, clients have to show a certificate signed by one of these
+	First    bool   `toml:"first"`    // the handshake comes before INFO
+}
+
+// Auth is how clients that are no user connect.
+type Auth struct {
+	TokenFile string `toml:"token_file"` // like Redis.PasswordFile
+}
+
+// User is somebody who connects with a name and a password. One of Password and
+// PasswordFile is set.
+type User struct {
+	Name         string `toml:"name"`
+	Password     string `toml:"password"`      // a bcrypt hash
+	PasswordFile string `toml:"password_file"` // its first line is the password, or a bcrypt hash
+	Publish      Rules  `toml:"publish"`
+	Subscribe    Rules  `toml:"subscribe"`
+}
+
+// Rules are patterns of subjects: where Allow is empty, everything is allowed.
+// Deny goes first.
+type Rules struct {
+	Allow []string `toml:"allow"`
+	Deny  []string `toml:"deny"`
 }
 
 // Control is the socket that operators talk to.

@@ -60,6 +60,7 @@ func TestExampleInTheReferenceFileIsGoodAndShowsTheDefaults(t *testing.T) {
 	example := newInbound()
 	example.Subject, example.List = "setpoints", "setpoints"
 	want.Inbound = []Inbound{example}
+	want.TCP.Users = []User{{Name: "reader", PasswordFile: "reader-password"}}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
 	}
@@ -141,8 +142,14 @@ func TestEveryKeyOfAFileIsTaken(t *testing.T) {
 			BatchItems: 10, BatchBytes: 64000, WindowItems: 20, Memory: mib, ReceiptTimeout: minute, InboundBuffer: 64 * kib,
 		},
 		TCP: TCP{
-			Listen: ":4223", MaxConnections: 8, MaxSubscriptions: 9, MaxPayload: 2 * kib,
+			Listen: ":4223", MaxConnections: 8, MaxPerAddress: 2, MaxSubscriptions: 9, MaxPayload: 2 * kib,
 			MaxControlLine: kib, MaxPending: 3 * kib, ConnectTimeout: second, PingInterval: minute + second,
+			TLS:  TLS{CertFile: "/a.pem", KeyFile: "b", CAFile: "c", First: true},
+			Auth: Auth{TokenFile: "token"},
+			Users: []User{
+				{Name: "ann", Password: hash, Publish: Rules{Allow: []string{"a.*", ">"}}, Subscribe: Rules{Deny: []string{"$SRV.>", "*"}}},
+				{Name: "bob", PasswordFile: "/bob"},
+			},
 		},
 		Control: Control{Socket: "/tmp/c.sock"},
 		Drain:   Drain{Timeout: 0},

@@ -103,6 +103,10 @@ func (p *parser) value(key string, value any, field reflect.Value) {
 			return
 		}
 		p.wrongType(key, "a whole number", value)
+	case *[]string:
+		array(p, key, `an array of strings such as ["a", "b"]`, value, out, "")
+	case *[]User:
+		array(p, key, "a [[tcp.user]] for each user", value, out, User{})
 	case *Duration:
 		p.text(key, `a duration such as "10s"`, value, out)
 	case *Size:
@@ -111,8 +115,6 @@ func (p *parser) value(key string, value any, field reflect.Value) {
 			return
 		}
 		p.text(key, `a size such as "1MiB"`, value, out)
-	case *[]string:
-		array(p, key, `an array of strings such as ["a", "b"]`, value, out, "")
 	case *[]Duration:
 		array(p, key, `an array of durations such as ["1s", "10s"]`, value, out, 0)
 	case *[]List:

@@ -92,6 +92,27 @@ func TestImpossibleValuesAreRefused(t *testing.T) {
 		{`delivery.receipt_timeout = "2h"`, `1: delivery.receipt_timeout: this must be between 1s and 1h`},
 		{`tcp.listen = "4222"`, `1: tcp.listen: "4222" is no address to listen on (missing port in address)`},
 		{`tcp.listen = "127.0.0.1:nats"`, `the port must be a number from 0 to 65535`},
+		{`tcp.max_connections_per_address = -1`, `1: tcp.max_connections_per_address: this must be between 0 and 1000000`},
+		{`tcp.tls.cert_file = "a"`, `1: tcp.tls.cert_file: a certificate is no use without its key: set key_file too`},
+		{`tcp.tls.key_file = "a"`, `1: tcp.tls.key_file: a key is no use without its certificate`},
+		{`tcp.tls.ca_file = "a"`, `1: tcp.tls.ca_file: this is used only with TLS`},
+		{`tcp.tls.first = true`, `1: tcp.tls.first: this is used only with TLS`},
+		{`tcp.tls.first = "yes"`, `1: tcp.tls.first: this must be true or false, not a string`},
+		{`tcp.user = 5`, `1: tcp.user: this must be a [[tcp.user]] for each user, not a whole number`},
+		{user("", "password = '"+hash+"'"), `2: tcp.user[0].name: a user needs a name`},
+		{user("a b", "password = '"+hash+"'"), `2: tcp.user[0].name: "a b" has a space`},
+		{user(long[:65], "password = '"+hash+"'"), `is longer than 64 bytes`},
+		{user("a", "password_file = 'x'") + user("a", "password_file = 'x'"), `5: tcp.user[1].name: the name "a" is that of tcp.user[0] already`},
+		{user("a", ""), "1: tcp.user[0].password: a user needs a password: write its bcrypt hash, which `edged passwd` makes"},
+		{user("a", "password = '"+hash+"'\npassword_file = 'x'"), `4: tcp.user[0].password_file: there is a password already`},
+		{user("a", "password = 'hunter2'"), `3: tcp.user[0].password: this is no bcrypt hash`},
+		{user("a", "password = '"+strings.Replace(hash, "10", "17", 1)+"'"), `of a cost from 4 to 16`},
+		{user("a", "password_file = 'x'\npublish.allow = ['a', 'b..c']"), `4: tcp.user[0].publish.allow[1]: the subject "b..c" has an empty part`},
+		{user("a", "password_file = 'x'\nsubscribe.deny = ['a.>.b']"), `4: tcp.user[0].subscribe.deny[0]: the subject "a.>.b" has a > before its end`},
+		{user("a", "password_file = 'x'\nsubscribe.deny = 'a'"), `4: tcp.user[0].subscribe.deny: this must be an array of strings such as ["a", "b"], not a string`},
+		{user("a", "password_file = 'x'\nsubscribe.deny = [5]"), `4: tcp.user[0].subscribe.deny[0]: this must be a string in quotes`},
+		{user("a", "password_file = 'x'\npublish.deny = ["+strings.Repeat("'a',", 101)+"]"), `4: tcp.user[0].publish.deny: it has 101 subjects, at most 100`},
+		{user("a", "password_file = 'x'\npublish.alow = []"), `4: tcp.user[0].publish.alow: there is no such key: did you mean allow?`},
 		{`tcp.max_pending = "512KiB"`, `1: tcp.max_pending: what may wait for a client (tcp.max_pending = "512KiB") must hold`},
 		{`tcp.max_payload = "9MiB"`, `1: tcp.max_payload: what may wait for a client`},
 		{`control.socket = "control.sock"`, `1: control.socket: "control.sock" is no absolute path`},
@@ -163,6 +184,22 @@ func TestImpossibleValuesAreRefused(t *testing.T) {
 }
 
 const explicit = "[[list]]\nkey = 'a'\nack = 'explicit'\n"
+
+// hash is of a password with the default cost.
+const hash = "$2a$10$N9qo8uLOickgx2ZMRZoMyeIjZAgcfl7p92ldGxad68LJZdL17lhWy"
+
+// user is a [[tcp.user]] of three lines or more.
+func user(name, more string) string {
+	return "[[tcp.user]]\nname = '" + name + "'\n" + more + "\n"
+}
+
+func TestPasswordsAreInNoProblem(t *testing.T) {
+	for _, file := range []string{user("a", "password = 'hunter2'"), user("a", "password = 'hunter2'\npassword_file = 'x'")} {
+		if got := strings.Join(parseProblems(t, file), "\n"); strings.Contains(got, "hunter2") {
+			t.Error(got)
+		}
+	}
+}
 
 // inbound is an [[inbound]] of four lines.
 func inbound(subject, more string) string {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -67,6 +68,7 @@ func (p *parser) validate(c *Config) {
 
 	p.check("tcp.listen", checkListen(c.TCP.Listen))
 	between(p, "tcp.max_connections", c.TCP.MaxConnections, 1, 1_000_000)
+	between(p, "tcp.max_connections_per_address", c.TCP.MaxPerAddress, 0, 1_000_000)
 	between(p, "tcp.max_subscriptions", c.TCP.MaxSubscriptions, 1, 1_000_000)
 	between(p, "tcp.max_payload", c.TCP.MaxPayload, kib, 64*mib)
 	between(p, "tcp.max_control_line", c.TCP.MaxControlLine, 512, 64*kib)
@@ -76,6 +78,8 @@ func (p *parser) validate(c *Config) {
 		c.TCP.MaxPending, c.TCP.MaxPayload)
 	between(p, "tcp.connect_timeout", c.TCP.ConnectTimeout, 100*millisecond, minute)
 	between(p, "tcp.ping_interval", c.TCP.PingInterval, second, hour)
+	p.validateTLS(c.TCP.TLS)
+	p.validateUsers(c.TCP.Users)
 
 	p.check("control.socket", checkSocket(c.Control.Socket))
 	between(p, "drain.timeout", c.Drain.Timeout, 0, hour)
@@ -202,6 +206,85 @@ func (p *parser) refuseExplicit(path string, l *List) {
 				AckExplicit, l.Ack)
 		}
 	}
+}
+
+func (p *parser) validateTLS(t TLS) {
+	switch {
+	case t.CertFile == "" && t.KeyFile != "":
+		p.problem("tcp.tls.key_file", "a key is no use without its certificate: set cert_file too")
+	case t.CertFile != "" && t.KeyFile == "":
+		p.problem("tcp.tls.cert_file", "a certificate is no use without its key: set key_file too")
+	}
+	if t.CertFile == "" {
+		for key, set := range map[string]bool{"ca_file": t.CAFile != "", "first": t.First} {
+			if set {
+				p.problem("tcp.tls."+key, "this is used only with TLS: set cert_file and key_file too, or remove it")
+			}
+		}
+	}
+}
+
+// bcryptHash has a cost that a login can wait for: 4 to 16.
+var bcryptHash = regexp.MustCompile(`^\$2[aby]\$(0[4-9]|1[0-6])\$[./A-Za-z0-9]{53}$`)
+
+// maxRules is how many patterns a list of a user can have: all of them are looked
+// at for a message.
+const maxRules = 100
+
+func (p *parser) validateUsers(users []User) {
+	names := map[string]int{}
+	for i, u := range users {
+		path := index("tcp.user", i)
+		if p.bad(path) {
+			continue
+		}
+		p.check(path+".name", checkUserName(u.Name))
+		if first, taken := names[u.Name]; taken {
+			p.problem(path+".name", "the name %q is that of %s already: choose another", u.Name, index("tcp.user", first))
+		} else {
+			names[u.Name] = i
+		}
+		switch {
+		case u.Password == "" && u.PasswordFile == "":
+			p.problem(path+".password", "a user needs a password: write its bcrypt hash, which `edged passwd` makes, or set password_file")
+		case u.Password != "" && u.PasswordFile != "":
+			p.problem(path+".password_file", "there is a password already: remove one of the two")
+		case u.Password != "" && !bcryptHash.MatchString(u.Password):
+			// Not repeated here: it may be the password itself.
+			p.problem(path+".password", "this is no bcrypt hash of a cost from 4 to 16: `edged passwd` makes one of a password; one in the clear belongs in a file of its own, see password_file")
+		}
+		for key, patterns := range map[string][]string{
+			"publish.allow": u.Publish.Allow, "publish.deny": u.Publish.Deny,
+			"subscribe.allow": u.Subscribe.Allow, "subscribe.deny": u.Subscribe.Deny,
+		} {
+			p.validateRules(path+"."+key, patterns)
+		}
+	}
+}
+
+func (p *parser) validateRules(path string, patterns []string) {
+	if len(patterns) > maxRules {
+		p.problem(path, "it has %d subjects, at most %d are allowed: use wildcards", len(patterns), maxRules)
+		return
+	}
+	for i, pattern := range patterns {
+		if err := checkSyntax(pattern); err != nil {
+			p.problem(index(path, i), "the subject %q %v", pattern, err)
+		}
+	}
+}
+
+func checkUserName(name string) error {
+	unfit := func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }
+	switch {
+	case name == "":
+		return errors.New("a user needs a name")
+	case len(name) > 64:
+		return fmt.Errorf("%q is longer than 64 bytes", name)
+	case strings.ContainsFunc(name, unfit):
+		return fmt.Errorf("%q has a space or a control character in it", name)
+	}
+	return nil
 }
 
 // validateInbound also holds the inbound subjects against the lists.
@@ -365,10 +448,26 @@ func checkSubject(subject string) error {
 	return checkPattern(subject)
 }
 
-// checkPattern holds a subject to the rules of
-// https://docs.nats.io/nats-concepts/subjects for subjects with wildcards,
-// and keeps those free that clients and edged itself use.
+// checkPattern holds a subject to the rules of checkSyntax, and keeps those free
+// that clients and edged itself use.
 func checkPattern(subject string) error {
+	if err := checkSyntax(subject); err != nil {
+		return err
+	}
+	if strings.HasPrefix(subject, "*") || strings.HasPrefix(subject, ">") {
+		return errors.New("begins with a wildcard, which would take what is reserved")
+	}
+	for _, reserved := range []string{"$", "_INBOX.", "edged."} {
+		if strings.HasPrefix(subject, reserved) {
+			return fmt.Errorf("begins with %s, which is reserved", reserved)
+		}
+	}
+	return nil
+}
+
+// checkSyntax holds a subject to the rules of
+// https://docs.nats.io/nats-concepts/subjects for subjects with wildcards.
+func checkSyntax(subject string) error {
 	unfit := func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }
 	tokens := strings.Split(subject, ".")
 	switch {
@@ -378,13 +477,6 @@ func checkPattern(subject string) error {
 		return errors.New("has an empty part between dots")
 	case strings.ContainsFunc(subject, unfit):
 		return errors.New("has a space or a control character in it")
-	case tokens[0] == "*" || tokens[0] == ">":
-		return errors.New("begins with a wildcard, which would take what is reserved")
-	}
-	for _, reserved := range []string{"$", "_INBOX.", "edged."} {
-		if strings.HasPrefix(subject, reserved) {
-			return fmt.Errorf("begins with %s, which is reserved", reserved)
-		}
 	}
 	for i, token := range tokens {
 		if len(token) > 1 && strings.ContainsAny(token, "*>") {

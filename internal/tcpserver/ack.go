@@ -227,7 +227,7 @@ func (c *client) acknowledgeItem(subject []byte, ack batch.Ack, removed func(err
 // the only answer that nats.go's AckSync, which reads no payload, takes for a
 // failure. A client that reads no headers gets a payload.
 func (c *client) ackAnswer(reply []byte) func(error) {
-	s, headers := c.server, c.connect.Headers
+	s, headers, only := c.server, c.connect.Headers, c.answersTo(reply)
 	msg := message{subject: bytes.Clone(reply)}
 	return func(err error) {
 		msg := msg
@@ -238,7 +238,7 @@ func (c *client) ackAnswer(reply []byte) func(error) {
 		default:
 			msg.payload = []byte("-ERR " + err.Error())
 		}
-		out := sender{server: s}
+		out := sender{server: s, to: receivers{only: only}}
 		out.send(msg)
 	}
 }

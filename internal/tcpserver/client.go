@@ -18,7 +18,9 @@ const flushTimeout = time.Second
 type client struct {
 	server *Server
 	id     uint64
-	conn   net.Conn
+	conn   net.Conn // as it was accepted
+	ip     string   // of the other side; empty where it has none
+	tls    *tlsConn // over conn; nil for none
 	since  time.Time
 	wake   chan struct{} // capacity 1: the writer has something to do
 	wrote  chan struct{} // closed when the writer has ended
@@ -33,6 +35,8 @@ type client struct {
 
 	mu         sync.Mutex // guards everything below
 	log        *zap.Logger
+	admitted   *Security // that let it in; nil before
+	user       *User     // nil for one with all rights; changed by the reader alone
 	connect    connectOptions
 	connected  bool // CONNECT was read
 	subs       map[string]*subscription
@@ -74,16 +78,30 @@ var (
 		level: zap.WarnLevel, count: func(st *Stats) { st.Stuck++ }, flush: true}
 	endStale = ending{reason: "it did not answer PING",
 		level: zap.WarnLevel, count: func(st *Stats) { st.Stale++ }, flush: true}
+	endReloaded = ending{reason: "what it connected with is not valid any more, or not for the same",
+		level: zap.InfoLevel, flush: true}
 	endTimeout = ending{reason: "it did not send CONNECT in time",
 		level: zap.InfoLevel, count: func(st *Stats) { st.ConnectTimeouts++ }, flush: true}
 )
 
+// endTLS is the ending of a client whose handshake came to nothing.
+func endTLS(err error) ending {
+	return ending{reason: "the TLS handshake: " + err.Error(),
+		level: zap.InfoLevel, count: func(st *Stats) { st.TLSFailures++ }}
+}
+
 // endFor is the ending of a client that violated the protocol.
 func endFor(v violation) ending {
+	if v == errAuthorization {
+		return ending{reason: "it did not say who it is, or not with the right password",
+			level: zap.WarnLevel, count: func(st *Stats) { st.AuthFailures++ }, flush: true}
+	}
 	return ending{reason: "it was sent -ERR '" + string(v) + "'",
 		level: zap.InfoLevel, count: func(st *Stats) { st.ProtocolErrors++ }, flush: true}
 }
 
+// newClient is called with s.mu held, so that the client gets the Security that
+// everybody gets.
 func newClient(s *Server, id uint64, conn net.Conn) *client {
 	c := &client{
 		server:  s,
@@ -96,17 +114,31 @@ func newClient(s *Server, id uint64, conn net.Conn) *client {
 		subs:    make(map[string]*subscription),
 		members: make(map[*member]struct{}),
 	}
+	if addr, ok := conn.RemoteAddr().(*net.TCPAddr); ok {
+		c.ip = addr.IP.String()
+	}
 	c.pub.server, c.own.server = s, s
-	put(s, &c.queue, c.infoLine(false))
+	sec := s.security.Load()
+	if c.trusted = !sec.closed(); c.trusted {
+		c.admitted = sec
+	}
+	if sec.TLS != nil {
+		c.tls = newTLS(conn, sec)
+	}
+	if c.tls == nil || c.tls.first {
+		put(s, &c.queue, c.infoLine(false))
+	}
 	return c
 }
 
-// turnAway says why a connection does not become a client. The few bytes fit in
-// the socket's buffer.
-func (c *client) turnAway() {
-	c.log.Warn("connection refused: max_connections reached")
-	c.conn.SetWriteDeadline(time.Now().Add(flushTimeout))
-	c.conn.Write(append(c.infoLine(false), errLine(string(errConnections))...))
+// turnAway says why a connection does not become a client, where that can be said
+// without a TLS handshake. The few bytes fit in the socket's buffer.
+func (c *client) turnAway(limit string) {
+	c.log.Warn("connection refused: " + limit + " reached")
+	if c.tls == nil || !c.tls.first {
+		c.conn.SetWriteDeadline(time.Now().Add(flushTimeout))
+		c.conn.Write(append(c.infoLine(false), errLine(string(errConnections))...))
+	}
 	c.conn.Close()
 }
 
@@ -115,6 +147,7 @@ func (c *client) info() ClientInfo {
 	defer c.mu.Unlock()
 	return ClientInfo{
 		ID:            c.id,
+		User:          c.user.name(),
 		Name:          c.connect.Name,
 		Lang:          c.connect.Lang,
 		ClientVersion: c.connect.Version,

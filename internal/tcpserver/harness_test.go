@@ -272,6 +272,13 @@ func (r *fakeReceipt) Confirm() {
 	r.list.mu.Unlock()
 }
 
+// members is how many have joined.
+func (l *fakeList) members() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.joined)
+}
+
 // member waits for the i-th member, counted from 0.
 func (l *fakeList) member(t testing.TB, i int) *fakeMembership {
 	t.Helper()

@@ -20,6 +20,9 @@ type info struct {
 	MaxPayload int    `json:"max_payload"`
 	ClientID   uint64 `json:"client_id"`
 	ClientIP   string `json:"client_ip,omitempty"`
+	Auth       bool   `json:"auth_required,omitempty"`
+	TLS        bool   `json:"tls_required,omitempty"`
+	TLSVerify  bool   `json:"tls_verify,omitempty"` // clients have to show certificates
 	LameDuck   bool   `json:"ldm,omitempty"`
 }
 
@@ -34,13 +37,14 @@ func (c *client) infoLine(lameDuck bool) []byte {
 		Headers:    true,
 		MaxPayload: c.server.opts.MaxPayload,
 		ClientID:   c.id,
+		ClientIP:   c.ip,
+		Auth:       c.server.security.Load().closed(),
+		TLS:        c.tls != nil,
+		TLSVerify:  c.tls != nil && c.tls.verify,
 		LameDuck:   lameDuck,
 	}
 	if addr, ok := c.conn.LocalAddr().(*net.TCPAddr); ok {
 		in.Host, in.Port = addr.IP.String(), addr.Port
-	}
-	if addr, ok := c.conn.RemoteAddr().(*net.TCPAddr); ok {
-		in.ClientIP = addr.IP.String()
 	}
 	text, err := json.Marshal(in)
 	if err != nil {
@@ -61,6 +65,9 @@ type connectOptions struct {
 	Lang         string `json:"lang"`
 	Version      string `json:"version"`
 	Protocol     int    `json:"protocol"`
+	User         string `json:"user"`
+	Password     string `json:"pass"`
+	Token        string `json:"auth_token"`
 }
 
 // parseConnect reads the argument of CONNECT.

@@ -48,6 +48,7 @@ const (
 	errUnknownOperation violation = "Unknown Protocol Operation"
 	errControlLine      violation = "maximum control line exceeded"
 	errPayload          violation = "Maximum Payload Violation"
+	errAuthorization    violation = "Authorization Violation"
 	errAuthTimeout      violation = "Authentication Timeout"
 	errConnections      violation = "maximum connections exceeded"
 	errStale            violation = "Stale Connection"

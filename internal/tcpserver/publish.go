@@ -28,13 +28,18 @@ func (c *client) publish(cmd command) error {
 		c.send(errLine(fmt.Sprintf("Permissions Violation for Publish with Reply of %q", cmd.reply)))
 		return nil
 	}
-	if bytes.HasPrefix(cmd.subject, ackPrefix) {
+	if bytes.HasPrefix(cmd.subject, ackPrefix) { // who was given an item may say what became of it
 		c.acknowledge(cmd)
+		return nil
+	}
+	if !c.mayPublish(cmd.subject) {
+		c.server.count(func(st *Stats) { st.Denied++ })
+		c.send(errLine(fmt.Sprintf("Permissions Violation for Publish to %q", cmd.subject)))
 		return nil
 	}
 	c.ok()
 	if sink := c.server.sink(cmd.subject); sink != nil {
-		sink.Write(cmd.payload, c.server.answer(cmd.reply))
+		sink.Write(cmd.payload, c.answer(cmd.reply))
 		return nil
 	}
 	served := c.serve(cmd)
@@ -47,14 +52,13 @@ func (c *client) publish(cmd command) error {
 
 // serve lets the daemon answer a request, where it has a service for it.
 func (c *client) serve(cmd command) bool {
-	service := c.server.opts.Services[string(cmd.subject)]
-	if service == nil {
-		return false
+	payload, ok := c.server.services.answer(cmd.subject, cmd.payload)
+	if ok && len(cmd.reply) > 0 {
+		c.own.to.only = c.answersTo(cmd.reply)
+		c.own.send(message{subject: cmd.reply, payload: payload})
+		c.own.to.only = nil
 	}
-	if len(cmd.reply) > 0 {
-		c.own.send(message{subject: cmd.reply, payload: service(cmd.payload)})
-	}
-	return true
+	return ok
 }
 
 // noResponders tells the client that nobody is there to answer, the way
@@ -87,13 +91,14 @@ func (s *Server) sink(subject []byte) *Sink {
 
 // answer returns a function that answers a request; nil where no answer is
 // wanted. It may be called from any goroutine.
-func (s *Server) answer(reply []byte) func(payload []byte) {
+func (c *client) answer(reply []byte) func(payload []byte) {
 	if len(reply) == 0 {
 		return nil
 	}
 	reply = bytes.Clone(reply)
+	s, only := c.server, c.answersTo(reply)
 	return func(payload []byte) {
-		out := sender{server: s}
+		out := sender{server: s, to: receivers{only: only}}
 		out.send(message{subject: reply, payload: payload})
 	}
 }

@@ -26,13 +26,24 @@ type reader struct {
 	pub   sender               // for what the client publishes
 	own   sender               // for what the daemon sends because of it
 	given map[string][]*member // by name in reply subjects: who may acknowledge; see nameForAcks
+
+	trusted bool // it was let in: more than CONNECT is obeyed
 }
 
 // read is the reading goroutine. It takes the client down when the connection
 // ends, whoever ended it.
 func (c *client) read() {
 	defer c.server.wg.Done()
-	err := c.readAll()
+	err, from := error(nil), io.Reader(c.conn)
+	if c.tls != nil {
+		if err = c.shake(); err != nil {
+			c.end(endTLS(err))
+		}
+		from = c.tls
+	}
+	if err == nil {
+		err = c.readAll(from)
+	}
 	var v violation
 	switch {
 	case errors.As(err, &v):
@@ -72,13 +83,13 @@ func (c *client) leave() {
 }
 
 // readAll reads and obeys commands until the connection ends.
-func (c *client) readAll() error {
+func (c *client) readAll(from io.Reader) error {
 	c.conn.SetReadDeadline(c.since.Add(c.server.opts.ConnectTimeout))
 	lim := limits{controlLine: c.server.opts.MaxControlLine, payload: c.server.opts.MaxPayload}
 	buf := make([]byte, firstBuffer)
 	have, need := 0, 1 // bytes in buf; how many it takes to go on
 	for {
-		n, err := c.conn.Read(buf[have:])
+		n, err := from.Read(buf[have:])
 		if err != nil {
 			return err
 		}
@@ -87,6 +98,9 @@ func (c *client) readAll() error {
 		full := have == len(buf)
 		done := 0
 		for have-done >= need {
+			if !c.trusted && buf[done]|0x20 != 'c' { // at once, before a payload is taken in
+				return errAuthorization
+			}
 			cmd, length, more, err := parse(buf[done:have], lim)
 			if err != nil {
 				return err
@@ -140,7 +154,11 @@ func (c *client) introduce(options []byte) error {
 	if err != nil {
 		return err
 	}
+	if err := c.admit(o); err != nil {
+		return err
+	}
 	c.conn.SetReadDeadline(time.Time{})
+	o.Password, o.Token = "", "" // nobody needs them any more
 	c.mu.Lock()
 	if !c.connected {
 		c.log = c.log.With(zap.String("name", o.Name))
@@ -155,6 +173,25 @@ func (c *client) introduce(options []byte) error {
 	return nil
 }
 
+// admit lets the client in, if what it says about itself is right. It can't become
+// somebody else later: what it has subscribed to would not be theirs.
+func (c *client) admit(o connectOptions) error {
+	for s := c.server; ; {
+		sec := s.security.Load()
+		u, ok := c.authenticate(sec, o)
+		if !ok || c.trusted && u.name() != c.user.name() {
+			return errAuthorization
+		}
+		c.mu.Lock()
+		c.user, c.admitted = u, sec
+		c.mu.Unlock()
+		if s.security.Load() == sec { // else Reload may not have seen it
+			c.trusted = true
+			return nil
+		}
+	}
+}
+
 // subscribe reads SUB. The subscription is complete when it returns.
 func (c *client) subscribe(cmd command) {
 	valid, wild := validSubject(cmd.subject)
@@ -163,6 +200,14 @@ func (c *client) subscribe(cmd command) {
 		return
 	}
 	sub := newSubscription(c, cmd, wild)
+	if !c.maySubscribe(sub.subject) {
+		text := fmt.Sprintf("Permissions Violation for Subscription to %q", sub.subject)
+		if sub.queue != "" {
+			text += fmt.Sprintf(" using queue %q", sub.queue)
+		}
+		c.send(errLine(text))
+		return
+	}
 	if wild && tokens(sub.subject) > maxTokens {
 		c.send(errLine(fmt.Sprintf("Permissions Violation for Subscription to %q, too many tokens", sub.subject)))
 		return
@@ -181,7 +226,7 @@ func (c *client) subscribe(cmd command) {
 	if !known {
 		c.server.router.add(sub)
 		for _, l := range c.server.lists {
-			if subjectMatches(sub.subject, l.Subject) {
+			if subjectMatches(sub.subject, l.Subject) && !sub.denies(l.Subject) {
 				c.join(sub, l)
 			}
 		}

@@ -123,8 +123,11 @@ func without(subs []*subscription, sub *subscription) []*subscription {
 // one of each queue group.
 type receivers struct {
 	except *client // left out: the sender that wants no echo
-	plain  []*subscription
-	groups []groupPick
+	only   *client // gets it and nobody else; nil for everybody
+
+	subject []byte
+	plain   []*subscription
+	groups  []groupPick
 }
 
 // groupPick is a queue group's choice among the members seen so far.
@@ -135,9 +138,10 @@ type groupPick struct {
 }
 
 // match finds who gets a message to the literal subject. It overwrites what is
-// in to, but for except. Who can't receive any more is left out.
+// in to, but for except and only. Who can't receive any more is left out.
 func (r *router) match(subject []byte, to *receivers) {
 	to.reset()
+	to.subject = subject
 	r.mu.RLock()
 	to.add(r.literals[string(subject)])
 	r.patterns.match(subject, to)
@@ -162,13 +166,14 @@ func (n *node) match(subject []byte, to *receivers) {
 func (t *receivers) reset() {
 	clear(t.plain)
 	clear(t.groups)
-	t.plain, t.groups = t.plain[:0], t.groups[:0]
+	t.subject, t.plain, t.groups = nil, t.plain[:0], t.groups[:0]
 }
 
 func (t *receivers) add(subs []*subscription) {
 	for _, sub := range subs {
 		switch {
-		case sub.client == t.except || !sub.open():
+		case sub.client == t.except || t.only != nil && sub.client != t.only || !sub.open():
+		case len(sub.deny) > 0 && sub.denies(string(t.subject)):
 		case sub.queue == "":
 			t.plain = append(t.plain, sub)
 		default:

@@ -211,7 +211,7 @@ func TestNoEcho(t *testing.T) {
 
 func TestRequestAndReply(t *testing.T) {
 	opts := testOptions()
-	opts.Services = map[string]Service{"edged.echo": func(p []byte) []byte { return append([]byte("re:"), p...) }}
+	opts.Services = echo
 	_, addr := serve(t, opts)
 	service, c := dial(t, addr), dialWith(t, addr, `{"echo":false,"headers":true,"no_responders":true}`)
 	service.send("SUB svc 1\r\n")

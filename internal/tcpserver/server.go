@@ -20,6 +20,10 @@
 // the client publishes to their reply subjects. That, and what is published to a
 // Sink, goes to no other client. It may be answered from any goroutine.
 //
+// Who may connect, and what they may do, is Security, which Reload changes while
+// clients are connected. What the daemon itself answers a client goes to nobody
+// that the client may not publish to.
+//
 // Locks are taken in this order, and none is held while a List's Joiner, a
 // Membership, a Receipt or a Sink is called: the caller of Deliver may hold a
 // lock of its own, then a client's mu. The router's mu and the server's are never
@@ -35,6 +39,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -72,10 +77,6 @@ const (
 	Acknowledged
 )
 
-// Service answers a request with what it returns. It must not block, and must
-// not keep the payload.
-type Service func(payload []byte) []byte
-
 // Sink takes what clients publish to a subject in place of other clients. Header
 // blocks are dropped.
 type Sink struct {
@@ -86,22 +87,25 @@ type Sink struct {
 	Write func(payload []byte, answer func(reply []byte))
 }
 
-// Options say what a Server serves, and within which limits. All limits and
-// times must be positive.
+// Options say what a Server serves, to whom, and within which limits. All limits
+// and times must be positive, but where it says something else.
 type Options struct {
 	Name     string // server_name in INFO
 	Version  string // must be a semantic version: clients read it
 	Lists    []List
-	Services map[string]Service // by literal subject
-	Sinks    []Sink             // the first one that matches takes it, literal subjects before others
+	Services []Service
+	Sinks    []Sink // the first one that matches takes it, literal subjects before others
+
+	Security Security // until Reload
 
 	MaxConnections   int
+	MaxPerAddress    int // connections of one IP address; 0 means no bound
 	MaxSubscriptions int // of one client
 	MaxPayload       int // bytes of a message, headers included
 	MaxControlLine   int // bytes of a command's arguments
 	MaxPending       int // bytes queued for one client, list items not counted
 
-	ConnectTimeout time.Duration // from accept to CONNECT
+	ConnectTimeout time.Duration // from accept to CONNECT, with the TLS handshake in between
 	PingInterval   time.Duration // between PINGs; two without an answer end the connection
 	ReceiptTimeout time.Duration // without progress while something is owed
 
@@ -115,20 +119,26 @@ type Server struct {
 	id        string
 	log       *zap.Logger
 	router    *router
+	services  *services
 	lists     []list
 	own       map[string]bool  // subjects of lists
 	sinks     map[string]*Sink // those with a literal subject
 	wildSinks []*Sink          // the others
 	chunks    sync.Pool        // of *[chunkSize]byte
+	sealed    sync.Pool        // of *[]byte: TLS records on their way to a socket
+	hashing   sync.Mutex       // held while a bcrypt hash is compared; see matches
 	stop      chan struct{}    // closed when no more connections are accepted
 	empty     chan struct{}    // closed when that is so and the last client is gone
 	first     time.Duration    // from accept to the first PING
 	wg        sync.WaitGroup   // the goroutines of clients
 
+	security atomic.Pointer[Security] // stored with mu held
+
 	mu        sync.Mutex // guards everything below
 	stopped   bool
 	listeners map[net.Listener]struct{}
 	clients   map[uint64]*client
+	addresses map[string]int // clients of each IP address
 	lastID    uint64
 	past      Stats // counters; those of clients are added when they are gone
 }
@@ -137,13 +147,15 @@ type Server struct {
 type Stats struct {
 	Clients         int    `json:"clients"`          // connected now
 	Accepted        uint64 `json:"accepted"`         // connections that became clients
-	Refused         uint64 `json:"refused"`          // connections over MaxConnections
+	Refused         uint64 `json:"refused"`          // connections over MaxConnections or MaxPerAddress
+	TLSFailures     uint64 `json:"tls_failures"`     // handshakes that came to nothing
+	AuthFailures    uint64 `json:"auth_failures"`    // clients that did not have the right to connect
 	SlowConsumers   uint64 `json:"slow_consumers"`   // clients cut off: more than MaxPending was queued
 	Stuck           uint64 `json:"stuck"`            // clients cut off: no progress for ReceiptTimeout
 	Stale           uint64 `json:"stale"`            // clients cut off: PINGs were not answered
 	ConnectTimeouts uint64 `json:"connect_timeouts"` // clients that did not send CONNECT in time
 	ProtocolErrors  uint64 `json:"protocol_errors"`  // clients disconnected for what they sent
-	Denied          uint64 `json:"denied"`           // messages not sent on: a list's subject, or an invalid one
+	Denied          uint64 `json:"denied"`           // messages not sent on: a list's subject, an invalid one, or one the user has no right to
 	AcksRefused     uint64 `json:"acks_refused"`     // acknowledgements of what the client was never given, or that say nothing known
 	MessagesIn      uint64 `json:"messages_in"`
 	MessagesOut     uint64 `json:"messages_out"` // list items included
@@ -158,6 +170,7 @@ type ClientInfo struct {
 	Lang          string    `json:"lang"`
 	ClientVersion string    `json:"client_version"`
 	Address       string    `json:"address"`
+	User          string    `json:"user"` // empty for none
 	Since         time.Time `json:"since"`
 	Subscriptions int       `json:"subscriptions"`
 	Pending       int       `json:"pending"`  // bytes queued, list items not counted
@@ -181,13 +194,17 @@ func New(opts Options) *Server {
 		lists:     nameLists(opts.Lists),
 		own:       make(map[string]bool),
 		sinks:     make(map[string]*Sink),
+		sealed:    sync.Pool{New: func() any { return new([]byte) }},
 		chunks:    sync.Pool{New: func() any { return new([chunkSize]byte) }},
 		stop:      make(chan struct{}),
 		empty:     make(chan struct{}),
 		first:     min(firstPing, opts.PingInterval),
 		listeners: make(map[net.Listener]struct{}),
 		clients:   make(map[uint64]*client),
+		addresses: make(map[string]int),
 	}
+	s.services = newServices(s.id, opts.Version, opts.Services)
+	s.security.Store(&opts.Security)
 	for _, l := range opts.Lists {
 		s.own[l.Subject] = true
 	}
@@ -263,17 +280,24 @@ func (s *Server) admit(conn net.Conn) {
 	}
 	s.lastID++
 	c := newClient(s, s.lastID, conn)
-	full := len(s.clients) >= s.opts.MaxConnections
-	if full {
+	limit := ""
+	switch {
+	case len(s.clients) >= s.opts.MaxConnections:
+		limit = "max_connections"
+	case s.opts.MaxPerAddress > 0 && c.ip != "" && s.addresses[c.ip] >= s.opts.MaxPerAddress:
+		limit = "max_connections_per_address"
+	}
+	if limit != "" {
 		s.past.Refused++
 	} else {
 		s.past.Accepted++
 		s.clients[c.id] = c
+		s.addresses[c.ip]++
 		s.wg.Add(2)
 	}
 	s.mu.Unlock()
-	if full {
-		c.turnAway()
+	if limit != "" {
+		c.turnAway(limit)
 		return
 	}
 	c.log.Debug("client connected")
@@ -287,6 +311,9 @@ func (s *Server) forget(c *client) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.clients, c.id)
+	if s.addresses[c.ip]--; s.addresses[c.ip] == 0 {
+		delete(s.addresses, c.ip)
+	}
 	s.past.add(info)
 	if s.stopped && len(s.clients) == 0 {
 		close(s.empty)

@@ -51,21 +51,41 @@ func validLiteral(s []byte) bool {
 // tokens counts the tokens of a subject.
 func tokens(s string) int { return strings.Count(s, ".") + 1 }
 
-// subjectMatches tells whether the literal subject is one that pattern stands for.
-func subjectMatches(pattern, literal string) bool {
+// subjectMatches tells whether pattern stands for subject: where that has wildcards
+// itself, for everything that it stands for.
+func subjectMatches(pattern, subject string) bool {
 	for {
 		p, prest, pmore := strings.Cut(pattern, ".")
-		l, lrest, lmore := strings.Cut(literal, ".")
+		s, srest, smore := strings.Cut(subject, ".")
 		if p == ">" && !pmore {
 			return true
 		}
-		if p != "*" && p != l || pmore != lmore {
+		if p != "*" && p != s || s == ">" || pmore != smore {
 			return false
 		}
 		if !pmore {
 			return true
 		}
-		pattern, literal = prest, lrest
+		pattern, subject = prest, srest
+	}
+}
+
+// subjectsOverlap tells whether some literal subject is one that both patterns
+// stand for.
+func subjectsOverlap(a, b string) bool {
+	for {
+		s, arest, amore := strings.Cut(a, ".")
+		t, brest, bmore := strings.Cut(b, ".")
+		if s == ">" || t == ">" {
+			return true
+		}
+		if s != t && s != "*" && t != "*" || amore != bmore {
+			return false
+		}
+		if !amore {
+			return true
+		}
+		a, b = arest, brest
 	}
 }
 

@@ -2,6 +2,7 @@ package tcpserver
 
 import (
 	"math"
+	"slices"
 	"strconv"
 	"sync/atomic"
 
@@ -16,6 +17,7 @@ type subscription struct {
 	wild    bool
 	queue   string // empty for none
 	sid     string
+	deny    []string // patterns of what its user does not get, though subject stands for it
 
 	// full is set once, under client.mu: nothing more is taken.
 	full atomic.Bool
@@ -50,7 +52,13 @@ func newSubscription(c *client, cmd command, wild bool) *subscription {
 		wild:    wild,
 		queue:   string(cmd.queue),
 		sid:     string(cmd.sid),
+		deny:    c.deniedBelow(string(cmd.subject)),
 	}
+}
+
+// denies tells whether the literal subject is kept from the subscription.
+func (sub *subscription) denies(subject string) bool {
+	return slices.ContainsFunc(sub.deny, func(d string) bool { return subjectMatches(d, subject) })
 }
 
 // open tells whether the subscription takes messages.

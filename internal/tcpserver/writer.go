@@ -23,7 +23,7 @@ const (
 type writer struct {
 	out      []segment // taken from the queue
 	bufs     net.Buffers
-	rest     net.Buffers // of bufs, not yet written
+	rest     net.Buffers // of bufs, or of the records made of them, not yet written
 	round    []delivery  // deliveries in bufs
 	written  []delivery  // those of them that count as confirmed when written
 	timer    *time.Timer
@@ -40,6 +40,10 @@ func (c *client) write() {
 	defer c.server.wg.Done()
 	defer close(c.wrote)
 	defer c.conn.Close()
+	if c.tls != nil {
+		<-c.tls.ready
+		defer c.tls.Close()
+	}
 	c.nextPing = c.since.Add(c.server.first)
 	c.fires = c.nextPing
 	c.timer = time.NewTimer(time.Until(c.fires))
@@ -240,6 +244,15 @@ func (c *client) writeRound(out []segment) (n int, err error) {
 // writeBufs writes bufs, however long that takes as long as there is progress.
 func (c *client) writeBufs() error {
 	c.rest = c.bufs
+	if c.tls != nil {
+		memory := c.server.sealed.Get().(*[]byte)
+		defer c.server.sealed.Put(memory)
+		var err error
+		if *memory, err = c.tls.seal(c.bufs, *memory); err != nil {
+			return err
+		}
+		c.rest = net.Buffers{*memory}
+	}
 	for len(c.rest) > 0 {
 		c.mu.Lock()
 		if !c.ended.Load() { // an end has set its own deadline

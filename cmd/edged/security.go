@@ -1,0 +1,61 @@
+package main
+
+import (
+	"crypto/tls"
+	"fmt"
+
+	"edged/internal/config"
+	"edged/internal/tcpserver"
+)
+
+// security reads the files that the configuration names and makes of them what
+// the TCP server lets clients in by.
+func security(cfg config.TCP) (sec tcpserver.Security, err error) {
+	if sec.TLS, err = tlsConfig(cfg.TLS); err != nil {
+		return sec, err
+	}
+	sec.TLSFirst = cfg.TLS.First
+	token, err := readSecret("tcp.auth.token_file", cfg.Auth.TokenFile)
+	if err != nil {
+		return sec, err
+	}
+	sec.Token = tcpserver.Secret(token)
+	for i, u := range cfg.Users {
+		password := u.Password
+		if u.PasswordFile != "" {
+			if password, err = readSecret(fmt.Sprintf("tcp.user[%d].password_file", i), u.PasswordFile); err != nil {
+				return sec, err
+			}
+		}
+		sec.Users = append(sec.Users, tcpserver.User{
+			Name: u.Name, Password: tcpserver.Secret(password),
+			Publish: tcpserver.Rules(u.Publish), Subscribe: tcpserver.Rules(u.Subscribe),
+		})
+	}
+	return sec, nil
+}
+
+// tlsConfig returns nil where there is to be no TLS.
+func tlsConfig(cfg config.TLS) (*tls.Config, error) {
+	if cfg.CertFile == "" {
+		return nil, nil
+	}
+	const section = "tcp.tls"
+	pair, err := readPair(section, cfg.CertFile, cfg.KeyFile)
+	if err != nil {
+		return nil, err
+	}
+	c := &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}
+	if cfg.CAFile != "" {
+		if c.ClientCAs, err = readAuthorities(section, cfg.CAFile); err != nil {
+			return nil, err
+		}
+		c.ClientAuth = tls.RequireAndVerifyClientCert
+	}
+	return c, nil
+}
+
+// open tells whether everybody who reaches the port can connect.
+func open(cfg config.TCP) bool {
+	return cfg.Auth.TokenFile == "" && len(cfg.Users) == 0 && cfg.TLS.CAFile == ""
+}

@@ -1,0 +1,179 @@
+package tcpserver
+
+import (
+	"crypto/sha256"
+	"crypto/subtle"
+	"crypto/tls"
+	"regexp"
+	"slices"
+
+	"golang.org/x/crypto/bcrypt"
+)
+
+// Security says who may connect, and what they may do. The zero value lets
+// everybody do everything. What it points to must not be changed any more once
+// the server has it.
+type Security struct {
+	Token Secret // lets in who knows it, with all rights; empty for none
+	Users []User // no two have the same name
+
+	TLS      *tls.Config // asked of every client; nil for none
+	TLSFirst bool        // INFO comes behind the handshake, not before it
+}
+
+// User is somebody who connects with a name and a password.
+type User struct {
+	Name      string
+	Password  Secret
+	Publish   Rules
+	Subscribe Rules
+}
+
+// Rules are the subjects that somebody may use: those that a pattern of Allow
+// stands for, all where it is empty; but none that a pattern of Deny stands for.
+type Rules struct {
+	Allow, Deny []string
+}
+
+// Secret is a password or a token, in the clear or as its bcrypt hash.
+type Secret string
+
+// String keeps secrets out of logs.
+func (Secret) String() string { return "(secret)" }
+
+var bcryptHash = regexp.MustCompile(`^\$2[aby]\$\d\d\$[./A-Za-z0-9]{53}$`)
+
+// matches tells whether given is the secret. How long that takes tells nothing
+// about it.
+func (c *client) matches(secret Secret, given string) bool {
+	if !bcryptHash.MatchString(string(secret)) {
+		want, got := sha256.Sum256([]byte(secret)), sha256.Sum256([]byte(given))
+		return subtle.ConstantTimeCompare(want[:], got[:]) == 1
+	}
+	// It is slow on purpose. One at a time: whoever floods the port with passwords
+	// gets one core at most.
+	c.server.hashing.Lock()
+	defer c.server.hashing.Unlock()
+	return !c.ended.Load() && bcrypt.CompareHashAndPassword([]byte(secret), []byte(given)) == nil
+}
+
+// closed tells whether clients have to say who they are.
+func (sec *Security) closed() bool { return sec.Token != "" || len(sec.Users) > 0 }
+
+// user returns the user of this name; nil where there is none.
+func (sec *Security) user(name string) *User {
+	if i := slices.IndexFunc(sec.Users, func(u User) bool { return u.Name == name }); i >= 0 {
+		return &sec.Users[i]
+	}
+	return nil
+}
+
+// authenticate finds out who says this. The user is nil for one with all rights.
+func (c *client) authenticate(sec *Security, o connectOptions) (u *User, ok bool) {
+	switch {
+	case !sec.closed():
+		return nil, true
+	case sec.Token != "" && o.Token != "":
+		return nil, c.matches(sec.Token, o.Token)
+	case len(sec.Users) == 0:
+		return nil, false
+	}
+	if u = sec.user(o.User); u == nil {
+		c.matches(sec.Users[0].Password, o.Password) // a wrong name takes as long as a wrong password
+		return nil, false
+	}
+	return u, c.matches(u.Password, o.Password)
+}
+
+// keeps tells whether a client that was let in by old, as u, is let in by sec
+// with the same credentials and rights.
+func (sec *Security) keeps(old *Security, u *User) bool {
+	switch {
+	case u != nil:
+		now := sec.user(u.Name)
+		return now != nil && now.Password == u.Password && now.Publish.equal(u.Publish) && now.Subscribe.equal(u.Subscribe)
+	case old.closed():
+		return sec.Token == old.Token
+	default:
+		return !sec.closed()
+	}
+}
+
+// Reload puts another Security in the place of the present one: new connections
+// get it. A client stays if it would be let in with what it said, to do the same
+// as now; the others are disconnected. It returns how many those are.
+func (s *Server) Reload(sec Security) (disconnected int) {
+	s.mu.Lock()
+	s.security.Store(&sec)
+	s.mu.Unlock()
+	for _, c := range s.snapshot() {
+		c.mu.Lock()
+		stays := c.ended.Load() || c.admitted == nil || sec.keeps(c.admitted, c.user)
+		if stays && c.admitted != nil {
+			c.admitted = &sec
+		}
+		c.mu.Unlock()
+		if !stays {
+			c.end(endReloaded)
+			disconnected++
+		}
+	}
+	return disconnected
+}
+
+// permits tells whether the rules allow a subject, which may have wildcards. A
+// pattern that stands for only a part of it does not count.
+func (r *Rules) permits(subject string) bool {
+	covers := func(pattern string) bool { return subjectMatches(pattern, subject) }
+	return (len(r.Allow) == 0 || slices.ContainsFunc(r.Allow, covers)) && !slices.ContainsFunc(r.Deny, covers)
+}
+
+func (r Rules) equal(other Rules) bool {
+	return slices.Equal(r.Allow, other.Allow) && slices.Equal(r.Deny, other.Deny)
+}
+
+// any tells whether there are rules at all.
+func (r *Rules) any() bool { return len(r.Allow) > 0 || len(r.Deny) > 0 }
+
+// mayPublish tells whether the client may publish to a subject.
+func (c *client) mayPublish(subject []byte) bool {
+	return c.user == nil || !c.user.Publish.any() || c.user.Publish.permits(string(subject))
+}
+
+// maySubscribe tells whether the client may subscribe to a subject, with
+// wildcards or not.
+func (c *client) maySubscribe(subject string) bool {
+	return c.user == nil || c.user.Subscribe.permits(subject)
+}
+
+// deniedBelow returns the patterns that keep some of what a permitted pattern
+// stands for from the client.
+func (c *client) deniedBelow(pattern string) (denied []string) {
+	if c.user == nil {
+		return nil
+	}
+	for _, d := range c.user.Subscribe.Deny {
+		if subjectsOverlap(d, pattern) {
+			denied = append(denied, d)
+		}
+	}
+	return denied
+}
+
+// answersTo says who gets what the daemon sends to a reply subject for this
+// client: nil is everybody who is subscribed. A client that may not publish to it
+// does not get there by asking the daemon to.
+func (c *client) answersTo(reply []byte) (only *client) {
+	if c.mayPublish(reply) {
+		return nil
+	}
+	return c
+}
+
+// name is empty for nobody in particular.
+func (u *User) name() string {
+	if u == nil {
+		return ""
+	}
+	return u.Name
+}

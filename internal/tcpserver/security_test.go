@@ -1,0 +1,653 @@
+package tcpserver
+
+import (
+	"bufio"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"fmt"
+	"math/big"
+	"net"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"golang.org/x/crypto/bcrypt"
+)
+
+const denied = "-ERR 'Authorization Violation'"
+
+func hashOf(t testing.TB, password string) Secret {
+	t.Helper()
+	hash, err := bcrypt.GenerateFromPassword([]byte(password), bcrypt.MinCost)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return Secret(hash)
+}
+
+// introduced sends CONNECT and PING, and returns the line that is the answer.
+func introduced(c *conn, options string) string {
+	c.t.Helper()
+	c.send("CONNECT " + options + "\r\nPING\r\n")
+	return c.line()
+}
+
+func TestOnlyTheRightCredentialsLetAClientIn(t *testing.T) {
+	users := []User{{Name: "ann", Password: "plain"}, {Name: "bob", Password: hashOf(t, "hashed")}}
+	for name, sec := range map[string]Security{
+		"token": {Token: "secret"}, "hashed token": {Token: hashOf(t, "secret")},
+		"users": {Users: users}, "both": {Token: "secret", Users: users},
+	} {
+		t.Run(name, func(t *testing.T) {
+			opts := testOptions()
+			opts.Security = sec
+			s, addr := serve(t, opts)
+			failures := uint64(0)
+			for options, ok := range map[string]bool{
+				`{}`:                      false,
+				`{"auth_token":"secret"}`: sec.Token != "",
+				`{"auth_token":"secreT"}`: false,
+				`{"auth_token":"` + string(sec.Token) + "x" + `"}`:          false,
+				`{"user":"ann","pass":"plain"}`:                             sec.Users != nil,
+				`{"user":"bob","pass":"hashed"}`:                            sec.Users != nil,
+				`{"user":"bob","pass":"plain"}`:                             false,
+				`{"user":"bob"}`:                                            false,
+				`{"user":"ann","pass":""}`:                                  false,
+				`{"user":"eve","pass":"plain"}`:                             false,
+				`{"user":"","pass":""}`:                                     false,
+				`{"pass":"plain"}`:                                          false,
+				`{"user":"secret","pass":"secret"}`:                         false,
+				`{"user":"bob","pass":"` + string(users[1].Password) + `"}`: false,
+			} {
+				c := dialRaw(t, addr)
+				switch got := introduced(c, options); {
+				case ok && got != "PONG":
+					t.Errorf("%s is answered %q, want PONG", options, got)
+				case !ok && got != denied:
+					t.Errorf("%s is answered %q, want %q", options, got, denied)
+				case !ok:
+					c.expectEnd()
+					failures++
+				}
+			}
+			eventually(t, "the failures are counted", func() bool { return s.Stats().AuthFailures == failures })
+		})
+	}
+}
+
+func TestInfoSaysThatCredentialsAreNeeded(t *testing.T) {
+	opts := testOptions()
+	opts.Security.Token = "secret"
+	_, addr := serve(t, opts)
+	nc, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	line, err := bufio.NewReader(nc).ReadString('\n')
+	if err != nil || !strings.Contains(line, `"auth_required":true`) || strings.Contains(line, "secret") || strings.Contains(line, "tls") {
+		t.Errorf("got %q, %v", line, err)
+	}
+}
+
+// TestNothingIsObeyedBeforeCredentials: not even the beginning of it is kept.
+func TestNothingIsObeyedBeforeCredentials(t *testing.T) {
+	opts := testOptions()
+	opts.Security.Token = "secret"
+	_, addr := serve(t, opts)
+	for _, sent := range []string{"PING\r\n", "SUB > 1\r\n", "P", "PUB foo 1000000\r\n", "\r\n", "x"} {
+		c := dialRaw(t, addr)
+		c.send(sent)
+		c.expect(denied)
+		c.expectEnd()
+	}
+}
+
+func TestClientCannotBecomeSomebodyElse(t *testing.T) {
+	opts := testOptions()
+	opts.Security.Users = []User{{Name: "ann", Password: "a"}, {Name: "bob", Password: "b"}}
+	s, addr := serve(t, opts)
+	c := dialWith(t, addr, `{"user":"ann","pass":"a"}`)
+	c.send(`CONNECT {"user":"ann","pass":"a","verbose":true}` + crlf)
+	c.expect("+OK")
+	if got := s.Clients()[0].User; got != "ann" {
+		t.Errorf("the client's user is %q, want ann", got)
+	}
+	c.send(`CONNECT {"user":"bob","pass":"b"}` + crlf)
+	c.expect(denied)
+	c.expectEnd()
+}
+
+func TestCredentialsHaveToComeInTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		opts := testOptions()
+		opts.ConnectTimeout = 3 * time.Second
+		opts.Security.Token = "secret"
+		_, ln := servePipes(t, opts)
+		passed := sinceStart()
+		c := ln.dial(t)
+		c.send("CONNECT {")
+		c.expect("-ERR 'Authentication Timeout'")
+		if got := passed(); got != opts.ConnectTimeout {
+			t.Errorf("it came after %v, want %v", got, opts.ConnectTimeout)
+		}
+		c.expectEnd()
+	})
+}
+
+// withRules serves the lists "items" and "box.items" to ann, who has rules, and
+// to the token "all".
+func withRules(t *testing.T, publish, subscribe Rules) (s *Server, addr string, items, boxItems *fakeList) {
+	items, boxItems = &fakeList{subject: "items"}, &fakeList{subject: "box.items"}
+	opts := testOptions()
+	opts.Lists = []List{{Subject: "items", Joiner: items}, {Subject: "box.items", Joiner: boxItems}}
+	opts.Services = echo
+	opts.Security = Security{Token: "all", Users: []User{{Name: "ann", Password: "a", Publish: publish, Subscribe: subscribe}}}
+	s, addr = serve(t, opts)
+	return s, addr, items, boxItems
+}
+
+var echo = []Service{{Name: "echo", Subject: "edged.echo", Answer: func(p []byte) []byte { return append([]byte("re:"), p...) }}}
+
+const (
+	asAnn = `{"user":"ann","pass":"a","headers":true,"no_responders":true}`
+	asAll = `{"auth_token":"all","headers":true,"no_responders":true}`
+)
+
+func TestPublishingIsBoundByTheUsersRules(t *testing.T) {
+	s, addr, _, _ := withRules(t, Rules{Allow: []string{"a.*", "b.>", "edged.echo"}, Deny: []string{"b.c.>"}}, Rules{})
+	c, all := dialWith(t, addr, asAnn), dialWith(t, addr, asAll)
+	all.send("SUB > 1\r\n")
+	all.sync()
+	for subject, ok := range map[string]bool{
+		"a.x": true, "b.x": true, "b.c": true, "b.x.y": true,
+		"a": false, "a.x.y": false, "b": false, "b.c.d": false, "c": false, "A.x": false,
+	} {
+		c.send("PUB " + subject + " 2\r\nhi\r\n")
+		if ok {
+			c.sync()
+			all.expect("MSG "+subject+" 1 2", "hi")
+			continue
+		}
+		c.expect(fmt.Sprintf("-ERR 'Permissions Violation for Publish to %q'", subject))
+		c.sync()
+	}
+	all.sync()
+	if got := s.Stats().Denied; got != 6 {
+		t.Errorf("%d messages were denied, want 6", got)
+	}
+}
+
+func TestSubscribingIsBoundByTheUsersRules(t *testing.T) {
+	_, addr, items, boxItems := withRules(t, Rules{}, Rules{Allow: []string{"_INBOX.>", "box.>", "a.*"}, Deny: []string{"box.secret"}})
+	c := dialWith(t, addr, asAnn)
+	for _, subject := range []string{"items", ">", "*", "*.items", "a.>", "a", "box", "box.secret", "a.*.b", "_INBOX"} {
+		c.send("SUB " + subject + " 1\r\n")
+		c.expect(fmt.Sprintf("-ERR 'Permissions Violation for Subscription to %q'", subject))
+		c.sync()
+	}
+	c.send("SUB items workers 1\r\n")
+	c.expect(`-ERR 'Permissions Violation for Subscription to "items" using queue "workers"'`)
+	c.send("SUB _INBOX.x.* 1\r\nSUB box.items 2\r\nSUB a.b 3\r\nSUB a.* 4\r\n")
+	c.sync()
+	if got := [2]int{items.members(), boxItems.members()}; got != [2]int{0, 1} {
+		t.Errorf("%v members joined the lists, want 0 and 1", got)
+	}
+}
+
+// A pattern that is allowed may stand for more than its user may have.
+func TestDeniedSubjectsAreTakenOutOfAWiderSubscription(t *testing.T) {
+	_, addr, items, boxItems := withRules(t, Rules{}, Rules{Deny: []string{"items", "*.secret"}})
+	c, all := dialWith(t, addr, asAnn), dialWith(t, addr, asAll)
+	c.send("SUB > 1\r\nSUB *.* q 2\r\n")
+	c.sync()
+	boxItems.member(t, 1)
+	if items.members() != 0 {
+		t.Error("the user is a member of a list that is denied")
+	}
+	all.send("PUB box.secret 2\r\nno\r\nPUB box.open q 3\r\nyes\r\n")
+	c.expect("MSG box.open 1 q 3", "yes", "MSG box.open 2 q 3", "yes")
+	c.sync()
+	all.send("SUB box.secret q 1\r\n" + strings.Repeat("PUB box.secret 2\r\nhi\r\n", 20))
+	for range 20 { // another member of the group gets all of it
+		all.expect("MSG box.secret 1 2", "hi")
+	}
+	c.sync()
+}
+
+// The daemon's own answers don't carry a user's payload to where it may not
+// publish.
+func TestRepliesOfTheDaemonReachOnlyWhoMayBePublishedTo(t *testing.T) {
+	_, addr, _, _ := withRules(t, Rules{Allow: []string{"edged.echo", "open"}}, Rules{})
+	c, all := dialWith(t, addr, asAnn), dialWith(t, addr, asAll)
+	c.send("SUB closed 1\r\n")
+	c.sync()
+	all.send("SUB open 1\r\nSUB closed 2\r\n")
+	all.sync()
+	c.send("PUB edged.echo closed 2\r\nhi\r\n")
+	c.expect("MSG closed 1 5", "re:hi")
+	c.send("PUB edged.echo open 2\r\nhi\r\n")
+	all.expect("MSG open 1 5", "re:hi")
+	all.send("PUB edged.echo closed 2\r\nho\r\n")
+	all.expect("MSG closed 2 5", "re:ho")
+	c.expect("MSG closed 1 5", "re:ho")
+	all.sync()
+}
+
+func TestAcknowledgingNeedsNoRightToPublish(t *testing.T) {
+	l := &explicitList{fakeList: fakeList{subject: "items"}}
+	opts := testOptions()
+	opts.Lists = []List{{Name: "my list", Subject: "items", Confirm: Acknowledged, Joiner: l}}
+	opts.Security.Users = []User{{Name: "ann", Password: "a", Publish: Rules{Deny: []string{">"}}}}
+	_, addr := serve(t, opts)
+	c := dialWith(t, addr, asAnn)
+	c.send("SUB items 1\r\n")
+	c.sync()
+	c.send(pub(ackSubject(0), "", "+ACK"))
+	c.sync()
+	if got := l.acker(t, 0).calls(); len(got) != 1 {
+		t.Errorf("%d items were acknowledged, want 1", len(got))
+	}
+}
+
+func TestReloadDisconnectsOnlyClientsWhoseRightsHaveChanged(t *testing.T) {
+	ann, bob, eve := User{Name: "ann", Password: "a"}, User{Name: "bob", Password: "b"}, User{Name: "eve", Password: "e"}
+	opts := testOptions()
+	opts.Security = Security{Token: "t", Users: []User{ann, bob, eve}}
+	s, addr := serve(t, opts)
+	clients := map[string]*conn{}
+	for name, options := range map[string]string{
+		"ann": `{"user":"ann","pass":"a"}`, "bob": `{"user":"bob","pass":"b"}`, "eve": `{"user":"eve","pass":"e"}`, "token": `{"auth_token":"t"}`,
+	} {
+		clients[name] = dialWith(t, addr, options)
+	}
+	waiting := dialRaw(t, addr)
+	stay := func(names ...string) {
+		t.Helper()
+		for _, name := range names {
+			clients[name].sync()
+		}
+	}
+	if n := s.Reload(Security{Token: "t", Users: []User{eve, bob, ann}}); n != 0 {
+		t.Errorf("%d were disconnected by a reload that changes nothing", n)
+	}
+	stay("ann", "bob", "eve", "token")
+
+	bob.Publish.Allow = []string{"x"}
+	if n := s.Reload(Security{Token: "t", Users: []User{ann, bob}}); n != 2 {
+		t.Errorf("%d were disconnected, want 2", n)
+	}
+	clients["bob"].expectEnd()
+	clients["eve"].expectEnd()
+	stay("ann", "token")
+
+	if n := s.Reload(Security{Token: "other", Users: []User{ann, bob}}); n != 1 {
+		t.Errorf("%d were disconnected, want 1", n)
+	}
+	clients["token"].expectEnd()
+	stay("ann")
+	if got := introduced(waiting, `{"auth_token":"t"}`); got != denied {
+		t.Errorf("the old token is answered %q, want %q", got, denied)
+	}
+	if got := introduced(dialRaw(t, addr), `{"auth_token":"other"}`); got != "PONG" {
+		t.Errorf("the new token is answered %q, want PONG", got)
+	}
+}
+
+func TestReloadThatAsksForCredentialsDisconnectsWhoHasGivenNone(t *testing.T) {
+	s, addr := serve(t, testOptions())
+	c, silent := dial(t, addr), dialRaw(t, addr)
+	if n := s.Reload(Security{Token: "t"}); n != 2 {
+		t.Errorf("%d were disconnected, want 2", n)
+	}
+	c.expectEnd()
+	silent.expectEnd()
+	if n := s.Reload(Security{}); n != 0 {
+		t.Errorf("%d were disconnected, want 0", n)
+	}
+	dial(t, addr)
+}
+
+func TestConnectionsOfOneAddressAreBounded(t *testing.T) {
+	opts := testOptions()
+	opts.MaxPerAddress = 2
+	s, addr := serve(t, opts)
+	first := dial(t, addr)
+	dial(t, addr)
+	third := dialRaw(t, addr)
+	third.expect("-ERR 'maximum connections exceeded'")
+	third.expectEnd()
+
+	from := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 2)}}
+	other, err := from.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	eventually(t, "a client of another address is let in", func() bool { return s.Stats().Clients == 3 })
+
+	first.Close()
+	eventually(t, "the first is gone", func() bool { return s.Stats().Clients == 2 })
+	dial(t, addr)
+	if st := s.Stats(); st.Refused != 1 {
+		t.Errorf("%d were refused, want 1", st.Refused)
+	}
+}
+
+func TestPatternsCoverAndOverlap(t *testing.T) {
+	for _, tc := range []struct {
+		a, b            string
+		covers, overlap bool
+	}{
+		{"a", "a", true, true}, {"a", "b", false, false}, {"a", "a.b", false, false},
+		{"*", "a", true, true}, {"a", "*", false, true}, {"*", "*", true, true}, {"*", ">", false, true},
+		{">", "*", true, true}, {">", "a.*.>", true, true}, {"a.*", "a.>", false, true}, {"a.>", "a.*", true, true},
+		{"a.>", "a", false, false}, {"*.b", "a.*", false, true}, {"*.b", "a.c", false, false}, {"a.*.c", "a.b.>", false, true},
+		{"a.>", "b.>", false, false}, {">", ">", true, true}, {"a.>", "a.>", true, true}, {"a.*.>", "a.>", false, true},
+	} {
+		if got := subjectMatches(tc.a, tc.b); got != tc.covers {
+			t.Errorf("%s covers %s: %v, want %v", tc.a, tc.b, got, tc.covers)
+		}
+		for _, p := range [][2]string{{tc.a, tc.b}, {tc.b, tc.a}} {
+			if got := subjectsOverlap(p[0], p[1]); got != tc.overlap {
+				t.Errorf("%s overlaps %s: %v, want %v", p[0], p[1], got, tc.overlap)
+			}
+		}
+	}
+}
+
+func TestSecretsAreNotPrinted(t *testing.T) {
+	sec := Security{Token: "hunter2", Users: []User{{Name: "ann", Password: "hunter2"}}}
+	if text := fmt.Sprintf("%v %+v %s", sec, sec, sec.Token); strings.Contains(text, "hunter2") {
+		t.Error(text)
+	}
+}
+
+// authority signs certificates.
+type authority struct {
+	t    testing.TB
+	cert *x509.Certificate
+	key  *ecdsa.PrivateKey
+}
+
+func newAuthority(t testing.TB) *authority {
+	a := &authority{t: t}
+	a.cert, a.key = a.sign(&x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "authority"}, IsCA: true, BasicConstraintsValid: true,
+		KeyUsage: x509.KeyUsageCertSign, NotAfter: time.Now().Add(time.Hour),
+	})
+	return a
+}
+
+func (a *authority) sign(template *x509.Certificate) (*x509.Certificate, *ecdsa.PrivateKey) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	parent, by := a.cert, a.key
+	if parent == nil {
+		parent, by = template, key
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, parent, &key.PublicKey, by)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	return cert, key
+}
+
+// issue makes a certificate for 127.0.0.1, and for clients.
+func (a *authority) issue(name string) tls.Certificate {
+	cert, key := a.sign(&x509.Certificate{
+		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: name}, NotAfter: time.Now().Add(time.Hour),
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+	})
+	return tls.Certificate{Certificate: [][]byte{cert.Raw}, PrivateKey: key, Leaf: cert}
+}
+
+func (a *authority) pool() *x509.CertPool {
+	pool := x509.NewCertPool()
+	pool.AddCert(a.cert)
+	return pool
+}
+
+// secured is a server's Security with TLS.
+func (a *authority) secured() Security {
+	return Security{TLS: &tls.Config{Certificates: []tls.Certificate{a.issue("server")}, MinVersion: tls.VersionTLS12}}
+}
+
+// dialTLS connects and has read INFO, before or behind the handshake.
+func (a *authority) dialTLS(addr string, first bool, config *tls.Config) (*conn, error) {
+	a.t.Helper()
+	nc, err := net.Dial("tcp", addr)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	a.t.Cleanup(func() { nc.Close() })
+	nc.SetReadDeadline(time.Now().Add(patience))
+	info := func(c net.Conn) { // byte by byte: what follows is TLS
+		var line strings.Builder
+		for b := make([]byte, 1); b[0] != '\n'; line.Write(b) {
+			if _, err := c.Read(b); err != nil {
+				a.t.Fatal(err)
+			}
+		}
+		if !strings.HasPrefix(line.String(), "INFO {") || !strings.Contains(line.String(), `"tls_required":true`) {
+			a.t.Fatalf("the first line is %q, want INFO with tls_required", &line)
+		}
+	}
+	if !first {
+		info(nc)
+	}
+	if config == nil {
+		config = &tls.Config{}
+	}
+	config.RootCAs, config.ServerName = a.pool(), "127.0.0.1"
+	secure := tls.Client(nc, config)
+	if err := secure.Handshake(); err != nil {
+		return nil, err
+	}
+	if first {
+		info(secure)
+	}
+	return &conn{t: a.t, Conn: secure, r: bufio.NewReaderSize(secure, 64<<10)}, nil
+}
+
+func (a *authority) mustDialTLS(addr string, first bool, config *tls.Config) *conn {
+	a.t.Helper()
+	c, err := a.dialTLS(addr, first, config)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	return c
+}
+
+func TestTLSComesBehindInfoOrBeforeIt(t *testing.T) {
+	a := newAuthority(t)
+	for _, first := range []bool{false, true} {
+		for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
+			t.Run(fmt.Sprintf("first %v, %s", first, tls.VersionName(version)), func(t *testing.T) {
+				l := &fakeList{subject: "items"}
+				opts := testOptions()
+				opts.Lists = []List{{Subject: "items", Joiner: l}}
+				opts.Security = a.secured()
+				opts.Security.TLSFirst = first
+				_, addr := serve(t, opts)
+				c := a.mustDialTLS(addr, first, &tls.Config{MaxVersion: version})
+				c.send("CONNECT {\"headers\":true}\r\nSUB items 1\r\nSUB foo 2\r\nPUB foo 2\r\nhi\r\n")
+				c.expect("MSG foo 2 2", "hi")
+				l.member(t, 0).offer("one", "two")
+				c.expect("MSG items 1 3", "one", "MSG items 1 3", "two", "PING")
+				c.send("PONG\r\n")
+				eventually(t, "the items are confirmed", func() bool { return l.member(t, 0).confirmed()[0] == 1 })
+				big := strings.Repeat("x", 1<<20)
+				go c.Write([]byte("PUB foo 1048576\r\n" + big + "\r\n"))
+				c.expect("MSG foo 2 1048576", big)
+				c.send("FOO\r\n")
+				c.expect("-ERR 'Unknown Protocol Operation'")
+				c.expectEnd() // with TLS's own goodbye: anything else is an error
+			})
+		}
+	}
+}
+
+func TestClientsWithoutTLSOrWithAnOldOneAreNotLetIn(t *testing.T) {
+	a := newAuthority(t)
+	opts := testOptions()
+	opts.Security = a.secured()
+	s, addr := serve(t, opts)
+	plain := dialRaw(t, addr)
+	plain.send("CONNECT {}\r\nPING\r\n")
+	if line, err := plain.r.ReadString('\n'); err == nil {
+		t.Errorf("a client without TLS is answered %q", line)
+	}
+	if _, err := a.dialTLS(addr, false, &tls.Config{MinVersion: tls.VersionTLS11, MaxVersion: tls.VersionTLS11}); err == nil {
+		t.Error("a client with TLS 1.1 was let in")
+	}
+	eventually(t, "both are counted and gone", func() bool { return s.Stats().TLSFailures == 2 && s.Stats().Clients == 0 })
+}
+
+func TestHandshakeHasToComeInTime(t *testing.T) {
+	opts := testOptions()
+	opts.Security = newAuthority(t).secured()
+	opts.ConnectTimeout = time.Millisecond
+	s, addr := serve(t, opts)
+	nc, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	eventually(t, "the connection is given up", func() bool { return s.Stats().TLSFailures == 1 && s.Stats().Clients == 0 })
+}
+
+func TestClientCertificatesAreChecked(t *testing.T) {
+	a, stranger := newAuthority(t), newAuthority(t)
+	opts := testOptions()
+	opts.Security = a.secured()
+	opts.Security.TLS.ClientAuth = tls.RequireAndVerifyClientCert
+	opts.Security.TLS.ClientCAs = a.pool()
+	s, addr := serve(t, opts)
+	c := a.mustDialTLS(addr, false, &tls.Config{Certificates: []tls.Certificate{a.issue("client")}})
+	c.send("CONNECT {}\r\n")
+	c.sync()
+	for _, certs := range [][]tls.Certificate{nil, {stranger.issue("client")}} {
+		c, err := a.dialTLS(addr, false, &tls.Config{GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			if certs == nil {
+				return new(tls.Certificate), nil
+			}
+			return &certs[0], nil
+		}})
+		if err == nil { // with TLS 1.3 the client learns it when it reads
+			_, err = c.r.ReadByte()
+		}
+		if err == nil {
+			t.Error("a client without a good certificate was let in")
+		}
+	}
+	eventually(t, "both are counted", func() bool { return s.Stats().TLSFailures == 2 })
+}
+
+func TestReloadedCertificatesAreForNewConnections(t *testing.T) {
+	old, renewed := newAuthority(t), newAuthority(t)
+	opts := testOptions()
+	opts.Security = old.secured()
+	s, addr := serve(t, opts)
+	c := old.mustDialTLS(addr, false, nil)
+	c.send("CONNECT {}\r\n")
+	c.sync()
+	if n := s.Reload(renewed.secured()); n != 0 {
+		t.Errorf("%d were disconnected, want 0", n)
+	}
+	c.sync()
+	renewed.mustDialTLS(addr, false, nil)
+	if _, err := old.dialTLS(addr, false, nil); err == nil {
+		t.Error("the old certificate is still shown")
+	}
+}
+
+func TestTLSClientThatReadsNothingIsCutOff(t *testing.T) {
+	a := newAuthority(t)
+	l := &fakeList{subject: "items"}
+	opts := testOptions()
+	opts.Lists = []List{{Subject: "items", Joiner: l}}
+	opts.Security = a.secured()
+	opts.ReceiptTimeout = 100 * time.Millisecond
+	s, addr := serve(t, opts)
+	c := a.mustDialTLS(addr, false, nil)
+	c.send("CONNECT {}\r\nSUB items 1\r\n")
+	c.sync()
+	m := l.member(t, 0)
+	item := strings.Repeat("x", 1<<20)
+	for range 32 { // more than sockets hold
+		m.offer(item)
+	}
+	eventually(t, "it is cut off", func() bool { return s.Stats().Stuck == 1 && s.Stats().Clients == 0 })
+	if left, _ := m.state(); left != 1 {
+		t.Errorf("it left %d times, want once", left)
+	}
+}
+
+// slow is a connection that gives little, and late, once it is slow.
+type slow struct {
+	net.Conn
+	pause time.Duration
+}
+
+func (s *slow) Read(p []byte) (int, error) {
+	if s.pause == 0 {
+		return s.Conn.Read(p)
+	}
+	time.Sleep(s.pause)
+	return s.Conn.Read(p[:min(len(p), 1000)])
+}
+
+// TestTLSClientThatReadsSlowlyGetsEverything: what a deadline interrupts goes on
+// where it stopped.
+func TestTLSClientThatReadsSlowlyGetsEverything(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newAuthority(t)
+		l := &fakeList{subject: "items"}
+		opts := testOptions()
+		opts.Lists = []List{{Subject: "items", Joiner: l}}
+		opts.Security = a.secured()
+		opts.ReceiptTimeout = 10 * time.Second
+		s, ln := servePipes(t, opts)
+		plain := ln.dial(t)
+		below := &slow{Conn: plain.Conn}
+		secure := tls.Client(below, &tls.Config{RootCAs: a.pool(), ServerName: "127.0.0.1"})
+		c := &conn{t: t, Conn: secure, r: bufio.NewReader(secure)}
+		c.send("CONNECT {}\r\nSUB items 1\r\n")
+		c.sync()
+		item := strings.Repeat("x", 50_000)
+		l.member(t, 0).offer(item, "end")
+		below.pause = 9 * time.Second
+		c.expect("MSG items 1 50000", item, "MSG items 1 3", "end", "PING")
+		below.pause = 0
+		c.sync()
+		if st := s.Stats(); st.Stuck != 0 {
+			t.Error("it counts as stuck")
+		}
+	})
+}
+
+func TestKickAndDrainDoNotWaitForAHandshake(t *testing.T) {
+	opts := testOptions()
+	opts.Security = newAuthority(t).secured()
+	s, addr := serve(t, opts)
+	c := dialRaw(t, addr)
+	if err := s.Kick(1); err != nil {
+		t.Fatal(err)
+	}
+	c.expectEnd()
+	dialRaw(t, addr)
+	s.Drain(t.Context(), 0)
+}
