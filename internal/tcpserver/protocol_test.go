@@ -163,25 +163,71 @@ func TestVerbsIgnoreCaseAndBlanksSeparate(t *testing.T) {
 	c.expect("MSG foo 7 2", "hi", "HMSG foo 7 12 14", "NATS/1.0", "", "hi", "PONG", "PONG")
 }
 
-// TestInputSplitAnywhere sends a conversation cut in two at every byte.
+// TestInputSplitAnywhere sends a conversation of everything that a client can say,
+// with its errors, cut in two at every byte, byte by byte, and many of them at once.
 func TestInputSplitAnywhere(t *testing.T) {
-	_, ln := servePipes(t, testOptions())
+	opts := testOptions()
+	opts.Security.Users = []User{{Name: "ann", Password: "a", Publish: Rules{Deny: []string{"secret"}}, Subscribe: Rules{Deny: []string{"secret"}}}}
+	opts.Services = echo
+	_, ln := servePipes(t, opts)
 	c := ln.dial(t)
-	talk := "SUB foo 1\r\nPUB foo bar 3\r\na\r\n\r\nHPUB foo 12 15\r\nNATS/1.0\r\n\r\nabc\r\nUNSUB 1\r\nPING\r\n"
-	answer := []string{"MSG foo 1 bar 3", "a", "", "HMSG foo 1 12 15", "NATS/1.0", "", "abc", "PONG"}
-	c.send(`CONNECT {"headers":true}` + crlf)
+	talk := `CONNECT {"verbose":false,"pedantic":true,"user":"ann","pass":"a","headers":true,"no_responders":true}` + crlf +
+		"PING\r\nSUB foo 1\r\nSUB foo.* workers 2\r\nsub\t> \t 3\r\n" +
+		"PUB foo bar 3\r\na\r\n\r\n" +
+		"HPUB foo.x 12 15\r\nNATS/1.0\r\n\r\nabc\r\n" +
+		"hpub foo.x bar 0 0\r\n\r\n" +
+		"UNSUB 3\r\nUNSUB 2 2\r\n" +
+		"SUB secret 4\r\nPUB secret 4\r\nPING\r\nSUB a..b 5\r\nPUB a..b 0\r\n\r\n" +
+		"SUB inbox.* 6\r\nPUB edged.echo inbox.1 2\r\nhi\r\nPUB nobody inbox.2 0\r\n\r\n" +
+		"PONG\r\nUNSUB 1 1\r\nUNSUB 6\nUNSUB 7\r\n" +
+		`CONNECT {"verbose":true,"user":"ann","pass":"a","headers":true}` + crlf + "UNSUB 1\r\nPUB foo 0\r\n\r\nPING\r\n"
+	answer := []string{
+		"PONG",
+		"MSG foo 1 bar 3", "a", "", "MSG foo 3 bar 3", "a", "",
+		"HMSG foo.x 3 12 15", "NATS/1.0", "", "abc", "HMSG foo.x 2 12 15", "NATS/1.0", "", "abc",
+		"MSG foo.x 3 bar 0", "", "MSG foo.x 2 bar 0", "",
+		`-ERR 'Permissions Violation for Subscription to "secret"'`, `-ERR 'Permissions Violation for Publish to "secret"'`,
+		"-ERR 'Invalid Subject'", "-ERR 'Invalid Publish Subject'",
+		"MSG inbox.1 6 5", "re:hi", "HMSG inbox.2 6 38 38", "NATS/1.0 503", "Nats-Subject: nobody", "", "",
+		"+OK", "+OK", "+OK", "PONG",
+	}
 	for i := range talk {
 		c.send(talk[:i])
 		c.send(talk[i:])
+		c.expect(answer...)
+	}
+	go c.Write([]byte(strings.Repeat(talk, 100))) // a pipe holds nothing, and answers come meanwhile
+	for range 100 {
 		c.expect(answer...)
 	}
 	for i := range talk {
 		c.send(talk[i : i+1])
 	}
 	c.expect(answer...)
-	c.send(strings.Repeat(talk, 100))
-	for range 100 {
-		c.expect(answer...)
+}
+
+// TestViolationSplitAnywhere: an error comes as soon as it is one, however it is
+// cut, and ends the connection.
+func TestViolationSplitAnywhere(t *testing.T) {
+	opts := testOptions()
+	opts.MaxPayload, opts.MaxControlLine = 100, 100
+	_, ln := servePipes(t, opts)
+	for sent, want := range map[string]string{
+		"UNSUBB\r\n":                           "Unknown Protocol Operation",
+		"CONNECT {]\r\n":                       "Unknown Protocol Operation",
+		"PUB foo 2\r\nabcd":                    "Unknown Protocol Operation",
+		"HPUB foo 3 2\r\n":                     "Unknown Protocol Operation",
+		"PUB foo 101\r\n":                      "Maximum Payload Violation",
+		"SUB " + strings.Repeat("a", 101):      "maximum control line exceeded",
+		"CONNECT {\"no_responders\":true}\r\n": "no responders requires headers support",
+	} {
+		for i := range len(sent) {
+			c := ln.dial(t)
+			c.send(sent[:i])
+			c.send(sent[i:])
+			c.expect("-ERR '" + want + "'")
+			c.expectEnd()
+		}
 	}
 }
 
@@ -196,6 +242,15 @@ func TestVerboseAnswersEveryCommand(t *testing.T) {
 	c.expect("+OK")
 	c.send("UNSUB 1\r\n")
 	c.expect("+OK")
+	c.sync()
+}
+
+// What is not sent on is still read, and a client that waits for +OK goes on.
+func TestVerboseClientHearsOfWhatIsNotSentOn(t *testing.T) {
+	_, addr := serve(t, testOptions())
+	c := dialWith(t, addr, `{"verbose":true}`)
+	c.send("PUB a..b 2\r\nhi\r\nUNSUB none\r\n")
+	c.expect("+OK", "+OK")
 	c.sync()
 }
 

@@ -17,6 +17,8 @@ func (c *client) publish(cmd command) error {
 		c.server.count(func(st *Stats) { st.Denied++ })
 		if c.connect.Pedantic {
 			c.send(errLine("Invalid Publish Subject"))
+		} else {
+			c.ok()
 		}
 		return nil
 	case c.server.own[string(cmd.subject)]:
@@ -45,7 +47,7 @@ func (c *client) publish(cmd command) error {
 	served := c.serve(cmd)
 	sent := c.pub.send(message{cmd.subject, cmd.reply, cmd.header, cmd.payload})
 	if !served && !sent && len(cmd.reply) > 0 && c.connect.NoResponders {
-		c.noResponders(cmd.reply)
+		c.noResponders(cmd)
 	}
 	return nil
 }
@@ -62,13 +64,14 @@ func (c *client) serve(cmd command) bool {
 }
 
 // noResponders tells the client that nobody is there to answer, the way
-// nats-server does: a status without payload to its own subscription.
-func (c *client) noResponders(reply []byte) {
-	const status = "NATS/1.0 503\r\n\r\n"
-	c.server.router.match(reply, &c.own.to)
+// nats-server v2.15 does (server/client.go, processInboundClientMsg): a status
+// without payload to its own subscription.
+func (c *client) noResponders(cmd command) {
+	status := "NATS/1.0 503\r\nNats-Subject: " + string(cmd.subject) + "\r\n\r\n"
+	c.server.router.match(cmd.reply, &c.own.to)
 	for _, sub := range c.own.to.plain {
 		if sub.client == c {
-			c.own.deliver(sub, message{subject: reply, header: []byte(status)})
+			c.own.deliver(sub, message{subject: cmd.reply, header: []byte(status)})
 			break
 		}
 	}

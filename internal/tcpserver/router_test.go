@@ -205,7 +205,7 @@ func TestNoEcho(t *testing.T) {
 		c.expect("ho")
 	}
 	c.send("PUB foo re 2\r\nhi\r\n") // nobody but itself
-	c.expect("HMSG re 3 16 16", "NATS/1.0 503", "", "")
+	c.expect("HMSG re 3 35 35", "NATS/1.0 503", "Nats-Subject: foo", "", "")
 	c.sync()
 }
 
@@ -230,7 +230,7 @@ func TestNoRespondersIsSaidAtOnceToWhoAskedForIt(t *testing.T) {
 	_, addr := serve(t, testOptions())
 	c := dial(t, addr)
 	c.send("SUB inbox.* 4\r\nPUB nobody inbox.1 2\r\nhi\r\n")
-	c.expect("HMSG inbox.1 4 16 16", "NATS/1.0 503", "", "")
+	c.expect("HMSG inbox.1 4 38 38", "NATS/1.0 503", "Nats-Subject: nobody", "", "")
 	c.send("PUB nobody 2\r\nhi\r\nPUB nobody elsewhere 2\r\nhi\r\n")
 	c.sync()
 	plain := dialWith(t, addr, `{"headers":true}`)
