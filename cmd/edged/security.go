@@ -4,6 +4,8 @@ import (
 	"crypto/tls"
 	"fmt"
 
+	"golang.org/x/crypto/bcrypt"
+
 	"edged/internal/config"
 	"edged/internal/tcpserver"
 )
@@ -15,7 +17,7 @@ func security(cfg config.TCP) (sec tcpserver.Security, err error) {
 		return sec, err
 	}
 	sec.TLSFirst = cfg.TLS.First
-	token, err := readSecret("tcp.auth.token_file", cfg.Auth.TokenFile)
+	token, err := readClientSecret("tcp.auth.token_file", cfg.Auth.TokenFile)
 	if err != nil {
 		return sec, err
 	}
@@ -23,7 +25,7 @@ func security(cfg config.TCP) (sec tcpserver.Security, err error) {
 	for i, u := range cfg.Users {
 		password := u.Password
 		if u.PasswordFile != "" {
-			if password, err = readSecret(fmt.Sprintf("tcp.user[%d].password_file", i), u.PasswordFile); err != nil {
+			if password, err = readClientSecret(fmt.Sprintf("tcp.user[%d].password_file", i), u.PasswordFile); err != nil {
 				return sec, err
 			}
 		}
@@ -58,4 +60,20 @@ func tlsConfig(cfg config.TLS) (*tls.Config, error) {
 // open tells whether everybody who reaches the port can connect.
 func open(cfg config.TCP) bool {
 	return cfg.Auth.TokenFile == "" && len(cfg.Users) == 0 && cfg.TLS.CAFile == ""
+}
+
+// maxCost bounds what a login costs, as internal/config does for hashes that stand
+// in the configuration itself.
+const maxCost = 16
+
+// readClientSecret reads what a client has to know, in the clear or as a hash.
+func readClientSecret(key, name string) (string, error) {
+	secret, err := readSecret(key, name)
+	if err != nil {
+		return "", err
+	}
+	if cost, err := bcrypt.Cost([]byte(secret)); err == nil && cost > maxCost {
+		return "", fmt.Errorf("%s: the bcrypt hash in %s has a cost of %d, at most %d are allowed: every login would take minutes", key, name, cost, maxCost)
+	}
+	return secret, nil
 }

@@ -39,6 +39,7 @@ func (c *client) read() {
 		if err = c.shake(); err != nil {
 			c.end(endTLS(err))
 		}
+		close(c.tls.ready) // behind the end: the writer would find another reason for it
 		from = c.tls
 	}
 	if err == nil {

@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"fmt"
+	"io"
 	"math/big"
 	"net"
 	"strings"
@@ -502,18 +503,25 @@ func TestTLSComesBehindInfoOrBeforeIt(t *testing.T) {
 
 func TestClientsWithoutTLSOrWithAnOldOneAreNotLetIn(t *testing.T) {
 	a := newAuthority(t)
-	opts := testOptions()
-	opts.Security = a.secured()
-	s, addr := serve(t, opts)
-	plain := dialRaw(t, addr)
-	plain.send("CONNECT {}\r\nPING\r\n")
-	if line, err := plain.r.ReadString('\n'); err == nil {
-		t.Errorf("a client without TLS is answered %q", line)
+	for _, first := range []bool{false, true} {
+		opts := testOptions()
+		opts.Security = a.secured()
+		opts.Security.TLSFirst = first
+		s, addr := serve(t, opts)
+		plain, err := net.Dial("tcp", addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer plain.Close()
+		io.WriteString(plain, "CONNECT {}\r\nPING\r\n")
+		if got, _ := io.ReadAll(plain); strings.Contains(string(got), "PONG") || first && strings.Contains(string(got), "INFO") {
+			t.Errorf("first %v: a client without TLS is answered %q", first, got)
+		}
+		if _, err := a.dialTLS(addr, first, &tls.Config{MinVersion: tls.VersionTLS11, MaxVersion: tls.VersionTLS11}); err == nil {
+			t.Errorf("first %v: a client with TLS 1.1 was let in", first)
+		}
+		eventually(t, "both are counted and gone", func() bool { return s.Stats().TLSFailures == 2 && s.Stats().Clients == 0 })
 	}
-	if _, err := a.dialTLS(addr, false, &tls.Config{MinVersion: tls.VersionTLS11, MaxVersion: tls.VersionTLS11}); err == nil {
-		t.Error("a client with TLS 1.1 was let in")
-	}
-	eventually(t, "both are counted and gone", func() bool { return s.Stats().TLSFailures == 2 && s.Stats().Clients == 0 })
 }
 
 func TestHandshakeHasToComeInTime(t *testing.T) {
@@ -623,8 +631,7 @@ func TestTLSClientThatReadsSlowlyGetsEverything(t *testing.T) {
 		s, ln := servePipes(t, opts)
 		plain := ln.dial(t)
 		below := &slow{Conn: plain.Conn}
-		secure := tls.Client(below, &tls.Config{RootCAs: a.pool(), ServerName: "127.0.0.1"})
-		c := &conn{t: t, Conn: secure, r: bufio.NewReader(secure)}
+		c := a.secure(below)
 		c.send("CONNECT {}\r\nSUB items 1\r\n")
 		c.sync()
 		item := strings.Repeat("x", 50_000)
@@ -636,6 +643,37 @@ func TestTLSClientThatReadsSlowlyGetsEverything(t *testing.T) {
 		if st := s.Stats(); st.Stuck != 0 {
 			t.Error("it counts as stuck")
 		}
+	})
+}
+
+// secure does the handshake of a client that has read INFO.
+func (a *authority) secure(nc net.Conn) *conn {
+	a.t.Helper()
+	secure := tls.Client(nc, &tls.Config{RootCAs: a.pool(), ServerName: "127.0.0.1"})
+	if err := secure.Handshake(); err != nil {
+		a.t.Fatal(err)
+	}
+	return &conn{t: a.t, Conn: secure, r: bufio.NewReader(secure)}
+}
+
+// TestHandshakeIsPartOfTheTimeForCredentials: a client that stops behind it is told
+// so in the way it understands.
+func TestHandshakeIsPartOfTheTimeForCredentials(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newAuthority(t)
+		opts := testOptions()
+		opts.Security = a.secured()
+		opts.ConnectTimeout = 3 * time.Second
+		_, ln := servePipes(t, opts)
+		passed := sinceStart()
+		plain := ln.dial(t)
+		time.Sleep(2 * time.Second)
+		c := a.secure(plain.Conn)
+		c.expect("-ERR 'Authentication Timeout'")
+		if got := passed(); got != opts.ConnectTimeout {
+			t.Errorf("it came after %v, want %v", got, opts.ConnectTimeout)
+		}
+		c.expectEnd()
 	})
 }
 

@@ -24,9 +24,9 @@ func newTLS(conn net.Conn, sec *Security) *tlsConn {
 		verify: sec.TLS.ClientAuth == tls.RequireAndVerifyClientCert, ready: make(chan struct{})}
 }
 
-// shake does the handshake, behind INFO where that comes first.
+// shake does the handshake, behind INFO where that comes first. The writer waits
+// for ready, which is the caller's to close.
 func (c *client) shake() error {
-	defer close(c.tls.ready)
 	c.conn.SetDeadline(c.since.Add(c.server.opts.ConnectTimeout))
 	if !c.tls.first {
 		if _, err := c.conn.Write(c.infoLine(false)); err != nil {
