@@ -12,7 +12,9 @@ import (
 	"io"
 	"math/big"
 	"net"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -644,6 +646,46 @@ func TestTLSClientThatReadsSlowlyGetsEverything(t *testing.T) {
 			t.Error("it counts as stuck")
 		}
 	})
+}
+
+// counting counts what is written at once.
+type counting struct {
+	net.Conn
+	writes atomic.Int64
+}
+
+func (c *counting) Write(p []byte) (int, error) {
+	c.writes.Add(1)
+	return c.Conn.Write(p)
+}
+
+// A batch is many records, since one holds 16 KiB, and still one system call.
+func TestBatchOverTLSIsWrittenAtOnce(t *testing.T) {
+	a := newAuthority(t)
+	l := &fakeList{subject: "items"}
+	opts := testOptions()
+	opts.Lists = []List{{Subject: "items", Joiner: l}}
+	opts.Security = a.secured()
+	opts.Security.TLSFirst = true
+	_, ln := servePipes(t, opts)
+	client, server := net.Pipe()
+	defer client.Close()
+	counted := &counting{Conn: server}
+	ln.conns <- counted
+	c := a.secure(client)
+	c.line() // INFO
+	c.send("CONNECT {}\r\nSUB items 1\r\n")
+	c.sync()
+	m, before := l.member(t, 0), counted.writes.Load()
+	items := slices.Repeat([]string{strings.Repeat("x", 1000)}, 100)
+	m.offer(items...)
+	for range items {
+		c.expect("MSG items 1 1000", items[0])
+	}
+	c.expect("PING")
+	if n := counted.writes.Load() - before; n != 1 {
+		t.Errorf("it took %d writes, want 1", n)
+	}
 }
 
 // secure does the handshake of a client that has read INFO.
