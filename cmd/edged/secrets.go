@@ -58,7 +58,7 @@ func readPair(section, certFile, keyFile string) (pair tls.Certificate, err erro
 		return pair, err
 	}
 	if pair, err = tls.X509KeyPair(cert, key); err != nil {
-		return pair, fmt.Errorf("%s.cert_file: %s and the key in %s: %v", section, certFile, keyFile, err)
+		return pair, fmt.Errorf("%[1]s.cert_file, %[1]s.key_file: %[2]s and %[3]s: %[4]v", section, certFile, keyFile, err)
 	}
 	return pair, nil
 }
