@@ -9,7 +9,7 @@ export CGO_ENABLED ?= 0
 LDFLAGS = -s -w -X main.version=$(VERSION)
 BUILD = go build -trimpath -ldflags '$(LDFLAGS)'
 
-.PHONY: help run build build-arm64 test crash tools check fmt clean
+.PHONY: help run build build-arm64 test test-compat crash tools check fmt clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +27,11 @@ test: tools build ## run all tests with -race; installs redis-server, socat, Nod
 	cd test/js && npm ci --silent --no-audit --no-fund
 	CGO_ENABLED=1 go test -race ./...
 	cd test && CGO_ENABLED=1 go test -race -count=1 ./...
+	cd test/compat && go test -count=1 ./...
+
+test-compat: tools ## compare edged with nats-server, as clients that others wrote see them
+	cd test/js && npm ci --silent --no-audit --no-fund
+	cd test/compat && go test -count=1 ./...
 
 crash: ## the proof: kill and stop everything, 200,000 items a run, and count
 	cd test && CGO_ENABLED=0 go run ./crash

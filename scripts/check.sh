@@ -1,5 +1,5 @@
 #!/bin/sh
-# check.sh STATICCHECK GOVULNCHECK: looks at both modules without running them.
+# check.sh STATICCHECK GOVULNCHECK: looks at all modules without running them.
 set -eu
 staticcheck=$1 govulncheck=$2
 failed=0
@@ -10,7 +10,7 @@ if [ -n "$unformatted" ]; then
 	failed=1
 fi
 
-for module in . test; do
+for module in . test test/compat; do
 	(
 		cd "$module"
 		echo "check $module: go mod tidy, go vet, staticcheck"
