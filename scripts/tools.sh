@@ -12,6 +12,8 @@ need socat socat
 need gcc gcc # for the race detector
 need node nodejs
 need npm npm
+need python3 python3
+[ -e /usr/include/nats/nats.h ] || missing="$missing libnats-dev" # the C client
 [ -n "$missing" ] || exit 0
 
 as_root=""
