@@ -43,7 +43,7 @@ check: ## gofmt, go vet, staticcheck, go mod tidy, govulncheck
 	@scripts/check.sh $(STATICCHECK) $(GOVULNCHECK)
 
 fmt: ## format the Go files
-	gofmt -w cmd internal test
+	gofmt -w cmd internal test examples
 
 clean: ## remove what was built
 	rm -rf bin test/js/node_modules

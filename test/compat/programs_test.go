@@ -47,7 +47,7 @@ func nodeFolder(t *testing.T) string {
 func compileC(t *testing.T, source string) (program string) {
 	t.Helper()
 	program = filepath.Join(t.TempDir(), "program")
-	out, err := exec.Command("cc", "-std=c11", "-Wall", "-Wextra", "-Werror", "-o", program, source, "-lnats").CombinedOutput()
+	out, err := exec.Command("cc", "-Wall", "-Wextra", "-Werror", "-o", program, source, "-lnats").CombinedOutput()
 	if err != nil {
 		t.Fatalf("compile %s (this needs Debian's libnats-dev and gcc; `make tools` installs them): %v\n%s", source, err, out)
 	}
