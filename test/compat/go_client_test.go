@@ -552,7 +552,13 @@ func tooManyConnections(t *testing.T, s *server) string {
 	connect(t, s)
 	_, err := tryConnect(t, s)
 	broken := &net.OpError{} // -ERR came while the client was still writing
-	return fmt.Sprintf("refused %v", err != nil && strings.Contains(err.Error(), "maximum connections exceeded") || errors.As(err, &broken) || errors.Is(err, io.EOF))
+	switch {
+	case err == nil:
+		return "accepted"
+	case strings.Contains(err.Error(), "maximum connections exceeded"), errors.As(err, &broken), errors.Is(err, io.EOF):
+		return "refused"
+	}
+	return err.Error()
 }
 
 // valve is a connection that can be kept from reading.

@@ -227,5 +227,7 @@ func compare(t *testing.T, saw map[kind]string, differs *difference) {
 		t.Errorf("edged differs in another way:\nedged:       %s\nbut named:   %s\nnats-server: %s", saw[edged], differs.saw, saw[natsServer])
 	case differs != nil:
 		t.Logf("differs, because %s\nedged:       %s\nnats-server: %s", differs.because, saw[edged], saw[natsServer])
+	default:
+		t.Logf("both: %s", saw[edged])
 	}
 }

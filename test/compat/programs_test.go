@@ -66,7 +66,6 @@ func comparePrograms(t *testing.T, program func(t *testing.T) *exec.Cmd, differs
 		t.Fatalf("with edged the scenarios were %q, with nats-server %q", slices.Sorted(maps.Keys(saw[edged])), names)
 	}
 	for _, name := range names {
-		t.Logf("%s: %s", name, saw[edged][name])
 		t.Run(name, func(t *testing.T) {
 			compare(t, map[kind]string{edged: saw[edged][name], natsServer: saw[natsServer][name]}, differs[name])
 		})
