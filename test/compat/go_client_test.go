@@ -52,6 +52,13 @@ var goScenarios = []struct {
 		settings: settings{`tcp.max_pending = "1MiB"`, `max_pending: 1048576`}},
 	{name: "large fan-out", run: fanOut},
 	{name: "services", run: services},
+	{name: "a token", run: tokens, settings: withToken},
+	{name: "users", run: users, settings: withUser},
+	{name: "permissions", run: permissions, settings: withUser},
+	{name: "giving up with a wrong token", run: givingUp, settings: withToken},
+	{name: "TLS", run: overTLS, settings: withTLS},
+	{name: "client certificates", run: clientCertificates, settings: withClientCertificates},
+	{name: "TLS handshake first", run: handshakeFirst, settings: withHandshakeFirst},
 	{name: "JetStream", run: jetStream},
 	{name: "a subject of 65 tokens", run: longPattern, differs: &difference{
 		saw: `subscribe to "a.….a.>": permissions violation; to "a.….a": received`,

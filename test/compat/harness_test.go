@@ -105,6 +105,9 @@ func start(t testing.TB, k kind, set settings) *server {
 			t.Logf("the log of %s:\n%s", k, s.log.Bytes())
 		}
 	})
+	if err := writeFiles(); err != nil {
+		t.Fatal(err)
+	}
 	s.start()
 	return s
 }
@@ -124,6 +127,7 @@ func (s *server) start() {
 		config = fmt.Sprintf("listen: %q\nlame_duck_grace_period: 1s\n%s\n", listen, s.settings.natsServer)
 	}
 	file := filepath.Join(s.folder, "config")
+	config = strings.ReplaceAll(config, "FILES", binaries)
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		s.t.Fatal(err)
 	}

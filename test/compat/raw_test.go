@@ -39,6 +39,7 @@ var rawScenarios = []struct {
 	{name: "subjects that are none", send: "SUB a..b 1\r\nSUB .a 2\r\nSUB a. 3\r\nSUB a.>.b 4\r\n"},
 	{name: "the same in verbose", connect: `{"verbose":true,"pedantic":false}`, send: "SUB a..b 1\r\nUNSUB 1\r\nUNSUB 1\r\n"},
 	{name: "publishing to subjects that are none, pedantic", connect: `{"verbose":false,"pedantic":true}`, send: "PUB a..b 0\r\n\r\nPUB a.> 0\r\n\r\n"},
+	{name: "the same in verbose and not pedantic", connect: `{"verbose":true,"pedantic":false}`, send: "PUB a..b 0\r\n\r\nPUB a 0\r\n\r\n"},
 	{name: "an ID that is taken", send: "SUB a 1\r\nSUB b 1\r\nPUB a 0\r\n\r\nPUB b 0\r\n\r\n"},
 	{name: "UNSUB with no number", send: "SUB a 1\r\nUNSUB 1 x\r\nPUB a 0\r\n\r\n"},
 	{name: "CONNECT again", send: "SUB a 1\r\nCONNECT {\"verbose\":true,\"pedantic\":false,\"echo\":false}\r\nPUB a 0\r\n\r\n"},
