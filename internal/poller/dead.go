@@ -33,39 +33,40 @@ var ErrNoList = errors.New("there is no such list")
 // errEnded is returned once the loop has ended.
 var errEnded = errors.New("the loop that serves Redis has ended")
 
-// request is something that the loop does for somebody else between two turns.
-type request struct {
-	do   func(context.Context)
-	done chan struct{}
-}
-
-// ask has the loop do something and waits for it.
-func (l *Loop) ask(ctx context.Context, do func(context.Context)) error {
-	r := request{do, make(chan struct{})}
+// ask has the loop do something between two turns and waits for what it returns.
+func ask[T any](ctx context.Context, l *Loop, do func(context.Context) (T, error)) (got T, err error) {
+	type answer struct {
+		got T
+		err error
+	}
+	answered := make(chan answer, 1) // nobody may be there any more
+	request := func(ctx context.Context) {
+		got, err := do(ctx)
+		answered <- answer{got, err}
+	}
 	select {
-	case l.requests <- r:
+	case l.requests <- request:
 	case <-l.ended:
-		return errEnded
+		return got, errEnded
 	case <-ctx.Done():
-		return ctx.Err()
+		return got, ctx.Err()
 	}
 	l.Wake()
 	select {
-	case <-r.done:
-		return nil
+	case a := <-answered:
+		return a.got, a.err
 	case <-l.ended:
-		return errEnded
+		return got, errEnded
 	case <-ctx.Done():
-		return ctx.Err()
+		return got, ctx.Err()
 	}
 }
 
 // serveRequest does one request, if there is one.
 func (l *Loop) serveRequest(ctx context.Context) {
 	select {
-	case r := <-l.requests:
-		r.do(ctx)
-		close(r.done)
+	case do := <-l.requests:
+		do(ctx)
 	default:
 	}
 }
@@ -73,6 +74,9 @@ func (l *Loop) serveRequest(ctx context.Context) {
 // call does something where the list is; once more where it has moved.
 func call[T any](s *lane, do func() (T, error)) (T, error) {
 	got, err := do()
+	if err != nil {
+		s.conn.failed(err)
+	}
 	if err != nil && saysRedis(err, "MOVED") {
 		if atOnce, _ := s.detour(err); atOnce {
 			got, err = do()
@@ -97,31 +101,29 @@ func (l *Loop) Dead(ctx context.Context, key string, n int) (letters []DeadLette
 	if s == nil {
 		return nil, 0, ErrNoList
 	}
-	askErr := l.ask(ctx, func(ctx context.Context) {
-		var raw []string
-		total, err = call(s, func() (int64, error) { return s.conn.client.LLen(ctx, s.keys[2]).Result() })
-		if err != nil {
-			return
-		}
-		if raw, err = s.conn.client.LRange(ctx, s.keys[2], 0, int64(n)-1).Result(); err != nil {
-			return
-		}
-		for _, r := range raw {
-			head, item, _ := bytes.Cut([]byte(r), []byte("\n"))
-			d := DeadLetter{Item: item}
-			if json.Unmarshal(head, &d.Epitaph) != nil {
-				d = DeadLetter{Epitaph: Epitaph{Reason: "not written by edged"}, Item: []byte(r)}
-			}
-			letters = append(letters, d)
-		}
-	})
-	if askErr != nil {
-		err = askErr
+	type answer struct {
+		total int64
+		raw   []string
 	}
+	a, err := ask(ctx, l, func(ctx context.Context) (a answer, err error) {
+		a.total, err = call(s, func() (int64, error) { return s.conn.client.LLen(ctx, s.keys[2]).Result() })
+		if err == nil {
+			a.raw, err = s.conn.client.LRange(ctx, s.keys[2], 0, int64(n)-1).Result()
+		}
+		return a, err
+	})
 	if err != nil {
 		return nil, 0, errors.New(explain(err, l.opts.Redis.where()))
 	}
-	return letters, total, nil
+	for _, r := range a.raw {
+		head, item, _ := bytes.Cut([]byte(r), []byte("\n"))
+		d := DeadLetter{Item: item}
+		if json.Unmarshal(head, &d.Epitaph) != nil {
+			d = DeadLetter{Epitaph: Epitaph{Reason: "not written by edged"}, Item: []byte(r)}
+		}
+		letters = append(letters, d)
+	}
+	return letters, a.total, nil
 }
 
 // requeue puts dead letters back to the end of their list, without what stands
@@ -156,33 +158,28 @@ func (l *Loop) Requeue(ctx context.Context, key string, n int) (done int, err er
 	if s.list.FromRight {
 		side = "R"
 	}
-	askErr := l.ask(ctx, func(ctx context.Context) {
-		var total int64
-		total, err = call(s, func() (int64, error) { return s.conn.client.LLen(ctx, s.keys[2]).Result() })
-		n = min(n, int(total))
+	total, err := ask(ctx, l, func(ctx context.Context) (int64, error) {
+		return call(s, func() (int64, error) { return s.conn.client.LLen(ctx, s.keys[2]).Result() })
 	})
-	if askErr != nil {
-		err = askErr
-	}
+	n = min(n, int(total))
 	for done < n && err == nil {
 		var got int
-		ask := min(requeueBatch, n-done)
-		askErr := l.ask(ctx, func(ctx context.Context) {
+		most := min(requeueBatch, n-done)
+		got, err = ask(ctx, l, func(ctx context.Context) (int, error) {
+			s.more = true
 			run := func() (int, error) {
-				return requeue.EvalSha(ctx, s.conn.client, []string{s.keys[0], s.keys[2]}, side, ask).Int()
+				return requeue.EvalSha(ctx, s.conn.client, []string{s.keys[0], s.keys[2]}, side, most).Int()
 			}
-			if got, err = call(s, run); err != nil && strings.HasPrefix(err.Error(), "NOSCRIPT") {
+			got, err := call(s, run)
+			if err != nil && strings.HasPrefix(err.Error(), "NOSCRIPT") {
 				if err = s.conn.loadScripts(l.opts.Redis.Timeout); err == nil {
 					got, err = run()
 				}
 			}
-			s.more = true
+			return got, err
 		})
-		if askErr != nil {
-			err = askErr
-		}
 		done += got
-		if got < ask {
+		if got < most {
 			break
 		}
 	}

@@ -16,7 +16,7 @@ import (
 // Removals are numbered, so that a removal whose reply was lost is known to have
 // been carried out or not, whatever the items look like; and one that comes late,
 // when edged has long gone on, is refused, since it stands on another one's
-// number. A lease that is taken anew begins with the number of the call that does.
+// number. A lease that is taken anew begins with a number that no removal has.
 //
 // They work at maxmemory too: a full Redis must be drained, that is how it gets
 // room again. Redis refuses what may need memory only as the first write of a
@@ -34,8 +34,13 @@ local function is(index, size, sum, ends)
 end
 `
 
+// before is the number before a call's own, which no removal has.
+const before = `
+local function before(number) return string.format('%.0f', tonumber(number) - 1) end
+`
+
 // lease reads a list's lease: "holder number-of-the-last-removal".
-const lease = `
+const lease = before + `
 local function lease()
   local value = redis.call('GET', KEYS[2])
   if not value then return nil, '0' end
@@ -68,7 +73,7 @@ elseif holder and not (#ARGV[2] > 0 and string.sub(holder, 1, #ARGV[2]) == ARGV[
   return {'standby', redis.call('LLEN', KEYS[1]), holder, '0'}
 else
   redis.call('DEL', KEYS[2])
-  serial = ARGV[8]
+  serial = before(ARGV[8])
   redis.call('SET', KEYS[2], ARGV[1] .. ' ' .. serial, 'PX', ARGV[3])
   what = 'lost'
 end
@@ -91,7 +96,8 @@ return {what, redis.call('LLEN', KEYS[1]), ARGV[1], serial}
 
 // bury moves the head to the dead-letter list, KEYS[3], behind a line that says
 // why. ARGV: 1 holder, 2 'R' or 'L', 3-5 the head's size and sum and markEnd,
-// 6 the line. It returns the same as guard.
+// 6 the line, 7 number of the last removal, 8 of this one, 9 lease in ms. It
+// returns the same as guard.
 //
 // It writes the dead letter before it removes the item, so that nothing is lost
 // where the user may not do the one or the other.
@@ -99,16 +105,19 @@ var bury = redis.NewScript(isItem + lease + `
 local holder, serial = lease()
 if holder and holder ~= ARGV[1] then
   return {'standby', redis.call('LLEN', KEYS[1]), holder, '0'}
+elseif not holder then
+  return {'moved', redis.call('LLEN', KEYS[1]), ARGV[1], serial}
 end
 local head = 0
 if ARGV[2] == 'R' then head = -1 end
-if not is(head, ARGV[3], ARGV[4], ARGV[5]) then
+if serial ~= ARGV[7] or not is(head, ARGV[3], ARGV[4], ARGV[5]) then
   return {'moved', redis.call('LLEN', KEYS[1]), ARGV[1], serial}
 end
 redis.call('LTRIM', KEYS[1], 0, -1)
 redis.call('RPUSH', KEYS[3], ARGV[6] .. '\n' .. redis.call('LINDEX', KEYS[1], head))
 if ARGV[2] == 'R' then redis.call('LTRIM', KEYS[1], 0, -2) else redis.call('LTRIM', KEYS[1], 1, -1) end
-return {'ok', redis.call('LLEN', KEYS[1]), ARGV[1], serial}
+redis.call('SET', KEYS[2], ARGV[1] .. ' ' .. ARGV[8], 'PX', ARGV[9])
+return {'ok', redis.call('LLEN', KEYS[1]), ARGV[1], ARGV[8]}
 `)
 
 // release gives the lease back if it is this holder's. ARGV: 1 holder.
@@ -123,8 +132,9 @@ return 0
 // run out: then another instance gives the items back.
 //
 // KEYS: 1 list, 2 lease, 3 dead letters, 4 in-flight list, 5 instances: a hash of
-// those that may have something in flight, with the number of their last removal.
-// Who gives an instance's items back strikes it off, so it learns of it.
+// those that may have something in flight, with the number of their last removal,
+// or "gone": an instance whose items others gave back, or that has ended, learns
+// of it that way.
 
 // settle holds the lease and removes items from the in-flight list.
 //
@@ -142,12 +152,12 @@ return 0
 //
 // Dead letters are written before anything is removed, and what the user may not
 // do fails before anything is changed.
-var settle = redis.NewScript(`
+var settle = redis.NewScript(before + `
 local holder = redis.call('GET', KEYS[2])
 if holder and holder ~= ARGV[1] and not (#ARGV[2] > 0 and string.sub(holder, 1, #ARGV[2]) == ARGV[2]) then
   return {'standby', redis.call('LLEN', KEYS[1]), holder, '0'}
 end
-local serial = redis.call('HGET', KEYS[5], ARGV[5])
+local serial = redis.call('HGET', KEYS[5], ARGV[5]) or 'gone'
 local what = 'ok'
 if holder ~= ARGV[1] then
   redis.call('DEL', KEYS[2])
@@ -155,9 +165,9 @@ if holder ~= ARGV[1] then
 elseif ARGV[4] == '1' then
   redis.call('PEXPIRE', KEYS[2], ARGV[3])
 end
-if #ARGV[2] > 0 or not serial then
+if #ARGV[2] > 0 or serial == 'gone' then
   redis.call('LTRIM', KEYS[4], 0, -1)
-  serial = ARGV[8]
+  serial = before(ARGV[8])
   redis.call('HSET', KEYS[5], ARGV[5], serial)
   what = 'lost'
 elseif serial ~= ARGV[7] or redis.call('LLEN', KEYS[4]) ~= tonumber(ARGV[10]) then
@@ -166,9 +176,8 @@ end
 local front = tonumber(ARGV[9])
 if what == 'ok' and (front > 0 or #ARGV > 10) then
   redis.call('LTRIM', KEYS[4], 0, -1)
-  serial = ARGV[8]
-  redis.call('HSET', KEYS[5], ARGV[5], serial)
   if #ARGV > 10 then
+    redis.call('HSET', KEYS[5], ARGV[5], serial)
     redis.call('LREM', KEYS[4], 1, ARGV[6])
     redis.call('LSET', KEYS[4], ARGV[11], redis.call('LINDEX', KEYS[4], ARGV[11]))
   end
@@ -177,6 +186,8 @@ if what == 'ok' and (front > 0 or #ARGV > 10) then
       redis.call('RPUSH', KEYS[3], ARGV[i + 1] .. '\n' .. redis.call('LINDEX', KEYS[4], ARGV[i]))
     end
   end
+  serial = ARGV[8]
+  redis.call('HSET', KEYS[5], ARGV[5], serial)
   for i = 11, #ARGV, 2 do redis.call('LSET', KEYS[4], ARGV[i], ARGV[6]) end
   if front > 0 then redis.call('LTRIM', KEYS[4], front, -1) end
   if #ARGV > 10 then redis.call('LREM', KEYS[4], 0, ARGV[6]) end
@@ -197,17 +208,36 @@ end
 return moved
 `)
 
-// giveBack puts an in-flight list back to the head of its list, in its old
-// order. ARGV: 1 'R' where the right end is the head, 2 the name of the instance,
-// 3 the number of this call where it is an instance's own, so that no removal
-// comes late; "" where it is another's, whose lease KEYS[2] must have run out. It
-// returns how many.
+// giveBack puts the last ARGV[6] items of this instance's in-flight list, or all
+// where that is 0, back to the head of the list, in their old order. It counts as
+// a removal. ARGV: 1 holder, 2 'R' where the right end is the head, 3 this
+// instance's name, 4 number of the last removal, 5 of this one. It returns how
+// many, or -1 where the list is not this process's or something else is in flight.
 var giveBack = redis.NewScript(`
+if redis.call('GET', KEYS[2]) ~= ARGV[1] or redis.call('HGET', KEYS[5], ARGV[3]) ~= ARGV[4] then return -1 end
+local n, most = 0, tonumber(ARGV[6])
+redis.call('LTRIM', KEYS[4], 0, -1)
+redis.call('HSET', KEYS[5], ARGV[3], ARGV[5])
+while most == 0 or n < most do
+  if not redis.call('LMOVE', KEYS[4], KEYS[1], 'RIGHT', ARGV[2] == 'R' and 'RIGHT' or 'LEFT') then break end
+  n = n + 1
+end
+return n
+`)
+
+// reclaim gives back what another instance left in flight, whose lease KEYS[2]
+// must have run out. One with nothing in flight is looked at twice before it is
+// struck off: what it had sent may come late. ARGV: 1 'R' where the right end is
+// the head, 2 the instance's name. It returns how many.
+var reclaim = redis.NewScript(`
+if redis.call('EXISTS', KEYS[2]) == 1 then return 0 end
 local n = 0
-if #ARGV[3] > 0 or redis.call('EXISTS', KEYS[2]) == 0 then
-  redis.call('LTRIM', KEYS[4], 0, -1)
-  while redis.call('LMOVE', KEYS[4], KEYS[1], 'RIGHT', ARGV[1] == 'R' and 'RIGHT' or 'LEFT') do n = n + 1 end
-  if #ARGV[3] > 0 then redis.call('HSET', KEYS[5], ARGV[2], ARGV[3]) else redis.call('HDEL', KEYS[5], ARGV[2]) end
+redis.call('LTRIM', KEYS[4], 0, -1)
+while redis.call('LMOVE', KEYS[4], KEYS[1], 'RIGHT', ARGV[1] == 'R' and 'RIGHT' or 'LEFT') do n = n + 1 end
+if n == 0 and redis.call('HGET', KEYS[5], ARGV[2]) == 'gone' then
+  redis.call('HDEL', KEYS[5], ARGV[2])
+else
+  redis.call('HSET', KEYS[5], ARGV[2], 'gone')
 end
 return n
 `)

@@ -36,7 +36,8 @@ type lane struct {
 	renewed time.Time
 	renew   bool      // the script that is under way renews the lease
 	serial  uint64    // number of the last removal that Redis has carried out, as far as is known
-	attempt uint64    // number of the last call of the script
+	attempt uint64    // number of the last call of a script; even, see before in guard.go
+	breaks  int       // of the connection, when the place in the list was last known
 	asked   time.Time // when Redis was last asked
 	due     time.Time // when it is asked next even if nothing happens: the slow poll
 	idle    time.Duration
@@ -68,6 +69,14 @@ func newLane(l *Loop, list List, lease string) *lane {
 		log:    l.opts.Log.With(zap.String("list", list.Key)),
 		status: Status{Key: list.Key, Subject: list.Subject, State: Starting},
 	}
+}
+
+// broken tells whether the connection has broken since the last time it was
+// asked: Redis may have come back with other data.
+func (s *lane) broken() bool {
+	was := s.breaks
+	s.breaks = s.conn.breaks
+	return s.breaks != was
 }
 
 // listen takes the hints that have come, and tells whether items may be taken.
@@ -186,6 +195,7 @@ func (s *lane) fail(err error, now time.Time) {
 		s.renewed = time.Time{} // so that the next script writes: at a replica one that does not succeeds
 	}
 	asked := s.conn
+	asked.failed(err)
 	s.loop.opts.Alive(now) // the Sentinels may be asked now
 	atOnce, err := s.detour(err)
 	if atOnce {

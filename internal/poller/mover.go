@@ -26,7 +26,8 @@ type mover struct {
 	seed   maphash.Seed
 	held   []moved
 	places uint64    // given out
-	asked  []removal // asked for since serial: at most one of them has been carried out
+	asked  []removal // asked for since serial, the last ones: at most one has been carried out
+	excess int       // items at the end of the in-flight list that are too much for now
 	clean  bool      // what an earlier life of this instance left has been given back
 	unsure bool      // held may not be what is in flight
 	full   bool      // Redis refuses LMOVE: it is at its maxmemory
@@ -73,6 +74,9 @@ func (m *mover) turn(ctx context.Context, now time.Time) bool {
 	if now.Before(m.retryAt) {
 		return false
 	}
+	if m.broken() && m.clean {
+		m.unsure = true
+	}
 	if !m.tick.IsZero() && m.tick.Before(m.due) {
 		m.due = m.tick
 	}
@@ -91,6 +95,8 @@ func (m *mover) turn(ctx context.Context, now time.Time) bool {
 		err = m.recover(ctx, now)
 	case m.unsure:
 		err = m.find(ctx, now)
+	case m.excess > 0:
+		err = m.giveBackExcess(ctx)
 	case len(settled) > 0, large, read, due && (takes || len(m.held) > 0):
 		err = m.exchange(ctx, now, plan, settled, read)
 	case !plan.Active && len(m.held) > 0 && m.list.Explicit.Withdraw(false):
@@ -174,8 +180,8 @@ func (m *mover) settleCmd(ctx context.Context, now time.Time, held []moved, sett
 			others = append(others, i, "")
 		}
 	}
-	if m.attempt++; len(gone) > 0 {
-		m.asked = append(m.asked, removal{m.attempt, gone})
+	if m.attempt += 2; len(gone) > 0 {
+		m.ask(gone)
 	}
 	args := []any{"EVALSHA", settle.Hash(), len(m.keys)}
 	for _, key := range m.keys {
@@ -183,6 +189,26 @@ func (m *mover) settleCmd(ctx context.Context, now time.Time, held []moved, sett
 	}
 	args = append(args, m.loop.holder, instead, o.Lease.Milliseconds(), renew, o.Instance, m.tomb, m.serial, m.attempt, front, len(held))
 	return redis.NewCmd(ctx, append(args, others...)...), gone, buried, nil
+}
+
+// ask notes what the call under way is to remove.
+func (m *mover) ask(places []uint64) {
+	if len(m.asked) == maxAsked {
+		m.asked = slices.Delete(m.asked, 0, 1)
+	}
+	m.asked = append(m.asked, removal{m.attempt, places})
+}
+
+// judge is verdict, but says "lost" also where a call that said so got no answer:
+// the last removal has a number then that none has.
+func (m *mover) judge(cmd *redis.Cmd, err error, now time.Time) (string, error) {
+	before := m.serial
+	what, err := m.verdict(cmd, err, now)
+	asked := func(r removal) bool { return r.serial == m.serial }
+	if err == nil && what != "standby" && m.serial != before && !slices.ContainsFunc(m.asked, asked) {
+		what = "lost"
+	}
+	return what, err
 }
 
 // exchange is the round trip of delivery: remove what is settled, take what
@@ -194,17 +220,16 @@ func (m *mover) exchange(ctx context.Context, now time.Time, plan batch.Plan, se
 	}
 	pipe := m.conn.client.Pipeline()
 	pipe.Process(ctx, cmd)
-	var got taken
+	got := newTaken(m.seed, m.loop.opts.MaxPayload, plan.Bytes, 0)
 	var length *redis.IntCmd
-	reply := listReply{sink: &got, started: !m.full}
+	reply := listReply{sink: got, started: !m.full}
 	ask := 0
 	if read = read && m.owner; read {
-		got.maxItem = m.loop.opts.MaxPayload
 		ask = min(plan.Items, m.loop.opts.BatchItems, m.limit)
 		if most := min(plan.Bytes, m.loop.opts.BatchBytes); m.most > 0 {
 			ask = max(1, min(ask, most/m.most))
 		}
-		m.ask(ctx, pipe, &reply, ask)
+		m.take(ctx, pipe, &reply, ask)
 		// Taking ends Redis's tracking of the list for this connection; asking for
 		// its length begins it again.
 		length = pipe.LLen(ctx, m.list.Key)
@@ -218,7 +243,7 @@ func (m *mover) exchange(ctx context.Context, now time.Time, plan batch.Plan, se
 	if reply.err != nil {
 		return reply.err
 	}
-	what, err := m.verdict(cmd, err, now)
+	what, err := m.judge(cmd, err, now)
 	if err != nil {
 		return err
 	}
@@ -230,7 +255,8 @@ func (m *mover) exchange(ctx context.Context, now time.Time, plan batch.Plan, se
 		m.reclaimed()
 		return nil
 	case "moved":
-		m.unsure = true
+		m.unsure, m.more = true, true // what was taken now is found behind what that is
+		return nil
 	case "ok":
 		m.asked = m.asked[:0]
 		m.held = without(m.held, gone)
@@ -242,18 +268,18 @@ func (m *mover) exchange(ctx context.Context, now time.Time, plan batch.Plan, se
 		}
 	}
 	if read {
-		m.limit, m.most = max(2*len(got.items), firstRead), got.most
+		m.limit, m.most = max(2*len(got.ends), firstRead), got.most
 		m.more = length.Val() > 0
 		m.mu.Lock()
 		m.status.Backlog = length.Val()
 		m.mu.Unlock()
-		m.hold(got)
+		m.hold(got, 0)
 	}
 	return nil
 }
 
-// ask adds to a pipeline what moves n items.
-func (m *mover) ask(ctx context.Context, pipe redis.Pipeliner, reply *listReply, n int) {
+// take adds to a pipeline what moves n items.
+func (m *mover) take(ctx context.Context, pipe redis.Pipeliner, reply *listReply, n int) {
 	if m.full {
 		args := []any{"EVALSHA", takeFull.Hash(), len(m.keys)}
 		for _, key := range m.keys {
@@ -272,9 +298,11 @@ func (m *mover) ask(ctx context.Context, pipe redis.Pipeliner, reply *listReply,
 	}
 }
 
-// hold keeps what was taken and offers it to the relay.
-func (m *mover) hold(got taken) {
-	if len(got.items) == 0 {
+// hold keeps what was taken, from item at on, and offers it to the relay. What
+// found no room goes back.
+func (m *mover) hold(got *taken, at int) {
+	m.excess = 0
+	if at == len(got.items) {
 		return
 	}
 	m.idle = 0
@@ -282,19 +310,23 @@ func (m *mover) hold(got taken) {
 	backlog := m.status.Backlog
 	m.mu.Unlock()
 	first := m.list.Explicit.Plan().Next
-	b := batch.New(m.list.Subject, first, got.data, got.ends).Explicit(time.Now(), backlog)
-	i := 0
-	for _, size := range got.items {
+	kept := 0
+	for i, it := range got.items[at:] {
+		large := it.size > got.maxItem
+		if !large && !it.kept {
+			m.excess = len(got.items) - at - i
+			break
+		}
 		m.places++
-		x := moved{place: m.places, size: size, large: size > got.maxItem}
-		if !x.large {
-			x.seq, x.sum = first+uint64(i), maphash.Bytes(m.seed, b.Item(i))
-			i++
+		x := moved{place: m.places, size: it.size, sum: it.sum, large: large}
+		if !large {
+			x.seq = first + uint64(kept)
+			kept++
 		}
 		m.held = append(m.held, x)
 	}
-	if i > 0 {
-		m.list.Explicit.Offer(b)
+	if kept > 0 {
+		m.list.Explicit.Offer(batch.New(m.list.Subject, first, got.data, got.ends).Explicit(time.Now(), backlog))
 	}
 }
 
@@ -318,10 +350,10 @@ func (m *mover) recover(ctx context.Context, now time.Time) error {
 
 // giveBackOwn puts what is in flight and not in held any more back to the head.
 func (m *mover) giveBackOwn(ctx context.Context) error {
-	m.attempt++
-	n, err := m.giveBack(ctx, m.keys[1], m.keys[3], m.loop.opts.Instance, m.attempt)
-	m.held, m.asked, m.more = nil, nil, true
-	if err != nil {
+	m.attempt += 2
+	n, err := m.giveBack(ctx, 0)
+	m.held, m.asked, m.excess, m.more = nil, nil, 0, true
+	if err != nil || n < 0 {
 		m.clean = false
 		return err
 	}
@@ -332,8 +364,30 @@ func (m *mover) giveBackOwn(ctx context.Context) error {
 	return nil
 }
 
-func (m *mover) giveBack(ctx context.Context, lease, inFlight, name string, serial any) (int64, error) {
-	cmd := redis.NewCmd(ctx, "EVALSHA", giveBack.Hash(), 5, m.keys[0], lease, m.keys[2], inFlight, m.keys[4], m.side(), name, serial)
+// giveBackExcess puts back what was taken and found no room: items may be larger
+// than those before them.
+func (m *mover) giveBackExcess(ctx context.Context) error {
+	m.attempt += 2
+	m.ask(nil)
+	n, err := m.giveBack(ctx, m.excess)
+	if err != nil {
+		return err
+	}
+	m.unsure = n != int64(m.excess)
+	m.excess, m.more = 0, true
+	if n >= 0 {
+		m.serial, m.asked = m.attempt, m.asked[:0]
+	}
+	return nil
+}
+
+func (m *mover) giveBack(ctx context.Context, most int) (int64, error) {
+	return m.run(ctx, giveBack, m.keys[1], m.keys[3], m.loop.holder, m.side(), m.loop.opts.Instance, m.serial, m.attempt, most)
+}
+
+// run runs a script that returns a number.
+func (m *mover) run(ctx context.Context, script *redis.Script, lease, inFlight string, args ...any) (int64, error) {
+	cmd := redis.NewCmd(ctx, append([]any{"EVALSHA", script.Hash(), 5, m.keys[0], lease, m.keys[2], inFlight, m.keys[4]}, args...)...)
 	if err := m.conn.client.Process(ctx, cmd); err != nil {
 		if strings.HasPrefix(err.Error(), "NOSCRIPT") {
 			return 0, errNoScript
@@ -353,7 +407,7 @@ func (m *mover) reclaim(ctx context.Context) error {
 		if name == m.loop.opts.Instance {
 			continue
 		}
-		n, err := m.giveBack(ctx, aliveKey(m.list.Key, name), inFlightKey(m.list.Key, name), name, "")
+		n, err := m.run(ctx, reclaim, aliveKey(m.list.Key, name), inFlightKey(m.list.Key, name), m.side(), name)
 		if err != nil {
 			return err
 		}
@@ -377,7 +431,7 @@ func (m *mover) find(ctx context.Context, now time.Time) error {
 		_, err = m.verdict(cmd, err, now)
 		return err
 	}
-	if what, err := m.verdict(cmd, nil, now); err != nil {
+	if what, err := m.judge(cmd, nil, now); err != nil {
 		return err
 	} else if what == "standby" {
 		m.forget()
@@ -386,8 +440,8 @@ func (m *mover) find(ctx context.Context, now time.Time) error {
 		m.reclaimed()
 		return nil
 	}
-	got := taken{maxItem: m.loop.opts.MaxPayload}
-	reply := listReply{sink: &got}
+	got := newTaken(m.seed, m.loop.opts.MaxPayload, m.list.Explicit.Plan().Bytes, len(m.held))
+	reply := listReply{sink: got}
 	if err := m.conn.client.Process(ctx, redis.NewRawWriteToCmd(ctx, &reply, "LRANGE", m.keys[3], 0, -1)); err != nil {
 		return err
 	}
@@ -403,7 +457,7 @@ func (m *mover) find(ctx context.Context, now time.Time) error {
 // match makes held what is in flight. The number of the last removal tells
 // whether one whose reply was lost has been carried out; the items tell whether
 // anybody else had a hand in it.
-func (m *mover) match(got taken) {
+func (m *mover) match(got *taken) {
 	var removed []uint64
 	for _, r := range m.asked {
 		if r.serial == m.serial {
@@ -412,8 +466,7 @@ func (m *mover) match(got taken) {
 	}
 	m.asked = slices.DeleteFunc(m.asked, func(r removal) bool { return r.serial <= m.serial })
 	same := func(x moved, at int) bool {
-		return at < len(got.items) && x.size == got.items[at] && x.large == (x.size > got.maxItem) &&
-			(x.large || x.sum == maphash.Bytes(m.seed, got.bytes(at)))
+		return at < len(got.items) && x.size == got.items[at].size && (x.large || x.sum == got.items[at].sum)
 	}
 	var kept []moved
 	var missing []uint64
@@ -435,7 +488,7 @@ func (m *mover) match(got taken) {
 	if len(missing) > 0 {
 		m.missing(missing)
 	}
-	m.hold(got.from(at))
+	m.hold(got, at)
 }
 
 // missing tells the relay of items that are not in flight any more: those that
@@ -497,7 +550,7 @@ func (m *mover) forget() {
 		}
 	}
 	m.list.Explicit.Gone(seqs)
-	m.held, m.asked, m.unsure, m.clean, m.more = nil, nil, false, false, false
+	m.held, m.asked, m.excess, m.unsure, m.clean, m.more = nil, nil, 0, false, false, false
 }
 
 // release gives back what is in flight, and the lease.
@@ -513,33 +566,54 @@ func (m *mover) release(ctx context.Context) error {
 		}
 		return err
 	}
-	m.conn.client.HDel(ctx, m.keys[4], m.loop.opts.Instance)
 	m.owner = false
 	return nil
 }
 
-// taken is the sink that keeps items that were moved. All of them are kept but
-// the bytes of those over maxItem, which stay in Redis.
+// taken is the sink for items that were moved. It hashes all but those over
+// maxItem, and keeps the bytes of those from skip on as long as they fit into
+// maxBytes; one always does.
 type taken struct {
-	maxItem int
-	data    []byte
-	ends    []int // of the items kept
-	items   []int // sizes, of all
-	most    int
+	maxItem, maxBytes, skip int
 
-	keep    bool
+	items []takenItem
+	data  []byte // of those kept
+	ends  []int
+	most  int // bytes of the largest, but for those over maxItem
+
+	hash    maphash.Hash
+	keep    bool // the current item
+	full    bool // one that should have been kept was not
 	scratch [512]byte
 }
 
+type takenItem struct {
+	size int
+	sum  uint64
+	kept bool
+}
+
+func newTaken(seed maphash.Seed, maxItem, maxBytes, skip int) *taken {
+	t := &taken{maxItem: maxItem, maxBytes: maxBytes, skip: skip}
+	t.hash.SetSeed(seed)
+	return t
+}
+
 func (t *taken) begin(size int) {
-	t.items = append(t.items, size)
-	if t.keep = size <= t.maxItem; t.keep {
+	t.hash.Reset()
+	t.keep = false
+	if size <= t.maxItem && len(t.items) >= t.skip {
+		t.keep = !t.full && (len(t.ends) == 0 || len(t.data)+size <= t.maxBytes)
+		t.full = !t.keep
+	}
+	t.items = append(t.items, takenItem{size: size, kept: t.keep})
+	if size <= t.maxItem {
 		t.most = max(t.most, size)
-		if free := cap(t.data) - len(t.data); free < size {
-			bigger := make([]byte, len(t.data), max(2*cap(t.data), len(t.data)+size))
-			copy(bigger, t.data)
-			t.data = bigger
-		}
+	}
+	if free := cap(t.data) - len(t.data); t.keep && free < size {
+		bigger := make([]byte, len(t.data), max(2*cap(t.data), len(t.data)+size))
+		copy(bigger, t.data)
+		t.data = bigger
 	}
 }
 
@@ -554,42 +628,14 @@ func (t *taken) filled(p []byte) {
 	if t.keep {
 		t.data = t.data[:len(t.data)+len(p)]
 	}
+	if t.items[len(t.items)-1].size <= t.maxItem {
+		t.hash.Write(p)
+	}
 }
 
 func (t *taken) end() {
+	t.items[len(t.items)-1].sum = t.hash.Sum64()
 	if t.keep {
 		t.ends = append(t.ends, len(t.data))
 	}
-}
-
-// kept is how many of the first n items were kept.
-func (t *taken) kept(n int) (k int) {
-	for _, size := range t.items[:n] {
-		if size <= t.maxItem {
-			k++
-		}
-	}
-	return k
-}
-
-// bytes returns item i, which must have been kept.
-func (t *taken) bytes(i int) []byte {
-	k, start := t.kept(i), 0
-	if k > 0 {
-		start = t.ends[k-1]
-	}
-	return t.data[start:t.ends[k]]
-}
-
-// from returns the items from the n-th on.
-func (t *taken) from(n int) taken {
-	k, start := t.kept(n), 0
-	if k > 0 {
-		start = t.ends[k-1]
-	}
-	rest := taken{maxItem: t.maxItem, data: t.data[start:], items: t.items[n:]}
-	for _, end := range t.ends[k:] {
-		rest.ends = append(rest.ends, end-start)
-	}
-	return rest
 }

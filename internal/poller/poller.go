@@ -120,8 +120,8 @@ type Loop struct {
 	taking  atomic.Bool
 	wake    chan struct{} // holds one
 
-	requests chan request  // what others have asked the loop to do
-	ended    chan struct{} // closed when Run has returned
+	requests chan func(context.Context) // what others have asked the loop to do
+	ended    chan struct{}              // closed when Run has returned
 }
 
 // server serves one list, in turns.
@@ -149,7 +149,7 @@ func New(opts Options) *Loop {
 		opts:     opts,
 		holder:   opts.Instance + "/" + hex.EncodeToString(token[:]),
 		wake:     make(chan struct{}, 1),
-		requests: make(chan request, 16),
+		requests: make(chan func(context.Context), 16),
 		ended:    make(chan struct{}),
 	}
 	l.taking.Store(true)

@@ -84,18 +84,37 @@ type connection struct {
 	stopHints context.CancelFunc
 	tracked   int64  // the client ID that hints go to
 	refused   string // why the server gives no hints
+	breaks    int    // how often the connection broke
+	made      int    // breaks when it was made, plus one; 0 before
 }
+
+// errBroken is what a call meets that finds its connection closed: what Redis
+// holds may have changed with it, so nothing is sent on another one before those
+// who use it have heard of that.
+var errBroken = fmt.Errorf("the connection was closed: %w", io.EOF)
 
 func dial(opts RedisOptions, address string, changed func(key string)) *connection {
 	c := &connection{address: address, hints: newHints(opts, address, changed), stopHints: func() {}}
 	o := opts.clientOptions(address)
 	o.ReadBufferSize = 64 << 10
 	o.OnConnect = func(ctx context.Context, conn *redis.Conn) error {
+		if c.made == c.breaks+1 {
+			return errBroken
+		}
+		c.made = c.breaks + 1
 		c.tracked = 0
 		return c.track(ctx, conn.Process)
 	}
 	c.client = redis.NewClient(o)
 	return c
+}
+
+// failed notes an error of a call.
+func (c *connection) failed(err error) {
+	var reply redis.Error
+	if !errors.As(err, &reply) && !errors.Is(err, errNoScript) {
+		c.breaks++
+	}
 }
 
 func (c *connection) close() {
@@ -108,7 +127,7 @@ func (c *connection) close() {
 func (c *connection) loadScripts(timeout time.Duration) error {
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
-	for _, script := range []*redis.Script{guard, bury, release, settle, takeFull, giveBack, requeue} {
+	for _, script := range []*redis.Script{guard, bury, release, settle, takeFull, giveBack, reclaim, requeue} {
 		if err := script.Load(ctx, c.client).Err(); err != nil {
 			return err
 		}
@@ -119,7 +138,9 @@ func (c *connection) loadScripts(timeout time.Duration) error {
 // followHints redirects the hints when the hint connection has been replaced.
 func (c *connection) followHints(ctx context.Context) {
 	if c.tracked != c.hints.id.Load() {
-		c.track(ctx, c.client.Process)
+		if err := c.track(ctx, c.client.Process); err != nil {
+			c.failed(err)
+		}
 	}
 }
 

@@ -251,18 +251,44 @@ func (m *marker) mark() mark {
 // prints is the sink that keeps a hash of each item, to find out where in the
 // list what was read before stands now.
 type prints struct {
+	seed    maphash.Seed
+	maxItem int // of larger ones it is that of their mark
 	hash    maphash.Hash
+	marking *marker
 	sums    []uint64
 	scratch [4096]byte
 }
 
-func newPrints(seed maphash.Seed) *prints {
-	p := &prints{}
+func newPrints(seed maphash.Seed, maxItem int) *prints {
+	p := &prints{seed: seed, maxItem: maxItem}
 	p.hash.SetSeed(seed)
 	return p
 }
 
-func (p *prints) begin(int)          { p.hash.Reset() }
+func (p *prints) begin(size int) {
+	p.hash.Reset()
+	p.marking = nil
+	if size > p.maxItem {
+		p.marking = new(marker)
+	}
+}
+
 func (p *prints) space(n int) []byte { return p.scratch[:min(n, len(p.scratch))] }
-func (p *prints) filled(b []byte)    { p.hash.Write(b) }
-func (p *prints) end()               { p.sums = append(p.sums, p.hash.Sum64()) }
+
+func (p *prints) filled(b []byte) {
+	if p.marking != nil {
+		p.marking.add(b)
+	} else {
+		p.hash.Write(b)
+	}
+}
+
+func (p *prints) end() {
+	if p.marking != nil {
+		p.sums = append(p.sums, p.marking.mark().hash(p.seed))
+	} else {
+		p.sums = append(p.sums, p.hash.Sum64())
+	}
+}
+
+func (m mark) hash(seed maphash.Seed) uint64 { return maphash.Comparable(seed, m) }

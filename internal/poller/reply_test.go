@@ -135,7 +135,7 @@ func FuzzReply(f *testing.F) {
 				t.Errorf("%s: %s, at once: %s", name, got, want)
 			}
 		}
-		p := newPrints(maphash.MakeSeed())
+		p := newPrints(maphash.MakeSeed(), 1<<20)
 		(&listReply{sink: p}).Write(raw)
 	})
 }

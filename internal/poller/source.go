@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"hash/maphash"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"time"
@@ -26,7 +27,7 @@ type source struct {
 	held   []run  // what was read from there on, in order, without a gap
 	next   uint64 // sequence number behind held
 	unsure bool   // base may be wrong: find held in the list again before anything else
-	trims  []trim // asked for since serial: at most one of them has been carried out
+	trims  []trim // asked for since serial, the last ones: at most one has been carried out
 	lost   bool   // the lease had run out, so others may have removed items too
 }
 
@@ -55,6 +56,9 @@ func (s *source) turn(ctx context.Context, now time.Time) bool {
 	takes := s.listen(plan)
 	if now.Before(s.retryAt) {
 		return false
+	}
+	if s.broken() && len(s.held) > 0 {
+		s.unsure = true
 	}
 	due := !now.Before(s.due)
 	trim := plan.Head > s.base
@@ -161,7 +165,7 @@ func (s *source) exchange(ctx context.Context, now time.Time, plan batch.Plan, r
 	if reply.err != nil {
 		return reply.err
 	}
-	what, err := s.verdict(check, err, now)
+	what, err := s.judge(check, err, now)
 	if err != nil {
 		return err
 	}
@@ -172,11 +176,10 @@ func (s *source) exchange(ctx context.Context, now time.Time, plan batch.Plan, r
 	case "moved", "lost":
 		if len(s.held) > 0 {
 			s.unsure = true
-			s.lost = s.lost || what == "lost"
 			return nil
 		}
 	}
-	s.trims = s.trims[:0]
+	s.trims, s.lost = s.trims[:0], false
 	s.trimmed(uint64(trim))
 	if read {
 		s.take(&got, ask)
@@ -197,8 +200,8 @@ func (s *source) guard(ctx context.Context, pipe redis.Pipeliner, now time.Time,
 	if s.list.FromRight {
 		side = "R"
 	}
-	if s.attempt++; n > 0 {
-		s.trims = append(s.trims, trim{s.attempt, n})
+	if s.attempt += 2; n > 0 {
+		s.ask(n)
 	}
 	args := []any{"EVALSHA", guard.Hash(), 2, s.keys[0], s.keys[1],
 		s.loop.holder, instead, o.Lease.Milliseconds(), renew, n, side, s.serial, s.attempt, markEnd}
@@ -211,10 +214,33 @@ func (s *source) guard(ctx context.Context, pipe redis.Pipeliner, now time.Time,
 	return cmd
 }
 
+// ask notes that n items are to be removed by the call under way.
+func (s *source) ask(n int) {
+	if len(s.trims) == maxAsked {
+		s.trims = slices.Delete(s.trims, 0, 1)
+	}
+	s.trims = append(s.trims, trim{s.attempt, n})
+}
+
+// maxAsked is how many removals are remembered whose outcome is not known. One
+// more that comes late is taken for somebody else's.
+const maxAsked = 16
+
+// judge is verdict, and notes where others may have removed items.
+func (s *source) judge(cmd *redis.Cmd, err error, now time.Time) (string, error) {
+	before := s.serial
+	what, err := s.verdict(cmd, err, now)
+	asked := func(t trim) bool { return t.serial == s.serial }
+	if err == nil && (what == "lost" || s.serial != before && !slices.ContainsFunc(s.trims, asked)) {
+		s.lost = true
+	}
+	return what, err
+}
+
 // landmarks are the items whose places tell that the head has not moved: the
-// head, the last to be removed, and the first that differs from the head. Where
-// somebody else removes items, and all items repeat in the very rhythm of what
-// was removed, that can't be seen.
+// head, the first that differs from it, the last to be removed, and one at random.
+// Where somebody else removes items, and all items repeat in the very rhythm of
+// what was removed, that can't be seen.
 func (s *source) landmarks(trim int) []uint64 {
 	if len(s.held) == 0 {
 		return nil
@@ -231,6 +257,13 @@ func (s *source) landmarks(trim int) []uint64 {
 	}
 	if trim > 1 {
 		marks = append(marks, s.base+uint64(trim)-1)
+	}
+	if between := uint64(max(0, trim-2)); between > 0 {
+		any := s.base + 1 + rand.Uint64N(between)
+		if slices.Contains(marks, any) {
+			any = s.base + 1 + (any-s.base)%between // the next one
+		}
+		marks = append(marks, any)
 	}
 	return marks
 }
@@ -335,25 +368,33 @@ func (s *source) find(ctx context.Context, now time.Time) error {
 		first, last = -count, -1
 	}
 	seed := maphash.MakeSeed()
-	there := newPrints(seed)
+	there := newPrints(seed, s.loop.opts.MaxPayload)
 	reply := listReply{sink: there}
 	pipe := s.conn.client.Pipeline()
 	held := s.held
 	s.held = nil // so that the guard checks the lease only
 	check := s.guard(ctx, pipe, now, 0)
-	s.held = held
 	pipe.Process(ctx, redis.NewRawWriteToCmd(ctx, &reply, "LRANGE", s.list.Key, first, last))
+	again := s.guard(ctx, pipe, now, 0) // a removal that comes late can come in between
+	s.held = held
 	_, err := pipe.Exec(ctx)
 	if reply.err != nil {
 		return reply.err
 	}
-	what, err := s.verdict(check, err, now)
+	what, err := s.judge(check, err, now)
 	if err != nil {
 		return err
 	}
 	if what == "standby" {
 		s.forget()
 		return nil
+	}
+	serial := s.serial
+	if what, err = s.judge(again, nil, now); err != nil {
+		return err
+	}
+	if what == "standby" || s.serial != serial {
+		return nil // once more
 	}
 	if s.list.FromRight {
 		for i, j := 0, len(there.sums)-1; i < j; i, j = i+1, j-1 {
@@ -366,7 +407,7 @@ func (s *source) find(ctx context.Context, now time.Time) error {
 			gone = t.n
 		}
 	}
-	if s.lost || what == "lost" || len(there.sums) < len(sums)-gone || !equal(sums[gone:], there.sums) {
+	if s.lost || gone > len(sums) || len(there.sums) < len(sums)-gone || !equal(sums[gone:], there.sums) {
 		gone = displaced(sums, there.sums)
 	}
 	if confirmed := s.list.Window.Plan().Head; s.base+uint64(gone) > confirmed {
@@ -381,8 +422,8 @@ func (s *source) find(ctx context.Context, now time.Time) error {
 	return nil
 }
 
-// sums hashes the items that are held, from base on. Of an item too large to
-// hold only the mark is known: it is matched by nothing, so it is read again.
+// sums hashes the items that are held, from base on; of an item too large to hold
+// its mark.
 func (s *source) sums(seed maphash.Seed) []uint64 {
 	var sums []uint64
 	for _, r := range s.held {
@@ -390,7 +431,7 @@ func (s *source) sums(seed maphash.Seed) []uint64 {
 			switch {
 			case r.first+uint64(i) < s.base:
 			case r.b == nil:
-				sums = append(sums, 0)
+				sums = append(sums, r.large.hash(seed))
 			default:
 				sums = append(sums, maphash.Bytes(seed, r.b.Item(i)))
 			}
@@ -424,7 +465,9 @@ func equal(a, b []uint64) bool {
 // bury moves the item at the head to the dead-letter list.
 func (s *source) bury(ctx context.Context, now time.Time) error {
 	large := s.held[0].large
-	s.renew = false // this script renews nothing
+	s.renew = true
+	s.attempt += 2
+	s.ask(1)
 	side := "L"
 	if s.list.FromRight {
 		side = "R"
@@ -437,8 +480,9 @@ func (s *source) bury(ctx context.Context, now time.Time) error {
 		return err
 	}
 	cmd := redis.NewCmd(ctx, "EVALSHA", bury.Hash(), 3, s.keys[0], s.keys[1], s.keys[2],
-		s.loop.holder, side, large.size, large.sum, markEnd, why)
-	what, err := s.verdict(cmd, s.conn.client.Process(ctx, cmd), now)
+		s.loop.holder, side, large.size, large.sum, markEnd, why,
+		s.serial, s.attempt, s.loop.opts.Lease.Milliseconds())
+	what, err := s.judge(cmd, s.conn.client.Process(ctx, cmd), now)
 	if err != nil {
 		return err
 	}
@@ -448,6 +492,7 @@ func (s *source) bury(ctx context.Context, now time.Time) error {
 	case "moved":
 		s.unsure = true
 	case "ok":
+		s.trims = s.trims[:0]
 		s.trimmed(1)
 		s.log.Warn("an item is too large to deliver; it is in the dead-letter list",
 			zap.Int("bytes", large.size), zap.String("dead", s.keys[2]))

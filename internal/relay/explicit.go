@@ -43,7 +43,8 @@ type Explicit struct {
 	mu      sync.Mutex // guards everything below, and what hangs on it
 	stopped bool       // nothing more is taken
 	items   map[uint64]*item
-	order   []*item // by sequence number; those removed are dropped when they are first
+	order   []*item // by sequence number; at most half of them are removed already
+	holes   int     // items in order that are removed
 	next    uint64
 	bytes   int
 	parties []*taking
@@ -60,7 +61,8 @@ type item struct {
 	i       int   // which of b
 	pack    *pack // the items of b; nil when b is this item alone
 	cost    int
-	claims  []*claim // one for each party that owes it
+	claims  []*claim  // one for each party that owes it
+	former  []*taking // parties that owed it and don't any more
 	acked   bool
 	dead    string // why a party gave it up; empty when none did
 	tries   int    // the most deliveries to one party
@@ -251,6 +253,7 @@ func (l *Explicit) detach(c *claim) *worker {
 		heap.Remove(&l.due, c.index)
 	}
 	c.item.claims = remove(c.item.claims, c)
+	c.item.former = append(c.item.former, c.party)
 	return w
 }
 
@@ -394,6 +397,8 @@ func (l *Explicit) forget(it *item) []func(error) {
 	delete(l.items, it.seq)
 	l.bytes -= it.cost
 	it.unpack()
+	it.b = nil // order may keep the item for a while
+	l.holes++
 	waiting := it.waiting
 	it.waiting = nil
 	return waiting
@@ -420,6 +425,11 @@ func (l *Explicit) compact() {
 	for len(l.order) > 0 && l.order[0].removed {
 		l.order[0] = nil
 		l.order = l.order[1:]
+		l.holes--
+	}
+	if 2*l.holes > len(l.order) {
+		l.order = slices.DeleteFunc(l.order, func(it *item) bool { return it.removed })
+		l.holes = 0
 	}
 }
 
@@ -584,7 +594,7 @@ func (w *worker) Acknowledge(seq uint64, taken time.Time, a batch.Ack, removed f
 			mine = c
 		}
 	}
-	if mine == nil && !it.settled && !it.acked {
+	if mine == nil && !slices.Contains(it.former, w.party) {
 		l.mu.Unlock()
 		return batch.ErrNotGiven
 	}

@@ -569,3 +569,71 @@ func TestNothingIsWithdrawnWhileSomethingIsToBeRemoved(t *testing.T) {
 		t.Error("not withdrawn with nobody there")
 	}
 }
+
+func TestAnItemThatIsNotAcknowledgedKeepsNothingThatCameBehindItInMemory(t *testing.T) {
+	b := newBench(t)
+	h := b.join("")
+	b.offer(1) // a long job, say, or a delay of an hour
+	var batches []weak.Pointer[batch.Batch]
+	for range 100 {
+		items := make([][]byte, 10)
+		for i := range items {
+			items[i] = make([]byte, 1000)
+		}
+		offered := batch.Of("s", b.l.Plan().Next, items...).Explicit(b.now, 0)
+		batches = append(batches, weak.Make(offered))
+		b.l.Offer(offered)
+		for i := len(h.got) - 10; i < len(h.got); i++ {
+			h.ack(t, i, ack)
+		}
+		b.l.Removed(10)
+	}
+	runtime.GC()
+	kept := 0
+	for _, w := range batches {
+		if w.Value() != nil {
+			kept++
+		}
+	}
+	if kept > 1 || len(b.l.order) > 100 {
+		t.Errorf("%d of %d batches that are removed from Redis are in memory, and %d items; in flight is %d",
+			kept, len(batches), len(b.l.order), b.l.Stats().InFlight)
+	}
+}
+
+func TestALateAcknowledgementOfWhatItsPartyHasGivenUpIsNotRefused(t *testing.T) {
+	b := newBench(t, func(o *ExplicitOptions) { o.MaxDeliver = 1 })
+	p := b.join("")
+	b.join("workers")
+	b.offer(2)
+	if err := p.m.Acknowledge(0, b.now, term, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.m.Acknowledge(0, b.now, term, nil); errors.Is(err, batch.ErrNotGiven) {
+		t.Errorf("the second +TERM of an item that the others still owe: %v", err)
+	}
+	taken := b.now
+	p.m.Acknowledge(1, taken, wpi, nil)
+	b.now = b.now.Add(20 * time.Second)
+	for _, q := range b.l.parties[1:] { // the others ask for more time
+		for _, w := range q.workers {
+			w.Acknowledge(1, taken, wpi, nil)
+		}
+	}
+	b.pass(15 * time.Second) // the first is overdue
+	if err := p.m.Acknowledge(1, taken, ack, nil); errors.Is(err, batch.ErrNotGiven) {
+		t.Errorf("a late acknowledgement while the others still owe it: %v", err)
+	}
+}
+
+func TestAnItemIsNotAcknowledgedByWhoWasNeverGivenItWhenAnotherHasDoneSo(t *testing.T) {
+	b := newBench(t)
+	p := b.join("")
+	b.join("workers")
+	b.offer(1)
+	late := b.join("")
+	p.ack(t, 0, ack)
+	if err := late.m.Acknowledge(0, b.now, ack, nil); !errors.Is(err, batch.ErrNotGiven) {
+		t.Errorf("a client that was never given the item: %v", err)
+	}
+}
