@@ -111,13 +111,13 @@ func serve(cfg *config.Config, reread func() (*config.Config, error), stderr io.
 	}
 	defer tcpListener.Close()
 	d.listen = tcpListener.Addr()
-	controlListener, err := uds.Listen(cfg.Control.Socket, 0o660)
+	controlListener, err := uds.Listen(cfg.Control.Socket, 0o660, controlGroup)
 	if err != nil {
 		log.Error("can't listen for operators", zap.String("key", "control.socket"), zap.Error(err))
 		return exitFailed
 	}
 	defer controlListener.Close()
-	control := uds.New(uds.Options{Commands: d.commands(), Log: log.Named("control")})
+	control := uds.New(uds.Options{Commands: d.commands(), Path: cfg.Control.Socket, Log: log.Named("control")})
 	d.warnIfOpen()
 
 	// Every goroutine that is started here is waited for before serve returns.
@@ -132,10 +132,17 @@ func serve(cfg *config.Config, reread func() (*config.Config, error), stderr io.
 		}
 	})
 	serving.Go(func() {
-		if err := control.Serve(controlListener); err != nil {
+		if err := control.Serve(controlListener, uds.Admin); err != nil {
 			log.Error("the control socket is gone", zap.Error(err))
 		}
 	})
+	if statusListener := listenForMonitors(cfg.Control.StatusSocket, log); statusListener != nil {
+		serving.Go(func() {
+			if err := control.Serve(statusListener, uds.User); err != nil {
+				log.Error("the status socket is gone", zap.Error(err))
+			}
+		})
+	}
 	writeCtx, stopWriting := context.WithCancel(context.Background())
 	defer stopWriting()
 	written := make(chan error, 1)
@@ -216,6 +223,23 @@ func serve(cfg *config.Config, reread func() (*config.Config, error), stderr io.
 	control.Shutdown()
 	serving.Wait()
 	return order.code
+}
+
+// controlGroup is the group whose members may use the control socket.
+const controlGroup = "edged"
+
+// listenForMonitors returns nil where there is no path, or where the socket
+// cannot be had: items are relayed without it too.
+func listenForMonitors(path string, log *zap.Logger) net.Listener {
+	if path == "" {
+		return nil
+	}
+	ln, err := uds.Listen(path, 0o666, "")
+	if err != nil {
+		log.Warn("can't listen for monitors; serving without", zap.String("key", "control.status_socket"), zap.Error(err))
+		return nil
+	}
+	return ln
 }
 
 // build makes the parts and ties them together.

@@ -40,7 +40,7 @@ func serveDev(stdout, stderr io.Writer) int {
 		return fail(err)
 	}
 	cfg.Redis.Address = redis.Addr()
-	cfg.Control.Socket = filepath.Join(folder, "control.sock")
+	cfg.Control.Socket, cfg.Control.StatusSocket = filepath.Join(folder, "control.sock"), ""
 	var keys []string
 	for _, list := range cfg.Lists {
 		keys = append(keys, list.Key)

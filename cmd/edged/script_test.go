@@ -55,10 +55,12 @@ func (l leakChecked) Run() int {
 //
 //	$REDIS    address of a redis-server of its own
 //	$CONTROL  path for the control socket, short enough for one
+//	$STATUS   the same for the status socket
 //	$TCP      where the last daemon serves clients
 //
 //	edged.toml is made from these unless the script brings its own. In all of a
-//	script's .toml files $REDIS, $CONTROL and $WORK are filled in.
+//	script's .toml files $REDIS, $CONTROL, $STATUS and $WORK are
+//	filled in.
 //
 //	start NAME PROGRAM ARG...  in the background, output to NAME.out and NAME.err
 //	serve NAME ARG...          start edged and wait until it serves
@@ -140,6 +142,7 @@ poll_interval = "100ms"
 listen = "127.0.0.1:0"
 [control]
 socket = "$CONTROL"
+status_socket = "$STATUS"
 `
 
 func setup(env *testscript.Env) error {
@@ -149,6 +152,7 @@ func setup(env *testscript.Env) error {
 	env.Values["world"] = w
 	env.Setenv("TMPDIR", folder) // for edged -dev, whose socket is in there
 	env.Setenv("CONTROL", filepath.Join(folder, "control.sock"))
+	env.Setenv("STATUS", filepath.Join(folder, "status.sock"))
 	env.Setenv("REDIS", w.redis.Address())
 	env.Setenv("GORACE", "atexit_sleep_ms=0") // else each process lasts a second under -race
 

@@ -67,6 +67,7 @@ poll_interval = "100ms"
 listen = %q
 [control]
 socket = %q
+status_socket = ""
 [drain]
 timeout = "1h"
 `, redis.Address(), listen, socket)

@@ -179,7 +179,8 @@ type Rules struct {
 
 // Control is the socket that operators talk to.
 type Control struct {
-	Socket string `toml:"socket"` // an absolute path
+	Socket       string `toml:"socket"`        // an absolute path
+	StatusSocket string `toml:"status_socket"` // another one, for those who only look; empty means none
 }
 
 // Drain is the end of the daemon's life.
@@ -226,7 +227,7 @@ func Default() *Config {
 			ConnectTimeout:   5 * second,
 			PingInterval:     2 * minute,
 		},
-		Control: Control{Socket: "/run/edged/control.sock"},
+		Control: Control{Socket: "/run/edged/control.sock", StatusSocket: "/run/edged/status.sock"},
 		Drain:   Drain{Timeout: 10 * second},
 		Log:     Log{Level: "info", Format: "auto"},
 	}

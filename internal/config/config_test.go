@@ -151,7 +151,7 @@ func TestEveryKeyOfAFileIsTaken(t *testing.T) {
 				{Name: "bob", PasswordFile: "/bob"},
 			},
 		},
-		Control: Control{Socket: "/tmp/c.sock"},
+		Control: Control{Socket: "/tmp/c.sock", StatusSocket: "/tmp/s.sock"},
 		Drain:   Drain{Timeout: 0},
 		Log:     Log{Level: "debug", Format: "json"},
 	}

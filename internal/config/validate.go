@@ -82,6 +82,11 @@ func (p *parser) validate(c *Config) {
 	p.validateUsers(c.TCP.Users)
 
 	p.check("control.socket", checkSocket(c.Control.Socket))
+	if c.Control.StatusSocket != "" {
+		p.check("control.status_socket", checkSocket(c.Control.StatusSocket))
+		p.relate(c.Control.StatusSocket != c.Control.Socket, "control.status_socket", "control.socket",
+			"control.socket and control.status_socket are the same: give one of them another path")
+	}
 	between(p, "drain.timeout", c.Drain.Timeout, 0, hour)
 	p.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
 	p.oneOf("log.format", c.Log.Format, "auto", "json", "console")

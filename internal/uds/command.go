@@ -24,7 +24,8 @@ type Command struct {
 	Name    string // "pause"; lower case
 	Args    string // "LIST|all", for help
 	Summary string // one line
-	Example string // shown by "help COMMAND"
+	Example string // shown by "help COMMAND", ready to paste; just Name where empty
+	Level   Level  // that one needs for it
 
 	MinArgs, MaxArgs int
 
@@ -34,6 +35,12 @@ type Command struct {
 	// done, which is when a shutdown no longer waits for it, and must not call
 	// Shutdown. A nil Answer says just OK.
 	Run func(ctx context.Context, args []string) (Answer, error)
+
+	// Stream, in place of Run, answers in parts, each of which is sent at once,
+	// the first of them within 100 ms. Its calls of send fail when the client is
+	// gone or has not read for a while; then it returns. Until it returns the
+	// connection's other commands wait.
+	Stream func(ctx context.Context, args []string, send func(Answer) error) error
 }
 
 // usage is the command as one writes it.
@@ -46,6 +53,7 @@ func (c *Command) usage() string {
 const (
 	BadArgument        = "BadArgument"
 	BadInput           = "BadInput"
+	Forbidden          = "Forbidden"
 	Internal           = "Internal"
 	LineTooLong        = "LineTooLong"
 	NotFound           = "NotFound"
@@ -72,12 +80,13 @@ func (e *Error) Error() string { return e.Code + ": " + e.Message }
 type table struct {
 	list   []*Command
 	byName map[string]*Command
+	path   string // of the socket, for examples
 }
 
 // newTable makes the table of help and the given commands. It panics where two
 // have one name: that is a mistake in the program.
-func newTable(commands []Command) *table {
-	t := &table{byName: make(map[string]*Command)}
+func newTable(commands []Command, path string) *table {
+	t := &table{byName: make(map[string]*Command), path: path}
 	help := Command{
 		Name:    "help",
 		Args:    "[COMMAND]",
@@ -96,8 +105,9 @@ func newTable(commands []Command) *table {
 	return t
 }
 
-// run executes one request.
-func (t *table) run(ctx context.Context, req request) (Answer, error) {
+// admit returns the command of a request, which somebody of that level may run
+// now. An error comes with the command where there is such a one.
+func (t *table) admit(req request, level Level) (*Command, error) {
 	if req.err != nil {
 		return nil, req.err
 	}
@@ -105,10 +115,13 @@ func (t *table) run(ctx context.Context, req request) (Answer, error) {
 	if err != nil {
 		return nil, err
 	}
-	if n := len(req.args); n < c.MinArgs || n > c.MaxArgs {
-		return nil, Errorf(BadArgument, "%s takes %s, not %d; usage: %s", c.Name, argCount(c), n, c.usage())
+	if level < c.Level {
+		return c, Errorf(Forbidden, "%s needs the level %s, and you have the level %s here", c.Name, c.Level, level)
 	}
-	return c.Run(ctx, req.args)
+	if n := len(req.args); n < c.MinArgs || n > c.MaxArgs {
+		return c, Errorf(BadArgument, "%s takes %s, not %d; usage: %s", c.Name, argCount(c), n, c.usage())
+	}
+	return c, nil
 }
 
 // find returns the command of that name, in whatever case it is written, or an
@@ -171,7 +184,7 @@ func (t *table) help(_ context.Context, args []string) (Answer, error) {
 	if len(args) == 0 {
 		var all commandList
 		for _, c := range t.list {
-			all.Commands = append(all.Commands, describe(c))
+			all.Commands = append(all.Commands, t.describe(c))
 		}
 		return all, nil
 	}
@@ -179,7 +192,7 @@ func (t *table) help(_ context.Context, args []string) (Answer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return describe(c), nil
+	return t.describe(c), nil
 }
 
 // description is the answer to "help COMMAND".
@@ -187,18 +200,20 @@ type description struct {
 	Name    string `json:"name"`
 	Usage   string `json:"usage"`
 	Summary string `json:"summary"`
-	Example string `json:"example,omitempty"`
+	Level   string `json:"level"`
+	Example string `json:"example"`
 }
 
-func describe(c *Command) description {
-	return description{c.Name, c.usage(), c.Summary, c.Example}
+func (t *table) describe(c *Command) description {
+	example := c.Example
+	if example == "" {
+		example = c.Name
+	}
+	return description{c.Name, c.usage(), c.Summary, c.Level.String(), fmt.Sprintf("echo '%s' | socat - UNIX-CONNECT:%s", example, t.path)}
 }
 
 func (d description) Text(w io.Writer) {
-	fmt.Fprintf(w, "usage:   %s [json]\n         %s\n", d.Usage, d.Summary)
-	if d.Example != "" {
-		fmt.Fprintf(w, "example: %s\n", d.Example)
-	}
+	fmt.Fprintf(w, "usage:   %s [json]\n         %s\nlevel:   %s\nexample: %s\n", d.Usage, d.Summary, d.Level, d.Example)
 }
 
 // commandList is the answer to "help".
@@ -214,7 +229,8 @@ func (l commandList) Text(w io.Writer) {
 	for _, d := range l.Commands {
 		fmt.Fprintf(w, "%-*s  %s\n", width, d.Usage, d.Summary)
 	}
-	fmt.Fprintln(w, `The word json behind a command asks for JSON; ";" separates commands.`)
+	fmt.Fprintln(w, `"help COMMAND" shows an example. The word json behind a command asks for JSON;`)
+	fmt.Fprintln(w, `";" separates commands.`)
 }
 
 // render returns an answer in the form that goes to the client.
@@ -236,13 +252,29 @@ func render(a Answer, err error, asJSON bool) []byte {
 		return fmt.Appendf(nil, "ERR %s %s\n", e.Code, e.Message)
 	}
 	if a != nil {
-		a.Text(&buf)
-		if b := buf.Bytes(); len(b) > 0 && b[len(b)-1] != '\n' {
-			buf.WriteByte('\n')
-		}
+		writeText(&buf, a)
 	}
 	buf.WriteString("OK\n")
 	return buf.Bytes()
+}
+
+// renderPart returns a part of an answer, which no OK follows.
+func renderPart(a Answer, asJSON bool) ([]byte, error) {
+	var buf bytes.Buffer
+	if asJSON {
+		err := marshal(&buf, a)
+		return buf.Bytes(), err
+	}
+	writeText(&buf, a)
+	return buf.Bytes(), nil
+}
+
+// writeText writes an answer's lines, the last one with its end.
+func writeText(buf *bytes.Buffer, a Answer) {
+	a.Text(buf)
+	if b := buf.Bytes(); len(b) > 0 && b[len(b)-1] != '\n' {
+		buf.WriteByte('\n')
+	}
 }
 
 // marshal writes a as one JSON object on one line.

@@ -7,7 +7,9 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"os/user"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"syscall"
 	"time"
@@ -26,31 +28,37 @@ const maxPath = 107
 // and a file that is no socket, are errors and stay as they are. Of several
 // processes that call Listen for one path at a time, one succeeds. The listener
 // removes its file when it is closed, unless another has taken the file's place.
-func Listen(path string, mode fs.FileMode) (net.Listener, error) {
-	ln, err := listen(path, mode)
+//
+// The file is given to the group of that name. Where there is no such group, or
+// this process may not give files to it, it stays as it is.
+func Listen(path string, mode fs.FileMode, group string) (net.Listener, error) {
+	ln := &listener{path: path, mode: mode, group: group}
+	err := ln.open()
 	if err != nil {
 		return nil, fmt.Errorf("listen on the Unix socket %q: %w", path, err)
 	}
 	return ln, nil
 }
 
-func listen(path string, mode fs.FileMode) (net.Listener, error) {
+// open makes a new socket and file.
+func (l *listener) open() error {
+	path, mode := l.path, l.mode
 	switch {
 	case path == "" || path[0] == '@':
-		return nil, errors.New("it needs the path of a file: abstract sockets have no permissions")
+		return errors.New("it needs the path of a file: abstract sockets have no permissions")
 	case len(path) > maxPath:
-		return nil, fmt.Errorf("the path has %d bytes, Linux takes at most %d; choose a shorter one", len(path), maxPath)
+		return fmt.Errorf("the path has %d bytes, Linux takes at most %d; choose a shorter one", len(path), maxPath)
 	}
 
 	// Between the look at an old file and its removal another process may have
 	// put its own there, so there is one at a time in a folder.
 	unlock, err := lockFolder(filepath.Dir(path))
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer unlock()
 	if err := removeStale(path); err != nil {
-		return nil, err
+		return err
 	}
 
 	config := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
@@ -65,23 +73,46 @@ func listen(path string, mode fs.FileMode) (net.Listener, error) {
 	}}
 	inner, err := config.Listen(context.Background(), "unix", path)
 	if err != nil {
-		return nil, plain(err)
+		return plain(err)
 	}
 	unixLn := inner.(*net.UnixListener)
 	unixLn.SetUnlinkOnClose(false)
 	info, err := os.Lstat(path)
 	if err != nil {
 		_ = unixLn.Close()
-		return nil, plain(err)
+		return plain(err)
 	}
-	ln := &listener{UnixListener: unixLn, path: path, info: info}
-	if info.Mode().Perm() != mode.Perm() {
-		if err := os.Chmod(path, mode.Perm()); err != nil {
-			_ = ln.Close()
-			return nil, fmt.Errorf("set its mode to %04o: %w", mode.Perm(), plain(err))
+	if err := l.dress(info); err != nil {
+		_ = os.Remove(path)
+		_ = unixLn.Close()
+		return err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	old := l.current
+	l.current, l.info = unixLn, info
+	if l.closed { // in the meantime
+		return l.close()
+	}
+	if old != nil {
+		_ = old.Close()
+	}
+	return nil
+}
+
+// dress gives the file its group and mode.
+func (l *listener) dress(info fs.FileInfo) error {
+	if g, err := user.LookupGroup(l.group); l.group != "" && err == nil {
+		if gid, err := strconv.Atoi(g.Gid); err == nil {
+			_ = os.Lchown(l.path, -1, gid) // where that is not for us to do, our own group has it
 		}
 	}
-	return ln, nil
+	if info.Mode().Perm() != l.mode.Perm() {
+		if err := os.Chmod(l.path, l.mode.Perm()); err != nil {
+			return fmt.Errorf("set its mode to %04o: %w", l.mode.Perm(), plain(err))
+		}
+	}
+	return nil
 }
 
 // lockFolder keeps other callers of lockFolder out of the folder until the
@@ -149,19 +180,56 @@ func plain(err error) error {
 
 // listener removes its socket file when it is closed, and no other file.
 type listener struct {
-	*net.UnixListener
-	path string
-	info fs.FileInfo // of the socket file
-	once sync.Once
+	path  string
+	mode  fs.FileMode
+	group string
+
+	mu      sync.Mutex
+	current *net.UnixListener // guarded by mu; another one after the file was put back
+	info    fs.FileInfo       // guarded by mu; of its file
+	closed  bool              // guarded by mu
+}
+
+func (l *listener) unix() *net.UnixListener {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.current
+}
+
+func (l *listener) Accept() (net.Conn, error)     { return l.unix().Accept() }
+func (l *listener) Addr() net.Addr                { return l.unix().Addr() }
+func (l *listener) SetDeadline(t time.Time) error { return l.unix().SetDeadline(t) }
+
+// restore makes the file again if it is gone: a new socket, since no name can be
+// given back to the old one. It must not be called during an Accept. It fails
+// where the file can't be made, or another one has its place.
+func (l *listener) restore() (restored bool, err error) {
+	l.mu.Lock()
+	info := l.info
+	l.mu.Unlock()
+	now, err := os.Lstat(l.path)
+	if err == nil && os.SameFile(info, now) {
+		return false, nil
+	}
+	if err := l.open(); err != nil {
+		return false, err
+	}
+	return true, nil
 }
 
 // Close removes the file and closes the listener, in this order: a file that is
 // still there is still answered.
 func (l *listener) Close() error {
-	l.once.Do(func() {
-		if now, err := os.Lstat(l.path); err == nil && os.SameFile(l.info, now) {
-			_ = os.Remove(l.path) // what stays behind is stale, and replaced next time
-		}
-	})
-	return l.UnixListener.Close()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.close()
+}
+
+// close is called with mu held.
+func (l *listener) close() error {
+	l.closed = true
+	if now, err := os.Lstat(l.path); err == nil && os.SameFile(l.info, now) {
+		_ = os.Remove(l.path) // what stays behind is stale, and replaced next time
+	}
+	return l.current.Close()
 }

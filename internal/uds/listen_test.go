@@ -40,7 +40,7 @@ func makeStale(t *testing.T, path string) {
 func listenFails(t *testing.T, path, why string) {
 	t.Helper()
 	before, _ := os.Lstat(path)
-	ln, err := Listen(path, 0o600)
+	ln, err := Listen(path, 0o600, "")
 	if err == nil {
 		_ = ln.Close()
 		t.Fatal("Listen succeeded")
@@ -58,7 +58,7 @@ func TestListenSetsTheModeWhateverTheUmaskAndNeverMore(t *testing.T) {
 		for _, mode := range []fs.FileMode{0o600, 0o660, 0o666} {
 			path := socketPath(t)
 			old := unix.Umask(umask)
-			ln, err := Listen(path, mode)
+			ln, err := Listen(path, mode, "")
 			unix.Umask(old)
 			if err != nil {
 				t.Fatal(err)
@@ -77,7 +77,7 @@ func TestListenSetsTheModeWhateverTheUmaskAndNeverMore(t *testing.T) {
 func TestListenReplacesAStaleSocket(t *testing.T) {
 	path := socketPath(t)
 	makeStale(t, path)
-	ln, err := Listen(path, 0o600)
+	ln, err := Listen(path, 0o600, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -91,7 +91,7 @@ func TestListenReplacesAStaleSocket(t *testing.T) {
 
 func TestListenLeavesALiveSocketAlone(t *testing.T) {
 	path := socketPath(t)
-	ln, err := Listen(path, 0o600)
+	ln, err := Listen(path, 0o600, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -165,7 +165,7 @@ func TestListenSaysWhatIsWrongWithThePath(t *testing.T) {
 func TestListenTakesTheLongestPathThatLinuxTakes(t *testing.T) {
 	path := socketPath(t)
 	path += strings.Repeat("x", maxPath-len(path))
-	ln, err := Listen(path, 0o600)
+	ln, err := Listen(path, 0o600, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -179,7 +179,7 @@ func TestOfManyThatListenAtOnceOneSucceeds(t *testing.T) {
 	var all sync.WaitGroup
 	listeners, errs := make([]net.Listener, many), make([]error, many)
 	for i := range many {
-		all.Go(func() { listeners[i], errs[i] = Listen(path, 0o600) })
+		all.Go(func() { listeners[i], errs[i] = Listen(path, 0o600, "") })
 	}
 	all.Wait()
 	won := 0
@@ -198,7 +198,7 @@ func TestOfManyThatListenAtOnceOneSucceeds(t *testing.T) {
 
 func TestClosingTheListenerRemovesItsFileOnly(t *testing.T) {
 	path := socketPath(t)
-	ln, err := Listen(path, 0o600)
+	ln, err := Listen(path, 0o600, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -207,14 +207,14 @@ func TestClosingTheListenerRemovesItsFileOnly(t *testing.T) {
 		t.Errorf("after Close: %v, want no file", err)
 	}
 
-	ln, err = Listen(path, 0o600)
+	ln, err = Listen(path, 0o600, "")
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}
-	other, err := Listen(path, 0o600)
+	other, err := Listen(path, 0o600, "")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,7 +12,11 @@
 // An answer is lines of text and then "OK", or "ERR <Code> <text>". With the
 // last word "json" it is one JSON object on one line and nothing else, an error
 // being {"error":{"code":…,"message":…}}. A client that closes its sending side
-// gets the answers it is owed, then the connection closes.
+// gets the answers it is owed, then the connection closes. Some commands answer
+// in parts over time, in JSON an object a line; the OK comes at their end.
+//
+// Who is at the other end is asked of the kernel, and each listener has a ceiling:
+// see Level. What takes more than User is logged, done or refused.
 //
 // Each listener has one goroutine and each connection has one; Serve and
 // Shutdown return when they are gone.
@@ -25,6 +29,8 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -43,8 +49,10 @@ const (
 // Options is what a Server needs to know.
 type Options struct {
 	Commands       []Command     // in the order in which help lists them
-	MaxConnections int           // at a time; 16 where 0
+	Path           string        // of a socket, for the examples of help
+	MaxConnections int           // at a time, of each listener; 16 where 0
 	IdleTimeout    time.Duration // for a client to send a whole line; 5 minutes where 0
+	FileCheck      time.Duration // between looks whether a socket's file is there; 10 seconds where 0
 	Log            *zap.Logger   // nil logs nothing
 }
 
@@ -53,6 +61,7 @@ type Server struct {
 	table          *table
 	maxConnections int
 	idleTimeout    time.Duration
+	fileCheck      time.Duration
 	log            *zap.Logger
 
 	ctx      context.Context // of the commands
@@ -60,22 +69,30 @@ type Server struct {
 	stopping chan struct{}  // closed when Shutdown begins
 	serving  sync.WaitGroup // the calls of Serve; Add under mu while not stopping
 
-	mu        sync.Mutex
-	listeners map[net.Listener]struct{} // guarded by mu
-	conns     map[net.Conn]struct{}     // guarded by mu; those being refused too
-	served    int                       // guarded by mu; conns that are not being refused
-	full      bool                      // guarded by mu; somebody was refused since a place was free
+	mu    sync.Mutex
+	ports map[*port]struct{}    // guarded by mu
+	conns map[net.Conn]struct{} // guarded by mu; those being refused too
+}
+
+// port is a listener and its connections. Its numbers are guarded by Server.mu.
+type port struct {
+	net.Listener
+	ceiling  Level
+	served   int  // connections
+	refusing int  // connections that are being told why they are refused
+	full     bool // somebody was refused since a place was free
 }
 
 // New makes a server. Two commands of one name make it panic.
 func New(o Options) *Server {
 	s := &Server{
-		table:          newTable(o.Commands),
+		table:          newTable(o.Commands, o.Path),
 		maxConnections: o.MaxConnections,
 		idleTimeout:    o.IdleTimeout,
+		fileCheck:      o.FileCheck,
 		log:            o.Log,
 		stopping:       make(chan struct{}),
-		listeners:      make(map[net.Listener]struct{}),
+		ports:          make(map[*port]struct{}),
 		conns:          make(map[net.Conn]struct{}),
 	}
 	if s.maxConnections == 0 {
@@ -83,6 +100,9 @@ func New(o Options) *Server {
 	}
 	if s.idleTimeout == 0 {
 		s.idleTimeout = 5 * time.Minute
+	}
+	if s.fileCheck == 0 {
+		s.fileCheck = 10 * time.Second
 	}
 	if s.log == nil {
 		s.log = zap.NewNop()
@@ -93,16 +113,20 @@ func New(o Options) *Server {
 
 // Serve answers the clients of ln, which it closes, until Shutdown; it returns
 // nil then. It returns an error where ln was closed by somebody else: the whole
-// server is stopping then. It may be called for several listeners at once; their
-// connections are counted together.
-func (s *Server) Serve(ln net.Listener) error {
+// server is stopping then. Nobody who comes by ln has more than the ceiling. Serve
+// may be called for several listeners at once; each has MaxConnections, so that
+// those who may only look cannot lock the others out.
+//
+// Where ln is one of Listen, its file is put back when somebody has deleted it.
+func (s *Server) Serve(ln net.Listener, ceiling Level) error {
 	defer ln.Close()
+	p := &port{Listener: ln, ceiling: ceiling}
 	s.mu.Lock()
 	if s.isStopping() {
 		s.mu.Unlock()
 		return nil
 	}
-	s.listeners[ln] = struct{}{}
+	s.ports[p] = struct{}{}
 	s.serving.Add(1)
 	s.mu.Unlock()
 	defer s.serving.Done()
@@ -110,14 +134,19 @@ func (s *Server) Serve(ln net.Listener) error {
 	var conns sync.WaitGroup
 	defer conns.Wait()
 	backoff := 5 * time.Millisecond
+	file := watchedFile{log: s.log}
+	file.ln, _ = ln.(*listener)
 	for {
+		file.wakeIn(s.fileCheck)
 		c, err := ln.Accept()
 		switch {
 		case err == nil:
 			backoff = 5 * time.Millisecond
-			s.admit(c, &conns)
+			s.admit(c, p, &conns)
 		case s.isStopping():
 			return nil
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			file.check()
 		case errors.Is(err, net.ErrClosed):
 			s.stop()
 			return err
@@ -132,6 +161,35 @@ func (s *Server) Serve(ln net.Listener) error {
 			}
 			backoff = min(2*backoff, maxBackoff)
 		}
+	}
+}
+
+// watchedFile is the socket file of a listener that has one. It is owned by Serve.
+type watchedFile struct {
+	ln   *listener // nil: nothing to watch
+	log  *zap.Logger
+	lost bool // and said so
+}
+
+// wakeIn ends the next Accept in time for a look at the file.
+func (f *watchedFile) wakeIn(d time.Duration) {
+	if f.ln != nil {
+		_ = f.ln.SetDeadline(time.Now().Add(d))
+	}
+}
+
+func (f *watchedFile) check() {
+	restored, err := f.ln.restore()
+	switch {
+	case restored:
+		f.lost = false
+		f.log.Warn("the file of the control socket was gone; it is back", zap.String("path", f.ln.path))
+	case err != nil && !f.lost:
+		f.lost = true
+		f.log.Error("nobody can reach the control socket: its file is gone and cannot be put back; trying again",
+			zap.String("path", f.ln.path), zap.Error(err))
+	case err == nil:
+		f.lost = false
 	}
 }
 
@@ -167,8 +225,8 @@ func (s *Server) stop() {
 		return
 	}
 	close(s.stopping)
-	for ln := range s.listeners {
-		_ = ln.Close()
+	for p := range s.ports {
+		_ = p.Close()
 	}
 	for c := range s.conns {
 		_ = c.SetReadDeadline(time.Now())
@@ -185,7 +243,7 @@ func (s *Server) isStopping() bool {
 }
 
 // admit starts the goroutine of a connection, within the limits.
-func (s *Server) admit(c net.Conn, conns *sync.WaitGroup) {
+func (s *Server) admit(c net.Conn, p *port, conns *sync.WaitGroup) {
 	refusal := Errorf(TooManyConnections, "%d connections are open, which is the limit; close one and try again", s.maxConnections)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -193,21 +251,22 @@ func (s *Server) admit(c net.Conn, conns *sync.WaitGroup) {
 	case s.isStopping():
 		_ = c.Close()
 		return
-	case s.served < s.maxConnections:
-		s.served++
+	case p.served < s.maxConnections:
+		p.served++
 		conns.Go(func() {
-			s.converse(c)
-			s.forget(c, true)
+			s.converse(c, peerOf(c, p.ceiling))
+			s.forget(c, func() { p.served--; p.full = false })
 		})
-	case len(s.conns)-s.served < s.maxConnections:
-		if !s.full {
-			s.full = true
+	case p.refusing < s.maxConnections:
+		if !p.full {
+			p.full = true
 			s.log.Warn("the control socket refuses connections: there are too many",
 				zap.Int("max_connections", s.maxConnections))
 		}
+		p.refusing++
 		conns.Go(func() {
 			s.cutOff(c, refusal)
-			s.forget(c, false)
+			s.forget(c, func() { p.refusing-- })
 		})
 	default: // a flood: not worth a goroutine; the new socket takes the few bytes at once
 		_ = s.send(c, render(nil, refusal, false))
@@ -219,20 +278,17 @@ func (s *Server) admit(c net.Conn, conns *sync.WaitGroup) {
 
 // forget closes a connection, last of all: whoever sees the end of a connection
 // that was served finds its place free.
-func (s *Server) forget(c net.Conn, served bool) {
+func (s *Server) forget(c net.Conn, leave func()) {
 	s.mu.Lock()
 	delete(s.conns, c)
-	if served {
-		s.served--
-		s.full = false
-	}
+	leave()
 	s.mu.Unlock()
 	_ = c.Close()
 }
 
 // converse answers the commands of a connection until the client is done, is
 // cut off, or the server stops.
-func (s *Server) converse(c net.Conn) {
+func (s *Server) converse(c net.Conn, who peer) {
 	r := bufio.NewReaderSize(c, maxLine+len("\r\n"))
 	for {
 		// One deadline for the whole line: a byte now and then is idle as well.
@@ -251,7 +307,7 @@ func (s *Server) converse(c net.Conn) {
 				_ = s.send(c, render(nil, Errorf(ShuttingDown, "the daemon is ending"), req.json))
 				return
 			}
-			if s.send(c, s.execute(req)) != nil {
+			if s.execute(c, who, req) != nil {
 				return
 			}
 		}
@@ -261,13 +317,43 @@ func (s *Server) converse(c net.Conn) {
 	}
 }
 
-// execute runs a command and returns its answer.
-func (s *Server) execute(req request) []byte {
-	a, err := s.table.run(s.ctx, req)
+// execute runs a command and sends its answer. Its error is that of sending.
+func (s *Server) execute(c net.Conn, who peer, req request) error {
+	command, err := s.table.admit(req, who.level)
+	if command != nil && command.Level > User {
+		log := s.log.With(zap.Int("pid", who.pid), zap.Int("uid", who.uid),
+			zap.String("command", strings.Join(append([]string{command.Name}, req.args...), " ")))
+		if err != nil {
+			log.Warn("a command was refused", zap.Error(err))
+		} else {
+			log.Info("a command on the control socket")
+		}
+	}
+	var a Answer
+	var sendErr error
+	switch {
+	case err != nil:
+	case command.Stream == nil:
+		a, err = command.Run(s.ctx, req.args)
+	default:
+		err = command.Stream(s.ctx, req.args, func(a Answer) error {
+			var part []byte
+			if part, sendErr = renderPart(a, req.json); sendErr == nil {
+				sendErr = s.send(c, part)
+			}
+			return sendErr
+		})
+		if sendErr != nil {
+			return sendErr
+		}
+		if err == nil && req.json {
+			return nil // every object was sent
+		}
+	}
 	if _, coded := errors.AsType[*Error](err); err != nil && !coded {
 		s.log.Error("a command on the control socket failed", zap.String("command", req.name), zap.Error(err))
 	}
-	return render(a, err, req.json)
+	return s.send(c, render(a, err, req.json))
 }
 
 func (s *Server) send(c net.Conn, answer []byte) error {

@@ -8,8 +8,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"reflect"
 	"runtime"
 	"strings"
@@ -20,6 +23,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -70,8 +75,9 @@ type server struct {
 
 func start(t *testing.T, o Options) *server {
 	t.Helper()
+	o.Path = "/run/x.sock"
 	path := socketPath(t)
-	ln, err := Listen(path, 0o600)
+	ln, err := Listen(path, 0o600, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -80,7 +86,7 @@ func start(t *testing.T, o Options) *server {
 	}
 	s := &server{New(o), path}
 	served := make(chan error, 1)
-	go func() { served <- s.Serve(ln) }()
+	go func() { served <- s.Serve(ln, Admin) }()
 	t.Cleanup(func() {
 		s.Shutdown()
 		if err := <-served; err != nil {
@@ -181,8 +187,8 @@ func TestAnswers(t *testing.T) {
 		{"no UTF-8, in JSON", "a\xff json\n", `{"error":{"code":"BadInput","message":"byte 2 of the line, \"\\xff\", is not UTF-8"}}` + "\n"},
 		{"what follows garbage on its line is not executed", "\x1b[A;status", `ERR BadInput byte 1 of the line is '\x1b'; commands are printable text` + "\n"},
 		{"the longest line", strings.Repeat(" ", maxLine-len("status")) + "status\r\nstatus\n", status + status},
-		{"help on one command", "help ECHO\n", "usage:   echo WORD... [json]\n         say the words\nexample: echo a b\nOK\n"},
-		{"help on one command in JSON", "help echo json\n", `{"name":"echo","usage":"echo WORD...","summary":"say the words","example":"echo a b"}` + "\n"},
+		{"help on one command", "help ECHO\n", "usage:   echo WORD... [json]\n         say the words\nlevel:   user\nexample: echo 'echo a b' | socat - UNIX-CONNECT:/run/x.sock\nOK\n"},
+		{"help on one command in JSON", "help echo json\n", `{"name":"echo","usage":"echo WORD...","summary":"say the words","level":"user","example":"echo 'echo a b' | socat - UNIX-CONNECT:/run/x.sock"}` + "\n"},
 		{"help on an unknown command", "help ech\n", `ERR UnknownCommand there is no command "ech"; did you mean "echo"? "help" lists the commands` + "\n"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -198,7 +204,8 @@ func TestHelpListsTheCommandsAligned(t *testing.T) {
 	const want = `help [COMMAND]  list the commands, or explain one
 status          say how it is
 echo WORD...    say the words
-The word json behind a command asks for JSON; ";" separates commands.
+"help COMMAND" shows an example. The word json behind a command asks for JSON;
+";" separates commands.
 OK
 `
 	if got := s.ask(t, "help"); got != want {
@@ -424,7 +431,7 @@ func bubble(t *testing.T, o Options, f func(t *testing.T, s *Server, ln *pipeLis
 		s, ln := New(o), newPipeListener()
 		var serving sync.WaitGroup
 		serving.Go(func() {
-			if err := s.Serve(ln); err != nil {
+			if err := s.Serve(ln, Admin); err != nil {
 				t.Errorf("Serve returned %v", err)
 			}
 		})
@@ -508,7 +515,7 @@ func TestShutdownWaitsForACommandForASecondAndThenCancelsIt(t *testing.T) {
 func TestServeAfterShutdownClosesTheListener(t *testing.T) {
 	s, ln := New(Options{}), newPipeListener()
 	s.Shutdown()
-	if err := s.Serve(ln); err != nil {
+	if err := s.Serve(ln, Admin); err != nil {
 		t.Errorf("Serve returned %v", err)
 	}
 	<-ln.closed
@@ -517,7 +524,7 @@ func TestServeAfterShutdownClosesTheListener(t *testing.T) {
 func TestServeFailsWhereTheListenerIsClosedBySomebodyElse(t *testing.T) {
 	s, ln := New(Options{}), newPipeListener()
 	_ = ln.Close()
-	if err := s.Serve(ln); !errors.Is(err, net.ErrClosed) {
+	if err := s.Serve(ln, Admin); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("Serve returned %v, want net.ErrClosed", err)
 	}
 	s.Shutdown()
@@ -542,7 +549,7 @@ func TestServeOutlivesALackOfFileDescriptors(t *testing.T) {
 		s, pipes := New(Options{Commands: commands()}), newPipeListener()
 		var serving sync.WaitGroup
 		serving.Go(func() {
-			if err := s.Serve(&exhausted{pipes, 20}); err != nil {
+			if err := s.Serve(&exhausted{pipes, 20}, Admin); err != nil {
 				t.Errorf("Serve returned %v", err)
 			}
 		})
@@ -563,7 +570,7 @@ func TestShutdownInterruptsTheWaitBetweenAttemptsToAccept(t *testing.T) {
 		s := New(Options{})
 		var serving sync.WaitGroup
 		serving.Go(func() {
-			if err := s.Serve(&exhausted{newPipeListener(), 1 << 30}); err != nil {
+			if err := s.Serve(&exhausted{newPipeListener(), 1 << 30}, Admin); err != nil {
 				t.Errorf("Serve returned %v", err)
 			}
 		})
@@ -577,28 +584,235 @@ func TestShutdownInterruptsTheWaitBetweenAttemptsToAccept(t *testing.T) {
 	})
 }
 
-func TestTwoListenersShareOneServer(t *testing.T) {
-	s := start(t, Options{MaxConnections: 1})
+// also serves another socket.
+func (s *server) also(t *testing.T, ceiling Level) *server {
+	t.Helper()
 	path := socketPath(t)
-	ln, err := Listen(path, 0o600)
+	ln, err := Listen(path, 0o666, "")
 	if err != nil {
 		t.Fatal(err)
 	}
-	var serving sync.WaitGroup
-	serving.Go(func() {
-		if err := s.Serve(ln); err != nil {
+	served := make(chan error, 1)
+	go func() { served <- s.Serve(ln, ceiling) }()
+	t.Cleanup(func() {
+		s.Shutdown()
+		if err := <-served; err != nil {
 			t.Errorf("Serve returned %v", err)
 		}
 	})
-	c := s.dial(t)
+	return &server{s.Server, path}
+}
+
+func TestEachListenerHasItsOwnNumberOfConnections(t *testing.T) {
+	s := start(t, Options{MaxConnections: 1})
+	monitors := s.also(t, User)
+	c := monitors.dial(t)
 	c.send("echo a\n")
 	c.expect("a\nOK\n")
-	second := &server{s.Server, path}
-	if got := second.ask(t, "status\n"); !strings.HasPrefix(got, "ERR TooManyConnections ") {
+	if got := monitors.ask(t, "echo b\n"); !strings.HasPrefix(got, "ERR TooManyConnections ") {
 		t.Errorf("got %q, want a refusal", got)
 	}
+	if got := s.ask(t, "echo c\n"); got != "c\nOK\n" {
+		t.Errorf("monitors locked the operator out: %q", got)
+	}
+}
+
+func TestSilentConnectionsLockNobodyOutForGood(t *testing.T) {
+	s := start(t, Options{})
+	var silent []*client
+	for range 16 {
+		silent = append(silent, s.dial(t))
+	}
+	if got := s.ask(t, "status\n"); !strings.HasPrefix(got, "ERR TooManyConnections ") {
+		t.Errorf("got %q, want a refusal", got)
+	}
+	silent[7].send("echo a\n")
+	silent[7].expect("a\nOK\n")
+	_ = silent[7].CloseWrite()
+	if got := silent[7].rest(); got != "" {
+		t.Errorf("got %q", got)
+	}
+	if got := s.ask(t, "echo b\n"); got != "b\nOK\n" {
+		t.Errorf("the place of one that has gone was not given to another: %q", got)
+	}
+}
+
+func levelled() []Command {
+	ok := func(context.Context, []string) (Answer, error) { return nil, nil }
+	return []Command{
+		{Name: "look", Run: ok},
+		{Name: "pause", Args: "LIST", MinArgs: 1, MaxArgs: 1, Level: Operator, Run: ok},
+		{Name: "end", Level: Admin, Run: ok},
+	}
+}
+
+func TestNobodyIsAboveTheCeilingOfTheSocket(t *testing.T) {
+	s := start(t, Options{Commands: levelled()}) // we are the daemon's own user
+	for ceiling, want := range map[Level]string{
+		Admin:    "OK\nOK\nOK\n",
+		Operator: "OK\nOK\nERR Forbidden end needs the level admin, and you have the level operator here\n",
+		User: "OK\nERR Forbidden pause needs the level operator, and you have the level user here\n" +
+			"ERR Forbidden end needs the level admin, and you have the level user here\n",
+	} {
+		if got := s.also(t, ceiling).ask(t, "look; pause a; end"); got != want {
+			t.Errorf("%v: got %q, want %q", ceiling, got, want)
+		}
+	}
+}
+
+func TestLevelsOfUsers(t *testing.T) {
+	for _, test := range []struct {
+		uid, own uint32
+		want     Level
+	}{
+		{0, 990, Admin}, {990, 990, Admin}, {1000, 990, Operator}, {overflowUID, 990, User}, {1000, 0, Operator},
+	} {
+		if got := levelOf(test.uid, test.own); got != test.want {
+			t.Errorf("user %d has the level %v to the daemon of user %d, want %v", test.uid, got, test.own, test.want)
+		}
+	}
+}
+
+func TestWhoIsNotKnownToTheKernelOnlyLooks(t *testing.T) {
+	ours, theirs := net.Pipe()
+	defer ours.Close()
+	defer theirs.Close()
+	if got := peerOf(ours, Admin); got != (peer{-1, -1, User}) {
+		t.Errorf("got %+v", got)
+	}
+}
+
+func TestWhatTakesMoreThanLookingIsLogged(t *testing.T) {
+	core, logged := observer.New(zap.InfoLevel)
+	s := start(t, Options{Commands: levelled(), Log: zap.New(core)})
+	s.ask(t, "look; PAUSE a")
+	s.also(t, User).ask(t, "end; look")
+	var got []string
+	for _, e := range logged.All() {
+		f := e.ContextMap()
+		if f["pid"] != int64(os.Getpid()) || f["uid"] != int64(os.Geteuid()) {
+			t.Errorf("%s: %v, want our numbers", e.Message, f)
+		}
+		got = append(got, fmt.Sprint(e.Message, ": ", f["command"]))
+	}
+	want := []string{"a command on the control socket: pause a", "a command was refused: end"}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("logged %q, want %q", got, want)
+	}
+}
+
+// counting streams numbers as fast as the client takes them, n of them or, where
+// n is 0, until that fails.
+func counting(n int, ended func(error)) Command {
+	return Command{Name: "count", Stream: func(_ context.Context, _ []string, send func(Answer) error) error {
+		for i := 1; n == 0 || i <= n; i++ {
+			if err := send(lines{[]string{fmt.Sprint(i)}}); err != nil {
+				ended(err)
+				return err
+			}
+		}
+		return nil
+	}}
+}
+
+func TestAStreamIsPartsAndThenOKAndInJSONALineAPart(t *testing.T) {
+	s := start(t, Options{Commands: append(commands(), counting(3, nil))})
+	if got, want := s.ask(t, "count; echo a"), "1\n2\n3\nOK\na\nOK\n"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if got, want := s.ask(t, "count json"), `{"lines":["1"]}`+"\n"+`{"lines":["2"]}`+"\n"+`{"lines":["3"]}`+"\n"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+func TestAStreamEndsWhenItsClientGoes(t *testing.T) {
+	ended := make(chan error, 1)
+	s := start(t, Options{Commands: append(commands(), counting(0, func(err error) { ended <- err }))})
+	c := s.dial(t)
+	c.send("count\n")
+	c.expect("1\n2\n")
+	_ = c.Close()
+	<-ended
+}
+
+func TestAStreamEndsWhenItsClientReadsNothing(t *testing.T) {
+	var failed error
+	ended := func(err error) { failed = err }
+	bubble(t, Options{Commands: []Command{counting(0, ended)}}, func(t *testing.T, _ *Server, ln *pipeListener) {
+		c := ln.dial()
+		if _, err := io.WriteString(c, "count\n"); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(writeTimeout)
+		synctest.Wait()
+		if !errors.Is(failed, os.ErrDeadlineExceeded) {
+			t.Errorf("it ended with %v", failed)
+		}
+	})
+}
+
+func TestASocketFileThatIsDeletedIsPutBack(t *testing.T) {
+	s := start(t, Options{FileCheck: time.Millisecond})
+	old := s.dial(t)
+	old.send("echo a\n")
+	old.expect("a\nOK\n")
+	if err := os.Remove(s.path); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
+		if c, err := net.Dial("unix", s.path); err == nil {
+			_ = c.Close()
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the file did not come back")
+		}
+	}
+	if info, err := os.Lstat(s.path); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("the file that was put back is %v, %v", info, err)
+	}
+	if got := s.ask(t, "echo b\n"); got != "b\nOK\n" {
+		t.Errorf("got %q", got)
+	}
+	old.send("echo c\n")
+	old.expect("c\nOK\n")
 	s.Shutdown()
-	serving.Wait()
+	if _, err := os.Lstat(s.path); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the file that was put back stays behind: %v", err)
+	}
+}
+
+func TestAPlaceThatSomethingElseHasTakenIsLeftAloneAndSaidOnce(t *testing.T) {
+	core, logged := observer.New(zap.InfoLevel)
+	s := start(t, Options{FileCheck: time.Millisecond, Log: zap.New(core)})
+	lost := func() int { return logged.FilterMessageSnippet("nobody can reach the control socket").Len() }
+	back := func() int { return logged.FilterMessageSnippet("it is back").Len() }
+	await := func(what string, is func() bool) {
+		t.Helper()
+		for deadline := time.Now().Add(20 * time.Second); !is(); time.Sleep(time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatal(what)
+			}
+		}
+	}
+	other := filepath.Join(filepath.Dir(s.path), "other")
+	if err := os.WriteFile(other, []byte("theirs"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(other, s.path); err != nil {
+		t.Fatal(err)
+	}
+	await("it was not said", func() bool { return lost() > 0 })
+	if data, err := os.ReadFile(s.path); err != nil || string(data) != "theirs" {
+		t.Fatalf("the other file is %q, %v", data, err)
+	}
+	if err := os.Remove(s.path); err != nil {
+		t.Fatal(err)
+	}
+	await("it did not come back", func() bool { return back() > 0 })
+	if lost() != 1 || back() != 1 {
+		t.Errorf("said %d and %d times", lost(), back())
+	}
 }
 
 // socat runs a shell command line in which $S is socat's address of the server.

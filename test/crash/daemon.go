@@ -51,7 +51,7 @@ type daemon struct {
 }
 
 func newDaemon(binary, folder, redis, mode string) *daemon {
-	config := fmt.Sprintf("redis.address = %q\ncontrol.socket = %q\n"+
+	config := fmt.Sprintf("redis.address = %q\ncontrol.socket = %q\ncontrol.status_socket = \"\"\n"+
 		"drain.timeout = \"300ms\"\nlog.format = \"json\"\ninstance = %q\n",
 		redis, filepath.Join(folder, "control"), instance)
 	for _, list := range lists {

@@ -126,7 +126,7 @@ func startEdged(t *testing.T, redis *redistest.Server, settings ...string) *daem
 func (d *daemon) restart() {
 	d.t.Helper()
 	config := filepath.Join(d.folder, "edged.toml")
-	text := fmt.Sprintf("instance = \"e2e\"\nredis.address = %q\ntcp.listen = %q\ncontrol.socket = %q\nlog.format = \"json\"\n%s\n",
+	text := fmt.Sprintf("instance = \"e2e\"\nredis.address = %q\ntcp.listen = %q\ncontrol.socket = %q\ncontrol.status_socket = \"\"\nlog.format = \"json\"\n%s\n",
 		d.redis.Address(), d.tcp, d.socket(), strings.Join(d.settings, "\n"))
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		d.t.Fatal(err)
