@@ -30,6 +30,8 @@ type Config struct {
 	Control  Control   `toml:"control"`
 	Drain    Drain     `toml:"drain"`
 	Log      Log       `toml:"log"`
+
+	origin origin // set by Load; the last field: see keysOf
 }
 
 // Redis is where the lists are.
@@ -254,6 +256,7 @@ func Load(path string) (*Config, error) {
 		if c, err = Parse(path, data); err != nil {
 			return nil, err
 		}
+		c.origin = origin{file: path, lines: locate(string(data))}
 	}
 	if c.Instance == "" {
 		name, err := os.Hostname()
@@ -266,7 +269,7 @@ func Load(path string) (*Config, error) {
 				Message: fmt.Sprintf("the host name cannot stand in for it (%v): give this instance a name", err),
 			}}}
 		}
-		c.Instance = name
+		c.Instance, c.origin.hostNamed = name, true
 	}
 	return c, nil
 }

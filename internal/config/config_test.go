@@ -216,7 +216,7 @@ func TestLoadOfNoFileGivesTheDefaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := Default()
-	want.Instance = got.Instance
+	want.Instance, want.origin = got.Instance, got.origin
 	if got.Instance == "" || !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v, want %+v and an instance", got, want)
 	}

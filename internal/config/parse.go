@@ -195,9 +195,13 @@ func fieldOf(s reflect.Value, key string) (field reflect.Value, ok bool) {
 	return s.Field(i), true
 }
 
-// keysOf returns the TOML keys of a struct's fields, in their order.
+// keysOf returns the TOML keys of a struct's fields, in their order. Fields that
+// are no keys stand behind all others.
 func keysOf(t reflect.Type) (keys []string) {
 	for i := range t.NumField() {
+		if !t.Field(i).IsExported() {
+			break
+		}
 		keys = append(keys, t.Field(i).Tag.Get("toml"))
 	}
 	return keys

@@ -94,6 +94,19 @@ func (l *Loop) lane(key string) *lane {
 	return nil
 }
 
+// script runs a script, which is loaded first where Redis does not know it.
+func (s *lane) script(ctx context.Context, script *redis.Script, keys []string, args ...any) *redis.Cmd {
+	cmd := script.EvalSha(ctx, s.conn.client, keys, args...)
+	if err := cmd.Err(); err != nil && strings.HasPrefix(err.Error(), "NOSCRIPT") {
+		if err := s.conn.loadScripts(s.loop.opts.Redis.Timeout); err != nil {
+			cmd.SetErr(err)
+			return cmd
+		}
+		cmd = script.EvalSha(ctx, s.conn.client, keys, args...)
+	}
+	return cmd
+}
+
 // Dead returns the oldest dead letters of a list, at most n, and how many there
 // are.
 func (l *Loop) Dead(ctx context.Context, key string, n int) (letters []DeadLetter, total int64, err error) {
@@ -167,16 +180,9 @@ func (l *Loop) Requeue(ctx context.Context, key string, n int) (done int, err er
 		most := min(requeueBatch, n-done)
 		got, err = ask(ctx, l, func(ctx context.Context) (int, error) {
 			s.more = true
-			run := func() (int, error) {
-				return requeue.EvalSha(ctx, s.conn.client, []string{s.keys[0], s.keys[2]}, side, most).Int()
-			}
-			got, err := call(s, run)
-			if err != nil && strings.HasPrefix(err.Error(), "NOSCRIPT") {
-				if err = s.conn.loadScripts(l.opts.Redis.Timeout); err == nil {
-					got, err = run()
-				}
-			}
-			return got, err
+			return call(s, func() (int, error) {
+				return s.script(ctx, requeue, []string{s.keys[0], s.keys[2]}, side, most).Int()
+			})
 		})
 		done += got
 		if got < most {

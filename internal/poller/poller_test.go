@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -693,5 +695,35 @@ func TestDisplacedFindsWhereTheListBeginsNow(t *testing.T) {
 		if got := displaced(sums(c.held), sums(c.there)); got != c.want {
 			t.Errorf("%q in %q: %d, want %d", c.held, c.there, got, c.want)
 		}
+	}
+}
+
+func TestPeekShowsTheHeadOfAListAndChangesNothing(t *testing.T) {
+	s := redistest.Start(t)
+	r := start(t, s.Address(), func(o *Options) { o.Lists[1].FromRight = true })
+	s.Client().RPush(t.Context(), "a", "one", "two\n\xff", "three")
+	s.Client().LPush(t.Context(), "b", "one", "two", "three")
+	for key, want := range map[string][]Peeked{
+		"a": {{[]byte("on"), 3}, {[]byte("tw"), 5}},
+		"b": {{[]byte("on"), 3}, {[]byte("tw"), 3}},
+	} {
+		got, total, err := r.loop.Peek(t.Context(), key, 2, 2)
+		if err != nil || total != 3 || !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: got %v of %d, %v, want %v", key, got, total, err, want)
+		}
+		if got, _, err := r.loop.Peek(t.Context(), key, 9, 2); err != nil || len(got) != 3 {
+			t.Errorf("%s: got %v, %v, want all three", key, got, err)
+		}
+		if n := s.Client().LLen(t.Context(), key).Val(); n != 3 {
+			t.Errorf("%s has %d items left", key, n)
+		}
+	}
+	if _, _, err := r.loop.Peek(t.Context(), "none", 1, 1); !errors.Is(err, ErrNoList) {
+		t.Errorf("got %v, want ErrNoList", err)
+	}
+	s.Client().Del(t.Context(), "a")
+	s.Client().Set(t.Context(), "a", "no list", 0)
+	if _, _, err := r.loop.Peek(t.Context(), "a", 1, 1); err == nil || !strings.Contains(err.Error(), "the key holds no list") {
+		t.Errorf("got %v for a key that holds no list", err)
 	}
 }

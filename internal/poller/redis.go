@@ -127,7 +127,7 @@ func (c *connection) close() {
 func (c *connection) loadScripts(timeout time.Duration) error {
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
-	for _, script := range []*redis.Script{guard, bury, release, settle, takeFull, giveBack, reclaim, requeue} {
+	for _, script := range []*redis.Script{guard, bury, release, settle, takeFull, giveBack, reclaim, requeue, peek} {
 		if err := script.Load(ctx, c.client).Err(); err != nil {
 			return err
 		}
