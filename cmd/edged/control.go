@@ -32,6 +32,12 @@ func (d *daemon) commands() []uds.Command {
 			Run: func(context.Context, []string) (uds.Answer, error) { return d.lists(), nil }},
 		{Name: "clients", Summary: "who is connected, and what they owe", Example: "clients json",
 			Run: func(context.Context, []string) (uds.Answer, error) { return clientsAnswer{d.tcp.Clients()}, nil }},
+		{Name: "config", Summary: "every setting in effect, and where it came from", Example: "config json",
+			Run: func(context.Context, []string) (uds.Answer, error) { return configAnswer{d.cfg.Settings()}, nil }},
+		{Name: "watch", Args: "[INTERVAL]", Summary: "a line each second, or INTERVAL, until the drain", Example: "watch 2s", MaxArgs: 1,
+			Stream: d.watch},
+		{Name: "peek", Level: uds.Operator, Args: "LIST [N]", Summary: "the first items of a list, 10 or N of them", Example: "peek events 3", MinArgs: 1, MaxArgs: 2,
+			Run: d.peek},
 		{Name: "pause", Level: uds.Operator, Args: "LIST|all", Summary: "take nothing more from a list", Example: "pause events", MinArgs: 1, MaxArgs: 1,
 			Run: func(_ context.Context, args []string) (uds.Answer, error) { return nil, d.pause(args[0], true) }},
 		{Name: "resume", Level: uds.Operator, Args: "LIST|all", Summary: "take from a paused list again", Example: "resume all", MinArgs: 1, MaxArgs: 1,
@@ -48,7 +54,7 @@ func (d *daemon) commands() []uds.Command {
 			Run: d.loglevel},
 		{Name: "reload", Level: uds.Admin, Summary: "read certificates, users and the token again; the clients they concern reconnect", Example: "reload", Run: d.reload},
 		{Name: "drain", Level: uds.Admin, Args: "[TIMEOUT]", Summary: "tell the clients, let them finish, end", Example: "drain 30s", MaxArgs: 1,
-			Run: d.drain},
+			Stream: d.drain},
 		{Name: "quit", Level: uds.Admin, Summary: "end without waiting for clients; nothing is lost", Example: "quit",
 			Run: func(context.Context, []string) (uds.Answer, error) {
 				d.order(stop{why: "quit", quit: true})
@@ -185,8 +191,8 @@ func (a clientsAnswer) Text(w io.Writer) {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "ID\tADDRESS\tNAME\tLIBRARY\tCONNECTED\tSUBS\tSENT\tOWED\tPENDING")
 	for _, c := range a.Clients {
-		fmt.Fprintf(t, "%d\t%s\t%s\t%s\t%s\t%d\t%d\t%d\t%d B\n", c.ID, c.Address, printable(c.Name),
-			printable(strings.TrimSpace(c.Lang+" "+c.ClientVersion)), age(c.Since), c.Subscriptions, c.Sent, c.Owed, c.Pending)
+		fmt.Fprintf(t, "%d\t%s\t%s\t%s\t%s\t%d\t%d\t%d\t%s\n", c.ID, c.Address, printable(c.Name),
+			printable(strings.TrimSpace(c.Lang+" "+c.ClientVersion)), age(c.Since), c.Subscriptions, c.Sent, c.Owed, size(c.Pending))
 	}
 	t.Flush()
 }
@@ -244,7 +250,7 @@ type deadLetter struct {
 	Item string `json:"item"` // quoted as in Go, cut behind shownBytes
 }
 
-// shownLetters and shownBytes bound what is shown of dead letters.
+// shownLetters and shownBytes bound what is shown of payloads.
 const (
 	shownLetters = 100
 	shownBytes   = 200
@@ -257,7 +263,7 @@ type deadAnswer struct {
 
 func (a deadAnswer) Text(w io.Writer) {
 	for _, l := range a.Letters {
-		fmt.Fprintf(w, "%s  %s, delivered %d times, %d bytes: %s\n", l.Time.Local().Format(time.DateTime), l.Reason, l.Deliveries, l.Size, l.Item)
+		fmt.Fprintf(w, "%s  %s, delivered %d times, %s: %s\n", l.Time.Local().Format(time.DateTime), l.Reason, l.Deliveries, size(l.Size), l.Item)
 	}
 	fmt.Fprintf(w, "%s in all\n", counted(int(a.Total), "dead letter"))
 }
@@ -274,11 +280,7 @@ func (d *daemon) dead(ctx context.Context, args []string) (uds.Answer, error) {
 	}
 	a := deadAnswer{Total: total, Letters: []deadLetter{}}
 	for _, l := range letters {
-		item := strconv.Quote(string(l.Item[:min(len(l.Item), shownBytes)]))
-		if len(l.Item) > shownBytes {
-			item += "…"
-		}
-		a.Letters = append(a.Letters, deadLetter{l.Epitaph, item})
+		a.Letters = append(a.Letters, deadLetter{l.Epitaph, quoted(l.Item, len(l.Item))})
 	}
 	return a, nil
 }
@@ -367,19 +369,4 @@ func (d *daemon) loglevel(_ context.Context, args []string) (uds.Answer, error) 
 		d.level.SetLevel(level)
 	}
 	return levelAnswer{d.level.Level().String()}, nil
-}
-
-func (d *daemon) drain(_ context.Context, args []string) (uds.Answer, error) {
-	timeout := time.Duration(d.cfg.Drain.Timeout)
-	if len(args) > 0 {
-		var err error
-		if timeout, err = time.ParseDuration(args[0]); err != nil || timeout < 0 || timeout > time.Hour {
-			return nil, uds.Errorf(uds.BadArgument, "%q is no timeout; write a number and a unit, such as 30s, up to 1h", args[0])
-		}
-	}
-	if d.draining() != "" {
-		return nil, uds.Errorf("Draining", "it drains already (%s); quit ends it without waiting for the clients", d.draining())
-	}
-	d.order(stop{why: "the command drain", timeout: timeout})
-	return nil, nil
 }

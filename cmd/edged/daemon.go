@@ -32,7 +32,9 @@ type daemon struct {
 	inbound *inbound.Writer // nil where clients write to no list
 	listen  net.Addr        // where clients connect
 	log     *zap.Logger
-	stops   chan stop // orders to drain or to quit; holds one
+	stops   chan stop     // orders to drain or to quit; holds one
+	left    chan struct{} // closed when the drain begins
+	over    chan struct{} // closed when the books are
 
 	reread    func() (*config.Config, error) // reads the configuration again; nil where there is no file
 	reloading sync.Mutex
@@ -83,7 +85,8 @@ func serve(cfg *config.Config, reread func() (*config.Config, error), stderr io.
 	sigs := signals.New()
 	defer sigs.Stop()
 
-	d := &daemon{cfg: cfg, inForce: cfg, reread: reread, started: time.Now(), level: zap.NewAtomicLevel(), stops: make(chan stop, 1)}
+	d := &daemon{cfg: cfg, inForce: cfg, reread: reread, started: time.Now(), level: zap.NewAtomicLevel(), stops: make(chan stop, 1),
+		left: make(chan struct{}), over: make(chan struct{})}
 	d.level.UnmarshalText([]byte(cfg.Log.Level)) // config has checked it
 	log := newLog(stderr, cfg.Log.Format, d.level)
 	defer log.Sync()
@@ -217,6 +220,8 @@ func serve(cfg *config.Config, reread func() (*config.Config, error), stderr io.
 	total := d.books()
 	log.Info("drained", zap.Uint64("taken", total.Taken), zap.Uint64("confirmed", total.Confirmed),
 		zap.Uint64("returned", total.Returned), zap.Uint64("dead", total.Dead), zap.Uint64("gone", total.Gone))
+
+	close(d.over)
 
 	// 7. The control socket closes last.
 	stopTelling()
@@ -356,11 +361,12 @@ func (d *daemon) tell(ctx context.Context, notify *systemd.Notifier) {
 	}
 }
 
-// leave notes that the drain has begun.
+// leave notes that the drain has begun; it is called once.
 func (d *daemon) leave(why string) {
 	d.mu.Lock()
 	d.leaving = why
 	d.mu.Unlock()
+	close(d.left)
 }
 
 // draining tells why the daemon drains; it is empty while it serves.
@@ -382,6 +388,9 @@ func (d *daemon) books() relay.Stats {
 		total.Gone += s.Gone
 		total.Redelivered += s.Redelivered
 		total.InFlight += s.InFlight
+		if total.Oldest.IsZero() || !s.Oldest.IsZero() && s.Oldest.Before(total.Oldest) {
+			total.Oldest = s.Oldest
+		}
 	}
 	return total
 }
