@@ -32,12 +32,17 @@ const defaultConfig = "/etc/edged/edged.toml"
 
 const usage = `edged relays the items of Redis lists to TCP clients, and loses none.
 
-  edged [-config FILE]        serve; without -config: ` + defaultConfig + `, or the defaults
-  edged -dev                  try it: an in-memory Redis, sample items, all on loopback
-  edged check [FILE]          say all that is wrong with a configuration
-  edged sub [flags] SUBJECT   print what arrives on a subject (-h for its flags)
+  edged [-config FILE]        serve; without -config: the file
+                              ` + defaultConfig + `, or the defaults
+  edged -dev                  try it: in-memory Redis, sample items, on loopback
+  edged check [FILE]          say all that is wrong with a configuration, or
+                              what it would run
+  edged ctl COMMAND...        send a command to the daemon (edged ctl help)
+  edged sub [flags] SUBJECT   print what arrives on a subject
   edged passwd                print the bcrypt hash of a password on standard input
-  edged version               version, platform and Go version
+  edged version               version, commit, platform and Go version
+  edged completion bash|zsh   make the shell complete all this
+Each of these explains itself: edged ctl -h.
 
 SIGHUP, SIGINT, SIGTERM and SIGQUIT drain: clients are told, what is on its way
 arrives, what nobody confirmed stays in Redis. A second signal does not wait.
@@ -56,6 +61,10 @@ func run(args []string, stdout, stderr io.Writer) int {
 			return runCheck(args[1:], stdout, stderr)
 		case "passwd":
 			return runPasswd(args[1:], os.Stdin, stdout, stderr)
+		case "ctl":
+			return runCtl(args[1:], stdout, stderr)
+		case "completion":
+			return runCompletion(args[1:], stdout, stderr)
 		case "version", "-version", "--version":
 			fmt.Fprintln(stdout, currentVersion().line())
 			return exitOK
@@ -118,6 +127,17 @@ func runCheck(args []string, stdout, stderr io.Writer) int {
 	}
 	fmt.Fprintf(stdout, "the configuration is good: %s from Redis at %s to clients at %s\n",
 		counted(len(cfg.Lists), "list"), cfg.Redis.Where(), cfg.TCP.Listen)
+	for _, l := range cfg.Lists {
+		fmt.Fprintf(stdout, "list     %s, subject %s, ack %s, taken from the %s\n", printable(l.Key), l.Subject, l.Ack, l.TakeFrom)
+	}
+	for _, in := range cfg.Inbound {
+		fmt.Fprintf(stdout, "inbound  %s to the list %s\n", in.Subject, printable(in.List))
+	}
+	fmt.Fprintf(stdout, "control  %s for operators", cfg.Control.Socket)
+	if cfg.Control.StatusSocket != "" {
+		fmt.Fprintf(stdout, ", %s for monitors", cfg.Control.StatusSocket)
+	}
+	fmt.Fprintln(stdout)
 	return exitOK
 }
 
@@ -168,13 +188,15 @@ func newFlags(name, usage string, stdout, stderr io.Writer) flagSet {
 	return flagSet{flags, usage, stdout, stderr}
 }
 
+func isHelp(err error) bool { return errors.Is(err, flag.ErrHelp) }
+
 // parse parses flags and checks the number of arguments behind them. Flags may
 // stand behind the arguments too. When done is true the program ends with code.
 func parse(flags flagSet, args []string, least, most int) (code int, done bool) {
 	var rest []string
 	for {
 		err := flags.Parse(args)
-		if errors.Is(err, flag.ErrHelp) {
+		if isHelp(err) {
 			fmt.Fprint(flags.stdout, flags.usage)
 			return exitOK, true
 		}
