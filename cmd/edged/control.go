@@ -33,7 +33,7 @@ func (d *daemon) commands() []uds.Command {
 		{Name: "clients", Summary: "who is connected, and what they owe", Example: "clients json",
 			Run: func(context.Context, []string) (uds.Answer, error) { return clientsAnswer{d.tcp.Clients()}, nil }},
 		{Name: "config", Summary: "every setting in effect, and where it came from", Example: "config json",
-			Run: func(context.Context, []string) (uds.Answer, error) { return configAnswer{d.cfg.Settings()}, nil }},
+			Run: func(context.Context, []string) (uds.Answer, error) { return d.settings(), nil }},
 		{Name: "watch", Args: "[INTERVAL]", Summary: "a line each second, or INTERVAL, until the drain", Example: "watch 2s", MaxArgs: 1,
 			Stream: d.watch},
 		{Name: "peek", Level: uds.Operator, Args: "LIST [N]", Summary: "the first items of a list, 10 or N of them", Example: "peek events 3", MinArgs: 1, MaxArgs: 2,
@@ -52,7 +52,7 @@ func (d *daemon) commands() []uds.Command {
 			Run: func(context.Context, []string) (uds.Answer, error) { return d.inboundStats(), nil }},
 		{Name: "loglevel", Level: uds.Operator, Args: "[LEVEL]", Summary: "show or set the log level: debug, info, warn, error", Example: "loglevel debug", MaxArgs: 1,
 			Run: d.loglevel},
-		{Name: "reload", Level: uds.Admin, Summary: "read certificates, users and the token again; the clients they concern reconnect", Example: "reload", Run: d.reload},
+		{Name: "reload", Level: uds.Admin, Summary: "read certificates, users and the token again", Example: "reload", Run: d.reload},
 		{Name: "drain", Level: uds.Admin, Args: "[TIMEOUT]", Summary: "tell the clients, let them finish, end", Example: "drain 30s", MaxArgs: 1,
 			Stream: d.drain},
 		{Name: "quit", Level: uds.Admin, Summary: "end without waiting for clients; nothing is lost", Example: "quit",
@@ -82,6 +82,8 @@ type statusAnswer struct {
 	Gone        uint64  `json:"gone"`
 	Redelivered uint64  `json:"redelivered"`
 
+	LogDropped uint64 `json:"log_lines_dropped"`
+
 	Faults []string        `json:"faults"` // what does not work, and why
 	TCP    tcpserver.Stats `json:"tcp"`
 }
@@ -96,6 +98,11 @@ func (d *daemon) status() statusAnswer {
 	}
 	if a.Why != "" {
 		a.State = "draining"
+	}
+	if d.logDropped != nil {
+		if a.LogDropped = d.logDropped(); a.LogDropped > 0 {
+			a.Faults = append(a.Faults, fmt.Sprintf("log: %d lines did not reach the journal", a.LogDropped))
+		}
 	}
 	for _, s := range d.loop.Lists() {
 		a.Backlog += s.Backlog

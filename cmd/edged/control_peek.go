@@ -76,6 +76,13 @@ type configAnswer struct {
 	Settings []config.Setting `json:"settings"`
 }
 
+// settings are those in force: what reload has changed is in them.
+func (d *daemon) settings() configAnswer {
+	d.reloading.Lock()
+	defer d.reloading.Unlock()
+	return configAnswer{d.inForce.Settings()}
+}
+
 func (a configAnswer) Text(w io.Writer) {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, s := range a.Settings {

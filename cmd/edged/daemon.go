@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/coreos/go-systemd/v22/journal"
 	"go.uber.org/zap"
 
 	"edged/internal/config"
@@ -39,6 +40,8 @@ type daemon struct {
 	reread    func() (*config.Config, error) // reads the configuration again; nil where there is no file
 	reloading sync.Mutex
 	inForce   *config.Config // cfg with what reload has changed; guarded by reloading
+
+	logDropped func() uint64 // lines that did not reach the journal; nil where it is not the journal's
 
 	mu      sync.Mutex
 	leaving string // guarded by mu; why it drains, empty while it serves
@@ -88,8 +91,8 @@ func serve(cfg *config.Config, reread func() (*config.Config, error), stderr io.
 	d := &daemon{cfg: cfg, inForce: cfg, reread: reread, started: time.Now(), level: zap.NewAtomicLevel(), stops: make(chan stop, 1),
 		left: make(chan struct{}), over: make(chan struct{})}
 	d.level.UnmarshalText([]byte(cfg.Log.Level)) // config has checked it
-	log := newLog(stderr, cfg.Log.Format, d.level)
-	defer log.Sync()
+	log, closeLog := d.newLog(stderr, journal.Send)
+	defer closeLog()
 	d.log = log
 	poller.SetRedisLog(log)
 
@@ -160,7 +163,8 @@ func serve(cfg *config.Config, reread func() (*config.Config, error), stderr io.
 	serving.Go(func() { d.tell(tellCtx, notify) })
 
 	log.Info("serving", zap.String("version", version), zap.String("instance", cfg.Instance), zap.Int("pid", os.Getpid()),
-		zap.String("redis", cfg.Redis.Where()), zap.Stringer("tcp", tcpListener.Addr()), zap.String("control", cfg.Control.Socket))
+		zap.String("redis", cfg.Redis.Where()), zap.Stringer("tcp", tcpListener.Addr()), zap.String("control", cfg.Control.Socket),
+		zap.String("event", "started"))
 	notify.Ready(d.summary())
 	if ready != nil {
 		ready()
@@ -175,7 +179,8 @@ func serve(cfg *config.Config, reread func() (*config.Config, error), stderr io.
 	}
 	d.leave(order.why)
 	notify.Stopping("draining: " + order.why)
-	log.Info("draining", zap.String("why", order.why), zap.Duration("timeout", order.timeout), zap.Int("clients", d.tcp.Stats().Clients))
+	log.Info("draining", zap.String("why", order.why), zap.Duration("timeout", order.timeout), zap.Int("clients", d.tcp.Stats().Clients),
+		zap.String("event", "draining"))
 
 	// 2. The loop takes nothing more; 3. to 5. clients are told, served and left
 	// time. A second signal ends the waiting.

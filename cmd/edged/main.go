@@ -39,7 +39,7 @@ const usage = `edged relays the items of Redis lists to TCP clients, and loses n
                               what it would run
   edged ctl COMMAND...        send a command to the daemon (edged ctl help)
   edged sub [flags] SUBJECT   print what arrives on a subject
-  edged passwd                print the bcrypt hash of a password on standard input
+  edged passwd                print the bcrypt hash of a password it reads
   edged version               version, commit, platform and Go version
   edged completion bash|zsh   make the shell complete all this
 Each of these explains itself: edged ctl -h.

@@ -53,8 +53,11 @@ func (c *Config) settings(path string, table reflect.Value) (all []Setting) {
 			}
 		default:
 			s := Setting{key, field.Interface(), c.origin.of(key)}
-			if secret(name) && !field.IsZero() {
+			switch {
+			case secret(name) && !field.IsZero():
 				s.Value = masked
+			case field.Kind() == reflect.Slice && field.IsNil():
+				s.Value = []string{} // no key of a file is null
 			}
 			all = append(all, s)
 		}

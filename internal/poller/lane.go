@@ -3,6 +3,7 @@ package poller
 import (
 	"context"
 	"errors"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -50,6 +51,7 @@ type lane struct {
 	retry   *backoff
 	retryAt time.Time // after a fault
 	faults  int       // in a row
+	away    bool      // the last of them was Redis's, not the list's own
 
 	mu     sync.Mutex
 	status Status // guarded by mu
@@ -181,7 +183,8 @@ func (s *lane) look(ctx context.Context) error {
 	return nil
 }
 
-// fail backs off. One line in the log when the trouble begins, not one a try.
+// fail backs off. One line in the log when the trouble begins, not one a try, and
+// one for all lists where the trouble is Redis's.
 func (s *lane) fail(err error, now time.Time) {
 	s.more = true
 	if errors.Is(err, errNoScript) && !s.loaded {
@@ -212,9 +215,31 @@ func (s *lane) fail(err error, now time.Time) {
 		s.status.FaultSince = now
 	}
 	s.mu.Unlock()
-	if news {
+	switch first := !s.loop.away(); {
+	case !ownFault(err):
+		if s.away = true; first {
+			s.loop.opts.Log.Error("Redis does not serve the lists; trying again",
+				zap.String("event", "redis-lost"), zap.String("reason", reason))
+		}
+	case news:
 		s.log.Error("can't serve the list; trying again", zap.String("reason", reason))
 	}
+}
+
+// ownFault tells whether a fault is that of one list, whatever the others do.
+func ownFault(err error) bool {
+	text := err.Error()
+	for _, sign := range []string{"WRONGTYPE", "NOPERM", "The user executing the script can't", "ACL failure in script"} {
+		if strings.Contains(text, sign) {
+			return true
+		}
+	}
+	return false
+}
+
+// away tells whether Redis serves a list no more for a reason that is Redis's.
+func (l *Loop) away() bool {
+	return slices.ContainsFunc(l.lanes, func(s *lane) bool { return s.away })
 }
 
 func (s *lane) succeed(now time.Time) {
@@ -233,7 +258,12 @@ func (s *lane) succeed(now time.Time) {
 	since := s.status.FaultSince
 	s.status.Reason, s.status.FaultSince = "", time.Time{}
 	s.mu.Unlock()
-	s.log.Info("the list is served again", zap.Duration("after", now.Sub(since)), zap.Int("tries", s.faults))
+	after := zap.Duration("after", now.Sub(since))
+	if !s.away {
+		s.log.Info("the list is served again", after, zap.Int("tries", s.faults))
+	} else if s.away = false; !s.loop.away() {
+		s.loop.opts.Log.Info("Redis serves the lists again", zap.String("event", "redis-back"), after)
+	}
 	s.faults = 0
 	s.retry.reset()
 }

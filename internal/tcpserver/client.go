@@ -187,6 +187,9 @@ func (c *client) end(why ending) {
 	if why.count != nil {
 		c.server.count(why.count)
 	}
+	if why.level >= zap.WarnLevel {
+		log = log.With(zap.String("event", "client-cut-off"))
+	}
 	log.Log(why.level, "client disconnected", zap.String("reason", why.reason), zap.Int("owed", owed))
 }
 
