@@ -44,6 +44,9 @@ const usage = `edged relays the items of Redis lists to TCP clients, and loses n
   edged completion bash|zsh   make the shell complete all this
 Each of these explains itself: edged ctl -h.
 
+For developers of edged: -pprof ADDRESS gives profiles to "go tool pprof", on
+loopback only (http://127.0.0.1:6060/debug/pprof/profile?seconds=10, say).
+
 SIGHUP, SIGINT, SIGTERM and SIGQUIT drain: clients are told, what is on its way
 arrives, what nobody confirmed stays in Redis. A second signal does not wait.
 Exit codes: 0 drained, 1 could not start, 2 wrong usage, 78 bad configuration.
@@ -76,8 +79,17 @@ func run(args []string, stdout, stderr io.Writer) int {
 	flags := newFlags("edged", usage, stdout, stderr)
 	file := flags.String("config", "", "")
 	dev := flags.Bool("dev", false, "")
+	pprof := flags.String("pprof", "", "")
 	if code, done := parse(flags, args, 0, 0); done {
 		return code
+	}
+	if *pprof != "" {
+		l, err := listenForProfiles(*pprof)
+		if err != nil {
+			fmt.Fprintf(stderr, "edged: -pprof: %v\n", err)
+			return exitFailed
+		}
+		defer serveProfiles(l)()
 	}
 	if *dev {
 		if *file != "" {
