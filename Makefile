@@ -4,15 +4,16 @@
 VERSION ?= 0.1.0
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.9.0
+BENCHSTAT = golang.org/x/perf/cmd/benchstat@v0.0.0-20260908200009-22c9c6c9d4da
 
 export CGO_ENABLED ?= 0
 LDFLAGS = -s -w -X main.version=$(VERSION)
 BUILD = go build -trimpath -ldflags '$(LDFLAGS)'
 
-.PHONY: help run build build-arm64 test test-compat crash tools check fmt clean
+.PHONY: help run build build-arm64 test test-compat crash bench bench-compare tools check fmt clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: build ## build edged and try it: in-memory Redis, sample items, nothing else needed
 	@bin/edged -dev
@@ -28,6 +29,7 @@ test: tools build ## run all tests with -race; installs redis-server, socat, Nod
 	CGO_ENABLED=1 go test -race ./...
 	cd test && CGO_ENABLED=1 go test -race -count=1 ./...
 	cd test/compat && go test -count=1 ./...
+	cd bench && go test -count=1 ./...
 
 test-compat: tools ## compare edged with nats-server, as clients that others wrote see them
 	cd test/js && npm ci --silent --no-audit --no-fund
@@ -36,6 +38,17 @@ test-compat: tools ## compare edged with nats-server, as clients that others wro
 crash: ## the proof: kill and stop everything, 200,000 items a run, and count
 	cd test && CGO_ENABLED=0 go run ./crash
 
+OUT ?= bin/bench.json
+bench: tools ## measure edged beside others, about 20 minutes; docs/PERFORMANCE.md
+	@mkdir -p bin
+	cd bench && CGO_ENABLED=0 go run . -json $(abspath $(OUT)) $(BENCH)
+
+bench-compare: ## hold two outcomes of bench side by side: OLD=old.json NEW=new.json
+	@test -n "$(OLD)" -a -n "$(NEW)" || { echo "usage: make bench-compare OLD=old.json NEW=new.json" >&2; exit 2; }
+	@mkdir -p bin
+	@cd bench && go run . -benchfmt $(abspath $(OLD)) >../bin/old.txt && go run . -benchfmt $(abspath $(NEW)) >../bin/new.txt
+	@go run $(BENCHSTAT) bin/old.txt bin/new.txt
+
 tools: ## install what the tests need and this machine lacks
 	@scripts/tools.sh
 
@@ -43,7 +56,7 @@ check: ## gofmt, go vet, staticcheck, go mod tidy, govulncheck
 	@scripts/check.sh $(STATICCHECK) $(GOVULNCHECK)
 
 fmt: ## format the Go files
-	gofmt -w cmd internal test examples
+	gofmt -w cmd internal test examples bench
 
 clean: ## remove what was built
 	rm -rf bin test/js/node_modules

@@ -4,13 +4,13 @@ set -eu
 staticcheck=$1 govulncheck=$2
 failed=0
 
-unformatted=$(gofmt -l cmd internal test examples)
+unformatted=$(gofmt -l cmd internal test examples bench)
 if [ -n "$unformatted" ]; then
 	echo "gofmt: run \`make fmt\` for: $unformatted" >&2
 	failed=1
 fi
 
-for module in . test test/compat examples/go; do
+for module in . test test/compat examples/go bench; do
 	(
 		cd "$module"
 		echo "check $module: go mod tidy, go vet, staticcheck"

@@ -1,0 +1,192 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+	"strings"
+)
+
+// client is a NATS client that counts the messages that come, and answers PING as
+// every NATS client does. It is as cheap as can be, so that it is not what is
+// measured: it reads as much as there is, and parses only headers that differ
+// from the one before. It belongs to one goroutine.
+type client struct {
+	net.Conn
+	unwatch      func() bool
+	acknowledges bool         // each message, by an empty PUB to its reply subject
+	message      func([]byte) // gets the payload of each message, where not nil
+
+	got   int  // messages
+	pongs int  // answers to PINGs of this client
+	leave bool // the server has said that it is going
+
+	buf  []byte
+	held int    // bytes at the start of buf that are no whole frame yet
+	skip int    // bytes of the current message that are still to come
+	out  []byte // to be written when all that was read is seen to
+
+	header []byte // of the message before; where one has the same, so is its size
+	body   int    // its payload and CR LF
+}
+
+// bigBuffer suits a few clients; a thousand of them have enough with smallBuffer.
+const (
+	bigBuffer   = 1 << 20
+	smallBuffer = 64 << 10
+)
+
+// dial connects, and returns when the server has seen to what is sent, which are
+// lines of the protocol. When ctx is done the connection is closed.
+func dial(ctx context.Context, address string, buffer int, lines ...string) (*client, error) {
+	conn, err := new(net.Dialer).DialContext(ctx, "tcp", address)
+	if err != nil {
+		return nil, err
+	}
+	c := &client{Conn: conn, buf: make([]byte, buffer)}
+	c.unwatch = context.AfterFunc(ctx, func() { conn.Close() })
+	lines = append([]string{`CONNECT {"verbose":false,"protocol":1,"name":"bench"}`}, lines...)
+	if err := c.sync(lines...); err != nil {
+		c.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+// Close closes the connection.
+func (c *client) Close() error {
+	c.unwatch()
+	return c.Conn.Close()
+}
+
+// subscriptions are the lines that subscribe to all lists.
+func subscriptions() (lines []string) {
+	for i, list := range lists {
+		lines = append(lines, fmt.Sprintf("SUB %s %d", list, i+1))
+	}
+	return lines
+}
+
+// sync sends lines, and returns when the server has seen to them.
+func (c *client) sync(lines ...string) error {
+	pongs := c.pongs
+	if _, err := c.Write([]byte(strings.Join(append(lines, "PING"), "\r\n") + "\r\n")); err != nil {
+		return err
+	}
+	for c.pongs == pongs {
+		if err := c.read(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// receive returns when n messages have come since the start.
+func (c *client) receive(n int) error {
+	for c.got < n {
+		if err := c.read(); err != nil {
+			return fmt.Errorf("message %d of %d: %w", c.got+1, n, err)
+		}
+	}
+	return nil
+}
+
+// read reads once from the connection, and sees to all that came.
+func (c *client) read() error {
+	n, err := c.Read(c.buf[c.held:])
+	if err != nil {
+		return err
+	}
+	rest, err := c.consume(c.buf[:c.held+n])
+	if err != nil {
+		return err
+	}
+	if c.held = copy(c.buf, rest); c.held == len(c.buf) {
+		return errors.New("a line of the protocol is larger than the client's buffer")
+	}
+	if len(c.out) > 0 {
+		_, err = c.Write(c.out)
+		c.out = c.out[:0]
+	}
+	return err
+}
+
+// consume sees to the frames in b, and returns the beginning of one that is not
+// whole yet.
+func (c *client) consume(b []byte) (rest []byte, err error) {
+	for len(b) > 0 {
+		if c.skip > 0 {
+			n := min(c.skip, len(b))
+			if b, c.skip = b[n:], c.skip-n; c.skip == 0 {
+				c.got++
+			}
+			continue
+		}
+		if h := len(c.header); h > 0 {
+			for len(b) >= h+c.body && string(b[:h]) == string(c.header) {
+				b = b[h+c.body:]
+				c.got++
+			}
+		}
+		end := bytes.IndexByte(b, '\n') + 1
+		if end == 0 {
+			return b, nil
+		}
+		line := b[:end]
+		switch {
+		case bytes.HasPrefix(line, []byte("MSG ")):
+			n, err := c.msg(line, b[end:])
+			if err != nil || n < 0 {
+				return b, err
+			}
+			b = b[end+n:]
+			continue
+		case bytes.HasPrefix(line, []byte("PING")):
+			c.out = append(c.out, "PONG\r\n"...)
+		case bytes.HasPrefix(line, []byte("PONG")):
+			c.pongs++
+		case bytes.HasPrefix(line, []byte("INFO ")):
+			c.leave = c.leave || bytes.Contains(line, []byte(`"ldm":true`))
+		default:
+			return nil, fmt.Errorf("the server says %.80q", line)
+		}
+		b = b[end:]
+	}
+	return nil, nil
+}
+
+// msg sees to a message of which the header line is there, and returns how much
+// of what follows belongs to it. It is -1 where more must come first.
+func (c *client) msg(line, body []byte) (n int, err error) {
+	line = line[:len(line)-2]
+	i := bytes.LastIndexByte(line, ' ')
+	size, err := strconv.Atoi(string(line[i+1:]))
+	if err != nil || size < 0 {
+		return 0, fmt.Errorf("the server says %.80q", line)
+	}
+	size += 2
+	if c.message != nil {
+		if len(body) < size {
+			return -1, nil
+		}
+		c.message(body[:size-2])
+	}
+	if c.acknowledges {
+		line = line[:i]
+		c.out = append(c.out, "PUB "...)
+		c.out = append(c.out, line[bytes.LastIndexByte(line, ' ')+1:]...)
+		c.out = append(c.out, " 0\r\n\r\n"...)
+	}
+	if c.message == nil && !c.acknowledges {
+		c.header, c.body = append(append(c.header[:0], line...), '\r', '\n'), size
+	}
+	if len(body) < size {
+		c.skip = size - len(body)
+		return len(body), nil
+	}
+	c.got++
+	return size, nil
+}

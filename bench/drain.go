@@ -1,0 +1,55 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+// drain is how long it takes from SIGTERM until so many clients know that edged
+// is going, and until it has gone. The clients close as soon as they know.
+func drain(clients int) run {
+	return func(ctx context.Context, l *lab) ([]figure, error) {
+		server, err := edged("received")(ctx, l)
+		if err != nil {
+			return nil, err
+		}
+		defer server.stop()
+		crowd, err := dialMany(ctx, server.address, l.few(clients), subscriptions()...)
+		if err != nil {
+			return nil, err
+		}
+		defer closeAll(crowd)
+		begin := time.Now()
+		var told atomic.Int64 // when the last client was
+		if err := server.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+			return nil, err
+		}
+		err = each(crowd, func(c *client) error {
+			for !c.leave {
+				if err := c.read(); err != nil {
+					return fmt.Errorf("a client is not told that edged is going: %v", err)
+				}
+			}
+			at := int64(time.Since(begin))
+			for last := told.Load(); last < at && !told.CompareAndSwap(last, at); last = told.Load() {
+			}
+			return c.Close()
+		})
+		if err != nil {
+			return nil, err
+		}
+		select {
+		case <-server.ended:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+		took := time.Since(begin)
+		if code := server.cmd.ProcessState.ExitCode(); code != 0 {
+			return nil, fmt.Errorf("edged ends with code %d\n%s", code, server.output.Bytes())
+		}
+		return []figure{{"notify-ms", micros(time.Duration(told.Load())) / 1000}, {"drain-ms", micros(took) / 1000}}, nil
+	}
+}

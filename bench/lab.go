@@ -1,0 +1,169 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// The two lists that everything travels through, half of the items in each.
+var lists = []string{"events", "readings"}
+
+// lab is what measurements work with: the programs, built, and a Redis.
+type lab struct {
+	folder string // short: it holds Unix sockets
+	quick  bool
+	redis  *process
+	conn   *redisConn // the producer's
+}
+
+// newLab builds edged and nats-server and starts Redis.
+func newLab(ctx context.Context, quick bool) (l *lab, err error) {
+	l = &lab{quick: quick}
+	if l.folder, err = os.MkdirTemp("", "e"); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			l.close()
+		}
+	}()
+	if err := l.build(ctx, "edged", "..", "./cmd/edged"); err != nil {
+		return nil, fmt.Errorf("%v\nis this the folder bench of edged?", err)
+	}
+	if err := l.build(ctx, "nats-server", ".", "github.com/nats-io/nats-server/v2"); err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(l.path("baseline.py"), baseline, 0o600); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	l.redis, err = launch(ctx, &process{name: "redis-server", address: l.path("redis")}, false,
+		"redis-server", "--port", "0", "--unixsocket", l.path("redis"), "--save", "", "--dir", l.folder)
+	if err != nil {
+		return nil, fmt.Errorf("%v; is it installed? `make tools` does it", err)
+	}
+	if l.conn, err = dialRedis(l.redis.address); err != nil {
+		return nil, err
+	}
+	return l, nil
+}
+
+func (l *lab) close() {
+	if l.conn != nil {
+		l.conn.Close()
+	}
+	if l.redis != nil {
+		l.redis.stop()
+	}
+	os.RemoveAll(l.folder)
+}
+
+func (l *lab) path(name string) string { return filepath.Join(l.folder, name) }
+
+// build builds a program as `make build` does.
+func (l *lab) build(ctx context.Context, name, folder, pkg string) error {
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", l.path(name), pkg)
+	cmd.Dir = folder
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("build %s: %v\n%s", name, err, out)
+	}
+	return nil
+}
+
+// few is n, or much less where only a smoke test is wanted.
+func (l *lab) few(n int) int {
+	if l.quick {
+		return max(n/100, 20)
+	}
+	return n
+}
+
+// long is d, or much less where only a smoke test is wanted.
+func (l *lab) long(d time.Duration) time.Duration {
+	if l.quick {
+		return d / 40
+	}
+	return d
+}
+
+// starter starts a server with nothing in Redis before.
+type starter func(context.Context, *lab) (*process, error)
+
+// edged starts edged with lists of an ack mode.
+func edged(ack string) starter {
+	return func(ctx context.Context, l *lab) (*process, error) {
+		if err := l.conn.ok("FLUSHALL"); err != nil {
+			return nil, err
+		}
+		address, err := freeAddress()
+		if err != nil {
+			return nil, err
+		}
+		config := fmt.Sprintf("redis.address = %q\ntcp.listen = %q\ncontrol.socket = %q\ninstance = \"bench\"\n",
+			"unix://"+l.redis.address, address, l.path("control"))
+		for _, list := range lists {
+			config += fmt.Sprintf("[[list]]\nkey = %q\nack = %q\n", list, ack)
+		}
+		file := l.path("edged.toml")
+		if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
+			return nil, err
+		}
+		p := &process{name: "edged", address: address, control: l.path("control")}
+		return launch(ctx, p, true, l.path("edged"), "-config", file)
+	}
+}
+
+// natsServer starts nats-server, which has nothing to do with Redis.
+func natsServer(ctx context.Context, l *lab) (*process, error) {
+	address, err := freeAddress()
+	if err != nil {
+		return nil, err
+	}
+	host, port, _ := strings.Cut(address, ":")
+	return launch(ctx, &process{name: "nats-server", address: address}, true, l.path("nats-server"), "-a", host, "-p", port)
+}
+
+// python starts baseline.py.
+func python(ctx context.Context, l *lab) (*process, error) {
+	if err := l.conn.ok("FLUSHALL"); err != nil {
+		return nil, err
+	}
+	address, err := freeAddress()
+	if err != nil {
+		return nil, err
+	}
+	command := append([]string{"python3", l.path("baseline.py"), l.redis.address, address}, lists...)
+	return launch(ctx, &process{name: "python", address: address}, false, command...)
+}
+
+// preload pushes n items of size bytes, one half into each list.
+func (l *lab) preload(n, size int) error {
+	const bytesPerCommand = 1 << 20
+	item := strings.Repeat("x", size)
+	for i, list := range lists {
+		left := n / len(lists)
+		if i == 0 {
+			left = n - left*(len(lists)-1)
+		}
+		for left > 0 {
+			k := max(1, min(left, 1000, bytesPerCommand/size))
+			args := make([]string, 2, 2+k)
+			args[0], args[1] = "RPUSH", list
+			for range k {
+				args = append(args, item)
+			}
+			if err := l.conn.ok(args...); err != nil {
+				return err
+			}
+			left -= k
+		}
+	}
+	return nil
+}

@@ -1,0 +1,103 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+// A waiter has got items when each calls got with what it is, until ctx is done
+// or the item that ends it has come.
+type waiter func(ctx context.Context, l *lab, n int, ready func(), got func([]byte)) error
+
+// latency is how long an item takes from just before its RPUSH until its reader
+// has it, at a rate of items a second, which go to the first busy lists in turn.
+func latency(wait waiter, rate, busy int) run {
+	return func(ctx context.Context, l *lab) ([]figure, error) {
+		n := max(20, int(float64(rate)*l.long(4*time.Second).Seconds()))
+		base := time.Now()
+		took := make([]time.Duration, 0, n)
+		ready := make(chan struct{})
+		ended := make(chan error, 1)
+		var running sync.WaitGroup
+		defer running.Wait()
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		running.Go(func() {
+			ended <- wait(ctx, l, n, func() { close(ready) }, func(item []byte) {
+				pushed, _ := strconv.ParseInt(string(item[:stampSize]), 10, 64)
+				took = append(took, time.Since(base)-time.Duration(pushed))
+			})
+		})
+		select {
+		case <-ready:
+		case err := <-ended:
+			return nil, err
+		}
+		padding := strings.Repeat("x", itemSize-stampSize)
+		begin := time.Now()
+		for i := range n {
+			time.Sleep(time.Until(begin.Add(time.Duration(i) * time.Second / time.Duration(rate))))
+			item := fmt.Sprintf("%0*d%s", stampSize, time.Since(base), padding)
+			if err := l.conn.ok("RPUSH", lists[i%busy], item); err != nil {
+				return nil, err
+			}
+		}
+		if err := <-ended; err != nil {
+			return nil, err
+		}
+		slices.Sort(took)
+		return []figure{
+			{"p50-µs", micros(took[len(took)/2])},
+			{"p99-µs", micros(took[len(took)*99/100])},
+		}, nil
+	}
+}
+
+// stampSize is how many digits at the beginning of an item say when it was pushed.
+const stampSize = 20
+
+func micros(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1000 }
+
+// relayed waits as a client of edged.
+func relayed(ctx context.Context, l *lab, n int, ready func(), got func([]byte)) error {
+	server, err := edged("received")(ctx, l)
+	if err != nil {
+		return err
+	}
+	defer server.stop()
+	c, err := dial(ctx, server.address, smallBuffer, subscriptions()...)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	c.message = got
+	ready()
+	return c.receive(n)
+}
+
+// blpop is the floor: nobody stands between the list and its reader.
+func blpop(ctx context.Context, l *lab, n int, ready func(), got func([]byte)) error {
+	if err := l.conn.ok("FLUSHALL"); err != nil {
+		return err
+	}
+	conn, err := dialRedis(l.redis.address)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	ready()
+	for range n {
+		item, err := conn.text(append(append([]string{"BLPOP"}, lists...), "0")...)
+		if err != nil {
+			return err
+		}
+		got([]byte(item))
+	}
+	return nil
+}

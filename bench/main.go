@@ -1,0 +1,135 @@
+// Bench measures edged beside what stands next to it: a relay that people write in
+// an afternoon (baseline.py), nats-server, and for each thing that edged does what
+// Redis and its libraries do alone, which is the floor.
+//
+//	cd bench && go run . [-run REGEXP] [-rounds N] [-quick] [-json FILE]
+//	cd bench && go run . -benchfmt FILE
+//
+// It builds and starts all programs itself, on loopback and Unix sockets. In each
+// round it runs every measurement once, so that what slows the machine down for a
+// while hits all of them; the table shows the medians over the rounds, and beside
+// them how they stand to the targets. Ratios travel to other machines, absolute
+// figures do not. docs/PERFORMANCE.md says how to read it.
+//
+// What is measured is in table.go, one line each.
+package main
+
+import (
+	"context"
+	_ "embed"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"regexp"
+	"syscall"
+	"time"
+)
+
+// baseline is the program that edged is compared with.
+//
+//go:embed baseline.py
+var baseline []byte
+
+// patience is how long one measurement may take.
+const patience = 3 * time.Minute
+
+func main() {
+	var opts options
+	flag.Func("run", "measure only what `REGEXP` matches, such as '^fan-out'", func(text string) (err error) {
+		opts.only, err = regexp.Compile(text)
+		return err
+	})
+	flag.IntVar(&opts.rounds, "rounds", 5, "how often each is measured")
+	flag.BoolVar(&opts.quick, "quick", false, "a smoke test of half a minute: one round of very little; the figures mean nothing")
+	flag.StringVar(&opts.json, "json", "", "write the figures to `FILE` too")
+	benchfmt := flag.String("benchfmt", "", "measure nothing: print `FILE`, written by -json, for benchstat")
+	flag.Parse()
+	if flag.NArg() > 0 || opts.rounds < 1 {
+		fmt.Fprintln(os.Stderr, "bench: it takes no arguments, and at least one round")
+		os.Exit(2)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := convert(*benchfmt, os.Stdout)
+	if *benchfmt == "" {
+		err = bench(ctx, os.Stdout, os.Stderr, opts)
+	}
+	stop()
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "bench: %v\n", err)
+		os.Exit(1)
+	}
+}
+
+type options struct {
+	only   *regexp.Regexp // nil: all
+	rounds int
+	quick  bool
+	json   string
+}
+
+// bench measures, and prints the table. Where something fails, or ctx is done, it
+// prints what it has by then.
+func bench(ctx context.Context, out, progress io.Writer, opts options) error {
+	if opts.quick {
+		opts.rounds = 1
+	}
+	result := &report{Time: time.Now().UTC(), Machine: thisMachine()}
+	fmt.Fprintln(progress, "building edged and nats-server")
+	l, err := newLab(ctx, opts.quick)
+	if err != nil {
+		return err
+	}
+	defer l.close()
+	failed := result.measure(ctx, progress, l, opts)
+	if len(result.Rows) == 0 {
+		return errors.Join(failed, errors.New("nothing was measured"))
+	}
+	result.judge(targets)
+	if err := result.table(out); err != nil {
+		return err
+	}
+	if opts.json != "" {
+		if err := result.write(opts.json); err != nil {
+			return err
+		}
+	}
+	return failed
+}
+
+func (r *report) measure(ctx context.Context, progress io.Writer, l *lab, opts options) error {
+	for round := range opts.rounds {
+		for _, m := range measurements {
+			if opts.only != nil && !opts.only.MatchString(m.name) {
+				continue
+			}
+			fmt.Fprintf(progress, "round %d of %d: %s\n", round+1, opts.rounds, m.name)
+			timed, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("it takes longer than %v", patience))
+			figures, err := m.run(timed, l)
+			if err != nil && timed.Err() != nil {
+				err = context.Cause(timed)
+			}
+			cancel()
+			if err != nil {
+				return fmt.Errorf("%s: %v", m.name, err)
+			}
+			r.add(m.name, figures)
+		}
+	}
+	return nil
+}
+
+// convert prints a report for benchstat.
+func convert(file string, out io.Writer) error {
+	if file == "" {
+		return nil
+	}
+	r, err := readReport(file)
+	if err != nil {
+		return err
+	}
+	r.benchfmt(out)
+	return nil
+}
