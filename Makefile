@@ -39,14 +39,16 @@ crash: ## the proof: kill and stop everything, 200,000 items a run, and count
 	cd test && CGO_ENABLED=0 go run ./crash
 
 OUT ?= bin/bench.json
+ROUNDS ?= 6
+RUN ?= .
 bench: tools ## measure edged beside others, about 20 minutes; docs/PERFORMANCE.md
 	@mkdir -p bin
-	cd bench && CGO_ENABLED=0 go run . -json $(abspath $(OUT)) $(BENCH)
+	cd bench && CGO_ENABLED=0 go run . -run '$(RUN)' -rounds $(ROUNDS) -json '$(abspath $(OUT))'
 
 bench-compare: ## hold two outcomes of bench side by side: OLD=old.json NEW=new.json
 	@test -n "$(OLD)" -a -n "$(NEW)" || { echo "usage: make bench-compare OLD=old.json NEW=new.json" >&2; exit 2; }
 	@mkdir -p bin
-	@cd bench && go run . -benchfmt $(abspath $(OLD)) >../bin/old.txt && go run . -benchfmt $(abspath $(NEW)) >../bin/new.txt
+	@cd bench && go run . -benchfmt '$(abspath $(OLD))' >../bin/old.txt && go run . -benchfmt '$(abspath $(NEW))' >../bin/new.txt
 	@go run $(BENCHSTAT) bin/old.txt bin/new.txt
 
 tools: ## install what the tests need and this machine lacks

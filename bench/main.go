@@ -42,7 +42,7 @@ func main() {
 		opts.only, err = regexp.Compile(text)
 		return err
 	})
-	flag.IntVar(&opts.rounds, "rounds", 5, "how often each is measured")
+	flag.IntVar(&opts.rounds, "rounds", 6, "how often each is measured; benchstat wants six")
 	flag.BoolVar(&opts.quick, "quick", false, "a smoke test of half a minute: one round of very little; the figures mean nothing")
 	flag.StringVar(&opts.json, "json", "", "write the figures to `FILE` too")
 	benchfmt := flag.String("benchfmt", "", "measure nothing: print `FILE`, written by -json, for benchstat")
