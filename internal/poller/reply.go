@@ -18,11 +18,12 @@ type listReply struct {
 	sink itemSink
 	err  error // the server's error reply
 
-	line    []byte // header line in the making
-	left    int    // bytes to come of the current item
-	crlf    int    // bytes to come of the CRLF behind it
-	started bool   // the array header was read; set from outside for items without one
-	nils    int    // nil replies, where an item was asked for and there is none
+	line    []byte   // header line in the making
+	left    int      // bytes to come of the current item
+	crlf    int      // bytes to come of the CRLF behind it
+	started bool     // the array header was read; set from outside for items without one
+	nils    int      // nil replies, where an item was asked for and there is none
+	behind  [16]byte // what ReadFrom reads behind an item: its CRLF
 }
 
 // itemSink takes the items of a reply one after the other.
@@ -81,8 +82,19 @@ func (r *listReply) ReadFrom(src io.Reader) (total int64, err error) {
 			return total, err
 		}
 	}
-	n, err := io.Copy(struct{ io.Writer }{r}, src)
-	return total + n, err
+	for {
+		n, err := src.Read(r.behind[:])
+		total += int64(n)
+		if _, err := r.Write(r.behind[:n]); err != nil {
+			return total, err
+		}
+		if err == io.EOF {
+			return total, nil
+		}
+		if err != nil {
+			return total, err
+		}
+	}
 }
 
 func (r *listReply) took(p []byte) {
