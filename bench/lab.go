@@ -143,10 +143,11 @@ func python(ctx context.Context, l *lab) (*process, error) {
 	return launch(ctx, &process{name: "python", address: address}, false, command...)
 }
 
-// preload pushes n items of size bytes, one half into each list.
+// preload pushes n items of size bytes, no two of them the same, one half into
+// each list.
 func (l *lab) preload(n, size int) error {
 	const bytesPerCommand = 1 << 20
-	item := strings.Repeat("x", size)
+	padding := strings.Repeat("x", size-stampSize)
 	for i, list := range lists {
 		left := n / len(lists)
 		if i == 0 {
@@ -156,8 +157,8 @@ func (l *lab) preload(n, size int) error {
 			k := max(1, min(left, 1000, bytesPerCommand/size))
 			args := make([]string, 2, 2+k)
 			args[0], args[1] = "RPUSH", list
-			for range k {
-				args = append(args, item)
+			for i := range k {
+				args = append(args, fmt.Sprintf("%0*d%s", stampSize, left-i, padding))
 			}
 			if err := l.conn.ok(args...); err != nil {
 				return err

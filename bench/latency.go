@@ -58,7 +58,8 @@ func latency(wait waiter, rate, busy int) run {
 	}
 }
 
-// stampSize is how many digits at the beginning of an item say when it was pushed.
+// stampSize is how many digits an item begins with: when it was pushed, or which
+// it is.
 const stampSize = 20
 
 func micros(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1000 }
