@@ -535,21 +535,3 @@ func FuzzTheRule(f *testing.F) {
 	f.Add([]byte{0, 40, 1, 80, 0, 1, 1, 3, 4, 1, 7, 0, 4, 0})
 	f.Fuzz(func(t *testing.T, ops []byte) { play(t, ops[:min(len(ops), 2000)]) })
 }
-
-func BenchmarkOfferAndConfirmByAHundredParties(b *testing.B) {
-	l := NewList(Options{Window: 1000, Memory: 1 << 30})
-	takers := make([]*taker, 100)
-	for i := range takers {
-		takers[i] = all()
-		l.Join("", "1", takers[i])
-	}
-	items := make([][]byte, 500)
-	b.ReportAllocs()
-	for b.Loop() {
-		l.Offer(batch.Of("s", l.Plan().Next, items...))
-		for _, t := range takers {
-			t.got[0].receipt.Confirm()
-			t.got = t.got[:0]
-		}
-	}
-}

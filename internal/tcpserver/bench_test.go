@@ -6,6 +6,7 @@ import (
 	"io"
 	"strings"
 	"testing"
+	"time"
 
 	"edged/internal/batch"
 )
@@ -32,6 +33,62 @@ func BenchmarkEncodeBatch(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		encode(bt, "1", "")
+	}
+}
+
+// BenchmarkEncodeExplicit encodes items that have a reply subject each.
+func BenchmarkEncodeExplicit(b *testing.B) {
+	bt := batch.New("items", 0, make([]byte, 500), ends(500)).Explicit(time.Unix(1700000000, 123456789), 1000)
+	b.ReportAllocs()
+	for b.Loop() {
+		encode(bt, "1", "items.edged")
+	}
+}
+
+func BenchmarkParseAckSubject(b *testing.B) {
+	subject := []byte("$JS.ACK.items.edged.1.123456.123456.1700000000123456789.1000")
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, _, _, ok := parseAckSubject(subject); !ok {
+			b.Fatal("not read")
+		}
+	}
+}
+
+// ends are those of n items of one byte.
+func ends(n int) []int {
+	ends := make([]int, n)
+	for i := range ends {
+		ends[i] = i + 1
+	}
+	return ends
+}
+
+func TestHotPathsCostNoAllocationAMessage(t *testing.T) {
+	pub := []byte("PUB telemetry.room.7 _INBOX.abcdefgh.1 5\r\nhello\r\n")
+	lim := limits{controlLine: 4096, payload: 1 << 20}
+	ack := []byte("$JS.ACK.items.edged.1.123456.123456.1700000000123456789.1000")
+	r := newRouter()
+	r.add(&subscription{client: &client{}, subject: "telemetry.room.7"})
+	r.add(&subscription{client: &client{}, subject: "telemetry.*.7", wild: true})
+	subject := []byte("telemetry.room.7")
+	var to receivers
+	r.match(subject, &to) // makes room
+	for what, do := range map[string]func(){
+		"parsing PUB":                   func() { parse(pub, lim) },
+		"parsing an acknowledgement":    func() { parseAckSubject(ack) },
+		"looking up who gets a message": func() { r.match(subject, &to) },
+	} {
+		if allocs := testing.AllocsPerRun(100, do); allocs != 0 {
+			t.Errorf("%s: %v allocations", what, allocs)
+		}
+	}
+	count := func(items int) float64 {
+		b := batch.New("items", 0, make([]byte, items), ends(items)).Explicit(time.Unix(1, 0), 0)
+		return testing.AllocsPerRun(20, func() { encode(b, "1", "items.edged") })
+	}
+	if few, many := count(10), count(1000); many > few {
+		t.Errorf("encoding: %v allocations for 1000 items, %v for 10", many, few)
 	}
 }
 
