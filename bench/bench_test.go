@@ -181,3 +181,20 @@ func TestTheClientRefusesWhatIsNoMessage(t *testing.T) {
 		}
 	}
 }
+
+// BenchmarkConsume is what the client costs for a message, which should be little
+// beside what a server does for it.
+func BenchmarkConsume(b *testing.B) {
+	const messages = 1000
+	stream := bytes.Repeat([]byte("MSG events 1 256\r\n"+strings.Repeat("x", itemSize)+"\r\n"), messages)
+	c := &client{}
+	b.ReportAllocs()
+	for n := 0; b.Loop(); n++ {
+		if n%messages != 0 {
+			continue
+		}
+		if rest, err := c.consume(stream); err != nil || len(rest) > 0 {
+			b.Fatal(err)
+		}
+	}
+}

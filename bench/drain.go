@@ -48,7 +48,7 @@ func drain(clients int) run {
 		}
 		took := time.Since(begin)
 		if code := server.cmd.ProcessState.ExitCode(); code != 0 {
-			return nil, fmt.Errorf("edged ends with code %d\n%s", code, server.output.Bytes())
+			return nil, server.failed(fmt.Errorf("edged ends with code %d", code))
 		}
 		return []figure{{"notify-ms", micros(time.Duration(told.Load())) / 1000}, {"drain-ms", micros(took) / 1000}}, nil
 	}

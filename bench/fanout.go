@@ -38,7 +38,7 @@ func fanOut(clients, n int) run {
 			return nil, err
 		}
 		if err := each(crowd, func(c *client) error { return c.receive(n) }); err != nil {
-			return nil, fmt.Errorf("%v\n%s", err, server.output.String())
+			return nil, server.failed(err)
 		}
 		return deliveries(server, n*clients, time.Since(begin))
 	}
@@ -74,7 +74,7 @@ func pubSub(start starter, clients, n int) run {
 		published := make(chan error, 1)
 		running.Go(func() { published <- p.publish(ctx, publishing) })
 		if err := each(crowd, p.follow); err != nil {
-			return nil, fmt.Errorf("%v\n%s", err, server.output.String())
+			return nil, server.failed(err)
 		}
 		took := time.Since(begin)
 		if err := <-published; err != nil {

@@ -30,6 +30,9 @@ func floor(open func(*lab) (take func(ctx context.Context, list string) (int, er
 		defer done()
 		begin := time.Now()
 		for got := 0; got < n; {
+			if ctx.Err() != nil {
+				return nil, context.Cause(ctx)
+			}
 			before := got
 			for _, list := range lists {
 				k, err := take(ctx, list)

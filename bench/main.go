@@ -109,7 +109,7 @@ func (r *report) measure(ctx context.Context, progress io.Writer, l *lab, opts o
 			timed, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("it takes longer than %v", patience))
 			figures, err := m.run(timed, l)
 			if err != nil && timed.Err() != nil {
-				err = context.Cause(timed)
+				err = fmt.Errorf("%v: %v", context.Cause(timed), err)
 			}
 			cancel()
 			if err != nil {

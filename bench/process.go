@@ -49,10 +49,9 @@ func launch(ctx context.Context, p *process, speaks bool, command ...string) (*p
 		}
 		select {
 		case <-p.ended:
-			return nil, fmt.Errorf("%s ends at its start: %v\n%s", p.name, p.cmd.ProcessState, p.output.Bytes())
+			return nil, p.failed(fmt.Errorf("%s ends at its start: %v", p.name, p.cmd.ProcessState))
 		case <-ctx.Done():
-			p.stop()
-			return nil, fmt.Errorf("%s accepts no connection: %w\n%s", p.name, context.Cause(ctx), p.output.Bytes())
+			return nil, p.failed(fmt.Errorf("%s accepts no connection: %v", p.name, context.Cause(ctx)))
 		case <-time.After(100 * time.Microsecond):
 		}
 	}
@@ -80,6 +79,12 @@ func accepts(address string, speaks bool) bool {
 func (p *process) stop() {
 	p.cmd.Process.Kill()
 	<-p.ended
+}
+
+// failed ends the process, and is err with what the process has said.
+func (p *process) failed(err error) error {
+	p.stop()
+	return fmt.Errorf("%v\n%s", err, p.output.Bytes())
 }
 
 // freeAddress is a loopback address that nobody listens on at the moment.
@@ -121,7 +126,7 @@ func (p *process) usage() (u usage, err error) {
 	}
 	status, err := os.ReadFile(filepath.Join(folder, "status"))
 	if err != nil {
-		return u, fmt.Errorf("%s has ended: %v\n%s", p.name, err, p.output.Bytes())
+		return u, p.failed(fmt.Errorf("%s has ended: %v", p.name, err))
 	}
 	for line := range strings.Lines(string(status)) {
 		key, value, _ := strings.Cut(line, ":")

@@ -33,7 +33,7 @@ func oneClient(start starter, read reader, n, size int) run {
 		}
 		took, err := read(ctx, server.address, n)
 		if err != nil {
-			return nil, fmt.Errorf("%v\n%s", err, server.output.String())
+			return nil, server.failed(err)
 		}
 		after, err := server.usage()
 		return []figure{
