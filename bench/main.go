@@ -51,7 +51,8 @@ func main() {
 		fmt.Fprintln(os.Stderr, "bench: it takes no arguments, and at least one round")
 		os.Exit(2)
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	// SIGPIPE too, or the end of a pager would leave servers behind.
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGPIPE)
 	err := convert(*benchfmt, os.Stdout)
 	if *benchfmt == "" {
 		err = bench(ctx, os.Stdout, os.Stderr, opts)
