@@ -89,13 +89,13 @@ func bench(ctx context.Context, out, progress io.Writer, opts options) error {
 		return errors.Join(failed, errors.New("nothing was measured"))
 	}
 	result.judge(targets)
-	if err := result.table(out); err != nil {
-		return err
-	}
 	if opts.json != "" {
 		if err := result.write(opts.json); err != nil {
 			return err
 		}
+	}
+	if err := result.table(out); err != nil {
+		return err
 	}
 	return failed
 }
