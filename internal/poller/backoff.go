@@ -5,11 +5,12 @@ import (
 	"time"
 )
 
-// Retries start soon and slow down to one a second, so that delivery goes on
-// within two seconds of Redis being back.
+// Retries start soon and slow down to two a second. go-redis adds up to a second of
+// its own after a failed dial, so delivery goes on within two seconds of Redis
+// being back.
 const (
 	firstRetry = 20 * time.Millisecond
-	lastRetry  = time.Second
+	lastRetry  = 500 * time.Millisecond
 )
 
 type backoff struct{ wait time.Duration }

@@ -11,7 +11,7 @@
 //   - With nobody to receive nothing is read.
 //   - Idle costs a slow poll; a hint from Redis (client tracking) wakes the loop.
 //     Where the server gives none, the poll adapts between 1 and 50 ms.
-//   - A fault of one list does not stop another; retries back off to one a second.
+//   - A fault of one list does not stop another; retries back off to two a second.
 //
 // Goroutines: Run is the loop; it owns one more for each Redis server in use, which
 // receives its hints, and waits for them. All other methods may be called from any goroutine.
