@@ -85,8 +85,9 @@ func (d *daemon) order(s stop) {
 // reads the configuration again; where it is nil, there is nothing to reload. ready,
 // where not nil, is called when it serves.
 func serve(cfg *config.Config, reread func() (*config.Config, error), stderr io.Writer, ready func()) int {
+	// Never stopped: a signal that comes behind the drain must not kill the process
+	// before it has given its exit code.
 	sigs := signals.New()
-	defer sigs.Stop()
 
 	d := &daemon{cfg: cfg, inForce: cfg, reread: reread, started: time.Now(), level: zap.NewAtomicLevel(), stops: make(chan stop, 1),
 		left: make(chan struct{}), over: make(chan struct{})}

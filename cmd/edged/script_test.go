@@ -67,6 +67,7 @@ func (l leakChecked) Run() int {
 //	send NAME LINE...          to its standard input, with CR LF
 //	eof NAME                   close its standard input
 //	signal NAME SIGNAL
+//	storm NAME SIGNAL          the signal over and over, until it has ended
 //	ended NAME CODE            wait for its end; CODE may be a signal
 //	exits CODE PROGRAM ARG...  exec, for one exit code
 //	control LINE...            the lines to the control socket by socat; stdout is its answer
@@ -94,6 +95,7 @@ func TestScripts(t *testing.T) {
 			"send":         plain(send),
 			"eof":          plain(eof),
 			"signal":       plain(sendSignal),
+			"storm":        plain(sendSignals),
 			"ended":        plain(ended),
 			"exits":        plain(exits),
 			"control":      plain(printed("control")),
@@ -310,6 +312,16 @@ func sendSignal(ts *testscript.TestScript, args []string) {
 		ts.Fatalf("there is no signal %s", args[1])
 	}
 	ts.Check(named(ts, args[0]).Process.Signal(number))
+}
+
+func sendSignals(ts *testscript.TestScript, args []string) {
+	need(ts, args, 2)
+	number, p := unix.SignalNum(args[1]), named(ts, args[0])
+	for deadline := time.Now().Add(30 * time.Second); p.Process.Signal(number) == nil; {
+		if time.Now().After(deadline) {
+			ts.Fatalf("gave up waiting: %s ends; it said:\n%s", args[0], ts.ReadFile(p.err))
+		}
+	}
 }
 
 func ended(ts *testscript.TestScript, args []string) {
