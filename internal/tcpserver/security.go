@@ -101,14 +101,16 @@ func (sec *Security) keeps(old *Security, u *User) bool {
 
 // Reload puts another Security in the place of the present one: new connections
 // get it. A client stays if it would be let in with what it said, to do the same
-// as now; the others are disconnected. It returns how many those are.
+// as now, over a connection like its own; the others are disconnected. It returns
+// how many those are. Whoever may have shown a certificate that is not good any
+// more, because the authorities are others, is among them.
 func (s *Server) Reload(sec Security) (disconnected int) {
 	s.mu.Lock()
 	s.security.Store(&sec)
 	s.mu.Unlock()
 	for _, c := range s.snapshot() {
 		c.mu.Lock()
-		stays := c.ended.Load() || c.admitted == nil || sec.keeps(c.admitted, c.user)
+		stays := c.ended.Load() || c.tls.suffices(&sec) && (c.admitted == nil || sec.keeps(c.admitted, c.user))
 		if stays && c.admitted != nil {
 			c.admitted = &sec
 		}

@@ -316,6 +316,88 @@ func TestReloadThatAsksForCredentialsDisconnectsWhoHasGivenNone(t *testing.T) {
 	dial(t, addr)
 }
 
+// The reload has put the new rules in force, and has not come to the client yet.
+func TestConnectDuringAReloadKeepsNoOldRights(t *testing.T) {
+	ann := User{Name: "ann", Password: "a"}
+	opts := testOptions()
+	opts.Security.Users = []User{ann}
+	s, addr := serve(t, opts)
+	const options = `{"user":"ann","pass":"a"}`
+	c := dialWith(t, addr, options)
+	c.send("SUB secret 1\r\n")
+	c.sync()
+	ann.Subscribe.Deny = []string{"secret"}
+	after := Security{Users: []User{ann}}
+	s.security.Store(&after)
+	c.send("CONNECT " + options + "\r\n")
+	c.sync()
+	if n := s.Reload(after); n != 1 {
+		t.Errorf("%d were disconnected, want the client that is subscribed to what it may not have", n)
+	}
+}
+
+func TestReloadDisconnectsWhoIsLessSecuredThanItAsks(t *testing.T) {
+	a, other := newAuthority(t), newAuthority(t)
+	verified := func(by *authority) Security {
+		sec := a.secured()
+		sec.TLS.ClientAuth, sec.TLS.ClientCAs = tls.RequireAndVerifyClientCert, by.pool()
+		return sec
+	}
+	s, addr := serve(t, testOptions())
+	plain := dial(t, addr)
+	if n := s.Reload(a.secured()); n != 1 {
+		t.Errorf("turning TLS on disconnected %d, want the one without it", n)
+	}
+	plain.expectEnd()
+
+	anybody := a.mustDialTLS(addr, false, nil)
+	anybody.send("CONNECT {}\r\n")
+	anybody.sync()
+	if n := s.Reload(verified(a)); n != 1 {
+		t.Errorf("asking for certificates disconnected %d, want the one that has shown none", n)
+	}
+	anybody.expectEnd()
+
+	known := a.mustDialTLS(addr, false, &tls.Config{Certificates: []tls.Certificate{a.issue("client")}})
+	known.send("CONNECT {}\r\n")
+	known.sync()
+	if n := s.Reload(verified(a)); n != 0 {
+		t.Errorf("the same authorities again disconnected %d, want nobody", n)
+	}
+	known.sync()
+	if n := s.Reload(verified(other)); n != 1 {
+		t.Errorf("other authorities disconnected %d, want the one whose certificate is not of theirs", n)
+	}
+	known.expectEnd()
+}
+
+// A client may ask for new keys as often as it likes, and read none of the answers.
+func TestRecordsThatNobodyTakesAreBounded(t *testing.T) {
+	r := &records{collect: true}
+	answer := make([]byte, 30)
+	total := 0
+	for total < 10*maxWaiting {
+		n, err := r.Write(answer)
+		if total += n; err != nil {
+			break
+		}
+	}
+	if total > maxWaiting {
+		t.Errorf("%d bytes wait, want at most %d", total, maxWaiting)
+	}
+	// What the writer makes records of is bounded by a round.
+	r.lend(nil)
+	if _, err := r.Write(make([]byte, 10*maxWaiting)); err != nil {
+		t.Error(err)
+	}
+	if got, want := len(r.take()), total+10*maxWaiting; got != want {
+		t.Errorf("%d bytes were taken, want %d", got, want)
+	}
+	if _, err := r.Write(answer); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestConnectionsOfOneAddressAreBounded(t *testing.T) {
 	opts := testOptions()
 	opts.MaxPerAddress = 2

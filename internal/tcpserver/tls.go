@@ -2,10 +2,18 @@ package tcpserver
 
 import (
 	"crypto/tls"
+	"crypto/x509"
+	"errors"
 	"net"
 	"sync"
 	"time"
 )
+
+// maxWaiting bounds the records that wait while none are asked for, in bytes. They
+// are TLS's own: answers to a client that changes its keys.
+const maxWaiting = 16 << 10
+
+var errTooManyRecords = errors.New("the client makes TLS say more than it reads")
 
 // tlsConn is TLS over a client's connection. The client's own two goroutines use
 // it; deadlines, and being closed by others, are the business of the connection
@@ -13,15 +21,34 @@ import (
 type tlsConn struct {
 	*tls.Conn
 	out    *records
-	first  bool          // INFO comes behind the handshake
-	verify bool          // the client has to show a certificate
-	ready  chan struct{} // closed when the handshake is over, well or not
+	first  bool           // INFO comes behind the handshake
+	verify bool           // the client has to show a certificate
+	by     *x509.CertPool // authorities of the client's certificate
+	ready  chan struct{}  // closed when the handshake is over, well or not
 }
 
 func newTLS(conn net.Conn, sec *Security) *tlsConn {
 	out := &records{Conn: conn}
 	return &tlsConn{Conn: tls.Server(out, sec.TLS), out: out, first: sec.TLSFirst,
-		verify: sec.TLS.ClientAuth == tls.RequireAndVerifyClientCert, ready: make(chan struct{})}
+		verify: verifies(sec.TLS), by: sec.TLS.ClientCAs, ready: make(chan struct{})}
+}
+
+// verifies tells whether clients have to show certificates.
+func verifies(config *tls.Config) bool {
+	return config.ClientAuth == tls.RequireAndVerifyClientCert
+}
+
+// suffices tells whether the connection is what sec asks of a new one. With other
+// authorities nobody's certificate is looked at again: who has a good one comes back.
+func (t *tlsConn) suffices(sec *Security) bool {
+	switch {
+	case sec.TLS == nil:
+		return true
+	case t == nil:
+		return false
+	default:
+		return !verifies(sec.TLS) || t.verify && t.by.Equal(sec.TLS.ClientCAs)
+	}
 }
 
 // shake does the handshake, behind INFO where that comes first. The writer waits
@@ -64,8 +91,10 @@ type records struct {
 	net.Conn
 	collect bool // set once, by the handshake
 
+	// Guarded by mu.
 	mu      sync.Mutex
-	waiting []byte // guarded by mu
+	waiting []byte
+	lent    bool // between lend and take
 }
 
 func (r *records) Write(p []byte) (int, error) {
@@ -74,6 +103,9 @@ func (r *records) Write(p []byte) (int, error) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if !r.lent && len(r.waiting)+len(p) > maxWaiting {
+		return 0, errTooManyRecords
+	}
 	r.waiting = append(r.waiting, p...)
 	return len(p), nil
 }
@@ -82,14 +114,14 @@ func (r *records) Write(p []byte) (int, error) {
 func (r *records) lend(memory []byte) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.waiting = append(memory[:0], r.waiting...)
+	r.waiting, r.lent = append(memory[:0], r.waiting...), true
 }
 
 func (r *records) take() []byte {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	all := r.waiting
-	r.waiting = nil
+	r.waiting, r.lent = nil, false
 	return all
 }
 
