@@ -6,6 +6,7 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -527,4 +528,80 @@ func TestAClientThatOwesAReceiptIsCutOffThoughOthersWriteToIt(t *testing.T) {
 		other.send("PUB chat 5\r\nhello\r\n")
 		return s.Stats().Stuck == 1
 	})
+}
+
+// A client that stops reading costs its window and no more; when it reads again, it
+// gets every item.
+func TestClientThatPausesSlowsItsListDownAndMissesNothing(t *testing.T) {
+	const items, size = 100, 1 << 20 // more than sockets and the window hold
+	wake := make(chan struct{}, 1)
+	window := relay.NewList(relay.Options{Window: 10, Memory: 8 << 20, Changed: func() {
+		select {
+		case wake <- struct{}{}:
+		default:
+		}
+	}})
+	opts := testOptions()
+	opts.MaxPending = 1 << 20
+	opts.Lists = []List{{Subject: "items", Joiner: window}}
+	s, addr := serve(t, opts)
+	c, other := dial(t, addr), dial(t, addr)
+	c.send("SUB items 1\r\n")
+	c.sync()
+	// offer is what the loop does, as far as the window goes.
+	offer := func() {
+		for p := window.Plan(); p.Items > 0 && p.Next < items; p = window.Plan() {
+			item := make([]byte, size)
+			copy(item, fmt.Sprintf("%08d", p.Next))
+			window.Offer(batch.Of("items", p.Next, item))
+		}
+	}
+	offer()
+	stop := make(chan struct{})
+	var loop sync.WaitGroup
+	loop.Go(func() {
+		for {
+			select {
+			case <-wake:
+				offer()
+			case <-stop:
+				return
+			}
+		}
+	})
+	defer loop.Wait()
+	defer close(stop)
+	eventually(t, "the sockets are full", func() bool {
+		unsent, known := sendQueue(s.snapshot()[0].conn)
+		return known && unsent > 0
+	})
+	if next := window.Plan().Next; next > 10 {
+		t.Errorf("%d items were taken, want no more than the window", next)
+	}
+	other.sync() // nobody else waits
+
+	item := make([]byte, size+len(crlf))
+	for want := 0; want < items; {
+		switch line := c.line(); line {
+		case "PING":
+			c.send("PONG\r\n")
+		case fmt.Sprintf("MSG items 1 %d", size):
+			if _, err := io.ReadFull(c.r, item); err != nil {
+				t.Fatal(err)
+			}
+			if got := string(item[:8]); got != fmt.Sprintf("%08d", want) {
+				t.Fatalf("got item %s, want %d", got, want)
+			}
+			want++
+		default:
+			t.Fatalf("got %q", line)
+		}
+	}
+	if line := c.line(); line == "PING" {
+		c.send("PONG\r\n")
+	}
+	eventually(t, "all are confirmed", func() bool { return window.Plan().Head == items })
+	if st := s.Stats(); st.SlowConsumers+st.Stuck != 0 {
+		t.Errorf("stats are %+v, want nobody cut off", st)
+	}
 }
