@@ -137,7 +137,7 @@ func (c *client) turnAway(limit string) {
 	c.log.Warn("connection refused: " + limit + " reached")
 	if c.tls == nil || !c.tls.first {
 		c.conn.SetWriteDeadline(time.Now().Add(flushTimeout))
-		c.conn.Write(append(c.infoLine(false), errLine(string(errConnections))...))
+		c.conn.Write(append(c.infoLine(false), errLine(errConnections)...))
 	}
 	c.conn.Close()
 }
@@ -218,8 +218,6 @@ func (c *client) send(line string) {
 		c.end(endSlow)
 	}
 }
-
-func errLine(text string) string { return "-ERR '" + text + "'\r\n" }
 
 // ok answers a command where the client wants that.
 func (c *client) ok() {

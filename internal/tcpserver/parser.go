@@ -37,26 +37,6 @@ type limits struct {
 	payload     int // header block and payload together
 }
 
-// violation is an error that ends a connection. Its text goes to the client as
-// -ERR; the texts are those of nats-server (server/errors.go, parser.go and
-// client.go of v2.15), because client libraries compare them.
-type violation string
-
-func (v violation) Error() string { return string(v) }
-
-const (
-	errUnknownOperation violation = "Unknown Protocol Operation"
-	errControlLine      violation = "maximum control line exceeded"
-	errPayload          violation = "Maximum Payload Violation"
-	errAuthorization    violation = "Authorization Violation"
-	errAuthTimeout      violation = "Authentication Timeout"
-	errConnections      violation = "maximum connections exceeded"
-	errStale            violation = "Stale Connection"
-	errHeaders          violation = "message headers not supported"
-	errNoResponders     violation = "no responders requires headers support"
-	errClientProtocol   violation = "invalid client protocol"
-)
-
 // verbs are what clients may send. No verb is the beginning of another one.
 var verbs = []struct {
 	name string

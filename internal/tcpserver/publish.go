@@ -2,7 +2,6 @@ package tcpserver
 
 import (
 	"bytes"
-	"fmt"
 	"strconv"
 )
 
@@ -16,18 +15,18 @@ func (c *client) publish(cmd command) error {
 	case !validLiteral(cmd.subject), len(cmd.reply) > 0 && !validLiteral(cmd.reply):
 		c.server.count(func(st *Stats) { st.Denied++ })
 		if c.connect.Pedantic {
-			c.send(errLine("Invalid Publish Subject"))
+			c.refuse(errPublishSubject)
 		} else {
 			c.ok()
 		}
 		return nil
 	case c.server.own[string(cmd.subject)]:
 		c.server.count(func(st *Stats) { st.Denied++ })
-		c.send(errLine(fmt.Sprintf("Permissions Violation for Publish to %q", cmd.subject)))
+		c.refuse(errPublish, cmd.subject)
 		return nil
 	case c.server.own[string(cmd.reply)]: // an answer would be no item of the list
 		c.server.count(func(st *Stats) { st.Denied++ })
-		c.send(errLine(fmt.Sprintf("Permissions Violation for Publish with Reply of %q", cmd.reply)))
+		c.refuse(errReply, cmd.reply)
 		return nil
 	}
 	if bytes.HasPrefix(cmd.subject, ackPrefix) { // who was given an item may say what became of it
@@ -36,7 +35,7 @@ func (c *client) publish(cmd command) error {
 	}
 	if !c.mayPublish(cmd.subject) {
 		c.server.count(func(st *Stats) { st.Denied++ })
-		c.send(errLine(fmt.Sprintf("Permissions Violation for Publish to %q", cmd.subject)))
+		c.refuse(errPublish, cmd.subject)
 		return nil
 	}
 	c.ok()

@@ -2,7 +2,6 @@ package tcpserver
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"math"
 	"os"
@@ -48,10 +47,10 @@ func (c *client) read() {
 	var v violation
 	switch {
 	case errors.As(err, &v):
-		c.send(errLine(string(v)))
+		c.send(errLine(v))
 		c.end(endFor(v))
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		c.send(errLine(string(errAuthTimeout)))
+		c.send(errLine(errAuthTimeout))
 		c.end(endTimeout)
 	case errors.Is(err, io.EOF):
 		c.end(endLeft)
@@ -200,20 +199,20 @@ func (c *client) admit(o connectOptions) error {
 func (c *client) subscribe(cmd command) {
 	valid, wild := validSubject(cmd.subject)
 	if !valid {
-		c.send(errLine("Invalid Subject"))
+		c.refuse(errSubject)
 		return
 	}
 	sub := newSubscription(c, cmd, wild)
 	if !c.maySubscribe(sub.subject) {
-		text := fmt.Sprintf("Permissions Violation for Subscription to %q", sub.subject)
-		if sub.queue != "" {
-			text += fmt.Sprintf(" using queue %q", sub.queue)
+		if sub.queue == "" {
+			c.refuse(errSubscribe, sub.subject)
+		} else {
+			c.refuse(errSubscribeQueue, sub.subject, sub.queue)
 		}
-		c.send(errLine(text))
 		return
 	}
 	if wild && tokens(sub.subject) > maxTokens {
-		c.send(errLine(fmt.Sprintf("Permissions Violation for Subscription to %q, too many tokens", sub.subject)))
+		c.refuse(errTokens, sub.subject)
 		return
 	}
 	c.mu.Lock()
@@ -224,7 +223,7 @@ func (c *client) subscribe(cmd command) {
 	}
 	c.mu.Unlock()
 	if full && !known {
-		c.send(errLine("maximum subscriptions exceeded"))
+		c.refuse(errSubscriptions)
 		return
 	}
 	if !known {

@@ -133,10 +133,10 @@ func (c *client) tick() {
 	c.mu.Unlock()
 	switch {
 	case stale:
-		c.send(errLine(string(errStale)))
+		c.send(errLine(errStale))
 		c.end(endStale)
 	case owing && c.stuck(now):
-		c.send(errLine(string(errStale)))
+		c.send(errLine(errStale))
 		c.end(endStuck)
 	}
 }
