@@ -220,7 +220,7 @@ func (g *gather) reverse() {
 }
 
 // markEnd is how many bytes of either end count for the mark of a large item.
-const markEnd = 8 << 10
+const markEnd = 512
 
 // mark is enough of an item to know it again inside Redis: its length and its
 // SHA-1, or where it is longer than two markEnds that of its ends.
