@@ -315,9 +315,10 @@ func (l *Explicit) adopt(it *item) {
 	if len(it.claims) > 0 || it.acked || it.dead != "" {
 		return
 	}
+	tries := it.tries // each of them gets the same next delivery
 	for _, t := range append([]*taking(nil), l.parties...) {
 		if t.active() {
-			c := &claim{item: it, party: t, tries: it.tries, index: -1}
+			c := &claim{item: it, party: t, tries: tries, index: -1}
 			it.claims = append(it.claims, c)
 			t.owed++
 			l.again(c)

@@ -637,3 +637,24 @@ func TestAnItemIsNotAcknowledgedByWhoWasNeverGivenItWhenAnotherHasDoneSo(t *test
 		t.Errorf("a client that was never given the item: %v", err)
 	}
 }
+
+func TestAnItemThatSeveralNewPartiesGetIsNotDeadBeforeOneHadItOftenEnough(t *testing.T) {
+	b := newBench(t, func(o *ExplicitOptions) { o.MaxDeliver = 3 })
+	first := b.join("")
+	b.offer(1)
+	others := []*hand{b.join(""), b.join(""), b.join("")}
+	first.m.Leave()
+	for i, h := range others {
+		if h.String() != "0/2 " {
+			t.Errorf("party %d got %q, want the item's second delivery", i, h)
+		}
+	}
+	for _, h := range others {
+		if len(h.got) > 0 {
+			h.ack(t, 0, batch.Ack{})
+		}
+	}
+	if s := b.l.Settled(10); len(s) != 1 || s[0].Dead != "" {
+		t.Errorf("settled: %+v, want the one item, acknowledged", s)
+	}
+}
