@@ -35,12 +35,13 @@ type lane struct {
 	standby bool        // another one holds it
 	fresh   bool        // no lease was held yet: one that this instance left is taken over
 	renewed time.Time
-	renew   bool      // the script that is under way renews the lease
-	serial  uint64    // number of the last removal that Redis has carried out, as far as is known
-	attempt uint64    // number of the last call of a script; even, see before in guard.go
-	breaks  int       // of the connection, when the place in the list was last known
-	asked   time.Time // when Redis was last asked
-	due     time.Time // when it is asked next even if nothing happens: the slow poll
+	renew   bool        // the script that is under way renews the lease
+	serial  uint64      // number of the last removal that Redis has carried out, as far as is known
+	attempt uint64      // number of the last call of a script; even, see before in guard.go
+	known   *connection // the one that the place in the list was last known on
+	breaks  int         // of it, at that time
+	asked   time.Time   // when Redis was last asked
+	due     time.Time   // when it is asked next even if nothing happens: the slow poll
 	idle    time.Duration
 
 	most  int // bytes of the largest item in the last read
@@ -73,12 +74,12 @@ func newLane(l *Loop, list List, lease string) *lane {
 	}
 }
 
-// broken tells whether the connection has broken since the last time it was
-// asked: Redis may have come back with other data.
+// broken tells whether the connection has broken, or is another one, since the
+// last time it was asked: Redis may have come back with other data.
 func (s *lane) broken() bool {
-	was := s.breaks
-	s.breaks = s.conn.breaks
-	return s.breaks != was
+	known, breaks := s.known, s.breaks
+	s.known, s.breaks = s.conn, s.conn.breaks
+	return s.known != known || s.breaks != breaks
 }
 
 // listen takes the hints that have come, and tells whether items may be taken.

@@ -1,0 +1,57 @@
+package poller
+
+import (
+	"testing"
+	"time"
+
+	"edged/internal/redistest"
+	"edged/internal/relay"
+)
+
+// A request finds that the list has moved, to a server that has other data: a
+// replica that did not have everything when it took over.
+func TestAListThatARequestFindsElsewhereIsComparedBeforeAnythingIsRemoved(t *testing.T) {
+	from, to := redistest.StartNode(t), redistest.StartNode(t)
+	w := relay.NewList(relay.Options{Window: 1000, Memory: 1 << 20})
+	l := New(Options{
+		Redis: RedisOptions{Address: from.Address(), Timeout: 2 * time.Second}, Instance: "x",
+		MaxPayload: 1000, BatchItems: 500, BatchBytes: 128 << 10, PollInterval: time.Minute, Lease: 5 * time.Minute,
+		Lists: []List{{Key: "a", Subject: "sa", Window: w}},
+	})
+	src := l.sources[0].(*source)
+	defer func() { src.conn.client.Close(); src.conn.hints.client.Close() }()
+	left := src.conn
+	c := &client{t: t, hold: true}
+	w.Join("", "1", c)
+	now := time.Now()
+	items := numbered(100)
+	from.Push("a", items...)
+	settleDown(t, src, &now)
+	if c.count() == 0 {
+		t.Fatal("nothing arrived")
+	}
+	to.Push("a", items[:40]...)
+	to.Push("a", "another")
+	to.Push("a", items[41:]...)
+	to.Client().Set(t.Context(), leaseKey("a"), from.Client().Get(t.Context(), leaseKey("a")).Val(), 0)
+	moved := false
+	if _, err := call(src.lane, func() (struct{}, error) {
+		if !moved {
+			moved = true
+			return struct{}{}, serverError("MOVED 1 " + to.Address())
+		}
+		return struct{}{}, src.conn.loadScripts(2 * time.Second)
+	}); err != nil || src.conn == left {
+		t.Fatal(err, "it has not moved")
+	}
+	for range 20 {
+		c.confirm()
+		settleDown(t, src, &now)
+	}
+	for _, item := range c.got() {
+		if string(item) == "another" {
+			return
+		}
+	}
+	t.Errorf("an item was never delivered; in Redis are %d items", to.Len("a"))
+}
