@@ -593,3 +593,44 @@ func TestALeaseThatRanOutDoublesNoEqualItems(t *testing.T) {
 		t.Errorf("%d items, want 10", got)
 	}
 }
+
+// A removal that comes late comes between the script and the LRANGE of the mover's find.
+func TestALateRemovalInTheMiddleOfFindDoublesNoEqualItems(t *testing.T) {
+	s := redistest.Start(t)
+	n := newSplitter(t, s)
+	m, w := byHand(t, n.address, 500*time.Millisecond)
+	h := joinExplicit(t, w)
+	defer h.m.Leave()
+	now := time.Now()
+	s.Push("a", equalItems(3)...)
+	settleDown(t, m, &now)
+	if h.count() != 3 {
+		t.Fatalf("%d items", h.count())
+	}
+	late, arrived := make(chan struct{}), make(chan struct{})
+	var step atomic.Int32
+	f := cut(func(request []byte) (int, func()) {
+		at := bytes.Index(request, []byte("*4\r\n$6\r\nLRANGE"))
+		switch {
+		case step.Load() == 0 && bytes.Contains(request, []byte("EVALSHA")):
+			step.Store(1)
+			return 0, func() { <-late }
+		case step.Load() == 1 && at >= 0:
+			step.Store(2)
+			return at, func() {
+				close(late)
+				redistest.Eventually(t, "the removal came", func() bool { return s.Len(inFlightKey("a", "x")) == 2 })
+				close(arrived)
+			}
+		}
+		return -1, nil
+	})
+	n.cut.Store(&f)
+	h.m.Acknowledge(h.got[1].seq, h.got[1].taken, batch.Ack{}, nil)
+	settleDown(t, m, &now)
+	<-arrived
+	if st := w.Stats(); h.count() != 3 || st.Confirmed != 1 || st.Gone != 0 || s.Len(inFlightKey("a", "x")) != 2 {
+		t.Errorf("%d deliveries of 3 items, one was acknowledged; in flight are %d; books %+v",
+			h.count(), s.Len(inFlightKey("a", "x")), st)
+	}
+}

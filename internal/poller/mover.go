@@ -423,30 +423,40 @@ func (m *mover) reclaim(ctx context.Context) error {
 // removed by a call whose reply was lost, or given back by another instance;
 // what follows was taken by a call whose reply was lost.
 func (m *mover) find(ctx context.Context, now time.Time) error {
-	cmd, _, _, err := m.settleCmd(ctx, now, nil, nil)
+	check, _, _, err := m.settleCmd(ctx, now, nil, nil)
 	if err != nil {
 		return err
 	}
-	if err := m.conn.client.Process(ctx, cmd); err != nil {
-		_, err = m.verdict(cmd, err, now)
+	again, _, _, err := m.settleCmd(ctx, now, nil, nil) // a removal that comes late can come in between
+	if err != nil {
 		return err
-	}
-	if what, err := m.judge(cmd, nil, now); err != nil {
-		return err
-	} else if what == "standby" {
-		m.forget()
-		return nil
-	} else if what == "lost" {
-		m.reclaimed()
-		return nil
 	}
 	got := newTaken(m.seed, m.loop.opts.MaxPayload, m.list.Explicit.Plan().Bytes, len(m.held))
 	reply := listReply{sink: got}
-	if err := m.conn.client.Process(ctx, redis.NewRawWriteToCmd(ctx, &reply, "LRANGE", m.keys[3], 0, -1)); err != nil {
-		return err
-	}
+	pipe := m.conn.client.Pipeline()
+	pipe.Process(ctx, check)
+	pipe.Process(ctx, redis.NewRawWriteToCmd(ctx, &reply, "LRANGE", m.keys[3], 0, -1))
+	pipe.Process(ctx, again)
+	_, err = pipe.Exec(ctx)
 	if reply.err != nil {
 		return reply.err
+	}
+	what, err := m.judge(check, err, now)
+	serial := m.serial
+	if err == nil && what != "standby" && what != "lost" {
+		what, err = m.judge(again, nil, now)
+	}
+	switch {
+	case err != nil:
+		return err
+	case what == "standby":
+		m.forget()
+		return nil
+	case what == "lost":
+		m.reclaimed()
+		return nil
+	case m.serial != serial:
+		return nil // once more
 	}
 	m.unsure = false
 	m.more = true
