@@ -566,9 +566,14 @@ func (m *mover) forget() {
 // release gives back what is in flight, and the lease.
 func (m *mover) release(ctx context.Context) error {
 	m.list.Explicit.Withdraw(true)
-	if err := m.giveBackOwn(ctx); err != nil {
+	back := m.giveBackOwn
+	if m.unsure || !m.clean { // the number of the last removal may not be known
+		back = func(ctx context.Context) error { return m.recover(ctx, time.Now()) }
+	}
+	if err := back(ctx); err != nil {
 		return err
 	}
+	m.unsure = false
 	cmd := redis.NewCmd(ctx, "EVALSHA", release.Hash(), 2, m.keys[0], m.keys[1], m.loop.holder)
 	if err := m.conn.client.Process(ctx, cmd); err != nil {
 		if strings.HasPrefix(err.Error(), "NOSCRIPT") {

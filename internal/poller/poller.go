@@ -292,8 +292,13 @@ func (l *Loop) finish() error {
 			lane.retryAt = time.Time{}
 		}
 		left += s.unremoved()
-		if lane.owner && ctx.Err() == nil {
-			s.release(ctx) // if it fails, the lease runs out by itself
+		lane.faults = 0
+		for lane.owner && lane.faults < 3 && ctx.Err() == nil {
+			err := s.release(ctx)
+			if err == nil {
+				break
+			}
+			lane.fail(err, time.Now()) // in the end the lease runs out by itself
 		}
 	}
 	if left > 0 {
