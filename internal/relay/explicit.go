@@ -237,9 +237,21 @@ func (c *claim) take() {
 	}
 	delete(w.claims, c)
 	if !w.gone && !slices.Contains(c.past, w) {
-		c.past = append(c.past, w)
+		c.past = recent(c.past, w)
 	}
 	c.member = nil
+}
+
+// maxFormer is how many of those who had an item before are remembered, so that a
+// late acknowledgement of theirs is not taken for a stranger's.
+const maxFormer = 64
+
+// recent adds one, and drops the oldest where there are too many.
+func recent[T any](all []T, one T) []T {
+	if len(all) == maxFormer {
+		all = all[1:]
+	}
+	return append(all, one)
 }
 
 // detach ends a claim and returns the member that had it, which may have to go:
@@ -253,7 +265,7 @@ func (l *Explicit) detach(c *claim) *worker {
 		heap.Remove(&l.due, c.index)
 	}
 	c.item.claims = remove(c.item.claims, c)
-	c.item.former = append(c.item.former, c.party)
+	c.item.former = recent(c.item.former, c.party)
 	return w
 }
 

@@ -658,3 +658,18 @@ func TestAnItemThatSeveralNewPartiesGetIsNotDeadBeforeOneHadItOftenEnough(t *tes
 		t.Errorf("settled: %+v, want the one item, acknowledged", s)
 	}
 }
+
+func TestPartiesThatComeAndGoAreNotAllRemembered(t *testing.T) {
+	b := newBench(t)
+	first := b.join("")
+	b.offer(1)
+	for range 10 * maxFormer {
+		first.m.Leave()
+		first = b.join("")
+	}
+	if n := len(b.l.order[0].former); n > maxFormer {
+		t.Errorf("%d parties are remembered", n)
+	}
+	first.ack(t, len(first.got)-1, ack)
+	b.wantSettled("0 ")
+}
