@@ -10,7 +10,7 @@ export CGO_ENABLED ?= 0
 LDFLAGS = -s -w -X main.version=$(VERSION)
 BUILD = go build -trimpath -ldflags '$(LDFLAGS)'
 
-.PHONY: help run build build-arm64 test test-compat crash bench bench-compare tools check fmt clean
+.PHONY: help run build build-arm64 man install test test-compat crash bench bench-compare tools check fmt clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,6 +23,26 @@ build: ## build bin/edged for this machine
 
 build-arm64: ## build bin/edged-arm64 for an ARM edge box
 	GOOS=linux GOARCH=arm64 $(BUILD) -o bin/edged-arm64 ./cmd/edged
+
+man: ## make the manual pages in bin/man
+	go run ./docs/man $(VERSION) bin/man
+
+PREFIX ?= /usr
+DESTDIR ?=
+
+install: build man ## install edged, unit, configuration, manual, completion (DESTDIR, PREFIX=/usr)
+	install -D -m 755 bin/edged $(DESTDIR)$(PREFIX)/bin/edged
+	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)$(PREFIX)/share/doc/edged
+	set -e; for unit in deploy/systemd/*.service deploy/systemd/*.socket; do [ ! -e $$unit ] || \
+	  sed 's|/usr/bin/edged|$(PREFIX)/bin/edged|' $$unit >$(DESTDIR)$(PREFIX)/lib/systemd/system/$${unit##*/}; done
+	chmod 644 $(DESTDIR)$(PREFIX)/lib/systemd/system/edged*
+	install -m 644 README.md configs/edged.toml $(DESTDIR)$(PREFIX)/share/doc/edged
+	[ -e $(DESTDIR)/etc/edged/edged.toml ] || install -D -m 644 configs/edged.toml $(DESTDIR)/etc/edged/edged.toml
+	set -e; for page in bin/man/*; do \
+	  install -D -m 644 $$page $(DESTDIR)$(PREFIX)/share/man/man$${page##*.}/$${page##*/}; done
+	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions $(DESTDIR)$(PREFIX)/share/zsh/site-functions
+	bin/edged completion bash >$(DESTDIR)$(PREFIX)/share/bash-completion/completions/edged
+	bin/edged completion zsh >$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_edged
 
 test: tools build ## run all tests with -race; installs redis-server, socat, Node.js packages
 	cd test/js && npm ci --silent --no-audit --no-fund
@@ -58,7 +78,7 @@ check: ## gofmt, go vet, staticcheck, go mod tidy, govulncheck
 	@scripts/check.sh $(STATICCHECK) $(GOVULNCHECK)
 
 fmt: ## format the Go files
-	gofmt -w cmd internal test examples bench
+	gofmt -w cmd internal docs test examples bench
 
 clean: ## remove what was built
 	rm -rf bin test/js/node_modules

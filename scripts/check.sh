@@ -4,7 +4,7 @@ set -eu
 staticcheck=$1 govulncheck=$2
 failed=0
 
-unformatted=$(gofmt -l cmd internal test examples bench)
+unformatted=$(gofmt -l cmd internal docs test examples bench)
 if [ -n "$unformatted" ]; then
 	echo "gofmt: run \`make fmt\` for: $unformatted" >&2
 	failed=1

@@ -13,6 +13,7 @@ need gcc gcc # for the race detector
 need node nodejs
 need npm npm
 need python3 python3
+need man man-db
 [ -e /usr/include/nats/nats.h ] || missing="$missing libnats-dev" # the C client
 [ -n "$missing" ] || exit 0
 
