@@ -129,6 +129,35 @@ func TestTheDocumentHasTheEventsOfTheJournal(t *testing.T) {
 	}
 }
 
+func TestTheOperationsManualHasEveryStateAndEveryEvent(t *testing.T) {
+	doc := readDoc(t, "../../docs/OPERATIONS.md")
+	states := regexp.MustCompile(`(?m)^\t\w+ +State = "(\w+)"`).FindAllStringSubmatch(readDoc(t, "../../internal/poller/poller.go"), -1)
+	if len(states) < 8 {
+		t.Fatalf("only %d states were found in the source", len(states))
+	}
+	for _, state := range states {
+		if !strings.Contains(doc, "\n| `"+state[1]+"` | ") {
+			t.Errorf("docs/OPERATIONS.md does not say what %s means", state[1])
+		}
+	}
+	for event, id := range journal.Events {
+		if !strings.Contains(doc, "\njournalctl -u edged MESSAGE_ID="+id+"   # "+event+":") {
+			t.Errorf("docs/OPERATIONS.md does not have the event %s with %s", event, id)
+		}
+	}
+}
+
+func TestTheUsageFitsAScreen(t *testing.T) {
+	if n := strings.Count(usage, "\n"); n > 23 {
+		t.Errorf("edged -h has %d lines, and a prompt follows", n)
+	}
+	for line := range strings.Lines(usage) {
+		if len(line) > 81 {
+			t.Errorf("edged -h has a line of %d columns: %s", len(line)-1, line)
+		}
+	}
+}
+
 func TestHelpFitsAScreen(t *testing.T) {
 	// A line for each command and for help itself, two more lines, OK, the prompt.
 	if n := len((&daemon{}).commands()) + 1 + 2 + 1 + 1; n > 24 {
