@@ -150,6 +150,14 @@ func (l *Explicit) Stop() {
 	l.mu.Unlock()
 }
 
+// SetBounds changes ExplicitOptions.Window and Memory. What is on its way stays.
+func (l *Explicit) SetBounds(window, memory int) {
+	l.mu.Lock()
+	l.opts.Window, l.opts.Memory = window, memory
+	l.mu.Unlock()
+	l.opts.Changed()
+}
+
 // Offer hands a batch to every party. Unlike List's it is never refused: the
 // items have been moved and must be looked after. With nobody there they wait to
 // be Withdrawn.

@@ -153,6 +153,14 @@ func (l *List) Stop() {
 	l.mu.Unlock()
 }
 
+// SetBounds changes Options.Window and Memory. What is on its way stays.
+func (l *List) SetBounds(window, memory int) {
+	l.mu.Lock()
+	l.opts.Window, l.opts.Memory = window, memory
+	l.mu.Unlock()
+	l.opts.Changed()
+}
+
 // Offer hands a batch to every party and reports whether it was taken. It is
 // refused when it does not start at Next (the window was rewound while it was
 // read), nobody is there any more, or after Stop; Redis still holds it.

@@ -34,27 +34,6 @@ const (
 	keptMembers = 64
 )
 
-// list is a List with the token that stands for it in reply subjects.
-type list struct {
-	List
-	token string
-}
-
-// nameLists gives every list a token of its own.
-func nameLists(lists []List) []list {
-	named := make([]list, len(lists))
-	taken := make(map[string]bool)
-	for i, l := range lists {
-		token := subjectToken(l.Name)
-		for taken[token] {
-			token += "_"
-		}
-		taken[token] = true
-		named[i] = list{l, token}
-	}
-	return named
-}
-
 // subjectToken replaces what can't stand in a token of a subject.
 func subjectToken(name string) string {
 	return strings.Map(func(r rune) rune {
@@ -213,6 +192,8 @@ func (c *client) acknowledgeItem(subject []byte, ack batch.Ack, removed func(err
 	if !ok {
 		return errAckSubject
 	}
+	c.server.joining.RLock()
+	defer c.server.joining.RUnlock()
 	err := batch.ErrNotGiven
 	for _, m := range slices.Backward(c.given[string(name)]) {
 		if err = m.membership.(batch.Acknowledger).Acknowledge(seq, taken, ack, removed); err == nil {

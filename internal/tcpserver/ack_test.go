@@ -124,9 +124,12 @@ func TestExplicitItemsCarryTheReplySubjectOfJetStream(t *testing.T) {
 }
 
 func TestListsHaveNamesOfTheirOwnInReplySubjects(t *testing.T) {
-	lists := nameLists([]List{{Name: "{a}.b c"}, {Name: "{a}*b>c"}, {Name: "ü\x00\xff\u00a0\t"}, {Name: "{a}_b_c"}})
+	lists := &lists{}
+	for _, name := range []string{"{a}.b c", "{a}*b>c", "ü\x00\xff\u00a0\t", "{a}_b_c"} {
+		lists = lists.with(List{Name: name})
+	}
 	var got []string
-	for _, l := range lists {
+	for _, l := range lists.all {
 		got = append(got, l.token)
 	}
 	if want := []string{"{a}_b_c", "{a}_b_c_", "ü____", "{a}_b_c__"}; !slices.Equal(got, want) {

@@ -11,6 +11,7 @@ func (c *client) publish(cmd command) error {
 		return errHeaders
 	}
 	c.received.Add(1)
+	own := c.server.lists.Load()
 	switch {
 	case !validLiteral(cmd.subject), len(cmd.reply) > 0 && !validLiteral(cmd.reply):
 		c.server.count(func(st *Stats) { st.Denied++ })
@@ -20,11 +21,11 @@ func (c *client) publish(cmd command) error {
 			c.ok()
 		}
 		return nil
-	case c.server.own[string(cmd.subject)]:
+	case own.owns(cmd.subject):
 		c.server.count(func(st *Stats) { st.Denied++ })
 		c.refuse(errPublish, cmd.subject)
 		return nil
-	case c.server.own[string(cmd.reply)]: // an answer would be no item of the list
+	case own.owns(cmd.reply): // an answer would be no item of the list
 		c.server.count(func(st *Stats) { st.Denied++ })
 		c.refuse(errReply, cmd.reply)
 		return nil

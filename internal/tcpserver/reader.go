@@ -20,11 +20,13 @@ const (
 	largestBuffer = 32 << 10
 )
 
-// reader is what only the reading goroutine uses.
+// reader is what only the reading goroutine uses, but for what it says otherwise.
 type reader struct {
-	pub   sender               // for what the client publishes
-	own   sender               // for what the daemon sends because of it
-	given map[string][]*member // by name in reply subjects: who may acknowledge; see nameForAcks
+	pub sender // for what the client publishes
+	own sender // for what the daemon sends because of it
+	// By name in reply subjects: who may acknowledge; see nameForAcks. Used with the
+	// server's joining held, for writing by other goroutines.
+	given map[string][]*member
 
 	trusted bool // it was let in: more than CONNECT is obeyed
 }
@@ -64,6 +66,8 @@ func (c *client) read() {
 
 // leave takes the client out of everything it takes part in.
 func (c *client) leave() {
+	c.server.joining.RLock()
+	defer c.server.joining.RUnlock()
 	c.mu.Lock()
 	subs := c.expired
 	c.expired = nil
@@ -75,6 +79,7 @@ func (c *client) leave() {
 		left = append(left, m.membership)
 	}
 	clear(c.members)
+	clear(c.subs) // a list that is added now finds none
 	c.mu.Unlock()
 	c.server.router.remove(subs...)
 	for _, m := range left {
@@ -215,6 +220,8 @@ func (c *client) subscribe(cmd command) {
 		c.refuse(errTokens, sub.subject)
 		return
 	}
+	c.server.joining.RLock()
+	defer c.server.joining.RUnlock()
 	c.mu.Lock()
 	known := c.subs[sub.sid] != nil // keeps its meaning, as in nats-server
 	full := len(c.subs) >= c.server.opts.MaxSubscriptions
@@ -228,8 +235,8 @@ func (c *client) subscribe(cmd command) {
 	}
 	if !known {
 		c.server.router.add(sub)
-		for _, l := range c.server.lists {
-			if subjectMatches(sub.subject, l.Subject) && !sub.denies(l.Subject) {
+		for _, l := range c.server.lists.Load().all {
+			if sub.takes(l) {
 				c.join(sub, l)
 			}
 		}
@@ -239,7 +246,7 @@ func (c *client) subscribe(cmd command) {
 
 // join makes a subscription a member of a list.
 func (c *client) join(sub *subscription, l list) {
-	m := &member{sub: sub, confirm: l.Confirm, key: sub.sid}
+	m := &member{sub: sub, list: l.Name, confirm: l.Confirm, key: sub.sid}
 	if l.Confirm == Acknowledged {
 		c.nameForAcks(m, l)
 	}
@@ -254,6 +261,8 @@ func (c *client) join(sub *subscription, l list) {
 
 // unsubscribe reads UNSUB.
 func (c *client) unsubscribe(cmd command) {
+	c.server.joining.RLock()
+	defer c.server.joining.RUnlock()
 	c.mu.Lock()
 	sub := c.subs[string(cmd.sid)]
 	switch {
@@ -303,11 +312,7 @@ func (c *client) finish(sub *subscription, limit int) {
 		}
 		c.dropIfDone(m)
 	}
-	// What others owe now is not kept here.
-	left := func(d delivery) bool { return d.member != nil && d.member.left.Load() }
-	c.queue.segments = slices.DeleteFunc(c.queue.segments, func(s segment) bool { return left(s.delivery) })
-	c.covered = slices.DeleteFunc(c.covered, left)
-	c.uncovered = slices.DeleteFunc(c.uncovered, left)
+	c.dropAbandoned()
 	c.mu.Unlock()
 	for _, m := range sub.members {
 		switch {
@@ -319,6 +324,14 @@ func (c *client) finish(sub *subscription, limit int) {
 			m.membership.Finish(keep)
 		}
 	}
+}
+
+// dropAbandoned drops what others owe now. mu is held.
+func (c *client) dropAbandoned() {
+	left := func(d delivery) bool { return d.member != nil && d.member.left.Load() }
+	c.queue.segments = slices.DeleteFunc(c.queue.segments, func(s segment) bool { return left(s.delivery) })
+	c.covered = slices.DeleteFunc(c.covered, left)
+	c.uncovered = slices.DeleteFunc(c.uncovered, left)
 }
 
 // abandon makes what the member owes the debt of others. The client's mu is held.

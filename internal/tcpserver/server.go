@@ -24,9 +24,12 @@
 // clients are connected. What the daemon itself answers a client goes to nobody
 // that the client may not publish to.
 //
-// Locks are taken in this order, and none is held while a List's Joiner, a
-// Membership, a Receipt or a Sink is called: the caller of Deliver may hold a
-// lock of its own, then a client's mu. The router's mu and the server's are never
+// Lists are added and removed while clients are connected: subscriptions that match
+// become members, and ordinary ones again.
+//
+// Locks are taken in this order: the server's joining, then those of whoever calls
+// Deliver, then a client's mu. None but joining is held while a List's Joiner, a
+// Membership, a Receipt or a Sink is called. The router's mu and the server's are never
 // held together with a client's, except that the server's may be held first.
 package tcpserver
 
@@ -120,8 +123,6 @@ type Server struct {
 	log       *zap.Logger
 	router    *router
 	services  *services
-	lists     []list
-	own       map[string]bool  // subjects of lists
 	sinks     map[string]*Sink // those with a literal subject
 	wildSinks []*Sink          // the others
 	chunks    sync.Pool        // of *[chunkSize]byte
@@ -133,6 +134,12 @@ type Server struct {
 	wg        sync.WaitGroup   // the goroutines of clients
 
 	security atomic.Pointer[Security] // stored with mu held
+	lists    atomic.Pointer[lists]    // stored with joining held
+
+	// joining is held for reading while a subscription begins or ends and while an
+	// item is acknowledged, and for writing while a list is added or removed. So each
+	// subscription joins each list once. It is taken before all other locks.
+	joining sync.RWMutex
 
 	mu        sync.Mutex // guards everything below
 	stopped   bool
@@ -191,8 +198,6 @@ func New(opts Options) *Server {
 		id:        rand.Text(),
 		log:       opts.Log,
 		router:    newRouter(),
-		lists:     nameLists(opts.Lists),
-		own:       make(map[string]bool),
 		sinks:     make(map[string]*Sink),
 		sealed:    sync.Pool{New: func() any { return new([]byte) }},
 		chunks:    sync.Pool{New: func() any { return new([chunkSize]byte) }},
@@ -205,9 +210,11 @@ func New(opts Options) *Server {
 	}
 	s.services = newServices(s.id, opts.Version, opts.Services)
 	s.security.Store(&opts.Security)
+	all := &lists{}
 	for _, l := range opts.Lists {
-		s.own[l.Subject] = true
+		all = all.with(l)
 	}
+	s.lists.Store(all)
 	for i := range opts.Sinks {
 		sink := &opts.Sinks[i]
 		if _, wild := validSubject([]byte(sink.Subject)); wild {

@@ -23,7 +23,7 @@ type subscription struct {
 	full atomic.Bool
 
 	// Guarded by client.mu.
-	members []*member // complete before UNSUB can name the subscription
+	members []*member // changed with the server's joining held too
 	max     int       // messages after which it ends; 0 for none
 	sent    int       // messages queued for it, list items included
 }
@@ -31,6 +31,7 @@ type subscription struct {
 // member is a subscription's place in a list.
 type member struct {
 	sub     *subscription
+	list    string // its name
 	confirm Confirmation
 	name    string // in the reply subjects of items, where they are acknowledged
 	key     string // of its encodings
@@ -59,6 +60,11 @@ func newSubscription(c *client, cmd command, wild bool) *subscription {
 // denies tells whether the literal subject is kept from the subscription.
 func (sub *subscription) denies(subject string) bool {
 	return slices.ContainsFunc(sub.deny, func(d string) bool { return subjectMatches(d, subject) })
+}
+
+// takes tells whether a list's items are for the subscription.
+func (sub *subscription) takes(l list) bool {
+	return subjectMatches(sub.subject, l.Subject) && !sub.denies(l.Subject)
 }
 
 // open tells whether the subscription takes messages.
@@ -113,6 +119,8 @@ func (m *member) Deliver(b *batch.Batch, from, to int, receipt batch.Receipt) (t
 // stays owed.
 func (sub *subscription) retire() {
 	c := sub.client
+	c.server.joining.RLock()
+	defer c.server.joining.RUnlock()
 	c.server.router.remove(sub)
 	c.mu.Lock()
 	for _, m := range sub.members {
