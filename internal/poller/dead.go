@@ -86,7 +86,7 @@ func call[T any](s *lane, do func() (T, error)) (T, error) {
 }
 
 func (l *Loop) lane(key string) *lane {
-	for _, s := range l.lanes {
+	for _, s := range l.snapshot() {
 		if s.list.Key == key {
 			return s
 		}

@@ -26,6 +26,7 @@ type lane struct {
 	keys  []string // the list, its lease, its dead-letter list
 	log   *zap.Logger
 
+	ending  bool        // nothing more is taken for good
 	took    bool        // somebody was there to receive the last time round
 	more    bool        // there may be items that were not read
 	hint    atomic.Bool // set by the hints: the list has changed
@@ -66,12 +67,14 @@ const firstRead = 32
 const lookWait = time.Second
 
 func newLane(l *Loop, list List, lease string) *lane {
-	return &lane{
+	s := &lane{
 		route: l.nodes.route(), list: list, loop: l, fresh: true, more: true, limit: firstRead, retry: newBackoff(),
 		keys:   []string{list.Key, lease, DeadKey(list.Key)},
 		log:    l.opts.Log.With(zap.String("list", list.Key)),
 		status: Status{Key: list.Key, Subject: list.Subject, State: Starting},
 	}
+	s.paused.Store(list.Paused)
+	return s
 }
 
 // broken tells whether the connection has broken, or is another one, since the
@@ -84,7 +87,7 @@ func (s *lane) broken() bool {
 
 // listen takes the hints that have come, and tells whether items may be taken.
 func (s *lane) listen(plan batch.Plan) (takes bool) {
-	takes = plan.Active && !s.paused.Load() && s.loop.taking.Load()
+	takes = plan.Active && !s.ending && !s.paused.Load() && s.loop.taking.Load()
 	if takes && !s.took {
 		s.more, s.idle = true, 0 // what came while nobody was there is not known
 	}
@@ -277,7 +280,7 @@ func (s *lane) say(plan batch.Plan) {
 	switch {
 	case s.status.Reason != "":
 		state = Failing
-	case !s.loop.taking.Load():
+	case s.ending, !s.loop.taking.Load():
 		state = Draining
 	case s.paused.Load():
 		state = Paused

@@ -13,6 +13,8 @@
 //     Where the server gives none, the poll adapts between 1 and 50 ms.
 //   - A fault of one list does not stop another; retries back off to two a second.
 //
+// Lists are added and removed while it runs: that is done between two turns.
+//
 // Goroutines: Run is the loop; it owns one more for each Redis server in use, which
 // receives its hints, and waits for them. All other methods may be called from any goroutine.
 package poller
@@ -58,6 +60,7 @@ type List struct {
 	Key       string
 	Subject   string
 	FromRight bool           // the head is the right end (producers LPUSH)
+	Paused    bool           // until Pause resumes it
 	Window    Window         // where items are read by peek and trim
 	Explicit  ExplicitWindow // or where they are moved and acknowledged one by one
 }
@@ -102,6 +105,7 @@ type Status struct {
 	Key        string
 	Subject    string
 	State      State
+	Paused     bool      // by an operator, whatever the state
 	Reason     string    // why it fails
 	FaultSince time.Time // since when
 	Holder     string    // who has the list, when it is another instance
@@ -115,13 +119,17 @@ type Loop struct {
 	holder  string // the lease's value: instance/token
 	nodes   *nodes
 	receive func(*connection) // starts a connection's hints, while Run runs
-	sources []server
-	lanes   []*lane // of the sources
 	taking  atomic.Bool
 	wake    chan struct{} // holds one
 
 	requests chan func(context.Context) // what others have asked the loop to do
 	ended    chan struct{}              // closed when Run has returned
+
+	// Written by the loop alone, which therefore reads them without it, with mu
+	// held, and never in place: the others read a snapshot.
+	mu      sync.Mutex
+	sources []server
+	lanes   []*lane // of the sources
 }
 
 // server serves one list, in turns.
@@ -155,15 +163,16 @@ func New(opts Options) *Loop {
 	l.taking.Store(true)
 	l.nodes = newNodes(opts.Redis, l.dial)
 	for _, list := range opts.Lists {
-		if list.Explicit != nil {
-			m := newMover(l, list)
-			l.sources, l.lanes = append(l.sources, m), append(l.lanes, m.lane)
-			continue
-		}
-		s := newSource(l, list)
-		l.sources, l.lanes = append(l.sources, s), append(l.lanes, s.lane)
+		l.add(list)
 	}
 	return l
+}
+
+// snapshot returns the lanes as they are now, for all but the loop.
+func (l *Loop) snapshot() []*lane {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.lanes
 }
 
 // dial makes a connection with hints; it connects to nothing yet.
@@ -195,7 +204,7 @@ func (l *Loop) Wake() {
 
 // changed is called by the hints.
 func (l *Loop) changed(key string) {
-	for _, s := range l.lanes {
+	for _, s := range l.snapshot() {
 		if key == "" || key == s.keys[0] {
 			s.hint.Store(true)
 		}
@@ -285,36 +294,49 @@ func (l *Loop) finish() error {
 	l.taking.Store(false)
 	left := 0
 	for i, s := range l.sources {
-		lane := l.lanes[i]
-		lane.retryAt, lane.faults, lane.due = time.Time{}, 0, time.Now().Add(time.Hour)
-		for s.unremoved() > 0 && lane.faults < 3 && ctx.Err() == nil {
-			s.turn(ctx, time.Now())
-			lane.retryAt = time.Time{}
-		}
-		left += s.unremoved()
-		lane.faults = 0
-		for lane.owner && lane.faults < 3 && ctx.Err() == nil {
-			err := s.release(ctx)
-			if err == nil {
-				break
-			}
-			lane.fail(err, time.Now()) // in the end the lease runs out by itself
-		}
+		left += l.end(ctx, s, l.lanes[i])
 	}
-	if left > 0 {
-		return fmt.Errorf("%d items were confirmed but could not be removed from Redis: they will be delivered again", left)
-	}
-	return nil
+	return leftBehind(left)
 }
 
-// Lists returns a snapshot of every list, in the order of the configuration.
+// end removes what was confirmed from a list that nobody takes from any more, and
+// gives its lease back. It returns how many items it could not remove.
+func (l *Loop) end(ctx context.Context, s server, lane *lane) (left int) {
+	lane.retryAt, lane.faults, lane.due = time.Time{}, 0, time.Now().Add(time.Hour)
+	for s.unremoved() > 0 && lane.faults < 3 && ctx.Err() == nil {
+		s.turn(ctx, time.Now())
+		lane.retryAt = time.Time{}
+	}
+	left = s.unremoved()
+	lane.faults = 0
+	for lane.owner && lane.faults < 3 && ctx.Err() == nil {
+		err := s.release(ctx)
+		if err == nil {
+			break
+		}
+		lane.fail(err, time.Now()) // in the end the lease runs out by itself
+	}
+	return left
+}
+
+func leftBehind(left int) error {
+	if left == 0 {
+		return nil
+	}
+	return fmt.Errorf("%d items were confirmed but could not be removed from Redis: they will be delivered again", left)
+}
+
+// Lists returns a snapshot of every list: those of the Options in their order,
+// behind them those that were added.
 func (l *Loop) Lists() []Status {
-	all := make([]Status, len(l.lanes))
-	for i, s := range l.lanes {
+	lanes := l.snapshot()
+	all := make([]Status, len(lanes))
+	for i, s := range lanes {
 		s.mu.Lock()
 		all[i] = s.status
 		s.mu.Unlock()
-		if s.paused.Load() && all[i].State != Failing && all[i].State != Draining {
+		all[i].Paused = s.paused.Load()
+		if all[i].Paused && all[i].State != Failing && all[i].State != Draining {
 			all[i].State = Paused // said at once, not when the loop has come round
 		}
 	}
@@ -324,12 +346,11 @@ func (l *Loop) Lists() []Status {
 // Pause stops reading the list with this key, or with resume set starts it
 // again. It reports whether there is such a list.
 func (l *Loop) Pause(key string, paused bool) bool {
-	for _, s := range l.lanes {
-		if s.list.Key == key {
-			s.paused.Store(paused)
-			l.Wake()
-			return true
-		}
+	s := l.lane(key)
+	if s == nil {
+		return false
 	}
-	return false
+	s.paused.Store(paused)
+	l.Wake()
+	return true
 }
