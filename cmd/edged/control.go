@@ -29,7 +29,7 @@ func (d *daemon) commands() []uds.Command {
 		{Name: "status", Summary: "how it is, on one screen", Example: "status json",
 			Run: func(context.Context, []string) (uds.Answer, error) { return d.status(), nil }},
 		{Name: "lists", Summary: "state, backlog and books of each list", Example: "lists",
-			Run: func(context.Context, []string) (uds.Answer, error) { return d.lists(), nil }},
+			Run: func(context.Context, []string) (uds.Answer, error) { return d.listsAnswer(), nil }},
 		{Name: "clients", Summary: "who is connected, and what they owe", Example: "clients json",
 			Run: func(context.Context, []string) (uds.Answer, error) { return clientsAnswer{d.tcp.Clients()}, nil }},
 		{Name: "config", Summary: "every setting in effect, and where it came from", Example: "config json",
@@ -52,7 +52,7 @@ func (d *daemon) commands() []uds.Command {
 			Run: func(context.Context, []string) (uds.Answer, error) { return d.inboundStats(), nil }},
 		{Name: "loglevel", Level: uds.Operator, Args: "[LEVEL]", Summary: "show or set the log level: debug, info, warn, error", Example: "loglevel debug", MaxArgs: 1,
 			Run: d.loglevel},
-		{Name: "reload", Level: uds.Admin, Summary: "read certificates, users and the token again", Example: "reload", Run: d.reload},
+		{Name: "reload", Level: uds.Admin, Summary: "take up the file again: lists, limits, users, certificates", Example: "reload", Stream: d.reload},
 		{Name: "drain", Level: uds.Admin, Args: "[TIMEOUT]", Summary: "tell the clients, let them finish, end", Example: "drain 30s", MaxArgs: 1,
 			Stream: d.drain},
 		{Name: "quit", Level: uds.Admin, Summary: "end without waiting for clients; nothing is lost", Example: "quit",
@@ -92,7 +92,7 @@ func (d *daemon) status() statusAnswer {
 	b := d.books()
 	a := statusAnswer{
 		State: "serving", Why: d.draining(), Version: version, Instance: d.cfg.Instance, PID: os.Getpid(),
-		Uptime: time.Since(d.started).Seconds(), Redis: d.cfg.Redis.Where(), Listen: d.listen.String(), Lists: len(d.windows),
+		Uptime: time.Since(d.started).Seconds(), Redis: d.cfg.Redis.Where(), Listen: d.listen.String(), Lists: len(d.lists()),
 		InFlight: b.InFlight, Taken: b.Taken, Confirmed: b.Confirmed, Returned: b.Returned, Dead: b.Dead, Gone: b.Gone,
 		Redelivered: b.Redelivered, Faults: []string{}, TCP: d.tcp.Stats(),
 	}
@@ -155,12 +155,16 @@ type listsAnswer struct {
 	Lists []listAnswer `json:"lists"`
 }
 
-func (d *daemon) lists() listsAnswer {
+func (d *daemon) listsAnswer() listsAnswer {
 	a := listsAnswer{Lists: []listAnswer{}}
-	for i, s := range d.loop.Lists() {
-		b := d.windows[i].Stats()
+	states := make(map[string]poller.Status)
+	for _, s := range d.loop.Lists() {
+		states[s.Key] = s
+	}
+	for _, one := range d.lists() {
+		s, b := states[one.Key], one.Stats()
 		l := listAnswer{
-			Key: s.Key, Subject: s.Subject, Ack: d.cfg.Lists[i].Ack, State: string(s.State), Reason: s.Reason, Holder: s.Holder,
+			Key: one.Key, Subject: one.Subject, Ack: one.Ack, State: string(s.State), Reason: s.Reason, Holder: s.Holder,
 			Backlog: s.Backlog, InFlight: b.InFlight, Parties: b.Parties, Members: b.Members, Taken: b.Taken, Confirmed: b.Confirmed,
 			Returned: b.Returned, Dead: b.Dead, Gone: b.Gone, Redelivered: b.Redelivered,
 		}
@@ -235,7 +239,7 @@ func (d *daemon) pause(key string, paused bool) error {
 	if key != "all" {
 		return uds.Errorf(uds.NotFound, "there is no list %q; the command lists shows them", key)
 	}
-	for _, l := range d.cfg.Lists {
+	for _, l := range d.lists() {
 		d.loop.Pause(l.Key, paused)
 	}
 	return nil

@@ -78,9 +78,7 @@ type configAnswer struct {
 
 // settings are those in force: what reload has changed is in them.
 func (d *daemon) settings() configAnswer {
-	d.reloading.Lock()
-	defer d.reloading.Unlock()
-	return configAnswer{d.inForce.Settings()}
+	return configAnswer{d.config().Settings()}
 }
 
 func (a configAnswer) Text(w io.Writer) {

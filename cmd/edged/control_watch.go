@@ -133,7 +133,7 @@ func (d *daemon) progress(state string, deadline time.Time) drainProgress {
 // drain gives the order and reports each second until the books are closed. The
 // drain goes on where the client leaves.
 func (d *daemon) drain(ctx context.Context, args []string, send func(uds.Answer) error) error {
-	timeout := time.Duration(d.cfg.Drain.Timeout)
+	timeout := time.Duration(d.config().Drain.Timeout)
 	if len(args) > 0 {
 		var err error
 		if timeout, err = time.ParseDuration(args[0]); err != nil || timeout < 0 || timeout > time.Hour {

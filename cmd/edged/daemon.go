@@ -27,7 +27,6 @@ type daemon struct {
 	cfg     *config.Config
 	started time.Time
 	level   zap.AtomicLevel
-	windows []window // one for each list of cfg, in its order
 	loop    *poller.Loop
 	tcp     *tcpserver.Server
 	inbound *inbound.Writer // nil where clients write to no list
@@ -38,19 +37,28 @@ type daemon struct {
 	over    chan struct{} // closed when the books are
 
 	reread    func() (*config.Config, error) // reads the configuration again; nil where there is no file
-	reloading sync.Mutex
-	inForce   *config.Config // cfg with what reload has changed; guarded by reloading
+	reloading sync.Mutex                     // held by reload, and when the drain begins
 
 	logDropped func() uint64 // lines that did not reach the journal; nil where it is not the journal's
 
-	mu      sync.Mutex
-	leaving string // guarded by mu; why it drains, empty while it serves
+	mu      sync.Mutex     // guards everything below
+	inForce *config.Config // cfg with what reload has changed
+	relayed []relayed      // the lists, in the order of inForce; never changed in place
+	past    relay.Stats    // counters of lists that reload has removed
+	leaving string         // why it drains, empty while it serves
+}
+
+// relayed is a list that is served.
+type relayed struct {
+	config.List
+	window
 }
 
 // window is a list's place in the relay, whatever its items are confirmed by.
 type window interface {
 	tcpserver.Joiner
 	Stats() relay.Stats
+	SetBounds(window, memory int)
 	Stop()
 }
 
@@ -175,7 +183,7 @@ func serve(cfg *config.Config, reread func() (*config.Config, error), stderr io.
 	var order stop
 	select {
 	case sig := <-sigs.C:
-		order = stop{why: signals.Name(sig), timeout: time.Duration(cfg.Drain.Timeout)}
+		order = stop{why: signals.Name(sig), timeout: time.Duration(d.config().Drain.Timeout)}
 	case order = <-d.stops:
 	}
 	d.leave(order.why)
@@ -185,10 +193,12 @@ func serve(cfg *config.Config, reread func() (*config.Config, error), stderr io.
 
 	// 2. The loop takes nothing more; 3. to 5. clients are told, served and left
 	// time. A second signal ends the waiting.
-	for _, w := range d.windows {
-		w.Stop()
+	d.reloading.Lock() // a reload that is under way gives up
+	for _, l := range d.lists() {
+		l.Stop()
 	}
 	d.loop.StopTaking()
+	d.reloading.Unlock()
 	drainCtx, hurry := context.WithCancel(context.Background())
 	if order.quit {
 		hurry()
@@ -258,27 +268,10 @@ func (d *daemon) build(log *zap.Logger, notify *systemd.Notifier, redis poller.R
 	cfg := d.cfg
 	lists := make([]poller.List, len(cfg.Lists))
 	subjects := make([]tcpserver.List, len(cfg.Lists))
-	memory := int(cfg.Delivery.Memory) / len(cfg.Lists)
-	wake := func() { d.loop.Wake() }
 	for i, list := range cfg.Lists {
-		lists[i] = poller.List{Key: list.Key, Subject: list.Subject, FromRight: list.TakeFrom == config.TakeRight}
-		subjects[i] = tcpserver.List{Name: list.Key, Subject: list.Subject}
-		if list.Ack == config.AckExplicit {
-			w := relay.NewExplicit(relay.ExplicitOptions{
-				Window: cfg.Delivery.WindowItems, Memory: memory, Changed: wake,
-				AckWait: time.Duration(list.AckWait), Backoff: durations(list.Backoff),
-				MaxDeliver: list.MaxDeliver, MaxAckPending: list.MaxAckPending,
-			})
-			lists[i].Explicit, subjects[i].Joiner, subjects[i].Confirm = w, w, tcpserver.Acknowledged
-			d.windows = append(d.windows, w)
-			continue
-		}
-		w := relay.NewList(relay.Options{Window: cfg.Delivery.WindowItems, Memory: memory, Changed: wake})
-		lists[i].Window, subjects[i].Joiner = w, w
-		if list.Ack == config.AckNone {
-			subjects[i].Confirm = tcpserver.OnWrite
-		}
-		d.windows = append(d.windows, w)
+		var l relayed
+		l, lists[i], subjects[i] = d.relay(list, cfg)
+		d.relayed = append(d.relayed, l)
 	}
 
 	// The loop waits for Redis three times at most before it shows a sign of life:
@@ -333,6 +326,35 @@ func (d *daemon) build(log *zap.Logger, notify *systemd.Notifier, redis poller.R
 	})
 }
 
+// relay makes the window of a list, and what the loop and the TCP server are told
+// of it.
+func (d *daemon) relay(list config.List, cfg *config.Config) (relayed, poller.List, tcpserver.List) {
+	window, memory := bounds(cfg)
+	wake := func() { d.loop.Wake() }
+	source := poller.List{Key: list.Key, Subject: list.Subject, FromRight: list.TakeFrom == config.TakeRight}
+	subject := tcpserver.List{Name: list.Key, Subject: list.Subject}
+	if list.Ack == config.AckExplicit {
+		w := relay.NewExplicit(relay.ExplicitOptions{
+			Window: window, Memory: memory, Changed: wake,
+			AckWait: time.Duration(list.AckWait), Backoff: durations(list.Backoff),
+			MaxDeliver: list.MaxDeliver, MaxAckPending: list.MaxAckPending,
+		})
+		source.Explicit, subject.Joiner, subject.Confirm = w, w, tcpserver.Acknowledged
+		return relayed{list, w}, source, subject
+	}
+	w := relay.NewList(relay.Options{Window: window, Memory: memory, Changed: wake})
+	source.Window, subject.Joiner = w, w
+	if list.Ack == config.AckNone {
+		subject.Confirm = tcpserver.OnWrite
+	}
+	return relayed{list, w}, source, subject
+}
+
+// bounds are those of each list's window.
+func bounds(cfg *config.Config) (window, memory int) {
+	return cfg.Delivery.WindowItems, int(cfg.Delivery.Memory) / len(cfg.Lists)
+}
+
 func durations(all []config.Duration) []time.Duration {
 	list := make([]time.Duration, len(all))
 	for i, d := range all {
@@ -382,23 +404,43 @@ func (d *daemon) draining() string {
 	return d.leaving
 }
 
-// books adds up the lists' books.
+// lists returns those that are served now.
+func (d *daemon) lists() []relayed {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.relayed
+}
+
+// config returns what is in force.
+func (d *daemon) config() *config.Config {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.inForce
+}
+
+// books adds up the lists' books, of those too that are not served any more.
 func (d *daemon) books() relay.Stats {
-	var total relay.Stats
-	for _, w := range d.windows {
-		s := w.Stats()
-		total.Taken += s.Taken
-		total.Confirmed += s.Confirmed
-		total.Returned += s.Returned
-		total.Dead += s.Dead
-		total.Gone += s.Gone
-		total.Redelivered += s.Redelivered
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	total := d.past
+	for _, l := range d.relayed {
+		s := l.Stats()
+		addBooks(&total, s)
 		total.InFlight += s.InFlight
 		if total.Oldest.IsZero() || !s.Oldest.IsZero() && s.Oldest.Before(total.Oldest) {
 			total.Oldest = s.Oldest
 		}
 	}
 	return total
+}
+
+func addBooks(total *relay.Stats, s relay.Stats) {
+	total.Taken += s.Taken
+	total.Confirmed += s.Confirmed
+	total.Returned += s.Returned
+	total.Dead += s.Dead
+	total.Gone += s.Gone
+	total.Redelivered += s.Redelivered
 }
 
 // summary is the state in words: "2 lists, 3 clients, backlog 12".
@@ -411,7 +453,7 @@ func (d *daemon) summary() string {
 			failing = "; " + s.Reason
 		}
 	}
-	text := fmt.Sprintf("%s, %s, backlog %d%s", counted(len(d.windows), "list"), counted(d.tcp.Stats().Clients, "client"), backlog, failing)
+	text := fmt.Sprintf("%s, %s, backlog %d%s", counted(len(d.lists()), "list"), counted(d.tcp.Stats().Clients, "client"), backlog, failing)
 	if why := d.draining(); why != "" {
 		return fmt.Sprintf("draining (%s): %s", why, text)
 	}
@@ -420,7 +462,7 @@ func (d *daemon) summary() string {
 
 // warnIfOpen says in the log where everybody on a network can have the items.
 func (d *daemon) warnIfOpen() {
-	if addr, ok := d.listen.(*net.TCPAddr); ok && !addr.IP.IsLoopback() && open(d.inForce.TCP) {
+	if addr, ok := d.listen.(*net.TCPAddr); ok && !addr.IP.IsLoopback() && open(d.config().TCP) {
 		d.log.Warn("listening beyond loopback without authentication: whoever reaches the port gets the items",
 			zap.Stringer("address", addr))
 	}

@@ -4,56 +4,225 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"reflect"
+	"slices"
 	"strings"
+	"time"
+
+	"go.uber.org/zap"
 
 	"edged/internal/config"
 	"edged/internal/uds"
 )
 
 // reloadable are the keys, or what they begin with, that reload applies.
-var reloadable = []string{"tcp.tls", "tcp.auth", "tcp.user"}
+var reloadable = []string{
+	"list", "delivery.batch_items", "delivery.batch_bytes", "delivery.window_items", "delivery.memory",
+	"tcp.tls", "tcp.auth", "tcp.user", "drain.timeout", "log.level",
+}
 
+// reloadAnswer is a line of reload: how far it is, then what it has done.
 type reloadAnswer struct {
+	State        string   `json:"state"`        // ending, while lists that go have items on their way; then reloaded
+	InFlight     int      `json:"in_flight"`    // of those
 	Changed      []string `json:"changed"`      // keys; what files hold is read again in any case
+	Added        []string `json:"added"`        // keys of lists; one that was changed is removed and added
+	Removed      []string `json:"removed"`      // keys of lists
 	Disconnected int      `json:"disconnected"` // clients whose rights have changed
 }
 
 func (a reloadAnswer) Text(w io.Writer) {
+	if a.State == "ending" {
+		fmt.Fprintf(w, "ending %s: %s on their way\n", keyed(a.Removed), counted(a.InFlight, "item"))
+		return
+	}
 	changed := "no key has changed"
 	if len(a.Changed) > 0 {
 		changed = "changed: " + strings.Join(a.Changed, ", ")
 	}
+	if len(a.Removed) > 0 {
+		changed += "; lists removed: " + keyed(a.Removed)
+	}
+	if len(a.Added) > 0 {
+		changed += "; lists added: " + keyed(a.Added)
+	}
 	fmt.Fprintf(w, "%s; certificates and passwords were read again; %s disconnected\n", changed, counted(a.Disconnected, "client"))
 }
 
+// keyed are keys of lists in words.
+func keyed(keys []string) string {
+	shown := make([]string, len(keys))
+	for i, key := range keys {
+		shown[i] = printable(key)
+	}
+	return strings.Join(shown, ", ")
+}
+
 // reload reads the configuration again and applies it: all of it or, where it is
-// bad or has changes that need a restart, nothing.
-func (d *daemon) reload(context.Context, []string) (uds.Answer, error) {
-	d.reloading.Lock()
+// bad or has changes that need a restart, nothing. Who leaves does not stop it; a
+// drain does.
+func (d *daemon) reload(ctx context.Context, _ []string, send func(uds.Answer) error) error {
+	if !d.reloading.TryLock() {
+		return uds.Errorf("Busy", "nothing was applied: another reload is under way")
+	}
 	defer d.reloading.Unlock()
+	if why := d.draining(); why != "" {
+		return uds.Errorf("Draining", "nothing was applied: it drains (%s)", why)
+	}
 	if d.reread == nil {
-		return nil, uds.Errorf("NoFile", "edged -dev has no configuration file")
+		return uds.Errorf("NoFile", "edged -dev has no configuration file")
 	}
 	cfg, err := d.reread()
 	if err != nil {
-		return nil, badConfig(err)
+		return badConfig(err)
 	}
-	a := reloadAnswer{Changed: config.Changes(d.inForce, cfg)}
+	old := d.config()
+	a := reloadAnswer{State: "ending", Changed: config.Changes(old, cfg), Added: []string{}, Removed: []string{}}
 	if a.Changed == nil {
 		a.Changed = []string{}
 	}
 	if fixed := needRestart(a.Changed); len(fixed) > 0 {
-		return nil, uds.Errorf("NeedsRestart", "nothing was applied; this needs a restart: %s", strings.Join(fixed, ", "))
+		return uds.Errorf("NeedsRestart", "nothing was applied; this needs a restart: %s", strings.Join(fixed, ", "))
 	}
 	sec, err := security(cfg.TCP)
 	if err != nil {
-		return nil, badConfig(err)
+		return badConfig(err)
 	}
 
-	a.Disconnected = d.tcp.Reload(sec)
+	going, coming := listChanges(old.Lists, cfg.Lists)
+	for _, l := range going {
+		a.Removed = append(a.Removed, l.Key)
+	}
+	for _, l := range coming {
+		a.Added = append(a.Added, l.Key)
+	}
+	paused := make(map[string]bool)
+	for _, s := range d.loop.Lists() {
+		paused[s.Key] = s.Paused
+	}
+	if err := d.endLists(ctx, going, time.Duration(old.Drain.Timeout), &a, send); err != nil {
+		return err
+	}
+	d.mu.Lock()
 	d.inForce = cfg
+	d.mu.Unlock()
+	if err := d.beginLists(ctx, coming, cfg, paused); err != nil {
+		return err
+	}
+	if err := d.loop.SetBatch(ctx, cfg.Delivery.BatchItems, int(cfg.Delivery.BatchBytes)); err != nil {
+		return err
+	}
+	d.level.UnmarshalText([]byte(cfg.Log.Level)) // config has checked it
+	a.Disconnected = d.tcp.Reload(sec)
 	d.warnIfOpen()
-	return a, nil
+	a.State, a.InFlight = "reloaded", 0
+	return send(a)
+}
+
+// listChanges returns the lists that are no more, and those that are new. One that
+// was changed is both.
+func listChanges(old, now []config.List) (going, coming []config.List) {
+	without := func(some, others []config.List) (rest []config.List) {
+		for _, l := range some {
+			if !slices.ContainsFunc(others, func(o config.List) bool { return reflect.DeepEqual(l, o) }) {
+				rest = append(rest, l)
+			}
+		}
+		return rest
+	}
+	return without(old, now), without(now, old)
+}
+
+// endLists takes lists out of service: nothing more is taken of them, what is on
+// its way is confirmed within the timeout, or goes back.
+func (d *daemon) endLists(ctx context.Context, going []config.List, timeout time.Duration, a *reloadAnswer, send func(uds.Answer) error) error {
+	if len(going) == 0 {
+		return nil
+	}
+	goes := func(l relayed) bool {
+		return slices.ContainsFunc(going, func(g config.List) bool { return g.Key == l.Key })
+	}
+	for _, l := range going {
+		if err := d.loop.Finish(ctx, l.Key); err != nil {
+			return listError(l.Key, err)
+		}
+	}
+	if err := d.awaitConfirmed(goes, timeout, a, send); err != nil {
+		return err
+	}
+	for _, l := range going {
+		d.tcp.RemoveList(l.Key)
+		if err := d.loop.Remove(ctx, l.Key); err != nil {
+			d.log.Error("the list did not end cleanly", zap.String("list", l.Key), zap.Error(err))
+		}
+		d.log.Info("the list is not served any more", zap.String("list", l.Key))
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, l := range d.relayed {
+		if goes(l) {
+			addBooks(&d.past, l.Stats())
+		}
+	}
+	d.relayed = slices.DeleteFunc(slices.Clone(d.relayed), goes)
+	return nil
+}
+
+// awaitConfirmed waits until nothing of some lists is on its way, or for the
+// timeout, and tells each second how far it is.
+func (d *daemon) awaitConfirmed(which func(relayed) bool, timeout time.Duration, a *reloadAnswer, send func(uds.Answer) error) error {
+	const look = 5 * time.Millisecond
+	ticker := time.NewTicker(look)
+	defer ticker.Stop()
+	deadline, tell := time.Now().Add(timeout), time.Now()
+	for {
+		a.InFlight = 0
+		for _, l := range d.lists() {
+			if which(l) {
+				a.InFlight += l.Stats().InFlight
+			}
+		}
+		now := time.Now()
+		if a.InFlight == 0 || now.After(deadline) {
+			return nil
+		}
+		if !now.Before(tell) {
+			_ = send(*a) // who leaves does not stop it
+			tell = now.Add(time.Second)
+		}
+		select {
+		case <-d.left:
+			return uds.Errorf("Draining", "nothing was applied: it drains (%s)", d.draining())
+		case <-ticker.C:
+		}
+	}
+}
+
+// beginLists puts lists into service, and gives all their share of the bounds.
+func (d *daemon) beginLists(ctx context.Context, coming []config.List, cfg *config.Config, paused map[string]bool) error {
+	lists := slices.Clone(d.lists())
+	for _, list := range coming {
+		l, source, subject := d.relay(list, cfg)
+		source.Paused = paused[list.Key]
+		if err := d.loop.Add(ctx, source); err != nil {
+			return err
+		}
+		d.tcp.AddList(subject)
+		d.log.Info("the list is served now", zap.String("list", list.Key))
+		lists = append(lists, l)
+	}
+	place := func(l relayed) int {
+		return slices.IndexFunc(cfg.Lists, func(c config.List) bool { return c.Key == l.Key })
+	}
+	slices.SortFunc(lists, func(a, b relayed) int { return place(a) - place(b) })
+	window, memory := bounds(cfg)
+	for _, l := range lists {
+		l.SetBounds(window, memory)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.relayed = lists
+	return nil
 }
 
 // needRestart picks out the keys that reload does not apply.

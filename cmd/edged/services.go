@@ -20,6 +20,6 @@ func (d *daemon) services() []tcpserver.Service {
 	return []tcpserver.Service{
 		{Name: "echo", Subject: "edged.echo", Answer: bytes.Clone},
 		{Name: "status", Subject: "edged.status", Answer: func([]byte) []byte { return asJSON(d.status()) }},
-		{Name: "lists", Subject: "edged.lists", Answer: func([]byte) []byte { return asJSON(d.lists()) }},
+		{Name: "lists", Subject: "edged.lists", Answer: func([]byte) []byte { return asJSON(d.listsAnswer()) }},
 	}
 }

@@ -229,7 +229,7 @@ func TestUnitFileIsGoodForSystemd(t *testing.T) {
 		t.Fatal(err)
 	}
 	unit := filepath.Join(t.TempDir(), "edged.service")
-	data = []byte(strings.Replace(string(data), "ExecStart=/usr/bin/edged", "ExecStart="+self, 1))
+	data = []byte(strings.ReplaceAll(string(data), "=/usr/bin/edged", "="+self))
 	if err := os.WriteFile(unit, data, 0o600); err != nil {
 		t.Fatal(err)
 	}
