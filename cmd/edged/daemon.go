@@ -118,7 +118,13 @@ func serve(cfg *config.Config, reread func() (*config.Config, error), stderr io.
 	notify := systemd.New(func(err error) { log.Warn("can't notify systemd", zap.Error(err)) })
 	d.build(log, notify, redis, sec)
 
-	tcpListener, err := net.Listen("tcp", cfg.TCP.Listen)
+	passed, err := passedSockets(cfg, log)
+	if err != nil {
+		log.Error("can't use the sockets that systemd passed", zap.Error(err))
+		return exitConfig
+	}
+	defer passed.close()
+	tcpListener, err := passed.or(tcpSocket, func() (net.Listener, error) { return net.Listen("tcp", cfg.TCP.Listen) })
 	if err != nil {
 		log.Error("can't listen for clients; is another edged or NATS server running?",
 			zap.String("key", "tcp.listen"), zap.String("address", cfg.TCP.Listen), zap.Error(err))
@@ -126,7 +132,7 @@ func serve(cfg *config.Config, reread func() (*config.Config, error), stderr io.
 	}
 	defer tcpListener.Close()
 	d.listen = tcpListener.Addr()
-	controlListener, err := uds.Listen(cfg.Control.Socket, 0o660, controlGroup)
+	controlListener, err := passed.or(controlSocket, func() (net.Listener, error) { return uds.Listen(cfg.Control.Socket, 0o660, controlGroup) })
 	if err != nil {
 		log.Error("can't listen for operators", zap.String("key", "control.socket"), zap.Error(err))
 		return exitFailed
@@ -172,7 +178,7 @@ func serve(cfg *config.Config, reread func() (*config.Config, error), stderr io.
 	serving.Go(func() { d.tell(tellCtx, notify) })
 
 	log.Info("serving", zap.String("version", version), zap.String("instance", cfg.Instance), zap.Int("pid", os.Getpid()),
-		zap.String("redis", cfg.Redis.Where()), zap.Stringer("tcp", tcpListener.Addr()), zap.String("control", cfg.Control.Socket),
+		zap.String("redis", cfg.Redis.Where()), zap.Stringer("tcp", tcpListener.Addr()), zap.Stringer("control", controlListener.Addr()),
 		zap.String("event", "started"))
 	notify.Ready(d.summary())
 	if ready != nil {

@@ -8,13 +8,11 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
-	"edged/internal/config"
 	"edged/internal/redistest"
 )
 
@@ -159,81 +157,5 @@ func TestAFailedStartIsNeverReady(t *testing.T) {
 	m.SetReadDeadline(time.Now()) // what it sent is here already
 	if n, err := m.Read(make([]byte, 4096)); err == nil {
 		t.Errorf("systemd was sent %d bytes, want nothing", n)
-	}
-}
-
-const unitFile = "../../deploy/systemd/edged.service"
-
-// unitSettings are the settings of the unit file; ones that stand there several
-// times are joined with a space.
-func unitSettings(t *testing.T) map[string]string {
-	t.Helper()
-	data, err := os.ReadFile(unitFile)
-	if err != nil {
-		t.Fatal(err)
-	}
-	settings := map[string]string{}
-	for line := range strings.Lines(string(data)) {
-		if key, value, ok := strings.Cut(strings.TrimSpace(line), "="); ok && !strings.HasPrefix(key, "#") {
-			settings[key] = strings.TrimSpace(settings[key] + " " + value)
-		}
-	}
-	return settings
-}
-
-func TestUnitFileFitsTheProgram(t *testing.T) {
-	settings := unitSettings(t)
-	for key, want := range map[string]string{
-		"Type":                     "notify",
-		"RestartPreventExitStatus": fmt.Sprint(exitConfig),
-		"Restart":                  "on-failure", // a drain ends with 0 and stays ended
-	} {
-		if settings[key] != want {
-			t.Errorf("%s=%s, want %s", key, settings[key], want)
-		}
-	}
-	args := strings.Fields(settings["ExecStart"])[1:]
-	if !slices.Equal(args, []string{"-config", defaultConfig}) {
-		t.Errorf("ExecStart has the arguments %q, want -config %s", args, defaultConfig)
-	}
-	// A flag that does not exist would be wrong usage, not a bad configuration.
-	args[len(args)-1] = filepath.Join(t.TempDir(), "missing.toml")
-	var stderr strings.Builder
-	if code := run(args, &stderr, &stderr); code != exitConfig {
-		t.Errorf("edged %s ends with %d: %s", strings.Join(args, " "), code, &stderr)
-	}
-	defaults, err := config.Load("")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if folder := "/run/" + settings["RuntimeDirectory"]; filepath.Dir(defaults.Control.Socket) != folder {
-		t.Errorf("the control socket's default is %s, which is not in %s of RuntimeDirectory", defaults.Control.Socket, folder)
-	}
-	if stop, err := time.ParseDuration(settings["TimeoutStopSec"]); err != nil || stop <= time.Duration(defaults.Drain.Timeout) {
-		t.Errorf("TimeoutStopSec=%s must be above the default of drain.timeout, %v", settings["TimeoutStopSec"], defaults.Drain.Timeout)
-	}
-}
-
-func TestUnitFileIsGoodForSystemd(t *testing.T) {
-	if _, err := exec.LookPath("systemd-analyze"); err != nil {
-		t.Log("NOT CHECKED: systemd-analyze is not installed, so nobody has verified " + unitFile)
-		return
-	}
-	data, err := os.ReadFile(unitFile)
-	if err != nil {
-		t.Fatal(err)
-	}
-	// The program is not installed here: verify would say so.
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	unit := filepath.Join(t.TempDir(), "edged.service")
-	data = []byte(strings.ReplaceAll(string(data), "=/usr/bin/edged", "="+self))
-	if err := os.WriteFile(unit, data, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if out, err := exec.Command("systemd-analyze", "verify", unit).CombinedOutput(); err != nil || strings.Contains(string(out), "edged.service") {
-		t.Errorf("systemd-analyze verify: %v\n%s", err, out)
 	}
 }

@@ -1,0 +1,187 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"edged/internal/config"
+)
+
+const unitFolder = "../../deploy/systemd"
+
+// settings are what stands in a unit file; keys that stand there several times
+// have their values joined with a space, and an empty value takes away what stood
+// before.
+func settings(t *testing.T, name string) map[string]string {
+	t.Helper()
+	all := map[string]string{}
+	for _, line := range unitLines(t, name) {
+		if key, value, ok := strings.Cut(line, "="); ok && !strings.HasPrefix(line, "#") {
+			if value == "" {
+				delete(all, key)
+			}
+			all[key] = strings.TrimSpace(all[key] + " " + value)
+		}
+	}
+	return all
+}
+
+func unitLines(t *testing.T, name string) []string {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join(unitFolder, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Split(strings.TrimSpace(string(data)), "\n")
+}
+
+func TestUnitFileFitsTheProgram(t *testing.T) {
+	unit := settings(t, "edged.service")
+	for key, want := range map[string]string{
+		"Type":                     "notify",
+		"RestartPreventExitStatus": fmt.Sprint(exitConfig),
+		"Restart":                  "on-failure", // a drain ends with 0 and stays ended
+		"StartLimitIntervalSec":    "0",          // never given up on
+		"RuntimeDirectoryPreserve": "yes",        // or a stop takes the sockets of the .socket units away
+	} {
+		if unit[key] != want {
+			t.Errorf("%s=%s, want %s", key, unit[key], want)
+		}
+	}
+	args := strings.Fields(unit["ExecStart"])[1:]
+	if !slices.Equal(args, []string{"-config", defaultConfig}) {
+		t.Errorf("ExecStart has the arguments %q, want -config %s", args, defaultConfig)
+	}
+	// A flag that does not exist would be wrong usage, not a bad configuration.
+	args[len(args)-1] = filepath.Join(t.TempDir(), "missing.toml")
+	var stderr strings.Builder
+	if code := run(args, &stderr, &stderr); code != exitConfig {
+		t.Errorf("edged %s ends with %d: %s", strings.Join(args, " "), code, &stderr)
+	}
+	defaults, err := config.Load("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if folder := "/run/" + unit["RuntimeDirectory"]; filepath.Dir(defaults.Control.Socket) != folder {
+		t.Errorf("the control socket's default is %s, which is not in %s of RuntimeDirectory", defaults.Control.Socket, folder)
+	}
+	if stop, err := time.ParseDuration(unit["TimeoutStopSec"]); err != nil || stop <= time.Duration(defaults.Drain.Timeout) {
+		t.Errorf("TimeoutStopSec=%s must be above the default of drain.timeout, %v", unit["TimeoutStopSec"], defaults.Drain.Timeout)
+	}
+}
+
+func TestSocketUnitsFitTheProgram(t *testing.T) {
+	defaults, err := config.Load("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for file, want := range map[string]map[string]string{
+		"edged.socket":         {"FileDescriptorName": tcpSocket, "ListenStream": defaults.TCP.Listen, "Service": "edged.service"},
+		"edged-control.socket": {"FileDescriptorName": controlSocket, "ListenStream": defaults.Control.Socket, "Service": "edged.service", "SocketMode": "0660"},
+	} {
+		unit := settings(t, file)
+		for key, value := range want {
+			if unit[key] != value {
+				t.Errorf("%s: %s=%s, want %s", file, key, unit[key], value)
+			}
+		}
+	}
+}
+
+// Whoever hardens, or loosens, must be able to see why a line is there: one
+// comment stands above each setting, or above the first of a group that it speaks of.
+func TestEverySettingOfTheServiceHasAComment(t *testing.T) {
+	for _, file := range []string{"edged.service", "redis-socket.conf"} {
+		commented := false // by a comment since the last blank line or section
+		for i, line := range unitLines(t, file) {
+			switch {
+			case line == "" || strings.HasPrefix(line, "["):
+				commented = false
+			case strings.HasPrefix(line, "#"):
+				commented = true
+			case !commented && !selfExplaining[strings.SplitN(line, "=", 2)[0]]:
+				t.Errorf("%s:%d: %s has no comment", file, i+1, line)
+			}
+		}
+	}
+}
+
+var selfExplaining = map[string]bool{"Description": true, "Documentation": true, "WantedBy": true}
+
+// install puts the units into a folder of their own, with a program and a
+// configuration that exist: systemd-analyze looks for them.
+func installUnits(t *testing.T) string {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	folder := t.TempDir()
+	for _, file := range []string{"edged.service", "edged.socket", "edged-control.socket"} {
+		text := strings.Join(unitLines(t, file), "\n") + "\n"
+		text = strings.Replace(text, "ExecStart=/usr/bin/edged", "ExecStart="+self, 1)
+		if err := os.WriteFile(filepath.Join(folder, file), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return folder
+}
+
+func haveAnalyze(t *testing.T) bool {
+	if _, err := exec.LookPath("systemd-analyze"); err != nil {
+		t.Log("NOT CHECKED: systemd-analyze is not installed, so nobody has looked at the units")
+		return false
+	}
+	return true
+}
+
+func TestUnitFilesAreGoodForSystemd(t *testing.T) {
+	if !haveAnalyze(t) {
+		return
+	}
+	folder := installUnits(t)
+	cmd := exec.Command("systemd-analyze", "verify", filepath.Join(folder, "edged.service"), filepath.Join(folder, "edged.socket"), filepath.Join(folder, "edged-control.socket"))
+	cmd.Env = append(os.Environ(), "SYSTEMD_UNIT_PATH="+folder+":")
+	out, err := cmd.CombinedOutput()
+	for line := range strings.Lines(string(out)) {
+		// Known from systemd 254 on; older ones go on without them.
+		if strings.Contains(line, "Unknown key") && (strings.Contains(line, "'RestartSteps'") || strings.Contains(line, "'RestartMaxDelaySec'")) {
+			continue
+		}
+		if err != nil || strings.Contains(line, folder) || strings.Contains(line, "edged") {
+			t.Errorf("systemd-analyze verify: %v\n%s", err, line)
+		}
+	}
+}
+
+// Exposure as `systemd-analyze security` counts it, in tenths.
+func TestTheUnitsAreHardened(t *testing.T) {
+	if !haveAnalyze(t) {
+		return
+	}
+	check := func(what string, tenths int, unit string) {
+		out, err := exec.Command("systemd-analyze", "security", "--offline=yes", "--no-pager", fmt.Sprintf("--threshold=%d", tenths), unit).CombinedOutput()
+		if err != nil {
+			t.Errorf("%s: the exposure is above %.1f (%v):\n%s", what, float64(tenths)/10, err, out)
+		}
+	}
+	folder := installUnits(t)
+	unit := filepath.Join(folder, "edged.service")
+	check("edged.service", 10, unit)
+
+	plain, err := os.ReadFile(unit)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dropIn := strings.Join(unitLines(t, "redis-socket.conf"), "\n") + "\n"
+	if err := os.WriteFile(unit, append(plain, "\n"+dropIn...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	check("edged.service with redis-socket.conf", 3, unit)
+}
