@@ -116,7 +116,8 @@ func serve(cfg *config.Config, reread func() (*config.Config, error), stderr io.
 		return exitConfig
 	}
 	notify := systemd.New(func(err error) { log.Warn("can't notify systemd", zap.Error(err)) })
-	d.build(log, notify, redis, sec)
+	life := &lifeline{notify: notify, probe: d.probe, log: log}
+	d.build(log, life, redis, sec)
 
 	passed, err := passedSockets(cfg, log)
 	if err != nil {
@@ -130,14 +131,21 @@ func serve(cfg *config.Config, reread func() (*config.Config, error), stderr io.
 			zap.String("key", "tcp.listen"), zap.String("address", cfg.TCP.Listen), zap.Error(err))
 		return exitFailed
 	}
-	defer tcpListener.Close()
+	tcpDoor := newDoor(tcpListener, life.pulse(tcpSocket), life.every())
+	defer tcpDoor.Close()
 	d.listen = tcpListener.Addr()
 	controlListener, err := passed.or(controlSocket, func() (net.Listener, error) { return uds.Listen(cfg.Control.Socket, 0o660, controlGroup) })
 	if err != nil {
 		log.Error("can't listen for operators", zap.String("key", "control.socket"), zap.Error(err))
 		return exitFailed
 	}
-	defer controlListener.Close()
+	controlDoor := newDoor(controlListener, life.pulse(controlSocket), life.every())
+	defer controlDoor.Close()
+	var statusDoor *door // nil where nobody listens for monitors
+	if ln := listenForMonitors(cfg.Control.StatusSocket, passed, log); ln != nil {
+		statusDoor = newDoor(ln, life.pulse(statusSocket), life.every())
+		defer statusDoor.Close()
+	}
 	control := uds.New(uds.Options{Commands: d.commands(), Path: cfg.Control.Socket, Log: log.Named("control")})
 	d.warnIfOpen()
 
@@ -148,18 +156,18 @@ func serve(cfg *config.Config, reread func() (*config.Config, error), stderr io.
 	go func() { looped <- d.loop.Run(loopCtx) }()
 	var serving sync.WaitGroup
 	serving.Go(func() {
-		if err := d.tcp.Serve(tcpListener); err != nil {
+		if err := d.tcp.Serve(tcpDoor); err != nil {
 			d.order(stop{why: "the TCP listener failed: " + err.Error(), timeout: time.Duration(cfg.Drain.Timeout), code: exitFailed})
 		}
 	})
 	serving.Go(func() {
-		if err := control.Serve(controlListener, uds.Admin); err != nil {
+		if err := control.Serve(controlDoor, uds.Admin); err != nil {
 			log.Error("the control socket is gone", zap.Error(err))
 		}
 	})
-	if statusListener := listenForMonitors(cfg.Control.StatusSocket, log); statusListener != nil {
+	if statusDoor != nil {
 		serving.Go(func() {
-			if err := control.Serve(statusListener, uds.User); err != nil {
+			if err := control.Serve(statusDoor, uds.User); err != nil {
 				log.Error("the status socket is gone", zap.Error(err))
 			}
 		})
@@ -227,6 +235,7 @@ func serve(cfg *config.Config, reread func() (*config.Config, error), stderr io.
 			}
 		}
 	})
+	tcpDoor.Shut()
 	d.tcp.Drain(drainCtx, order.timeout)
 	close(drained)
 
@@ -257,11 +266,11 @@ const controlGroup = "edged"
 
 // listenForMonitors returns nil where there is no path, or where the socket
 // cannot be had: items are relayed without it too.
-func listenForMonitors(path string, log *zap.Logger) net.Listener {
+func listenForMonitors(path string, passed sockets, log *zap.Logger) net.Listener {
 	if path == "" {
 		return nil
 	}
-	ln, err := uds.Listen(path, 0o666, "")
+	ln, err := passed.or(statusSocket, func() (net.Listener, error) { return uds.Listen(path, 0o666, "") })
 	if err != nil {
 		log.Warn("can't listen for monitors; serving without", zap.String("key", "control.status_socket"), zap.Error(err))
 		return nil
@@ -270,8 +279,8 @@ func listenForMonitors(path string, log *zap.Logger) net.Listener {
 }
 
 // build makes the parts and ties them together.
-func (d *daemon) build(log *zap.Logger, notify *systemd.Notifier, redis poller.RedisOptions, sec tcpserver.Security) {
-	cfg := d.cfg
+func (d *daemon) build(log *zap.Logger, life *lifeline, redis poller.RedisOptions, sec tcpserver.Security) {
+	cfg, notify := d.cfg, life.notify
 	lists := make([]poller.List, len(cfg.Lists))
 	subjects := make([]tcpserver.List, len(cfg.Lists))
 	for i, list := range cfg.Lists {
@@ -297,7 +306,7 @@ func (d *daemon) build(log *zap.Logger, notify *systemd.Notifier, redis poller.R
 		BatchItems:   cfg.Delivery.BatchItems,
 		BatchBytes:   int(cfg.Delivery.BatchBytes),
 		MaxPayload:   int(cfg.TCP.MaxPayload),
-		Alive:        notify.Alive,
+		Alive:        life.feed,
 		MaxSleep:     notify.Watchdog() / 3,
 		Log:          log.Named("poller"),
 	})
@@ -393,6 +402,16 @@ func (d *daemon) tell(ctx context.Context, notify *systemd.Notifier) {
 			told = text
 		}
 	}
+}
+
+// probe takes the locks of the relay and of the TCP server: where one of them is
+// held for good it does not return.
+func (d *daemon) probe() {
+	for _, w := range d.lists() {
+		jam(w.window)
+		w.Stats()
+	}
+	d.tcp.Stats()
 }
 
 // leave notes that the drain has begun; it is called once.

@@ -2,8 +2,10 @@ package main
 
 import (
 	"fmt"
+	"maps"
 	"net"
 	"slices"
+	"strings"
 
 	"go.uber.org/zap"
 
@@ -16,9 +18,10 @@ import (
 const (
 	tcpSocket     = "tcp"
 	controlSocket = "control"
+	statusSocket  = "status"
 )
 
-var socketNetworks = map[string]string{tcpSocket: "tcp", controlSocket: "unix"}
+var socketNetworks = map[string]string{tcpSocket: "tcp", controlSocket: "unix", statusSocket: "unix"}
 
 // sockets are the listening sockets that systemd passed, by name; nil where it
 // passed none. It passes all that the configuration asks for or none at all: with
@@ -32,11 +35,15 @@ func passedSockets(cfg *config.Config, log *zap.Logger) (sockets, error) {
 	if err != nil || passed == nil {
 		return nil, err
 	}
-	if err := checkSockets(passed, []string{tcpSocket, controlSocket}); err != nil {
+	configured := map[string]string{tcpSocket: cfg.TCP.Listen, controlSocket: cfg.Control.Socket}
+	if cfg.Control.StatusSocket != "" {
+		configured[statusSocket] = cfg.Control.StatusSocket
+	}
+	if err := checkSockets(passed, slices.Sorted(maps.Keys(configured))); err != nil {
 		sockets(passed).close()
 		return nil, err
 	}
-	for name, configured := range map[string]string{tcpSocket: cfg.TCP.Listen, controlSocket: cfg.Control.Socket} {
+	for name, configured := range configured {
 		if at := passed[name].Addr().String(); at != configured {
 			log.Info("systemd listens elsewhere than the configuration says, and that is what counts",
 				zap.String("socket", name), zap.String("address", at), zap.String("configured", configured))
@@ -49,7 +56,7 @@ func passedSockets(cfg *config.Config, log *zap.Logger) (sockets, error) {
 func checkSockets(passed sockets, names []string) error {
 	for name, ln := range passed {
 		if !slices.Contains(names, name) {
-			return fmt.Errorf("systemd passed a socket named %q, and the configuration knows none of that name: see FileDescriptorName= in the .socket units of edged.service", name)
+			return fmt.Errorf("systemd passed a socket named %q, and the configuration asks for none of that name: see FileDescriptorName= in the .socket units of edged.service (it asks for %s)", name, strings.Join(names, ", "))
 		}
 		if want := socketNetworks[name]; ln.Addr().Network() != want {
 			return fmt.Errorf("the socket %q that systemd passed is of the network %s, not %s: see ListenStream= in its .socket unit", name, ln.Addr().Network(), want)

@@ -106,7 +106,7 @@ func TestPassedSocketsThatDoNotFitAreNamed(t *testing.T) {
 	}{
 		{"tcp", []net.Listener{tcp}, `none named \"control\": start its .socket unit too`},
 		{"control", []net.Listener{unix}, `none named \"tcp\"`},
-		{"control:tcp:web", []net.Listener{unix, tcp, tcp}, `a socket named \"web\", and the configuration knows none`},
+		{"control:tcp:web", []net.Listener{unix, tcp, tcp}, `a socket named \"web\", and the configuration asks for none`},
 		{"tcp:control", []net.Listener{unix, tcp}, "is of the network "},
 		{"tcp:tcp:control", []net.Listener{tcp, tcp, unix}, `two sockets named \"tcp\"`},
 	} {

@@ -40,6 +40,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -254,6 +255,8 @@ func (s *Server) Serve(ln net.Listener) error {
 			continue
 		case s.isStopped():
 			return nil
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			continue // somebody wanted to see the loop go round
 		case errors.Is(err, net.ErrClosed):
 			return fmt.Errorf("accepting clients on %s: %w", ln.Addr(), err)
 		}

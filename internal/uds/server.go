@@ -117,7 +117,9 @@ func New(o Options) *Server {
 // may be called for several listeners at once; each has MaxConnections, so that
 // those who may only look cannot lock the others out.
 //
-// Where ln is one of Listen, its file is put back when somebody has deleted it.
+// Where ln is one of Listen, or has a method Unwrap that returns it, its file is put
+// back when somebody has deleted it. That an Accept of ln's fails by a deadline means
+// nothing to Serve but that its loop goes round.
 func (s *Server) Serve(ln net.Listener, ceiling Level) error {
 	defer ln.Close()
 	p := &port{Listener: ln, ceiling: ceiling}
@@ -135,7 +137,7 @@ func (s *Server) Serve(ln net.Listener, ceiling Level) error {
 	defer conns.Wait()
 	backoff := 5 * time.Millisecond
 	file := watchedFile{log: s.log}
-	file.ln, _ = ln.(*listener)
+	file.ln = fileOf(ln)
 	for {
 		file.wakeIn(s.fileCheck)
 		c, err := ln.Accept()
@@ -171,6 +173,20 @@ type watchedFile struct {
 	lost bool // and said so
 }
 
+// fileOf returns the listener of Listen that ln is or wraps, or nil.
+func fileOf(ln net.Listener) *listener {
+	for {
+		switch l := ln.(type) {
+		case *listener:
+			return l
+		case interface{ Unwrap() net.Listener }:
+			ln = l.Unwrap()
+		default:
+			return nil
+		}
+	}
+}
+
 // wakeIn ends the next Accept in time for a look at the file.
 func (f *watchedFile) wakeIn(d time.Duration) {
 	if f.ln != nil {
@@ -179,6 +195,9 @@ func (f *watchedFile) wakeIn(d time.Duration) {
 }
 
 func (f *watchedFile) check() {
+	if f.ln == nil {
+		return
+	}
 	restored, err := f.ln.restore()
 	switch {
 	case restored:

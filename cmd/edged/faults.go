@@ -1,0 +1,36 @@
+//go:build faults
+
+package main
+
+import (
+	"os"
+
+	"edged/internal/batch"
+)
+
+// This build is for the tests of the watchdog. EDGED_FAULT says what is to stand
+// still: poll, tcp, control or relay; it does as soon as the file faultFile exists.
+const faultFile = "/run/edged/fault"
+
+func faulty(where string) bool {
+	_, err := os.Stat(faultFile)
+	return err == nil && os.Getenv("EDGED_FAULT") == where
+}
+
+// standStill never returns where the fault is.
+func standStill(where string) {
+	if faulty(where) {
+		select {}
+	}
+}
+
+// jam makes the relay hold its lock for good, with the next item.
+func jam(w window) {
+	if faulty("relay") {
+		w.Join("", "", stuck{})
+	}
+}
+
+type stuck struct{}
+
+func (stuck) Deliver(*batch.Batch, int, int, batch.Receipt) int { select {} }
