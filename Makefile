@@ -10,7 +10,7 @@ export CGO_ENABLED ?= 0
 LDFLAGS = -s -w -X main.version=$(VERSION)
 BUILD = go build -trimpath -ldflags '$(LDFLAGS)'
 
-.PHONY: help run build build-arm64 man install test test-compat crash bench bench-compare tools check fmt clean
+.PHONY: help run build build-arm64 man install test test-compat crash bench bench-compare tools check fmt clean test-systemd
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,6 +54,9 @@ test: tools build ## run all tests with -race; installs redis-server, socat, Nod
 test-compat: tools ## compare edged with nats-server, as clients that others wrote see them
 	cd test/js && npm ci --silent --no-audit --no-fund
 	cd test/compat && go test -count=1 ./...
+
+test-systemd: tools ## the units under a real systemd, booted in namespaces (root on Linux)
+	cd test && EDGED_LAB=1 CGO_ENABLED=0 go test -count=1 -timeout 300s -v ./systemd
 
 crash: ## the proof: kill and stop everything, 200,000 items a run, and count
 	cd test && CGO_ENABLED=0 go run ./crash

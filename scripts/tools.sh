@@ -15,6 +15,8 @@ need npm npm
 need python3 python3
 need man man-db
 [ -e /usr/include/nats/nats.h ] || missing="$missing libnats-dev" # the C client
+need systemctl systemd # for the lab of test/systemd, and to look at the units
+need nsenter util-linux
 [ -n "$missing" ] || exit 0
 
 as_root=""

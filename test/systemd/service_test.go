@@ -1,0 +1,329 @@
+package systemd
+
+import (
+	"bufio"
+	"fmt"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+)
+
+const address = "127.0.0.1:4222"
+
+// labDialer lets nats.go connect into the lab.
+type labDialer struct{}
+
+func (labDialer) Dial(_, address string) (net.Conn, error) { return dial(address) }
+
+// request connects as a NATS client does, asks once and leaves.
+func request() error {
+	conn, err := dial(address)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(patience))
+	fmt.Fprint(conn, "CONNECT {}\r\nPING\r\n")
+	answers := bufio.NewScanner(conn)
+	for answers.Scan() {
+		if answers.Text() == "PONG" {
+			return nil
+		}
+	}
+	return fmt.Errorf("the connection ended without an answer (%v)", answers.Err())
+}
+
+// control asks the control socket, as root.
+func control(t *testing.T, command string) string {
+	t.Helper()
+	return sh(t, fmt.Sprintf("echo '%s' | socat -t5 - UNIX-CONNECT:/run/edged/control.sock", command))
+}
+
+func TestAStartedServiceIsReadyAndSaysHowItIs(t *testing.T) {
+	prepare(t, "")
+	sh(t, "systemctl start edged")
+	if got := sh(t, "systemctl is-active edged; "+show("StatusText")); got != "active\n2 lists, 0 clients, backlog 0" {
+		t.Errorf("systemctl says %q", got)
+	}
+	if err := request(); err != nil {
+		t.Error(err)
+	}
+	if got := sh(t, "stat -c '%a %U %G' /run/edged /run/edged/control.sock"); got != "755 edged edged\n660 edged edged" {
+		t.Errorf("the folder and the control socket are %q", got)
+	}
+	sh(t, "redis-cli rpush events 1 2 3")
+	await(t, "2 lists, 0 clients, backlog 3", show("StatusText"))
+	sh(t, "systemctl stop edged")
+	if got := sh(t, show("Result")+"; "+show("ExecMainStatus")+"; ls /run/edged; redis-cli llen events"); got != "success\n0\n3" {
+		t.Errorf("after the stop: %q", got)
+	}
+}
+
+func TestSocketsOfSystemdStartTheServiceAndOutliveIt(t *testing.T) {
+	prepare(t, "")
+	sh(t, "systemctl start edged.socket") // takes the control socket along
+	if got := sh(t, "systemctl is-active edged.socket edged-control.socket edged || true"); got != "active\nactive\ninactive" {
+		t.Fatalf("before the first client: %q", got)
+	}
+	if err := request(); err != nil {
+		t.Fatal(err)
+	}
+	if got := control(t, "status"); !strings.Contains(got, "serving") {
+		t.Errorf("status is %q", got)
+	}
+	sh(t, "systemctl stop edged.service")
+	if got := control(t, "status"); !strings.Contains(got, "serving") { // starts it
+		t.Errorf("status is %q", got)
+	}
+	// The group edged may use it, others may not.
+	if out := sh(t, "runuser -u operator -- sh -c 'echo version | socat -t5 - UNIX-CONNECT:/run/edged/control.sock'"); !strings.Contains(out, "OK") {
+		t.Errorf("a member of the group edged gets %q", out)
+	}
+	if out, err := try("runuser -u visitor -- sh -c 'echo version | socat -t5 - UNIX-CONNECT:/run/edged/control.sock'"); err == nil {
+		t.Errorf("a visitor gets %q", out)
+	}
+}
+
+func TestASocketThatIsMissingIsNamedAndNotTriedAgain(t *testing.T) {
+	prepare(t, "")
+	sh(t, "systemctl start edged.socket && systemctl stop edged-control.socket")
+	if out, err := try("systemctl start edged.service"); err == nil {
+		t.Errorf("the service started: %s", out)
+	}
+	if got := sh(t, show("ExecMainStatus")+"; "+show("NRestarts")); got != "78\n0" {
+		t.Errorf("exit code and restarts are %q", got)
+	}
+	if log := journal(t); !strings.Contains(log, `none named \"control\"`) {
+		t.Errorf("the journal does not name it:\n%s", log)
+	}
+}
+
+// Requests all the time, a subscriber, a producer, and three restarts.
+func TestARestartUnderLoadRefusesNobodyAndLosesNothing(t *testing.T) {
+	prepare(t, "[drain]\ntimeout = \"500ms\"\n")
+	sh(t, "systemctl start edged.socket edged.service")
+
+	const items = 30_000
+	var mu sync.Mutex
+	got := make(map[string]bool, items)
+	all := make(chan struct{})
+	nc, err := nats.Connect(address, nats.SetCustomDialer(labDialer{}), nats.MaxReconnects(-1),
+		nats.ReconnectWait(time.Millisecond), nats.ReconnectJitter(0, 0), nats.Timeout(patience))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	if _, err := nc.Subscribe("events", func(m *nats.Msg) {
+		mu.Lock()
+		defer mu.Unlock()
+		if len(got) < items {
+			if got[string(m.Data)] = true; len(got) == items {
+				close(all)
+			}
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
+
+	stop := make(chan struct{})
+	var answered, failed atomic.Int64
+	var asking sync.WaitGroup
+	for range 4 {
+		asking.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				if err := request(); err != nil {
+					failed.Add(1)
+					t.Error(err)
+					return
+				}
+				answered.Add(1)
+			}
+		})
+	}
+	asking.Go(func() {
+		for i := 0; i < items; i += 1000 {
+			if out, err := try(fmt.Sprintf("seq %d %d | xargs redis-cli rpush events", i+1, i+1000)); err != nil {
+				t.Errorf("%v: %s", err, out)
+			}
+		}
+	})
+	for range 3 {
+		sh(t, "systemctl restart edged.service")
+	}
+	select {
+	case <-all:
+	case <-time.After(patience):
+		mu.Lock()
+		t.Errorf("%d of %d items arrived", len(got), items)
+		mu.Unlock()
+	}
+	close(stop)
+	asking.Wait()
+	if failed.Load() > 0 || answered.Load() < 10 {
+		t.Errorf("%d requests failed, %d were answered", failed.Load(), answered.Load())
+	}
+	await(t, "0", "redis-cli llen events")
+	t.Logf("%d requests answered during 3 restarts", answered.Load())
+}
+
+func TestALoopThatStandsStillIsKilledAndLeavesItsGoroutinesInTheJournal(t *testing.T) {
+	for fault, trace := range map[string]string{
+		"poll":    "main.(*lifeline).feed",
+		"tcp":     "main.(*door).Accept",
+		"control": "main.(*door).Accept",
+		"relay":   "main.stuck.Deliver",
+	} {
+		t.Run(fault, func(t *testing.T) {
+			prepare(t, "[redis]\npoll_interval = \"100ms\"\n")
+			dropIn(t, "[Service]\nExecStart=\nExecStart=/usr/bin/edged-faults -config /etc/edged/edged.toml\nWatchdogSec=1s\nRestartSec=100ms\n"+
+				"ExecStopPost=/bin/rm -f /run/edged/fault\nEnvironment=EDGED_FAULT="+fault+"\n")
+			sh(t, "systemctl start edged; redis-cli rpush events 1; touch /run/edged/fault")
+			await(t, "1", show("NRestarts"))
+			await(t, "active", "systemctl is-active edged")
+			log := journal(t)
+			for _, want := range []string{"SIGABRT", "goroutine ", trace} {
+				if !strings.Contains(log, want) {
+					t.Errorf("the journal has no %q", want)
+				}
+			}
+			if err := request(); err != nil {
+				t.Errorf("after the restart: %v", err)
+			}
+		})
+	}
+}
+
+func TestADrainLongerThanTimeoutStopSecEndsWell(t *testing.T) {
+	prepare(t, "[drain]\ntimeout = \"4s\"\n")
+	dropIn(t, "[Service]\nTimeoutStopSec=1s\n")
+	sh(t, "systemctl start edged")
+	conn, err := dial(address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	fmt.Fprint(conn, "CONNECT {}\r\nPING\r\n")
+	if _, err := bufio.NewReader(conn).ReadString('\n'); err != nil {
+		t.Fatal(err)
+	}
+	sh(t, "systemctl stop edged") // this client stays to the end
+	if got := sh(t, show("Result")+"; "+show("ExecMainStatus")); got != "success\n0" {
+		t.Errorf("the drain ended with %q", got)
+	}
+}
+
+func TestEachSignalDrainsAndTheServiceStaysEnded(t *testing.T) {
+	for _, signal := range []string{"SIGHUP", "SIGINT", "SIGTERM", "SIGQUIT"} {
+		t.Run(signal, func(t *testing.T) {
+			prepare(t, "")
+			sh(t, "systemctl start edged; systemctl kill --kill-whom=main --signal="+signal+" edged")
+			await(t, "inactive", "systemctl is-active edged || true")
+			if got := sh(t, show("Result")+"; "+show("ExecMainStatus")+"; "+show("NRestarts")); got != "success\n0\n0" {
+				t.Errorf("result, exit code and restarts: %q", got)
+			}
+			if log := journal(t); !strings.Contains(log, `"why":"`+signal+`"`) {
+				t.Errorf("the journal does not name %s:\n%s", signal, log)
+			}
+		})
+	}
+}
+
+func TestABadConfigurationIsNotTriedAgain(t *testing.T) {
+	prepare(t, "nonsense = 1\n")
+	if out, err := try("systemctl start edged"); err == nil {
+		t.Errorf("it started: %s", out)
+	}
+	if got := sh(t, "systemctl is-failed edged; "+show("ExecMainStatus")+"; "+show("NRestarts")); got != "failed\n78\n0" {
+		t.Errorf("state, exit code and restarts: %q", got)
+	}
+	if log := journal(t); !strings.Contains(log, "/etc/edged/edged.toml:1: nonsense:") {
+		t.Errorf("the journal does not say what is wrong:\n%s", log)
+	}
+}
+
+func TestACrashIsFollowedByARestart(t *testing.T) {
+	prepare(t, "")
+	dropIn(t, "[Service]\nRestartSec=100ms\n")
+	sh(t, "systemctl start edged; systemctl kill --kill-whom=main --signal=SIGKILL edged")
+	await(t, "1", show("NRestarts"))
+	await(t, "active", "systemctl is-active edged")
+	if err := request(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestThePasswordOfRedisIsACredential(t *testing.T) {
+	prepare(t, "[redis]\npassword_file = \"/run/credentials/edged.service/redis-password\"\n")
+	write(t, "/etc/credstore/edged.redis-password", "open sesame\n")
+	sh(t, "chmod 600 /etc/credstore/edged.redis-password; redis-cli config set requirepass 'open sesame'")
+	t.Cleanup(func() {
+		sh(t, "rm /etc/credstore/edged.redis-password; redis-cli -a 'open sesame' config set requirepass ''")
+	})
+	sh(t, "systemctl start edged; redis-cli --no-auth-warning -a 'open sesame' rpush events 1")
+	await(t, "2 lists, 0 clients, backlog 1", show("StatusText"))
+}
+
+func TestItRunsAsADynamicUser(t *testing.T) {
+	prepare(t, "")
+	dropIn(t, "[Service]\nDynamicUser=yes\nUser=edged-dynamic\nGroup=edged-dynamic\n")
+	sh(t, "systemctl start edged; redis-cli rpush events 1")
+	await(t, "2 lists, 0 clients, backlog 1", show("StatusText"))
+	if got := control(t, "status"); !strings.Contains(got, "serving") {
+		t.Errorf("status is %q", got)
+	}
+}
+
+func TestWithRedisOnAUnixSocketItNeedsNoNetwork(t *testing.T) {
+	prepare(t, "[redis]\naddress = \"unix:///run/redis/redis-server.sock\"\n")
+	shipped, err := os.ReadFile("../../deploy/systemd/redis-socket.conf")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dropIn(t, string(shipped))
+	sh(t, "systemctl start edged.service; redis-cli rpush events item")
+	if got := sh(t, "nsenter -n -t $("+show("MainPID")+") ip -brief address show up"); strings.Contains(got, ".") && !strings.HasPrefix(got, "lo ") {
+		t.Errorf("edged has a network: %q", got)
+	}
+	nc, err := nats.Connect(address, nats.SetCustomDialer(labDialer{}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	sub, err := nc.SubscribeSync("events")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m, err := sub.NextMsg(patience); err != nil || string(m.Data) != "item" {
+		t.Errorf("got %v, %v", m, err)
+	}
+	await(t, "0", "redis-cli llen events")
+}
+
+// As edged's user, in edged's view of the file system.
+func TestItCanWriteNowhereButInItsOwnFolder(t *testing.T) {
+	prepare(t, "")
+	sh(t, "systemctl start edged")
+	pid := sh(t, show("MainPID"))
+	if _, err := strconv.Atoi(pid); err != nil {
+		t.Fatal(err)
+	}
+	// A folder is writable for whoever made it: /run/edged, and what the kernel has for each process.
+	got := sh(t, `nsenter -m -t `+pid+` setpriv --reuid edged --regid edged --clear-groups sh -c '
+		find / \( -path /proc -o -path /sys \) -prune -o -type d -writable -print 2>/dev/null |
+		while read -r folder; do if touch "$folder/probe" 2>/dev/null; then rm "$folder/probe"; echo "$folder"; fi; done'`)
+	if got != "/run/edged" {
+		t.Errorf("it can write in:\n%s", got)
+	}
+}
