@@ -10,7 +10,7 @@ export CGO_ENABLED ?= 0
 LDFLAGS = -s -w -X main.version=$(VERSION)
 BUILD = go build -trimpath -ldflags '$(LDFLAGS)'
 
-.PHONY: help run build build-arm64 man install test test-compat crash bench bench-compare tools check fmt clean test-systemd
+.PHONY: help run build build-arm64 man install test test-compat crash bench bench-compare tools check fmt clean test-systemd build-armv7 test-arm64
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ install: build man ## install edged, unit, configuration, manual, completion (DE
 	bin/edged completion bash >$(DESTDIR)$(PREFIX)/share/bash-completion/completions/edged
 	bin/edged completion zsh >$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_edged
 
+build-armv7: ## build bin/edged-armv7 for a 32-bit one
+	GOOS=linux GOARCH=arm GOARM=7 $(BUILD) -o bin/edged-armv7 ./cmd/edged
+
 test: tools build ## run all tests with -race; installs redis-server, socat, Node.js packages
 	cd test/js && npm ci --silent --no-audit --no-fund
 	CGO_ENABLED=1 go test -race ./...
@@ -57,6 +60,9 @@ test-compat: tools ## compare edged with nats-server, as clients that others wro
 
 test-systemd: tools ## the units under a real systemd, booted in namespaces (root on Linux)
 	cd test && EDGED_LAB=1 CGO_ENABLED=0 go test -count=1 -timeout 300s -v ./systemd
+
+test-arm64: tools build-arm64 build-armv7 ## both ARM builds, emulated: unit tests, 10,000 items, SIGTERM
+	VERSION=$(VERSION) scripts/test-arm.sh
 
 crash: ## the proof: kill and stop everything, 200,000 items a run, and count
 	cd test && CGO_ENABLED=0 go run ./crash

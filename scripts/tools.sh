@@ -17,6 +17,8 @@ need man man-db
 [ -e /usr/include/nats/nats.h ] || missing="$missing libnats-dev" # the C client
 need systemctl systemd # for the lab of test/systemd, and to look at the units
 need nsenter util-linux
+need qemu-aarch64-static qemu-user-static
+need file file
 [ -n "$missing" ] || exit 0
 
 as_root=""
