@@ -5,12 +5,14 @@ VERSION ?= 0.1.0
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.9.0
 BENCHSTAT = golang.org/x/perf/cmd/benchstat@v0.0.0-20260908200009-22c9c6c9d4da
+NFPM = github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.45.2
+DEBS ?= amd64 arm64 armhf
 
 export CGO_ENABLED ?= 0
 LDFLAGS = -s -w -X main.version=$(VERSION)
 BUILD = go build -trimpath -ldflags '$(LDFLAGS)'
 
-.PHONY: help run build build-arm64 man install test test-compat crash bench bench-compare tools check fmt clean test-systemd build-armv7 test-arm64
+.PHONY: help run build build-arm64 man install test test-compat crash bench bench-compare tools check fmt clean test-systemd build-armv7 test-arm64 build-amd64 deb release
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,6 +22,9 @@ run: build ## build edged and try it: in-memory Redis, sample items, nothing els
 
 build: ## build bin/edged for this machine
 	$(BUILD) -o bin/edged ./cmd/edged
+
+build-amd64: ## build bin/edged-amd64
+	GOOS=linux GOARCH=amd64 $(BUILD) -o bin/edged-amd64 ./cmd/edged
 
 build-arm64: ## build bin/edged-arm64 for an ARM edge box
 	GOOS=linux GOARCH=arm64 $(BUILD) -o bin/edged-arm64 ./cmd/edged
@@ -63,6 +68,12 @@ test-systemd: tools ## the units under a real systemd, booted in namespaces (roo
 
 test-arm64: tools build-arm64 build-armv7 ## both ARM builds, emulated: unit tests, 10,000 items, SIGTERM
 	VERSION=$(VERSION) scripts/test-arm.sh
+
+deb: $(addprefix build-,$(DEBS:armhf=armv7)) ## Debian packages for amd64, arm64 and armhf, in bin
+	scripts/deb.sh $(NFPM) $(VERSION) $(DEBS)
+
+release: deb ## all that a release is: packages, binaries, lists of parts (SBOM), checksums
+	cd bin && sha256sum edged-amd64 edged-arm64 edged-armv7 edged_$(VERSION)_* >SHA256SUMS
 
 crash: ## the proof: kill and stop everything, 200,000 items a run, and count
 	cd test && CGO_ENABLED=0 go run ./crash

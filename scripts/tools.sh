@@ -19,6 +19,7 @@ need systemctl systemd # for the lab of test/systemd, and to look at the units
 need nsenter util-linux
 need qemu-aarch64-static qemu-user-static
 need file file
+need lintian lintian
 [ -n "$missing" ] || exit 0
 
 as_root=""

@@ -46,7 +46,7 @@ func whatIsMissing() string {
 	if runtime.GOOS != "linux" || os.Getuid() != 0 {
 		return "root on Linux"
 	}
-	for _, program := range []string{"systemctl", "unshare", "nsenter", "redis-server", "socat"} {
+	for _, program := range []string{"systemctl", "dpkg", "unshare", "nsenter", "redis-server", "socat"} {
 		if _, err := exec.LookPath(program); err != nil {
 			return program
 		}
@@ -250,7 +250,7 @@ func dropIn(t *testing.T, text string) {
 func prepare(t *testing.T, config string) {
 	t.Helper()
 	clear := func() {
-		sh(t, `systemctl stop edged.socket edged-control.socket edged.service
+		sh(t, `systemctl stop edged.socket edged-control.socket edged.service 2>/dev/null || true
 			systemctl reset-failed edged.service edged.socket edged-control.socket 2>/dev/null || true
 			rm -rf /etc/systemd/system/edged.service.d /run/edged/fault
 			systemctl daemon-reload; redis-cli flushall`)

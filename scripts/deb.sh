@@ -1,0 +1,35 @@
+#!/bin/bash
+# deb.sh NFPM VERSION ARCH...: makes bin/edged_VERSION_ARCH.deb for each of the
+# architectures, which are Debian's names, from the binaries in bin/.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+nfpm=$1 version=$2
+shift 2
+# The same sources make the same packages.
+SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || echo 0)}
+export SOURCE_DATE_EPOCH
+
+for arch in "$@"; do
+	binary=bin/edged-$arch
+	[ "$arch" != armhf ] || binary=bin/edged-armv7
+	share=bin/deb/share
+	rm -rf bin/deb
+	mkdir -p "$share/doc/edged/examples"
+	cp README.md docs/*.md deploy/deb/copyright "$share/doc/edged/"
+	cp deploy/systemd/redis-socket.conf configs/edged.toml "$share/doc/edged/examples/"
+	go run ./scripts/sbom "$binary" >"$share/doc/edged/sbom.json"
+	printf 'edged (%s) stable; urgency=medium\n\n  * See the history of the sources.\n\n -- edged developers <edged@localhost.localdomain>  %s\n' \
+		"$version" "$(date -u -R -d "@$SOURCE_DATE_EPOCH")" | gzip -9n >"$share/doc/edged/changelog.gz"
+	# Manual pages, where docs/man has them.
+	for page in docs/man/*.[1-8]; do
+		[ -e "$page" ] || continue
+		mkdir -p "$share/man/man${page##*.}"
+		gzip -9nc "$page" >"$share/man/man${page##*.}/${page##*/}.gz"
+	done
+	chmod -R u=rwX,go=rX "$share"
+	find "$share" -exec touch -d "@$SOURCE_DATE_EPOCH" {} +
+	ARCH=$arch VERSION=$version BINARY=$binary go run "$nfpm" package -f deploy/deb/nfpm.yaml -p deb -t "bin/edged_${version}_$arch.deb" >/dev/null
+	cp "$share/doc/edged/sbom.json" "bin/edged_${version}_$arch.sbom.json"
+	echo "bin/edged_${version}_$arch.deb"
+done
+rm -rf bin/deb

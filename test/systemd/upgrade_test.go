@@ -1,0 +1,117 @@
+package systemd
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// makePackage makes a package of this version and puts it into the lab.
+func makePackage(t *testing.T, version string) (path string) {
+	t.Helper()
+	arch := map[string]string{"amd64": "amd64", "arm64": "arm64", "arm": "armhf"}[runtime.GOARCH]
+	cmd := exec.Command("make", "-s", "deb", "VERSION="+version, "DEBS="+arch)
+	cmd.Dir = filepath.Join("..", "..")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("make deb: %v\n%s", err, out)
+	}
+	name := "edged_" + version + "_" + arch + ".deb"
+	made := filepath.Join("..", "..", "bin", name)
+	data, err := os.ReadFile(made)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if version != shipped {
+		os.Remove(made)
+		os.Remove(strings.TrimSuffix(made, "deb") + "sbom.json")
+	} else if out, err := exec.Command("lintian", "--allow-root", "--fail-on", "warning", made).CombinedOutput(); err != nil || len(out) > 0 {
+		t.Errorf("lintian: %v\n%s", err, out)
+	}
+	path = "/srv/" + name
+	if err := os.WriteFile(root+path, data, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+const (
+	shipped = "0.1.0"
+	older   = "0.0.9"
+)
+
+// everything of edged's in the lab, by name; and who it runs as.
+const everything = `find /etc /run /usr /var -name '*edged*' -not -name 'edged-lab*' -print
+	getent passwd edged || true; getent group edged || true`
+
+// This test is the last of the package: it replaces what the lab has of edged by
+// the package, and takes that away too.
+func TestThePackageIsInstalledUpgradedUnderLoadRemovedAndPurged(t *testing.T) {
+	prepare(t, "")
+	sh(t, `rm -rf /etc/systemd/system/edged.service* /etc/systemd/system/edged*.socket /usr/bin/edged* /etc/edged
+		rm -rf /etc/sysusers.d/edged* /run/edged
+		userdel edged 2>&1; getent group edged && groupdel edged; systemctl daemon-reload`)
+	before := sh(t, everything)
+
+	sh(t, "dpkg -i "+makePackage(t, older))
+	if got := sh(t, "systemctl is-enabled edged.service edged.socket edged-control.socket || true; systemctl is-active edged.service edged.socket edged-control.socket || true"); got != "disabled\ndisabled\ndisabled\ninactive\ninactive\ninactive" {
+		t.Errorf("the installation enabled or started something: %q", got)
+	}
+	if got := sh(t, "id -un edged; dpkg-query -W -f '${Conffiles}' edged"); !strings.HasPrefix(got, "edged\n /etc/edged/edged.toml") {
+		t.Errorf("the user and the configuration files are %q", got)
+	}
+
+	// What an operator does, and has changed.
+	sh(t, `echo '[drain]
+		timeout = "500ms"' >/etc/edged/edged.toml
+		systemctl --quiet enable edged.socket edged-control.socket edged.service
+		systemctl start edged.socket edged-control.socket edged.service`)
+	stop := make(chan struct{})
+	var asking sync.WaitGroup
+	for range 4 {
+		asking.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				if err := request(); err != nil {
+					t.Errorf("during the upgrade: %v", err)
+					return
+				}
+			}
+		})
+	}
+	sh(t, "dpkg -i "+makePackage(t, shipped))
+	if got := control(t, "version"); !strings.Contains(got, shipped) {
+		t.Errorf("after the upgrade the version is %q", got)
+	}
+	close(stop)
+	asking.Wait()
+	if got := sh(t, "grep timeout /etc/edged/edged.toml"); !strings.Contains(got, "500ms") {
+		t.Errorf("the operator's configuration is gone: %q", got)
+	}
+
+	// An upgrade to a version that the configuration does not fit leaves edged alone.
+	pid := sh(t, show("MainPID"))
+	sh(t, "echo nonsense = 1 >>/etc/edged/edged.toml")
+	if out := sh(t, "dpkg -i "+"/srv/edged_"+shipped+"_*.deb 2>&1"); !strings.Contains(out, "nonsense") {
+		t.Errorf("the installation does not say what is wrong: %s", out)
+	}
+	if now := sh(t, show("MainPID")); now != pid {
+		t.Error("edged was restarted with a configuration that it would not start with")
+	}
+
+	sh(t, "dpkg --remove edged")
+	if got := sh(t, "systemctl is-active edged.service edged.socket || true; ls /etc/edged"); got != "inactive\ninactive\nedged.toml" {
+		t.Errorf("after the removal: %q", got)
+	}
+	sh(t, "dpkg --purge edged")
+	if after := sh(t, everything); after != before {
+		t.Errorf("the purge leaves\n%s\nin place of\n%s", after, before)
+	}
+}
