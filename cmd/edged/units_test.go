@@ -84,6 +84,7 @@ func TestSocketUnitsFitTheProgram(t *testing.T) {
 	for file, want := range map[string]map[string]string{
 		"edged.socket":         {"FileDescriptorName": tcpSocket, "ListenStream": defaults.TCP.Listen, "Service": "edged.service"},
 		"edged-control.socket": {"FileDescriptorName": controlSocket, "ListenStream": defaults.Control.Socket, "Service": "edged.service", "SocketMode": "0660"},
+		"edged-status.socket":  {"FileDescriptorName": statusSocket, "ListenStream": defaults.Control.StatusSocket, "Service": "edged.service", "SocketMode": "0666"},
 	} {
 		unit := settings(t, file)
 		for key, value := range want {
@@ -123,9 +124,9 @@ func installUnits(t *testing.T) string {
 		t.Fatal(err)
 	}
 	folder := t.TempDir()
-	for _, file := range []string{"edged.service", "edged.socket", "edged-control.socket"} {
+	for _, file := range []string{"edged.service", "edged.socket", "edged-control.socket", "edged-status.socket"} {
 		text := strings.Join(unitLines(t, file), "\n") + "\n"
-		text = strings.Replace(text, "ExecStart=/usr/bin/edged", "ExecStart="+self, 1)
+		text = strings.ReplaceAll(text, "=/usr/bin/edged ", "="+self+" ")
 		if err := os.WriteFile(filepath.Join(folder, file), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}

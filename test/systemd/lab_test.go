@@ -250,8 +250,8 @@ func dropIn(t *testing.T, text string) {
 func prepare(t *testing.T, config string) {
 	t.Helper()
 	clear := func() {
-		sh(t, `systemctl stop edged.socket edged-control.socket edged.service 2>/dev/null || true
-			systemctl reset-failed edged.service edged.socket edged-control.socket 2>/dev/null || true
+		sh(t, `systemctl stop edged.socket edged-control.socket edged-status.socket edged.service 2>/dev/null || true
+			systemctl reset-failed edged.service edged.socket edged-control.socket edged-status.socket 2>/dev/null || true
 			rm -rf /etc/systemd/system/edged.service.d /run/edged/fault
 			systemctl daemon-reload; redis-cli flushall`)
 	}

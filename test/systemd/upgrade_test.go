@@ -67,8 +67,8 @@ func TestThePackageIsInstalledUpgradedUnderLoadRemovedAndPurged(t *testing.T) {
 	// What an operator does, and has changed.
 	sh(t, `echo '[drain]
 		timeout = "500ms"' >/etc/edged/edged.toml
-		systemctl --quiet enable edged.socket edged-control.socket edged.service
-		systemctl start edged.socket edged-control.socket edged.service`)
+		systemctl --quiet enable edged.socket edged.service
+		systemctl start edged.socket edged.service`)
 	stop := make(chan struct{})
 	var asking sync.WaitGroup
 	for range 4 {
