@@ -104,6 +104,9 @@ func (d *daemon) status() statusAnswer {
 			a.Faults = append(a.Faults, fmt.Sprintf("log: %d lines did not reach the journal", a.LogDropped))
 		}
 	}
+	if d.shortage != "" {
+		a.Faults = append(a.Faults, "clients: "+d.shortage)
+	}
 	for _, s := range d.loop.Lists() {
 		a.Backlog += s.Backlog
 		if s.Reason != "" {

@@ -36,6 +36,10 @@ type daemon struct {
 	left    chan struct{} // closed when the drain begins
 	over    chan struct{} // closed when the books are
 
+	// Written before it serves.
+	connections int    // clients at a time: tcp.max_connections, or what fits
+	shortage    string // why not all of tcp.max_connections fit; empty where they do
+
 	reread    func() (*config.Config, error) // reads the configuration again; nil where there is no file
 	reloading sync.Mutex                     // held by reload, and when the drain begins
 
@@ -116,6 +120,7 @@ func serve(cfg *config.Config, reread func() (*config.Config, error), stderr io.
 		return exitConfig
 	}
 	notify := systemd.New(func(err error) { log.Warn("can't notify systemd", zap.Error(err)) })
+	d.countFiles()
 	life := &lifeline{notify: notify, probe: d.probe, log: log}
 	d.build(log, life, redis, sec)
 
@@ -278,6 +283,19 @@ func listenForMonitors(path string, passed sockets, log *zap.Logger) net.Listene
 	return ln
 }
 
+// countFiles holds tcp.max_connections against the limit of open files.
+func (d *daemon) countFiles() {
+	d.connections = d.cfg.TCP.MaxConnections
+	files, err := openFiles()
+	if err != nil {
+		d.log.Warn("can't tell how many files may be open", zap.Error(err))
+		return
+	}
+	if d.connections, d.shortage = fitConnections(d.connections, files); d.shortage != "" {
+		d.log.Warn("too few files may be open for all clients", zap.String("clients", d.shortage))
+	}
+}
+
 // build makes the parts and ties them together.
 func (d *daemon) build(log *zap.Logger, life *lifeline, redis poller.RedisOptions, sec tcpserver.Security) {
 	cfg, notify := d.cfg, life.notify
@@ -328,7 +346,7 @@ func (d *daemon) build(log *zap.Logger, life *lifeline, redis poller.RedisOption
 		Lists:            subjects,
 		Services:         d.services(),
 		Security:         sec,
-		MaxConnections:   cfg.TCP.MaxConnections,
+		MaxConnections:   d.connections,
 		MaxPerAddress:    cfg.TCP.MaxPerAddress,
 		MaxSubscriptions: cfg.TCP.MaxSubscriptions,
 		MaxPayload:       int(cfg.TCP.MaxPayload),
