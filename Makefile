@@ -69,7 +69,7 @@ test-systemd: tools ## the units under a real systemd, booted in namespaces (roo
 test-arm64: tools build-arm64 build-armv7 ## both ARM builds, emulated: unit tests, 10,000 items, SIGTERM
 	VERSION=$(VERSION) scripts/test-arm.sh
 
-deb: $(addprefix build-,$(DEBS:armhf=armv7)) ## Debian packages for amd64, arm64 and armhf, in bin
+deb: build man $(addprefix build-,$(DEBS:armhf=armv7)) ## Debian packages for amd64, arm64 and armhf, in bin
 	scripts/deb.sh $(NFPM) $(VERSION) $(DEBS)
 
 release: deb ## all that a release is: packages, binaries, lists of parts (SBOM), checksums

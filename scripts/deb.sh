@@ -1,6 +1,7 @@
 #!/bin/bash
 # deb.sh NFPM VERSION ARCH...: makes bin/edged_VERSION_ARCH.deb for each of the
-# architectures, which are Debian's names, from the binaries in bin/.
+# architectures, which are Debian's names, from the binaries and manual pages in
+# bin/; bin/edged, which runs on this machine, writes the completions.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 nfpm=$1 version=$2
@@ -20,12 +21,13 @@ for arch in "$@"; do
 	go run ./scripts/sbom "$binary" >"$share/doc/edged/sbom.json"
 	printf 'edged (%s) stable; urgency=medium\n\n  * See the history of the sources.\n\n -- edged developers <edged@localhost.localdomain>  %s\n' \
 		"$version" "$(date -u -R -d "@$SOURCE_DATE_EPOCH")" | gzip -9n >"$share/doc/edged/changelog.gz"
-	# Manual pages, where docs/man has them.
-	for page in docs/man/*.[1-8]; do
-		[ -e "$page" ] || continue
+	for page in bin/man/*; do
 		mkdir -p "$share/man/man${page##*.}"
 		gzip -9nc "$page" >"$share/man/man${page##*.}/${page##*/}.gz"
 	done
+	mkdir -p "$share/bash-completion/completions" "$share/zsh/vendor-completions"
+	bin/edged completion bash >"$share/bash-completion/completions/edged"
+	bin/edged completion zsh >"$share/zsh/vendor-completions/_edged"
 	chmod -R u=rwX,go=rX "$share"
 	find "$share" -exec touch -d "@$SOURCE_DATE_EPOCH" {} +
 	ARCH=$arch VERSION=$version BINARY=$binary go run "$nfpm" package -f deploy/deb/nfpm.yaml -p deb -t "bin/edged_${version}_$arch.deb" >/dev/null

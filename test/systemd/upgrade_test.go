@@ -63,6 +63,7 @@ func TestThePackageIsInstalledUpgradedUnderLoadRemovedAndPurged(t *testing.T) {
 	if got := sh(t, "id -un edged; dpkg-query -W -f '${Conffiles}' edged"); !strings.HasPrefix(got, "edged\n /etc/edged/edged.toml") {
 		t.Errorf("the user and the configuration files are %q", got)
 	}
+	sh(t, "ls /usr/share/man/man8/edged.8.gz /usr/share/bash-completion/completions/edged /usr/share/zsh/vendor-completions/_edged")
 
 	// What an operator does, and has changed.
 	sh(t, `echo '[drain]
