@@ -108,6 +108,7 @@ func serve(cfg *config.Config, reread func() (*config.Config, error), stderr io.
 	defer closeLog()
 	d.log = log
 	poller.SetRedisLog(log)
+	limitMemory(os.DirFS("/"), log)
 
 	redis, err := redisOptions(cfg.Redis)
 	if err != nil {
