@@ -116,3 +116,37 @@ func TestThePackageIsInstalledUpgradedUnderLoadRemovedAndPurged(t *testing.T) {
 		t.Errorf("the purge leaves\n%s\nin place of\n%s", after, before)
 	}
 }
+
+// What docs/DEPLOY.md tells to type on a bare box, but for apt-get, which has no
+// network in here. It comes after the test above, whose purge leaves a bare box, and
+// with Debian's own redis-server.
+func TestTheCommandsOfTheDocumentMakeABareBoxARelay(t *testing.T) {
+	doc, err := os.ReadFile("../../docs/DEPLOY.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, commands, found := strings.Cut(string(doc), "\n```sh\napt-get update && apt-get install -y redis-server socat\n")
+	commands, _, closed := strings.Cut(commands, "```\n")
+	if !found || !closed {
+		t.Fatal("docs/DEPLOY.md has no commands for the box")
+	}
+	document := "edged_" + shipped + "_arm64.deb"
+	if !strings.Contains(commands, "dpkg -i "+document) {
+		t.Fatalf("docs/DEPLOY.md does not install %s", document)
+	}
+	sh(t, `systemctl stop redis-server; rm /etc/systemd/system/redis-server.service; systemctl daemon-reload`)
+	if out := sh(t, strings.Replace(commands, document, makePackage(t, shipped), 1)); !strings.HasSuffix(out, "\nevents hello") {
+		t.Errorf("the commands print:\n%s", out)
+	}
+	if got := sh(t, "systemctl is-active edged.socket edged-control.socket edged-status.socket edged; "+show("PrivateNetwork")); got != "active\nactive\nactive\nactive\nyes" {
+		t.Errorf("afterwards: %q", got)
+	}
+	if got := sh(t, "echo status | socat - UNIX-CONNECT:/run/edged/status.sock"); !strings.Contains(got, "serving") || strings.Contains(got, "fault") {
+		t.Errorf("status is %q", got)
+	}
+
+	// Going back.
+	if out := sh(t, "dpkg -i "+makePackage(t, older)+" 2>&1; edged ctl version"); !strings.Contains(out, "edged "+older) {
+		t.Errorf("after going back:\n%s", out)
+	}
+}
