@@ -121,8 +121,8 @@ func serve(cfg *config.Config, reread func() (*config.Config, error), stderr io.
 		return exitConfig
 	}
 	notify := systemd.New(func(err error) { log.Warn("can't notify systemd", zap.Error(err)) })
-	d.countFiles()
 	life := &lifeline{notify: notify, probe: d.probe, log: log}
+	d.countFiles()
 	d.build(log, life, redis, sec)
 
 	passed, err := passedSockets(cfg, log)
@@ -282,19 +282,6 @@ func listenForMonitors(path string, passed sockets, log *zap.Logger) net.Listene
 		return nil
 	}
 	return ln
-}
-
-// countFiles holds tcp.max_connections against the limit of open files.
-func (d *daemon) countFiles() {
-	d.connections = d.cfg.TCP.MaxConnections
-	files, err := openFiles()
-	if err != nil {
-		d.log.Warn("can't tell how many files may be open", zap.Error(err))
-		return
-	}
-	if d.connections, d.shortage = fitConnections(d.connections, files); d.shortage != "" {
-		d.log.Warn("too few files may be open for all clients", zap.String("clients", d.shortage))
-	}
 }
 
 // build makes the parts and ties them together.

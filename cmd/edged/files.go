@@ -3,12 +3,27 @@ package main
 import (
 	"fmt"
 	"syscall"
+
+	"go.uber.org/zap"
 )
 
 // ownFiles is what edged has open at most besides its clients' connections: 32
 // control connections, listening sockets, some connections to Redis, the runtime's;
 // and some to spare.
 const ownFiles = 64
+
+// countFiles holds tcp.max_connections against the limit of open files.
+func (d *daemon) countFiles() {
+	d.connections = d.cfg.TCP.MaxConnections
+	files, err := openFiles()
+	if err != nil {
+		d.log.Warn("can't tell how many files may be open", zap.Error(err))
+		return
+	}
+	if d.connections, d.shortage = fitConnections(d.connections, files); d.shortage != "" {
+		d.log.Warn("too few files may be open for all clients", zap.String("clients", d.shortage))
+	}
+}
 
 // openFiles is the limit of open files, getrlimit(2). The Go runtime has raised the
 // soft limit to the hard one.

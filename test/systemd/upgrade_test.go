@@ -144,6 +144,9 @@ func TestTheCommandsOfTheDocumentMakeABareBoxARelay(t *testing.T) {
 	if got := sh(t, "echo status | socat - UNIX-CONNECT:/run/edged/status.sock"); !strings.Contains(got, "serving") || strings.Contains(got, "fault") {
 		t.Errorf("status is %q", got)
 	}
+	if got := sh(t, "journalctl --quiet --output=cat -p warning _SYSTEMD_INVOCATION_ID=$("+show("InvocationID")+")"); got != "" {
+		t.Errorf("edged warns of:\n%s", got)
+	}
 
 	// Going back.
 	if out := sh(t, "dpkg -i "+makePackage(t, older)+" 2>&1; edged ctl version"); !strings.Contains(out, "edged "+older) {
