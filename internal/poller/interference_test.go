@@ -557,7 +557,7 @@ func TestAnAcknowledgedItemDoesNotComeAgainWhereItsRemovalFails(t *testing.T) {
 			var told atomic.Int32
 			at := h.got[2]
 			<-h.m.(*lateMembership).ready
-			r.window.Stop() // nothing new is wanted
+			r.window.Stop()            // nothing new is wanted
 			h.say(1, batch.Terminated) // first: without it the other could be removed by itself
 			h.m.Acknowledge(at.seq, at.taken, batch.Ack{}, func(err error) {
 				if err == nil {
