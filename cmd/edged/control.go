@@ -104,8 +104,11 @@ func (d *daemon) status() statusAnswer {
 			a.Faults = append(a.Faults, fmt.Sprintf("log: %d lines did not reach the journal", a.LogDropped))
 		}
 	}
-	if d.shortage != "" {
-		a.Faults = append(a.Faults, "clients: "+d.shortage)
+	d.mu.Lock()
+	shortage := d.shortage
+	d.mu.Unlock()
+	if shortage != "" {
+		a.Faults = append(a.Faults, "clients: "+shortage)
 	}
 	for _, s := range d.loop.Lists() {
 		a.Backlog += s.Backlog

@@ -36,20 +36,17 @@ type daemon struct {
 	left    chan struct{} // closed when the drain begins
 	over    chan struct{} // closed when the books are
 
-	// Written before it serves.
-	connections int    // clients at a time: tcp.max_connections, or what fits
-	shortage    string // why not all of tcp.max_connections fit; empty where they do
-
 	reread    func() (*config.Config, error) // reads the configuration again; nil where there is no file
 	reloading sync.Mutex                     // held by reload, and when the drain begins
 
 	logDropped func() uint64 // lines that did not reach the journal; nil where it is not the journal's
 
-	mu      sync.Mutex     // guards everything below
-	inForce *config.Config // cfg with what reload has changed
-	relayed []relayed      // the lists, in the order of inForce; never changed in place
-	past    relay.Stats    // counters of lists that reload has removed
-	leaving string         // why it drains, empty while it serves
+	mu       sync.Mutex     // guards everything below
+	inForce  *config.Config // cfg with what reload has changed
+	relayed  []relayed      // the lists, in the order of inForce; never changed in place
+	past     relay.Stats    // counters of lists that reload has removed
+	leaving  string         // why it drains, empty while it serves
+	shortage string         // guarded by mu; why not all of tcp.max_connections fit, empty where they do
 }
 
 // relayed is a list that is served.
@@ -122,7 +119,6 @@ func serve(cfg *config.Config, reread func() (*config.Config, error), stderr io.
 	}
 	notify := systemd.New(func(err error) { log.Warn("can't notify systemd", zap.Error(err)) })
 	life := &lifeline{notify: notify, probe: d.probe, log: log}
-	d.countFiles()
 	d.build(log, life, redis, sec)
 
 	passed, err := passedSockets(cfg, log)
@@ -328,23 +324,30 @@ func (d *daemon) build(log *zap.Logger, life *lifeline, redis poller.RedisOption
 		})
 	}
 	d.tcp = tcpserver.New(tcpserver.Options{
-		Sinks:            sinks,
-		Name:             cfg.Instance,
-		Version:          version,
-		Lists:            subjects,
-		Services:         d.services(),
-		Security:         sec,
-		MaxConnections:   d.connections,
+		Sinks:          sinks,
+		Name:           cfg.Instance,
+		Version:        version,
+		Lists:          subjects,
+		Services:       d.services(),
+		Security:       sec,
+		MaxPayload:     int(cfg.TCP.MaxPayload),
+		MaxControlLine: int(cfg.TCP.MaxControlLine),
+		Limits:         d.limits(cfg),
+		Log:            log.Named("tcp"),
+	})
+}
+
+// limits are what reload may change of the TCP server's.
+func (d *daemon) limits(cfg *config.Config) tcpserver.Limits {
+	return tcpserver.Limits{
+		MaxConnections:   d.fitting(cfg.TCP.MaxConnections),
 		MaxPerAddress:    cfg.TCP.MaxPerAddress,
 		MaxSubscriptions: cfg.TCP.MaxSubscriptions,
-		MaxPayload:       int(cfg.TCP.MaxPayload),
-		MaxControlLine:   int(cfg.TCP.MaxControlLine),
 		MaxPending:       int(cfg.TCP.MaxPending),
 		ConnectTimeout:   time.Duration(cfg.TCP.ConnectTimeout),
 		PingInterval:     time.Duration(cfg.TCP.PingInterval),
 		ReceiptTimeout:   time.Duration(cfg.Delivery.ReceiptTimeout),
-		Log:              log.Named("tcp"),
-	})
+	}
 }
 
 // relay makes the window of a list, and what the loop and the TCP server are told

@@ -12,17 +12,22 @@ import (
 // and some to spare.
 const ownFiles = 64
 
-// countFiles holds tcp.max_connections against the limit of open files.
-func (d *daemon) countFiles() {
-	d.connections = d.cfg.TCP.MaxConnections
+// fitting holds tcp.max_connections against the limit of open files, and returns
+// how many connections fit.
+func (d *daemon) fitting(configured int) int {
 	files, err := openFiles()
 	if err != nil {
 		d.log.Warn("can't tell how many files may be open", zap.Error(err))
-		return
+		return configured
 	}
-	if d.connections, d.shortage = fitConnections(d.connections, files); d.shortage != "" {
-		d.log.Warn("too few files may be open for all clients", zap.String("clients", d.shortage))
+	fit, shortage := fitConnections(configured, files)
+	if shortage != "" {
+		d.log.Warn("too few files may be open for all clients", zap.String("clients", shortage))
 	}
+	d.mu.Lock()
+	d.shortage = shortage
+	d.mu.Unlock()
+	return fit
 }
 
 // openFiles is the limit of open files, getrlimit(2). The Go runtime has raised the

@@ -18,7 +18,8 @@ import (
 // reloadable are the keys, or what they begin with, that reload applies.
 var reloadable = []string{
 	"list", "delivery.batch_items", "delivery.batch_bytes", "delivery.window_items", "delivery.memory",
-	"tcp.tls", "tcp.auth", "tcp.user", "drain.timeout", "log.level",
+	"delivery.receipt_timeout", "tcp.max_connections", "tcp.max_connections_per_address", "tcp.max_subscriptions", "tcp.max_pending",
+	"tcp.connect_timeout", "tcp.ping_interval", "tcp.tls", "tcp.auth", "tcp.user", "drain.timeout", "log.level",
 }
 
 // reloadAnswer is a line of reload: how far it is, then what it has done.
@@ -113,6 +114,7 @@ func (d *daemon) reload(ctx context.Context, _ []string, send func(uds.Answer) e
 		return err
 	}
 	d.level.UnmarshalText([]byte(cfg.Log.Level)) // config has checked it
+	d.tcp.SetLimits(d.limits(cfg))
 	a.Disconnected = d.tcp.Reload(sec)
 	d.warnIfOpen()
 	a.State, a.InFlight = "reloaded", 0

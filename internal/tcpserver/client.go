@@ -208,7 +208,7 @@ func (c *client) wakeWriter() {
 // send queues a line for the client.
 func (c *client) send(line string) {
 	c.mu.Lock()
-	slow := c.queue.bytes > c.server.opts.MaxPending
+	slow := c.queue.bytes > c.server.limits.Load().MaxPending
 	if !slow && !c.ended.Load() {
 		put(c.server, &c.queue, line)
 		c.wakeWriter()

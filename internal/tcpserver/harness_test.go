@@ -23,16 +23,18 @@ const patience = 20 * time.Second
 
 func testOptions() Options {
 	return Options{
-		Name:             "test",
-		Version:          "1.2.3",
-		MaxConnections:   100,
-		MaxSubscriptions: 100,
-		MaxPayload:       1 << 20,
-		MaxControlLine:   4096,
-		MaxPending:       16 << 20,
-		ConnectTimeout:   patience,
-		PingInterval:     time.Hour,
-		ReceiptTimeout:   time.Hour,
+		Name:           "test",
+		Version:        "1.2.3",
+		MaxPayload:     1 << 20,
+		MaxControlLine: 4096,
+		Limits: Limits{
+			MaxConnections:   100,
+			MaxSubscriptions: 100,
+			MaxPending:       16 << 20,
+			ConnectTimeout:   patience,
+			PingInterval:     time.Hour,
+			ReceiptTimeout:   time.Hour,
+		},
 	}
 }
 

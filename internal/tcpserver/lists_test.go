@@ -80,3 +80,16 @@ func TestSubscriptionsThatComeAndGoMeanwhileJoinAListOnceAndLeaveIt(t *testing.T
 		}
 	}
 }
+
+func TestLimitsThatChangeDisconnectNobody(t *testing.T) {
+	s, addr := serve(t, testOptions())
+	first := dial(t, addr)
+	fewer := testOptions().Limits
+	fewer.MaxConnections = 1
+	s.SetLimits(fewer)
+	second := dialRaw(t, addr)
+	second.expect("-ERR 'maximum connections exceeded'")
+	first.sync()
+	s.SetLimits(testOptions().Limits)
+	dial(t, addr)
+}

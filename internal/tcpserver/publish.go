@@ -162,7 +162,7 @@ func (s *sender) deliver(sub *subscription, msg message) bool {
 		to.mu.Unlock()
 		return false
 	}
-	if to.queue.bytes > s.server.opts.MaxPending {
+	if to.queue.bytes > s.server.limits.Load().MaxPending {
 		to.mu.Unlock()
 		to.end(endSlow)
 		return false

@@ -89,7 +89,7 @@ func (c *client) leave() {
 
 // readAll reads and obeys commands until the connection ends.
 func (c *client) readAll(from io.Reader) error {
-	c.conn.SetReadDeadline(c.since.Add(c.server.opts.ConnectTimeout))
+	c.conn.SetReadDeadline(c.since.Add(c.server.limits.Load().ConnectTimeout))
 	lim := limits{controlLine: c.server.opts.MaxControlLine, payload: c.server.opts.MaxPayload}
 	buf := make([]byte, firstBuffer)
 	have, need := 0, 1 // bytes in buf; how many it takes to go on
@@ -224,7 +224,7 @@ func (c *client) subscribe(cmd command) {
 	defer c.server.joining.RUnlock()
 	c.mu.Lock()
 	known := c.subs[sub.sid] != nil // keeps its meaning, as in nats-server
-	full := len(c.subs) >= c.server.opts.MaxSubscriptions
+	full := len(c.subs) >= c.server.limits.Load().MaxSubscriptions
 	if !known && !full {
 		c.subs[sub.sid] = sub
 	}

@@ -102,19 +102,30 @@ type Options struct {
 
 	Security Security // until Reload
 
+	MaxPayload     int // bytes of a message, headers included
+	MaxControlLine int // bytes of a command's arguments
+
+	Limits // until SetLimits
+
+	Log *zap.Logger // nil means none
+}
+
+// Limits are those that may change while clients are connected.
+type Limits struct {
 	MaxConnections   int
 	MaxPerAddress    int // connections of one IP address; 0 means no bound
 	MaxSubscriptions int // of one client
-	MaxPayload       int // bytes of a message, headers included
-	MaxControlLine   int // bytes of a command's arguments
 	MaxPending       int // bytes queued for one client, list items not counted
 
 	ConnectTimeout time.Duration // from accept to CONNECT, with the TLS handshake in between
 	PingInterval   time.Duration // between PINGs; two without an answer end the connection
 	ReceiptTimeout time.Duration // without progress while something is owed
-
-	Log *zap.Logger // nil means none
 }
+
+// SetLimits puts other limits in the place of the present ones. Nobody is
+// disconnected for that: who has more already keeps it. A client's next PING is
+// sent when it was due before.
+func (s *Server) SetLimits(l Limits) { s.limits.Store(&l) }
 
 // Server accepts clients and carries messages to them. Its methods may be
 // called from any goroutine.
@@ -135,7 +146,8 @@ type Server struct {
 	wg        sync.WaitGroup   // the goroutines of clients
 
 	security atomic.Pointer[Security] // stored with mu held
-	lists    atomic.Pointer[lists]    // stored with joining held
+	limits   atomic.Pointer[Limits]
+	lists    atomic.Pointer[lists] // stored with joining held
 
 	// joining is held for reading while a subscription begins or ends and while an
 	// item is acknowledged, and for writing while a list is added or removed. So each
@@ -211,6 +223,7 @@ func New(opts Options) *Server {
 	}
 	s.services = newServices(s.id, opts.Version, opts.Services)
 	s.security.Store(&opts.Security)
+	s.SetLimits(opts.Limits)
 	all := &lists{}
 	for _, l := range opts.Lists {
 		all = all.with(l)
@@ -290,11 +303,11 @@ func (s *Server) admit(conn net.Conn) {
 	}
 	s.lastID++
 	c := newClient(s, s.lastID, conn)
-	limit := ""
+	limit, bounds := "", s.limits.Load()
 	switch {
-	case len(s.clients) >= s.opts.MaxConnections:
+	case len(s.clients) >= bounds.MaxConnections:
 		limit = "max_connections"
-	case s.opts.MaxPerAddress > 0 && c.ip != "" && s.addresses[c.ip] >= s.opts.MaxPerAddress:
+	case bounds.MaxPerAddress > 0 && c.ip != "" && s.addresses[c.ip] >= bounds.MaxPerAddress:
 		limit = "max_connections_per_address"
 	}
 	if limit != "" {

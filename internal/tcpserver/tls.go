@@ -54,7 +54,7 @@ func (t *tlsConn) suffices(sec *Security) bool {
 // shake does the handshake, behind INFO where that comes first. The writer waits
 // for ready, which is the caller's to close.
 func (c *client) shake() error {
-	c.conn.SetDeadline(c.since.Add(c.server.opts.ConnectTimeout))
+	c.conn.SetDeadline(c.since.Add(c.server.limits.Load().ConnectTimeout))
 	if !c.tls.first {
 		if _, err := c.conn.Write(c.infoLine(false)); err != nil {
 			return err

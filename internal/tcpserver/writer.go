@@ -113,7 +113,7 @@ func (c *client) sleep(owing bool) {
 	}
 }
 
-func (c *client) lookInterval() time.Duration { return c.server.opts.ReceiptTimeout / looks }
+func (c *client) lookInterval() time.Duration { return c.server.limits.Load().ReceiptTimeout / looks }
 
 // tick looks for clients that make no progress or do not answer.
 func (c *client) tick() {
@@ -122,7 +122,7 @@ func (c *client) tick() {
 	owing := c.owed > 0
 	pingDue := !now.Before(c.nextPing)
 	if pingDue {
-		c.nextPing = now.Add(c.server.opts.PingInterval)
+		c.nextPing = now.Add(c.server.limits.Load().PingInterval)
 		if c.pinged {
 			c.unanswered++
 		} else {
@@ -158,9 +158,9 @@ func (c *client) stuck(now time.Time) bool {
 		if c.pingThere.IsZero() {
 			c.pingThere = now
 		}
-		return now.Sub(c.pingThere) >= c.server.opts.ReceiptTimeout
+		return now.Sub(c.pingThere) >= c.server.limits.Load().ReceiptTimeout
 	}
-	return now.Sub(c.progress) >= c.server.opts.ReceiptTimeout
+	return now.Sub(c.progress) >= c.server.limits.Load().ReceiptTimeout
 }
 
 // owe notes that n items more are to be confirmed. mu is held.
