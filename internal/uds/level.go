@@ -25,7 +25,7 @@ type peer struct {
 }
 
 // peerOf asks the kernel (SO_PEERCRED, unix(7)) who connected. Root and the
-// daemon's own user are Admin, others Operator, those the kernel does not know
+// daemon's own user are Admin, others Operator, where the kernel says nothing
 // User; nobody is above the ceiling.
 func peerOf(c net.Conn, ceiling Level) peer {
 	unknown := peer{pid: -1, uid: -1}
@@ -46,18 +46,12 @@ func peerOf(c net.Conn, ceiling Level) peer {
 	return peer{pid: int(cred.Pid), uid: int(cred.Uid), level: min(levelOf(cred.Uid, uint32(os.Geteuid())), ceiling)}
 }
 
-// levelOf is the level of a user to a daemon that runs as the user own.
+// levelOf is the level of a user to a daemon that runs as the user own. In a user
+// namespace (systemd's PrivateUsers=) the others all have the number 65534,
+// user_namespaces(7): that the socket's mode let them in is what counts.
 func levelOf(uid, own uint32) Level {
-	switch uid {
-	case 0, own:
+	if uid == 0 || uid == own {
 		return Admin
-	case overflowUID:
-		return User
-	default:
-		return Operator
 	}
+	return Operator
 }
-
-// overflowUID is what the kernel says for a user that has no number in this
-// user namespace: user_namespaces(7). It is also that of nobody.
-const overflowUID = 65534

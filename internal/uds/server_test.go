@@ -665,7 +665,7 @@ func TestLevelsOfUsers(t *testing.T) {
 		uid, own uint32
 		want     Level
 	}{
-		{0, 990, Admin}, {990, 990, Admin}, {1000, 990, Operator}, {overflowUID, 990, User}, {1000, 0, Operator},
+		{0, 990, Admin}, {990, 990, Admin}, {1000, 990, Operator}, {65534, 990, Operator}, {1000, 0, Operator},
 	} {
 		if got := levelOf(test.uid, test.own); got != test.want {
 			t.Errorf("user %d has the level %v to the daemon of user %d, want %v", test.uid, got, test.own, test.want)

@@ -328,3 +328,38 @@ func TestItCanWriteNowhereButInItsOwnFolder(t *testing.T) {
 		t.Errorf("it can write in:\n%s", got)
 	}
 }
+
+func TestLevelsFollowTheSocketAndTheUser(t *testing.T) {
+	prepare(t, "")
+	sh(t, "systemctl start edged")
+	sh(t, "id member 2>/dev/null || useradd --no-create-home --groups edged member")
+	ask := func(user, socket, command string) string {
+		return sh(t, fmt.Sprintf("echo '%s' | runuser -u %s -- socat -t5 - UNIX-CONNECT:/run/edged/%s.sock 2>&1 | tail -n 1", command, user, socket))
+	}
+	for _, c := range []struct{ user, socket, command, want string }{
+		{"member", "control", "pause events", "OK"},
+		{"member", "control", "resume events", "OK"},
+		{"member", "control", "reload", "needs the level admin"},
+		{"nobody", "control", "status", "Permission denied"},
+		{"nobody", "status", "status", "OK"},
+		{"nobody", "status", "pause events", "needs the level operator"},
+		{"root", "status", "pause events", "needs the level operator"},
+		{"root", "control", "reload", "OK"},
+	} {
+		if got := ask(c.user, c.socket, c.command); !strings.Contains(got, c.want) {
+			t.Errorf("%s to the %s socket, %s: %q, want %q", c.user, c.socket, c.command, got, c.want)
+		}
+	}
+}
+
+func TestTheJournalHasFieldsToAskFor(t *testing.T) {
+	prepare(t, "")
+	sh(t, "redis-cli set events 'no list'; systemctl start edged")
+	count := func(match string) string {
+		return "journalctl --no-pager -o cat -u edged " + match + " | wc -l"
+	}
+	await(t, "1", count("EDGED_LIST=events PRIORITY=3"))
+	await(t, "1", count("MESSAGE_ID=0f9f2b9c6ff24d3f8a8b8e6a0c6f4a51 EDGED_EVENT=started PRIORITY=6"))
+	sh(t, "systemctl stop edged")
+	await(t, "1", count("MESSAGE_ID=5b1a3f1e2f6e4c4e9a57b9c3b2a7d60e EDGED_EVENT=draining"))
+}
