@@ -49,9 +49,11 @@ func serveInProcess(f *testing.F) (address string) {
 		f.Fatal(err)
 	}
 	s := tcpserver.New(tcpserver.Options{
-		Name: "fuzz", Version: "1.2.3", MaxConnections: 1000, MaxSubscriptions: 1000,
-		MaxPayload: 1 << 20, MaxControlLine: 4096, MaxPending: 64 << 20,
-		ConnectTimeout: time.Hour, PingInterval: time.Hour, ReceiptTimeout: time.Hour,
+		Name: "fuzz", Version: "1.2.3", MaxPayload: 1 << 20, MaxControlLine: 4096,
+		Limits: tcpserver.Limits{
+			MaxConnections: 1000, MaxSubscriptions: 1000, MaxPending: 64 << 20,
+			ConnectTimeout: time.Hour, PingInterval: time.Hour, ReceiptTimeout: time.Hour,
+		},
 	})
 	served := make(chan error, 1)
 	go func() { served <- s.Serve(ln) }()
