@@ -52,7 +52,7 @@ install: build man ## install edged, unit, configuration, manual, completion (DE
 build-armv7: ## build bin/edged-armv7 for a 32-bit one
 	GOOS=linux GOARCH=arm GOARM=7 $(BUILD) -o bin/edged-armv7 ./cmd/edged
 
-test: tools build ## run all tests with -race; installs redis-server, socat, Node.js packages
+test: tools build ## run all tests with -race; installs what they need
 	cd test/js && npm ci --silent --no-audit --no-fund
 	CGO_ENABLED=1 go test -race ./...
 	cd test && CGO_ENABLED=1 go test -race -count=1 ./...

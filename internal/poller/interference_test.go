@@ -31,63 +31,46 @@ type splitter struct {
 }
 
 func newSplitter(t *testing.T, s *redistest.Server) *splitter {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	n := &splitter{address: l.Addr().String()}
-	var all sync.WaitGroup
-	t.Cleanup(func() { l.Close(); all.Wait() })
-	all.Go(func() {
-		for {
-			client, err := l.Accept()
-			if err != nil {
-				return
-			}
-			c, err := net.Dial("unix", strings.TrimPrefix(s.Address(), "unix://"))
-			if err != nil {
-				client.Close()
-				continue
-			}
-			server := c.(*net.UnixConn)
-			all.Go(func() {
-				buf := make([]byte, 64<<10)
-				for {
-					got, err := client.Read(buf)
-					p := buf[:got]
-					if f := n.cut.Load(); f != nil && got > 0 {
-						if at, between := (*f)(p); at >= 0 {
-							server.Write(p[:at])
-							between()
-							p = p[at:]
-						}
-					}
-					server.Write(p)
-					if err != nil {
-						server.CloseWrite()
-						return
-					}
-				}
-			})
-			all.Go(func() {
-				defer client.Close()
-				defer server.Close()
-				buf := make([]byte, 64<<10)
-				gone := false
-				for {
-					got, err := server.Read(buf)
-					if !gone {
-						_, werr := client.Write(buf[:got])
-						gone = werr != nil
-					}
-					if err != nil {
-						return
-					}
-				}
-			})
-		}
-	})
+	n := &splitter{}
+	n.address = inFrontOf(t, s, n.requests, n.replies)
 	return n
+}
+
+func (n *splitter) requests(server *net.UnixConn, client net.Conn, _ <-chan struct{}) {
+	buf := make([]byte, 64<<10)
+	for {
+		got, err := client.Read(buf)
+		p := buf[:got]
+		if f := n.cut.Load(); f != nil && got > 0 {
+			if at, between := (*f)(p); at >= 0 {
+				server.Write(p[:at])
+				between()
+				p = p[at:]
+			}
+		}
+		server.Write(p)
+		if err != nil {
+			server.CloseWrite()
+			return
+		}
+	}
+}
+
+func (n *splitter) replies(client, server net.Conn) {
+	defer client.Close()
+	defer server.Close()
+	buf := make([]byte, 64<<10)
+	gone := false
+	for {
+		got, err := server.Read(buf)
+		if !gone {
+			_, werr := client.Write(buf[:got])
+			gone = werr != nil
+		}
+		if err != nil {
+			return
+		}
+	}
 }
 
 // withoutRun prepares a loop whose turns the test takes.

@@ -24,11 +24,19 @@ type network struct {
 }
 
 func newNetwork(t *testing.T, s *redistest.Server) *network {
+	n := &network{t: t, kept: make(chan func(), 1)}
+	n.address = inFrontOf(t, s, n.requests, n.replies)
+	return n
+}
+
+// inFrontOf listens in a server's place, and has each connection's requests and
+// replies carried by these; answered is closed when no more replies come.
+func inFrontOf(t *testing.T, s *redistest.Server,
+	requests func(server *net.UnixConn, client net.Conn, answered <-chan struct{}), replies func(client, server net.Conn)) (address string) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := &network{t: t, address: l.Addr().String(), kept: make(chan func(), 1)}
 	var all sync.WaitGroup
 	t.Cleanup(func() { l.Close(); all.Wait() })
 	all.Go(func() {
@@ -43,11 +51,11 @@ func newNetwork(t *testing.T, s *redistest.Server) *network {
 				continue
 			}
 			answered := make(chan struct{})
-			all.Go(func() { n.requests(server.(*net.UnixConn), client, answered) })
-			all.Go(func() { defer close(answered); n.replies(client, server) })
+			all.Go(func() { requests(server.(*net.UnixConn), client, answered) })
+			all.Go(func() { defer close(answered); replies(client, server) })
 		}
 	})
-	return n
+	return l.Addr().String()
 }
 
 func (n *network) requests(server *net.UnixConn, client net.Conn, answered <-chan struct{}) {
@@ -74,7 +82,7 @@ func (n *network) requests(server *net.UnixConn, client net.Conn, answered <-cha
 	}
 }
 
-func (n *network) replies(client net.Conn, server io.Reader) {
+func (n *network) replies(client, server net.Conn) {
 	defer client.Close()
 	buf := make([]byte, 64<<10)
 	for {
