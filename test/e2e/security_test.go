@@ -228,13 +228,14 @@ func TestNatsGoComesBackWhenThereIsRoomAgain(t *testing.T) {
 func TestMicroFindsTheDaemonsServicesAndOthers(t *testing.T) {
 	d := startEdged(t, redistest.Start(t))
 	nc := connect(t, d)
-	other, err := micro.AddService(connect(t, d), micro.Config{Name: "doubler", Version: "1.0.0", Endpoint: &micro.EndpointConfig{
+	theirs := connect(t, d)
+	other, err := micro.AddService(theirs, micro.Config{Name: "doubler", Version: "1.0.0", Endpoint: &micro.EndpointConfig{
 		Subject: "double", Handler: micro.HandlerFunc(func(r micro.Request) { r.Respond(append(r.Data(), r.Data()...)) }),
 	}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	// The service's own subscriptions stand when a request to it is answered.
+	flush(t, theirs) // the service's subscriptions stand
 	if _, err := nc.Request("double", []byte("a"), patience); err != nil {
 		t.Fatal(err)
 	}
