@@ -635,7 +635,8 @@ func fanOut(t *testing.T, s *server) string {
 func services(t *testing.T, s *server) string {
 	nc := connect(t, s)
 	for range 2 {
-		svc, err := micro.AddService(connect(t, s), micro.Config{
+		theirs := connect(t, s)
+		svc, err := micro.AddService(theirs, micro.Config{
 			Name: "adder", Version: "1.0.0",
 			Endpoint: &micro.EndpointConfig{Subject: "add.one", Handler: micro.HandlerFunc(func(r micro.Request) {
 				if len(r.Data()) == 0 {
@@ -649,6 +650,7 @@ func services(t *testing.T, s *server) string {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { svc.Stop() })
+		flush(t, theirs) // its subscriptions stand
 	}
 	var saw []string
 	for _, payload := range []string{"1", ""} {
