@@ -4,12 +4,19 @@
 // A Batch is a run of consecutive items of one list. Once made it never
 // changes, so any number of goroutines share it without a lock; only the cache
 // of its encodings has one. The package does no I/O and starts no goroutine.
+//
+// Memory is used again: whoever keeps a batch holds a reference, and the last
+// Release gives the bytes back to the Pool they came from. A reference that is
+// never released costs nothing but that: the garbage collector finds the batch.
+// One that is released too early does harm, so only the plain way releases, and
+// all others may forget to.
 package batch
 
 import (
-	"bytes"
 	"errors"
+	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -17,8 +24,10 @@ import (
 type Batch struct {
 	subject string
 	first   uint64
-	data    []byte
-	ends    []int
+	memory  *Memory
+	size    int
+	origin  *Batch // whose memory it is, for one item of another batch
+	refs    atomic.Int32
 
 	taken   time.Time // explicit lists only, as tries
 	tries   int
@@ -33,22 +42,46 @@ type keyed struct {
 	*Encoding
 }
 
-// New makes a batch of the items that stand one behind the other in data;
-// ends[i] is the offset behind item i. The first item has sequence number
-// first, the others follow it. data and ends belong to the batch from then on.
-func New(subject string, first uint64, data []byte, ends []int) *Batch {
-	return &Batch{subject: subject, first: first, data: data, ends: ends}
+// New makes a batch of the items in m; each must stand in m.Data with CR LF
+// behind it. The first item has sequence number first, the others follow it. m
+// belongs to the batch from then on; the caller holds a reference.
+func New(subject string, first uint64, m *Memory) *Batch {
+	b := &Batch{subject: subject, first: first, memory: m}
+	for _, s := range m.Spans {
+		b.size += s.Len()
+	}
+	b.refs.Store(1)
+	return b
 }
 
 // Of makes a batch of a few items; it copies them.
 func Of(subject string, first uint64, items ...[]byte) *Batch {
-	var data []byte
-	ends := make([]int, 0, len(items))
+	m := new(Memory)
 	for _, item := range items {
-		data = append(data, item...)
-		ends = append(ends, len(data))
+		m.Add(item)
 	}
-	return New(subject, first, data, ends)
+	return New(subject, first, m)
+}
+
+// Retain takes a reference more.
+func (b *Batch) Retain() { b.refs.Add(1) }
+
+// Release gives a reference back. Whoever does so does not use the batch any more.
+func (b *Batch) Release() {
+	switch n := b.refs.Add(-1); {
+	case n > 0:
+		return
+	case n < 0:
+		panic("batch: released more often than retained")
+	case b.origin != nil:
+		b.origin.Release()
+	default:
+		b.memory.Free()
+	}
+	for _, e := range b.encodings {
+		e.memory.Free()
+	}
+	b.memory, b.encodings = nil, nil
 }
 
 // Explicit makes b a batch whose items are acknowledged one by one, each by
@@ -60,19 +93,24 @@ func (b *Batch) Explicit(taken time.Time, pending int64) *Batch {
 	return b
 }
 
-// Again is a batch of item i of b alone, for its n-th delivery.
+// Again is a batch of item i of b alone, for its n-th delivery. The caller holds a
+// reference to it, and it one to b.
 func (b *Batch) Again(i, n int) *Batch {
-	item := b.Item(i)
-	return &Batch{
-		subject: b.subject, first: b.first + uint64(i), data: item, ends: []int{len(item)},
-		taken: b.taken, tries: n, pending: b.pending,
+	b.Retain()
+	again := &Batch{
+		subject: b.subject, first: b.first + uint64(i), origin: b, size: len(b.Item(i)),
+		memory: &Memory{Data: b.memory.Data, Spans: b.memory.Spans[i : i+1]},
+		taken:  b.taken, tries: n, pending: b.pending,
 	}
+	again.refs.Store(1)
+	return again
 }
 
-// Alone is a batch of item i of b alone, in a buffer of its own.
+// Alone is a batch of item i of b alone, in a buffer of its own. The caller holds
+// a reference to it.
 func (b *Batch) Alone(i int) *Batch {
-	alone := b.Again(i, b.tries)
-	alone.data = bytes.Clone(alone.data)
+	alone := Of(b.subject, b.first+uint64(i), b.Item(i))
+	alone.taken, alone.tries, alone.pending = b.taken, b.tries, b.pending
 	return alone
 }
 
@@ -95,37 +133,76 @@ func (b *Batch) Subject() string { return b.subject }
 func (b *Batch) First() uint64 { return b.first }
 
 // Next is the sequence number behind the last item.
-func (b *Batch) Next() uint64 { return b.first + uint64(len(b.ends)) }
+func (b *Batch) Next() uint64 { return b.first + uint64(b.Len()) }
 
 // Len is the number of items.
-func (b *Batch) Len() int { return len(b.ends) }
+func (b *Batch) Len() int { return len(b.memory.Spans) }
 
 // Size is the number of bytes in all items together.
-func (b *Batch) Size() int { return len(b.data) }
+func (b *Batch) Size() int { return b.size }
+
+// Large tells whether the items are so large that they are not copied into an
+// encoding.
+func (b *Batch) Large() bool { return IsLarge(b.size, b.Len()) }
+
+// IsLarge tells whether n items of size bytes in all are Large.
+func IsLarge(size, n int) bool { return size >= n*largeItem }
+
+const (
+	// largeItem is from how many bytes on, on average, a piece more in a system
+	// call is cheaper than a copy.
+	largeItem = 4 << 10
+	// largeHeader is what the encoding of a large item takes, in bytes: its header
+	// and its place.
+	largeHeader = 128
+)
+
+// Held is how many bytes the batch takes with so many encodings.
+func (b *Batch) Held(encodings int) int {
+	if b.Large() {
+		return b.size + encodings*b.Len()*largeHeader
+	}
+	return b.size * (1 + encodings)
+}
+
+// Room is how many bytes of items memory has room for with so many encodings, and
+// how many where they are Large.
+func Room(memory, encodings int) (bytes, large int) {
+	return memory / (1 + encodings), memory / (largeItem + encodings*largeHeader) * largeItem
+}
 
 // Item returns item i, counted from 0. The caller must not change it.
-func (b *Batch) Item(i int) []byte {
-	start := 0
-	if i > 0 {
-		start = b.ends[i-1]
-	}
-	return b.data[start:b.ends[i]:b.ends[i]]
-}
+func (b *Batch) Item(i int) []byte { return b.memory.Bytes(i) }
 
-// Encoding is a batch in the form a server writes: the frames of its items one
-// behind the other, Ends[i] being the offset behind the frame of item i.
+// Encoding is a batch in the form a server writes: for each item a frame.
 type Encoding struct {
-	Data []byte
-	Ends []int
+	memory *Memory
+	items  *Memory // of the batch, where memory has only what stands in front of them
 }
 
-// Span returns the frames of the items from (included) to to (excluded).
-func (e *Encoding) Span(from, to int) []byte {
-	start := 0
-	if from > 0 {
-		start = e.Ends[from-1]
+// NewEncoding makes an encoding whose frames are the spans of m. Where the items of
+// b are Large a frame is what stands in front of the item, which is followed by CR LF.
+func NewEncoding(b *Batch, m *Memory) *Encoding {
+	e := &Encoding{memory: m}
+	if b.Large() {
+		e.items = b.memory
 	}
-	return e.Data[start:e.Ends[to-1]]
+	return e
+}
+
+// Append appends the frames of the items from (included) to to (excluded) to
+// bufs, and tells how many bytes they are.
+func (e *Encoding) Append(bufs net.Buffers, from, to int) (_ net.Buffers, size int) {
+	if e.items == nil {
+		frames := e.memory.Data[e.memory.Spans[from].From:e.memory.Spans[to-1].To]
+		return append(bufs, frames), len(frames)
+	}
+	for i := from; i < to; i++ {
+		header, item := e.memory.Bytes(i), e.items.line(i)
+		bufs = append(bufs, header, item)
+		size += len(header) + len(item)
+	}
+	return bufs, size
 }
 
 // Encoded returns the batch's encoding under key. The first call for a key
@@ -143,12 +220,16 @@ func (b *Batch) Encoded(key string, encode func(*Batch) *Encoding) *Encoding {
 	return e
 }
 
+// Memory returns memory for an encoding of so many bytes.
+func (b *Batch) Memory(size int) *Memory { return b.memory.pool.Get(size, b.Len()) }
+
 // Plan is what the relay lets the loop do next with a list.
 type Plan struct {
 	Head   uint64 // what is below may be removed from Redis
 	Next   uint64 // the item to take next
 	Items  int    // how many items may be taken now; 0 means none
 	Bytes  int    // how many bytes they may have; at least 1 where Items is not 0
+	Large  int    // how many where they are Large; no less than Bytes
 	Active bool   // somebody is there to receive
 }
 
@@ -159,6 +240,7 @@ type Member interface {
 	// member that takes fewer than it was handed wants no more: it is finished,
 	// and what it took stays owed. It is called with the relay's lock held, must
 	// not block and must not call the relay back. receipt covers what was taken.
+	// To keep b it retains it.
 	Deliver(b *Batch, from, to int, receipt Receipt) (taken int)
 }
 

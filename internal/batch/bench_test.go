@@ -2,20 +2,20 @@ package batch
 
 import "testing"
 
-func items(n int) (data []byte, ends []int) {
-	data, ends = make([]byte, n*256), make([]int, n)
-	for i := range ends {
-		ends[i] = (i + 1) * 256
+func items(n int) *Memory {
+	m := new(Memory)
+	for range n {
+		m.Add(make([]byte, 256))
 	}
-	return data, ends
+	return m
 }
 
 // BenchmarkBatch makes a batch of 500 items and looks at each.
 func BenchmarkBatch(b *testing.B) {
-	data, ends := items(500)
+	m := items(500)
 	b.ReportAllocs()
 	for b.Loop() {
-		bt := New("events", 0, data, ends)
+		bt := New("events", 0, m)
 		for i := range bt.Len() {
 			if len(bt.Item(i)) != 256 {
 				b.Fatal(i)
@@ -26,7 +26,7 @@ func BenchmarkBatch(b *testing.B) {
 
 // BenchmarkEncoded asks for an encoding that exists, as all clients but the first do.
 func BenchmarkEncoded(b *testing.B) {
-	bt := New("events", 0, nil, nil)
+	bt := New("events", 0, new(Memory))
 	encode := func(*Batch) *Encoding { return &Encoding{} }
 	bt.Encoded("1", encode)
 	b.ReportAllocs()
@@ -36,8 +36,8 @@ func BenchmarkEncoded(b *testing.B) {
 }
 
 func TestABatchCostsNoAllocationAnItemOrAClient(t *testing.T) {
-	data, ends := items(500)
-	bt := New("events", 0, data, ends)
+	m := items(500)
+	bt := New("events", 0, m)
 	encode := func(*Batch) *Encoding { return &Encoding{} }
 	bt.Encoded("1", encode)
 	allocs := testing.AllocsPerRun(100, func() {

@@ -10,7 +10,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/redis/go-redis/v9"
 	"go.uber.org/zap"
 
 	"edged/internal/batch"
@@ -61,6 +60,20 @@ type lane struct {
 
 // firstRead is how many items are asked for while their size is not known.
 const firstRead = 32
+
+// replyHeader is more than stands in front of an item in a reply, and behind it.
+const replyHeader = 16
+
+// fill gives g memory for as many items as the next read may ask for, at most most
+// and at least one, and returns how many that are.
+func (s *lane) fill(g *gather, most int) (ask int) {
+	ask = min(most, s.loop.opts.BatchItems, s.limit)
+	if s.most > 0 {
+		ask = max(1, min(ask, min(g.bound(1, s.most), s.loop.opts.BatchBytes)/s.most))
+	}
+	g.memory = s.loop.pool.Get(ask*(s.most+replyHeader)+replyHeader, ask)
+	return ask
+}
 
 // lookWait is the least time between two looks at a list that nobody takes from,
 // however busy its producers are.
@@ -127,17 +140,14 @@ func (s *lane) schedule(now time.Time, takes bool) {
 }
 
 // verdict reads what a script said about lease, head and removals.
-func (s *lane) verdict(cmd *redis.Cmd, err error, now time.Time) (what string, _ error) {
-	if err == nil {
-		err = cmd.Err()
-	}
+func (s *lane) verdict(reply any, err error, now time.Time) (what string, _ error) {
 	if err != nil && strings.HasPrefix(err.Error(), "NOSCRIPT") {
 		return "", errNoScript
 	}
 	if err != nil {
 		return "", err
 	}
-	v, _ := cmd.Slice()
+	v, _ := reply.([]any)
 	if len(v) != 4 {
 		return "", errors.New("unexpected reply from the guard script")
 	}

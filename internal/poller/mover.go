@@ -137,10 +137,9 @@ func (m *mover) large() bool {
 
 func (m *mover) unremoved() int { return len(m.list.Explicit.Settled(maxSettle)) }
 
-// settleCmd makes the script's call: it holds the lease, and removes of what is
-// held what is settled or can't be delivered. gone are the places of what it
-// removes.
-func (m *mover) settleCmd(ctx context.Context, now time.Time, held []moved, settled []batch.Settlement) (cmd *redis.Cmd, gone []uint64, buried int, err error) {
+// settle is the script's call: it holds the lease, and removes of what is held what
+// is settled or can't be delivered. gone are the places of what it removes.
+func (m *mover) settle(now time.Time, held []moved, settled []batch.Settlement) (words []any, gone []uint64, buried int, err error) {
 	o := &m.loop.opts
 	instead, renew := "", "0"
 	if m.fresh {
@@ -183,12 +182,18 @@ func (m *mover) settleCmd(ctx context.Context, now time.Time, held []moved, sett
 	if m.attempt += 2; len(gone) > 0 {
 		m.ask(gone)
 	}
-	args := []any{"EVALSHA", settle.Hash(), len(m.keys)}
+	words = append(m.script(settle), m.loop.holder, instead, o.Lease.Milliseconds(), renew, o.Instance,
+		m.tomb, m.serial, m.attempt, front, len(held))
+	return append(words, others...), gone, buried, nil
+}
+
+// script begins the call of a script that gets all keys.
+func (m *mover) script(script *redis.Script) []any {
+	words := []any{"EVALSHA", script.Hash(), len(m.keys)}
 	for _, key := range m.keys {
-		args = append(args, key)
+		words = append(words, key)
 	}
-	args = append(args, m.loop.holder, instead, o.Lease.Milliseconds(), renew, o.Instance, m.tomb, m.serial, m.attempt, front, len(held))
-	return redis.NewCmd(ctx, append(args, others...)...), gone, buried, nil
+	return words
 }
 
 // ask notes what the call under way is to remove.
@@ -201,9 +206,9 @@ func (m *mover) ask(places []uint64) {
 
 // judge is verdict, but says "lost" also where a call that said so got no answer:
 // the last removal has a number then that none has.
-func (m *mover) judge(cmd *redis.Cmd, err error, now time.Time) (string, error) {
+func (m *mover) judge(reply any, err error, now time.Time) (string, error) {
 	before := m.serial
-	what, err := m.verdict(cmd, err, now)
+	what, err := m.verdict(reply, err, now)
 	asked := func(r removal) bool { return r.serial == m.serial }
 	if err == nil && what != "standby" && m.serial != before && !slices.ContainsFunc(m.asked, asked) {
 		what = "lost"
@@ -214,36 +219,53 @@ func (m *mover) judge(cmd *redis.Cmd, err error, now time.Time) (string, error) 
 // exchange is the round trip of delivery: remove what is settled, take what
 // comes next.
 func (m *mover) exchange(ctx context.Context, now time.Time, plan batch.Plan, settled []batch.Settlement, read bool) error {
-	cmd, gone, buried, err := m.settleCmd(ctx, now, m.held, settled)
+	w, err := m.conn.open(ctx, m.list.Key)
 	if err != nil {
 		return err
 	}
-	pipe := m.conn.client.Pipeline()
-	pipe.Process(ctx, cmd)
-	got := newTaken(m.seed, m.loop.opts.MaxPayload, plan.Bytes, 0)
-	var length *redis.IntCmd
-	reply := listReply{sink: got, started: !m.full}
+	words, gone, buried, err := m.settle(now, m.held, settled)
+	if err != nil {
+		return err
+	}
+	w.command(words...)
+	got := m.taken(plan, 0)
+	read = read && m.owner
 	ask := 0
-	if read = read && m.owner; read {
-		ask = min(plan.Items, m.loop.opts.BatchItems, m.limit)
-		if most := min(plan.Bytes, m.loop.opts.BatchBytes); m.most > 0 {
-			ask = max(1, min(ask, most/m.most))
-		}
-		m.take(ctx, pipe, &reply, ask)
+	if read {
+		ask = m.fill(&got.gather, plan.Items)
+		m.take(w, ask)
 		// Taking ends Redis's tracking of the list for this connection; asking for
 		// its length begins it again.
-		length = pipe.LLen(ctx, m.list.Key)
+		w.command("LLEN", m.list.Key)
 	}
-	_, err = pipe.Exec(ctx)
-	if reply.err != nil && strings.HasPrefix(reply.err.Error(), "OOM") && !m.full {
+	if err := w.send(ctx, got.memory); err != nil {
+		return err
+	}
+	reply, err := w.value()
+	if err := broken(err); err != nil {
+		return err
+	}
+	var refused error
+	var length any
+	end := err
+	if read {
+		if refused = m.taking(w, got, ask); broken(refused) != nil {
+			return refused
+		}
+		length, end = w.value()
+	}
+	if err := w.finish(end); err != nil {
+		return err
+	}
+	if refused != nil && strings.HasPrefix(refused.Error(), "OOM") && !m.full {
 		m.full = true // from now on by script; the removal may have been carried out
 		m.unsure = true
 		return nil
 	}
-	if reply.err != nil {
-		return reply.err
+	if refused != nil {
+		return refused
 	}
-	what, err := m.judge(cmd, err, now)
+	what, err := m.judge(reply, err, now)
 	if err != nil {
 		return err
 	}
@@ -268,25 +290,21 @@ func (m *mover) exchange(ctx context.Context, now time.Time, plan batch.Plan, se
 		}
 	}
 	if read {
-		m.limit, m.most = max(2*len(got.ends), firstRead), got.most
-		m.more = length.Val() > 0
+		n, _ := length.(int64)
+		m.limit, m.most = max(2*len(got.items), firstRead), got.most
+		m.more = n > 0
 		m.mu.Lock()
-		m.status.Backlog = length.Val()
+		m.status.Backlog = n
 		m.mu.Unlock()
 		m.hold(got, 0)
 	}
 	return nil
 }
 
-// take adds to a pipeline what moves n items.
-func (m *mover) take(ctx context.Context, pipe redis.Pipeliner, reply *listReply, n int) {
+// take sends what moves n items.
+func (m *mover) take(w *wire, n int) {
 	if m.full {
-		args := []any{"EVALSHA", takeFull.Hash(), len(m.keys)}
-		for _, key := range m.keys {
-			args = append(args, key)
-		}
-		pipe.Process(ctx, redis.NewRawWriteToCmd(ctx, reply, append(args, m.side(), n)...))
-		m.full = false // try again without
+		w.command(append(m.script(takeFull), m.side(), n)...)
 		return
 	}
 	from := "LEFT"
@@ -294,8 +312,24 @@ func (m *mover) take(ctx context.Context, pipe redis.Pipeliner, reply *listReply
 		from = "RIGHT"
 	}
 	for range n {
-		pipe.Process(ctx, redis.NewRawWriteToCmd(ctx, reply, "LMOVE", m.list.Key, m.keys[3], from, "RIGHT"))
+		w.command("LMOVE", m.list.Key, m.keys[3], from, "RIGHT")
 	}
+}
+
+// taking reads what take has moved. An error that is a reply is the first of them.
+func (m *mover) taking(w *wire, got *taken, n int) (refused error) {
+	if m.full {
+		m.full = false // try again without
+		return w.items(got)
+	}
+	for range n {
+		if _, err := w.item(got); broken(err) != nil {
+			return err
+		} else if refused == nil {
+			refused = err
+		}
+	}
+	return refused
 }
 
 // hold keeps what was taken, from item at on, and offers it to the relay. What
@@ -326,18 +360,21 @@ func (m *mover) hold(got *taken, at int) {
 		m.held = append(m.held, x)
 	}
 	if kept > 0 {
-		m.list.Explicit.Offer(batch.New(m.list.Subject, first, got.data, got.ends).Explicit(time.Now(), backlog))
+		b := batch.New(m.list.Subject, first, got.memory).Explicit(time.Now(), backlog)
+		m.list.Explicit.Offer(b)
+		b.Release()
 	}
 }
 
 // recover gives back what an earlier life of this instance left in flight, and
 // what this one lost hold of.
 func (m *mover) recover(ctx context.Context, now time.Time) error {
-	cmd, _, _, err := m.settleCmd(ctx, now, nil, nil)
+	words, _, _, err := m.settle(now, nil, nil)
 	if err != nil {
 		return err
 	}
-	what, err := m.verdict(cmd, m.conn.client.Process(ctx, cmd), now)
+	reply, err := m.conn.client.Do(ctx, words...).Result()
+	what, err := m.verdict(reply, err, now)
 	if err != nil || what == "standby" {
 		return err
 	}
@@ -423,28 +460,44 @@ func (m *mover) reclaim(ctx context.Context) error {
 // removed by a call whose reply was lost, or given back by another instance;
 // what follows was taken by a call whose reply was lost.
 func (m *mover) find(ctx context.Context, now time.Time) error {
-	check, _, _, err := m.settleCmd(ctx, now, nil, nil)
+	w, err := m.conn.open(ctx, m.list.Key)
 	if err != nil {
 		return err
 	}
-	again, _, _, err := m.settleCmd(ctx, now, nil, nil) // a removal that comes late can come in between
+	words, _, _, err := m.settle(now, nil, nil)
 	if err != nil {
 		return err
 	}
-	got := newTaken(m.seed, m.loop.opts.MaxPayload, m.list.Explicit.Plan().Bytes, len(m.held))
-	reply := listReply{sink: got}
-	pipe := m.conn.client.Pipeline()
-	pipe.Process(ctx, check)
-	pipe.Process(ctx, redis.NewRawWriteToCmd(ctx, &reply, "LRANGE", m.keys[3], 0, -1))
-	pipe.Process(ctx, again)
-	_, err = pipe.Exec(ctx)
-	if reply.err != nil {
-		return reply.err
+	w.command(words...)
+	w.command("LRANGE", m.keys[3], 0, -1)
+	if words, _, _, err = m.settle(now, nil, nil); err != nil { // a removal that comes late can come in between
+		return err
 	}
-	what, err := m.judge(check, err, now)
+	w.command(words...)
+	got := m.taken(m.list.Explicit.Plan(), len(m.held))
+	got.memory = m.loop.pool.Get(0, 0)
+	if err := w.send(ctx, got.memory); err != nil {
+		return err
+	}
+	check, checkErr := w.value()
+	if err := broken(checkErr); err != nil {
+		return err
+	}
+	listErr := w.items(got)
+	if err := broken(listErr); err != nil {
+		return err
+	}
+	again, againErr := w.value()
+	switch err := w.finish(againErr); {
+	case err != nil:
+		return err
+	case listErr != nil:
+		return listErr
+	}
+	what, err := m.judge(check, checkErr, now)
 	serial := m.serial
 	if err == nil && what != "standby" && what != "lost" {
-		what, err = m.judge(again, nil, now)
+		what, err = m.judge(again, againErr, now)
 	}
 	switch {
 	case err != nil:
@@ -574,8 +627,7 @@ func (m *mover) release(ctx context.Context) error {
 		return err
 	}
 	m.unsure = false
-	cmd := redis.NewCmd(ctx, "EVALSHA", release.Hash(), 2, m.keys[0], m.keys[1], m.loop.holder)
-	if err := m.conn.client.Process(ctx, cmd); err != nil {
+	if err := m.conn.client.EvalSha(ctx, release.Hash(), m.keys[:2], m.loop.holder).Err(); err != nil {
 		if strings.HasPrefix(err.Error(), "NOSCRIPT") {
 			return errNoScript
 		}
@@ -586,20 +638,14 @@ func (m *mover) release(ctx context.Context) error {
 }
 
 // taken is the sink for items that were moved. It hashes all but those over
-// maxItem, and keeps the bytes of those from skip on as long as they fit into
-// maxBytes; one always does.
+// maxItem, and of those from skip on it keeps as many as gather would; one always.
 type taken struct {
-	maxItem, maxBytes, skip int
-
+	gather
+	skip  int
 	items []takenItem
-	data  []byte // of those kept
-	ends  []int
-	most  int // bytes of the largest, but for those over maxItem
 
-	hash    maphash.Hash
-	keep    bool // the current item
-	full    bool // one that should have been kept was not
-	scratch [512]byte
+	hash maphash.Hash
+	keep bool // the current item
 }
 
 type takenItem struct {
@@ -608,49 +654,35 @@ type takenItem struct {
 	kept bool
 }
 
-func newTaken(seed maphash.Seed, maxItem, maxBytes, skip int) *taken {
-	t := &taken{maxItem: maxItem, maxBytes: maxBytes, skip: skip}
-	t.hash.SetSeed(seed)
+func (m *mover) taken(plan batch.Plan, skip int) *taken {
+	t := &taken{gather: gather{maxBytes: plan.Bytes, maxLarge: plan.Large, maxItem: m.loop.opts.MaxPayload}, skip: skip}
+	t.hash.SetSeed(m.seed)
 	return t
 }
 
-func (t *taken) begin(size int) {
+func (t *taken) begin(size int) (keep bool) {
 	t.hash.Reset()
 	t.keep = false
-	if size <= t.maxItem && len(t.items) >= t.skip {
-		t.keep = !t.full && (len(t.ends) == 0 || len(t.data)+size <= t.maxBytes)
-		t.full = !t.keep
-	}
-	t.items = append(t.items, takenItem{size: size, kept: t.keep})
 	if size <= t.maxItem {
 		t.most = max(t.most, size)
+		if len(t.items) >= t.skip {
+			t.keep = t.fits(size)
+		}
 	}
-	if free := cap(t.data) - len(t.data); t.keep && free < size {
-		bigger := make([]byte, len(t.data), max(2*cap(t.data), len(t.data)+size))
-		copy(bigger, t.data)
-		t.data = bigger
-	}
+	t.items = append(t.items, takenItem{size: size, kept: t.keep})
+	return t.keep
 }
 
-func (t *taken) space(n int) []byte {
-	if t.keep {
-		return t.data[len(t.data) : len(t.data)+n]
-	}
-	return t.scratch[:min(n, len(t.scratch))]
-}
-
-func (t *taken) filled(p []byte) {
-	if t.keep {
-		t.data = t.data[:len(t.data)+len(p)]
-	}
+func (t *taken) part(p []byte) {
 	if t.items[len(t.items)-1].size <= t.maxItem {
 		t.hash.Write(p)
 	}
 }
 
-func (t *taken) end() {
-	t.items[len(t.items)-1].sum = t.hash.Sum64()
+func (t *taken) end(s batch.Span) {
 	if t.keep {
-		t.ends = append(t.ends, len(t.data))
+		t.memory.Spans = append(t.memory.Spans, s)
+		t.hash.Write(t.memory.Data[s.From:s.To])
 	}
+	t.items[len(t.items)-1].sum = t.hash.Sum64()
 }

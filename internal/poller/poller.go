@@ -118,6 +118,7 @@ type Loop struct {
 	opts    Options
 	holder  string // the lease's value: instance/token
 	nodes   *nodes
+	pool    batch.Pool
 	receive func(*connection) // starts a connection's hints, while Run runs
 	taking  atomic.Bool
 	wake    chan struct{} // holds one

@@ -79,8 +79,11 @@ func (o RedisOptions) clientOptions(address string) *redis.Options {
 type connection struct {
 	address   string
 	users     int // see nodes
+	options   *redis.Options
 	client    *redis.Client
-	hints     *hints // nil: none are asked for
+	last      net.Conn // that the client has used
+	wire      *wire    // on it; nil while that is not known to work
+	hints     *hints   // nil: none are asked for
 	stopHints context.CancelFunc
 	tracked   int64  // the client ID that hints go to
 	refused   string // why the server gives no hints
@@ -96,7 +99,17 @@ var errBroken = fmt.Errorf("the connection was closed: %w", io.EOF)
 func dial(opts RedisOptions, address string, changed func(key string)) *connection {
 	c := &connection{address: address, hints: newHints(opts, address, changed), stopHints: func() {}}
 	o := opts.clientOptions(address)
-	o.ReadBufferSize = 64 << 10
+	connect := o.Dialer
+	if connect == nil {
+		connect = redis.NewDialer(o)
+	}
+	o.Dialer = func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := connect(ctx, network, address)
+		if err != nil {
+			return nil, err
+		}
+		return dialed{conn, c}, nil
+	}
 	o.OnConnect = func(ctx context.Context, conn *redis.Conn) error {
 		if c.made == c.breaks+1 {
 			return errBroken
@@ -105,15 +118,46 @@ func dial(opts RedisOptions, address string, changed func(key string)) *connecti
 		c.tracked = 0
 		return c.track(ctx, conn.Process)
 	}
+	o.ConnMaxIdleTime = -1 // go-redis does not know when it was used
+	c.options = o
 	c.client = redis.NewClient(o)
 	return c
 }
 
-// failed notes an error of a call.
+// open makes the connection, where there is none. key is one that the user may
+// read: go-redis connects when something is asked.
+func (c *connection) open(ctx context.Context, key string) (*wire, error) {
+	if c.wire == nil {
+		if err := c.client.LLen(ctx, key).Err(); err != nil {
+			return nil, err
+		}
+		c.wire = &wire{conn: c.last, timeout: c.options.ReadTimeout}
+	}
+	c.wire.out = c.wire.out[:0]
+	return c.wire, nil
+}
+
+// dialed is a connection that go-redis has made. It may make several and use one.
+type dialed struct {
+	net.Conn
+	of *connection
+}
+
+func (d dialed) Write(p []byte) (int, error) {
+	d.of.last = d.Conn
+	return d.Conn.Write(p)
+}
+
+// failed notes an error of a call. What had an error that is no reply is closed.
 func (c *connection) failed(err error) {
 	var reply redis.Error
 	if !errors.As(err, &reply) && !errors.Is(err, errNoScript) {
 		c.breaks++
+		if c.wire != nil { // go-redis may not know
+			c.wire = nil
+			c.client.Close()
+			c.client = redis.NewClient(c.options)
+		}
 	}
 }
 

@@ -1,223 +1,78 @@
 package poller
 
 import (
-	"bytes"
 	"crypto/sha1"
 	"encoding/hex"
-	"errors"
-	"fmt"
 	"hash/maphash"
-	"io"
-	"strconv"
+	"slices"
+
+	"edged/internal/batch"
 )
 
-// listReply reads the reply to LRANGE as it comes from the connection: go-redis
-// writes the raw reply to it (redis.NewRawWriteToCmd), and it hands the items'
-// bytes to a sink without a copy in between and without an allocation an item.
-type listReply struct {
-	sink itemSink
-	err  error // the server's error reply
-
-	line    []byte   // header line in the making
-	left    int      // bytes to come of the current item
-	crlf    int      // bytes to come of the CRLF behind it
-	started bool     // the array header was read; set from outside for items without one
-	nils    int      // nil replies, where an item was asked for and there is none
-	behind  [16]byte // what ReadFrom reads behind an item: its CRLF
-}
-
-// itemSink takes the items of a reply one after the other.
-type itemSink interface {
-	begin(size int)     // an item of size bytes follows
-	space(n int) []byte // where its next bytes shall go: 1 to n of them
-	filled(p []byte)    // they are there
-	end()               // the item is whole
-}
-
-var errReply = errors.New("unexpected reply to LRANGE")
-
-// Write takes the next bytes of the raw reply, however they are cut.
-func (r *listReply) Write(p []byte) (int, error) {
-	n := len(p)
-	for len(p) > 0 {
-		switch {
-		case r.left > 0:
-			k := copy(r.sink.space(min(r.left, len(p))), p)
-			r.took(p[:k])
-			p = p[k:]
-		case r.crlf > 0:
-			k := min(r.crlf, len(p))
-			r.crlf -= k
-			p = p[k:]
-		default:
-			i := bytes.IndexByte(p, '\n')
-			if i < 0 {
-				r.line = append(r.line, p...)
-				return n, nil
-			}
-			r.line = append(r.line, p[:i]...)
-			p = p[i+1:]
-			err := r.header(bytes.TrimSuffix(r.line, []byte("\r")))
-			r.line = r.line[:0]
-			if err != nil {
-				return n - len(p), err
-			}
-		}
-	}
-	return n, nil
-}
-
-// ReadFrom takes the next bytes of the raw reply until src ends, and reads those
-// of an item to where they belong.
-func (r *listReply) ReadFrom(src io.Reader) (total int64, err error) {
-	for r.left > 0 {
-		space := r.sink.space(r.left)
-		n, err := src.Read(space)
-		r.took(space[:n])
-		total += int64(n)
-		if err == io.EOF {
-			return total, nil
-		}
-		if err != nil {
-			return total, err
-		}
-	}
-	for {
-		n, err := src.Read(r.behind[:])
-		total += int64(n)
-		if _, err := r.Write(r.behind[:n]); err != nil {
-			return total, err
-		}
-		if err == io.EOF {
-			return total, nil
-		}
-		if err != nil {
-			return total, err
-		}
-	}
-}
-
-func (r *listReply) took(p []byte) {
-	r.sink.filled(p)
-	if r.left -= len(p); r.left == 0 {
-		r.sink.end()
-	}
-}
-
-func (r *listReply) header(line []byte) error {
-	if len(line) > 0 && line[0] == '-' {
-		r.err = serverError(line[1:])
-		return nil
-	}
-	if len(line) < 2 {
-		return errReply
-	}
-	n, err := strconv.Atoi(string(line[1:]))
-	switch {
-	case err == nil && n == -1 && line[0] == '$' && r.started:
-		r.nils++
-	case err != nil || n < 0:
-		return fmt.Errorf("%w: %.40q", errReply, line)
-	case line[0] == '*' && !r.started:
-		r.started = true
-	case line[0] == '$' && r.started:
-		r.left, r.crlf = n, 2
-		r.sink.begin(n)
-		if n == 0 {
-			r.sink.end()
-		}
-	default:
-		return fmt.Errorf("%w: %.40q", errReply, line)
-	}
-	return nil
-}
-
-// serverError is an error reply of Redis.
-type serverError string
-
-func (e serverError) Error() string { return string(e) }
-
-// RedisError marks it as a reply for go-redis.
-func (e serverError) RedisError() {}
-
-// gather is the sink that keeps the items of a batch, in one buffer. Memory is
-// bounded whatever Redis sends: behind maxBytes it keeps nothing more, and of an
-// item over maxItem only its mark.
+// gather is the sink that keeps the items of a batch. Memory is bounded whatever
+// Redis sends: behind maxBytes, or maxLarge where the items are Large, it keeps
+// nothing more, and of an item over maxItem only its mark.
 type gather struct {
 	maxBytes int // of the items kept; one is always kept
+	maxLarge int
 	maxItem  int // bytes of one item
 
-	data  []byte
-	ends  []int
-	large *mark // the first item over maxItem, where it directly follows what was kept
-	cut   bool  // items were left out, from this one on
-	total int   // items in the reply
-	most  int   // bytes of the largest
+	memory *batch.Memory
+	size   int   // bytes of the items kept
+	large  *mark // the first item over maxItem, where it directly follows what was kept
+	cut    bool  // items were left out, from this one on
+	total  int   // items in the reply
+	most   int   // bytes of the largest
 
-	keep    bool    // the current item goes into data
 	marking *marker // of the current item while that is the large one
-	scratch [512]byte
 }
 
-func (g *gather) begin(size int) {
+func (g *gather) begin(size int) (keep bool) {
 	g.total++
 	g.most = max(g.most, size)
-	g.keep, g.marking = false, nil
-	switch {
-	case g.cut:
-	case size > g.maxItem:
+	g.marking = nil
+	if size > g.maxItem && !g.cut {
 		g.cut, g.marking = true, new(marker)
-	case len(g.ends) > 0 && len(g.data)+size > g.maxBytes:
-		g.cut = true
-	default:
-		g.keep = true
-		if free := cap(g.data) - len(g.data); free < size {
-			bigger := make([]byte, len(g.data), max(2*cap(g.data), len(g.data)+size))
-			copy(bigger, g.data)
-			g.data = bigger
-		}
 	}
+	return g.fits(size)
 }
 
-func (g *gather) space(n int) []byte {
-	if g.keep {
-		return g.data[len(g.data) : len(g.data)+n]
+// fits tells whether an item fits in, and counts it.
+func (g *gather) fits(size int) bool {
+	n := len(g.memory.Spans)
+	if g.cut = g.cut || n > 0 && g.size+size > g.bound(n+1, g.size+size); g.cut {
+		return false
 	}
-	return g.scratch[:min(n, len(g.scratch))]
+	g.size += size
+	return true
 }
 
-func (g *gather) filled(p []byte) {
-	if g.keep {
-		g.data = g.data[:len(g.data)+len(p)]
-	} else if g.marking != nil {
+// bound is how many bytes n items of so many may have.
+func (g *gather) bound(n, bytes int) int {
+	if batch.IsLarge(bytes, n) {
+		return g.maxLarge
+	}
+	return g.maxBytes
+}
+
+func (g *gather) part(p []byte) {
+	if g.marking != nil {
 		g.marking.add(p)
 	}
 }
 
-func (g *gather) end() {
-	if g.keep {
-		g.ends = append(g.ends, len(g.data))
-	}
-	if g.marking != nil {
+func (g *gather) end(s batch.Span) {
+	switch {
+	case g.marking != nil:
 		m := g.marking.mark()
 		g.large = &m
+	case !g.cut:
+		g.memory.Spans = append(g.memory.Spans, s)
 	}
 }
 
 // reverse turns the items round, for lists whose head is the right end.
-func (g *gather) reverse() {
-	data := make([]byte, 0, len(g.data))
-	ends := make([]int, 0, len(g.ends))
-	for i := len(g.ends) - 1; i >= 0; i-- {
-		start := 0
-		if i > 0 {
-			start = g.ends[i-1]
-		}
-		data = append(data, g.data[start:g.ends[i]]...)
-		ends = append(ends, len(data))
-	}
-	g.data, g.ends = data, ends
-}
+func (g *gather) reverse() { slices.Reverse(g.memory.Spans) }
 
 // markEnd is how many bytes of either end count for the mark of a large item.
 const markEnd = 512
@@ -268,7 +123,6 @@ type prints struct {
 	hash    maphash.Hash
 	marking *marker
 	sums    []uint64
-	scratch [4096]byte
 }
 
 func newPrints(seed maphash.Seed, maxItem int) *prints {
@@ -277,17 +131,16 @@ func newPrints(seed maphash.Seed, maxItem int) *prints {
 	return p
 }
 
-func (p *prints) begin(size int) {
+func (p *prints) begin(size int) (keep bool) {
 	p.hash.Reset()
 	p.marking = nil
 	if size > p.maxItem {
 		p.marking = new(marker)
 	}
+	return false
 }
 
-func (p *prints) space(n int) []byte { return p.scratch[:min(n, len(p.scratch))] }
-
-func (p *prints) filled(b []byte) {
+func (p *prints) part(b []byte) {
 	if p.marking != nil {
 		p.marking.add(b)
 	} else {
@@ -295,7 +148,7 @@ func (p *prints) filled(b []byte) {
 	}
 }
 
-func (p *prints) end() {
+func (p *prints) end(batch.Span) {
 	if p.marking != nil {
 		p.sums = append(p.sums, p.marking.mark().hash(p.seed))
 	} else {

@@ -2,8 +2,11 @@ package poller
 
 import (
 	"bytes"
+	"context"
 	"strings"
 	"testing"
+
+	"edged/internal/batch"
 )
 
 // replyOf is the raw reply to LRANGE with n items of 256 bytes.
@@ -15,35 +18,32 @@ func replyOf(n int) []byte {
 	return encode(items...)
 }
 
-// readReply reads a reply as go-redis hands it on.
-func readReply(tb testing.TB, raw []byte, body *bytes.Reader, ends []int) {
-	g := gather{maxBytes: 1 << 20, maxItem: 1 << 20, data: make([]byte, 0, 128<<10), ends: ends[:0]}
-	r := listReply{sink: &g}
-	for rest := raw; len(rest) > 0; {
-		line := bytes.IndexByte(rest, '\n') + 1
-		if _, err := r.Write(rest[:line]); err != nil {
-			tb.Fatal(err)
-		}
-		rest = rest[line:]
-		n := r.left + r.crlf
-		body.Reset(rest[:n])
-		if _, err := r.ReadFrom(body); err != nil {
-			tb.Fatal(err)
-		}
-		rest = rest[n:]
+// readReply reads a reply into memory.
+func readReply(tb testing.TB, raw []byte, w *wire, memory *batch.Memory) {
+	memory.Data, memory.Spans = memory.Data[:0], memory.Spans[:0]
+	g := gather{maxBytes: 1 << 20, maxItem: 1 << 20, memory: memory}
+	w.conn.(*replies).Reader.(*bytes.Reader).Reset(raw)
+	if err := w.send(context.Background(), memory); err != nil {
+		tb.Fatal(err)
+	}
+	if err := w.finish(w.items(&g)); err != nil {
+		tb.Fatal(err)
 	}
 	if g.cut {
 		tb.Fatal("items were left out")
 	}
 }
 
+func newReplies() *wire { return &wire{conn: &replies{Reader: bytes.NewReader(nil)}} }
+
 // BenchmarkReply reads a batch of 500 items.
 func BenchmarkReply(b *testing.B) {
-	raw, ends := replyOf(500), make([]int, 500)
+	raw := replyOf(500)
+	w, memory := newReplies(), &batch.Memory{Data: make([]byte, 0, 160<<10)}
 	b.SetBytes(int64(len(raw)))
 	b.ReportAllocs()
-	for body := new(bytes.Reader); b.Loop(); {
-		readReply(b, raw, body, ends)
+	for b.Loop() {
+		readReply(b, raw, w, memory)
 	}
 }
 
@@ -57,10 +57,10 @@ func BenchmarkMark(b *testing.B) {
 }
 
 func TestReadingAnItemCostsNoAllocation(t *testing.T) {
-	body, ends := new(bytes.Reader), make([]int, 400)
+	w, memory := newReplies(), &batch.Memory{Data: make([]byte, 0, 160<<10)}
 	count := func(items int) float64 {
 		raw := replyOf(items)
-		return testing.AllocsPerRun(20, func() { readReply(t, raw, body, ends) })
+		return testing.AllocsPerRun(20, func() { readReply(t, raw, w, memory) })
 	}
 	if few, many := count(100), count(400); many > few {
 		t.Errorf("%v allocations for 400 items, %v for 100", many, few)

@@ -2,12 +2,18 @@ package poller
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"fmt"
 	"hash/maphash"
 	"io"
+	"net"
 	"strings"
 	"testing"
 	"testing/iotest"
+	"time"
+
+	"edged/internal/batch"
 )
 
 // encode makes the raw reply to LRANGE.
@@ -20,86 +26,109 @@ func encode(items ...string) []byte {
 	return b.Bytes()
 }
 
+// replies is a connection on which replies come.
+type replies struct {
+	net.Conn
+	io.Reader
+	sent bytes.Buffer
+}
+
+func (c *replies) Read(p []byte) (int, error)      { return c.Reader.Read(p) }
+func (c *replies) Write(p []byte) (int, error)     { return c.sent.Write(p) }
+func (c *replies) SetDeadline(time.Time) error     { return nil }
+func (c *replies) SetReadDeadline(time.Time) error { return nil }
+
+// ways in which the same bytes may come.
+var ways = map[string]func([]byte) io.Reader{
+	"at once":   func(raw []byte) io.Reader { return bytes.NewReader(raw) },
+	"byte wise": func(raw []byte) io.Reader { return iotest.OneByteReader(bytes.NewReader(raw)) },
+	"in halves": func(raw []byte) io.Reader { return iotest.HalfReader(bytes.NewReader(raw)) },
+	"with EOF":  func(raw []byte) io.Reader { return iotest.DataErrReader(bytes.NewReader(raw)) },
+}
+
+// read reads a list of items, and what stands behind it.
+func read(r io.Reader, g *gather) (behind any, _ error) {
+	w := &wire{conn: &replies{Reader: r}}
+	behind, err := readOn(w, g)
+	if err := w.finish(err); err != nil {
+		return nil, err
+	}
+	return behind, err
+}
+
+// readOn is read, whatever comes behind that.
+func readOn(w *wire, g *gather) (behind any, _ error) {
+	if g.memory == nil {
+		g.memory = new(batch.Memory)
+	}
+	if err := w.send(context.Background(), g.memory); err != nil {
+		return nil, err
+	}
+	if err := w.items(g); err != nil {
+		return nil, err
+	}
+	return w.value()
+}
+
 func gathered(g *gather) (items []string) {
-	start := 0
-	for _, end := range g.ends {
-		items = append(items, string(g.data[start:end]))
-		start = end
+	for i := range g.memory.Spans {
+		items = append(items, string(g.memory.Bytes(i)))
 	}
 	return items
 }
 
-// feeds are ways in which the same bytes may come.
-var feeds = map[string]func(r *listReply, raw []byte) error{
-	"at once":   func(r *listReply, raw []byte) error { _, err := r.Write(raw); return err },
-	"byte wise": func(r *listReply, raw []byte) error { return feedBy(r, raw, 1) },
-	"by sevens": func(r *listReply, raw []byte) error { return feedBy(r, raw, 7) },
-	"as go-redis": func(r *listReply, raw []byte) error {
-		for len(raw) > 0 { // header lines by Write, then ReadFrom
-			i := bytes.IndexByte(raw, '\n') + 1
-			if i == 0 {
-				i = len(raw)
-			}
-			if _, err := r.Write(raw[:i]); err != nil {
-				return err
-			}
-			raw = raw[i:]
-			if n := r.left + r.crlf; n > 0 {
-				n = min(n, len(raw))
-				if _, err := r.ReadFrom(iotest.HalfReader(bytes.NewReader(raw[:n]))); err != nil {
-					return err
-				}
-				raw = raw[n:]
-			}
-		}
-		return nil
-	},
-}
-
-func feedBy(r *listReply, raw []byte, n int) error {
-	for len(raw) > 0 {
-		k := min(n, len(raw))
-		if _, err := r.Write(raw[:k]); err != nil {
-			return err
-		}
-		raw = raw[k:]
-	}
-	return nil
-}
-
 func TestAReplyIsReadHoweverItIsCut(t *testing.T) {
 	items := []string{"", "a", "\r\n", "$3\r\nabc\r\n", strings.Repeat("x", 1000), ""}
-	for name, feed := range feeds {
+	for name, way := range ways {
 		g := gather{maxBytes: 1 << 20, maxItem: 1 << 20}
-		if err := feed(&listReply{sink: &g}, encode(items...)); err != nil {
-			t.Fatalf("%s: %v", name, err)
+		behind, err := read(way(append(encode(items...), ":7\r\n"...)), &g)
+		if err != nil || behind != int64(7) {
+			t.Fatalf("%s: %v, %v behind", name, err, behind)
 		}
 		if got := gathered(&g); fmt.Sprintf("%q", got) != fmt.Sprintf("%q", items) || g.cut || g.most != 1000 {
 			t.Errorf("%s: %q, cut %v, most %d", name, got, g.cut, g.most)
+		}
+		for _, s := range g.memory.Spans { // batch.New asks for it
+			if got := string(g.memory.Data[s.To : s.To+2]); got != "\r\n" {
+				t.Errorf("%s: %q behind an item", name, got)
+			}
 		}
 	}
 }
 
 func TestWhatIsKeptOfAReplyIsBounded(t *testing.T) {
-	for name, feed := range feeds {
-		g := gather{maxBytes: 5, maxItem: 100}
-		feed(&listReply{sink: &g}, encode("abc", "d", "efg", "h"))
+	for name, way := range ways {
+		g := gather{maxBytes: 5, maxLarge: 5, maxItem: 100}
+		read(way(append(encode("abc", "d", "efg", "h"), "+\r\n"...)), &g)
 		if got := gathered(&g); fmt.Sprint(got) != "[abc d]" || !g.cut || g.total != 4 {
 			t.Errorf("%s: %q of %d, cut %v", name, got, g.total, g.cut)
 		}
-		g = gather{maxBytes: 5, maxItem: 100}
-		feed(&listReply{sink: &g}, encode("larger than five", "x"))
+		g = gather{maxBytes: 5, maxLarge: 5, maxItem: 100}
+		read(way(append(encode("larger than five", "x"), "+\r\n"...)), &g)
 		if got := gathered(&g); len(got) != 1 || !g.cut {
 			t.Errorf("%s: the first item must be kept whatever its size: %q", name, got)
 		}
+		g = gather{maxBytes: 5, maxLarge: 5, maxItem: 100, memory: new(batch.Memory)}
+		huge := strings.Repeat("x", 10<<20)
+		if _, err := read(way(append(encode("small", huge), "+\r\n"...)), &g); err != nil || cap(g.memory.Data) > 1<<20 {
+			t.Errorf("%s: %v; %d bytes of memory for what is not kept", name, err, cap(g.memory.Data))
+		}
+	}
+}
+
+func TestLargeItemsHaveABoundOfTheirOwn(t *testing.T) {
+	item := strings.Repeat("x", 64<<10)
+	g := gather{maxBytes: 100 << 10, maxLarge: 200 << 10, maxItem: 1 << 20}
+	if _, err := read(bytes.NewReader(append(encode(item, item, item, item), "+\r\n"...)), &g); err != nil || len(gathered(&g)) != 3 {
+		t.Errorf("kept %d, %v", len(gathered(&g)), err)
 	}
 }
 
 func TestOfAnItemTooLargeOnlyItsMarkIsKept(t *testing.T) {
 	large := strings.Repeat("abcdefghij", 10000)
-	for name, feed := range feeds {
+	for name, way := range ways {
 		g := gather{maxBytes: 1 << 20, maxItem: 100}
-		feed(&listReply{sink: &g}, encode("small", large, "behind"))
+		read(way(append(encode("small", large, "behind"), "+\r\n"...)), &g)
 		if got := gathered(&g); fmt.Sprint(got) != "[small]" || !g.cut {
 			t.Errorf("%s: kept %q", name, got)
 		}
@@ -110,32 +139,64 @@ func TestOfAnItemTooLargeOnlyItsMarkIsKept(t *testing.T) {
 }
 
 func TestAnErrorReplyIsAnError(t *testing.T) {
-	r := listReply{sink: &gather{}}
-	if _, err := io.WriteString(&r, "-WRONGTYPE no list\r\n"); err != nil || r.err == nil || r.err.Error() != "WRONGTYPE no list" {
-		t.Errorf("%v, %v", err, r.err)
+	_, err := read(strings.NewReader("-WRONGTYPE no list\r\n"), &gather{})
+	var reply serverError
+	if !errors.As(err, &reply) || reply != "WRONGTYPE no list" {
+		t.Errorf("%v", err)
+	}
+}
+
+// After any of these the connection is not used any more.
+func TestWhatIsNoReplyIsNotTakenForOne(t *testing.T) {
+	for _, raw := range []string{
+		"+OK\r\n", "*1\r\n:3\r\n+\r\n", "*1\r\n$-1\r\n+\r\n", "*1\n$1\r\na\r\n+\r\n", "*x\r\n", "*-2\r\n", "*99999999999\r\n",
+		"*1\r\n-ERR inside\r\n+\r\n", "*0\r\n$3\r\nab", "*0\r\n+behind\r\n+more\r\n", "*0\r\n*1\r\n*1\r\n+x\r\n", "",
+		strings.Repeat("x", 1<<20),
+	} {
+		_, err := read(strings.NewReader(raw), &gather{maxBytes: 1000, maxItem: 1000})
+		if broken(err) == nil {
+			t.Errorf("%.40q: %v", raw, err)
+		}
+	}
+}
+
+func TestOfCommandsEveryWordIsSentAsItIs(t *testing.T) {
+	conn := &replies{Reader: strings.NewReader("+OK\r\n")}
+	w := &wire{conn: conn}
+	w.command("SET", []byte("k\r\n"), 7, int64(-8), uint64(1<<63))
+	if err := w.send(context.Background(), nil); err != nil {
+		t.Fatal(err)
+	}
+	want := "*5\r\n$3\r\nSET\r\n$3\r\nk\r\n\r\n$1\r\n7\r\n$2\r\n-8\r\n$19\r\n9223372036854775808\r\n"
+	if conn.sent.String() != want {
+		t.Errorf("%q", conn.sent.String())
+	}
+	if v, err := w.value(); err != nil || v != "OK" || w.finish(nil) != nil {
+		t.Errorf("%v, %v", v, err)
 	}
 }
 
 // Whatever comes, and however it is cut, the outcome is the same and nothing panics.
 func FuzzReply(f *testing.F) {
-	f.Add(encode("a", "", "bc\r\n"))
+	f.Add(append(encode("a", "", "bc\r\n"), "+x\r\n"...))
 	f.Add([]byte("-ERR x\r\n"))
 	f.Add([]byte("*1\r\n$-1\r\n"))
 	f.Add([]byte("*2\r\n$1\r\na\r\n:5\r\n"))
+	f.Add([]byte("*0\r\n*4\r\n$2\r\nok\r\n:3\r\n$-1\r\n-ERR\r\n"))
 	f.Fuzz(func(t *testing.T, raw []byte) {
-		outcome := func(feed func(*listReply, []byte) error) string {
-			g := gather{maxBytes: 64, maxItem: 32}
-			r := listReply{sink: &g}
-			err := feed(&r, raw)
-			return fmt.Sprintf("%q %v %v %v %v %v", gathered(&g), g.cut, g.total, g.large != nil, r.err, err != nil)
+		outcome := func(r io.Reader) string {
+			g := gather{maxBytes: 64, maxLarge: 64, maxItem: 32}
+			behind, err := readOn(&wire{conn: &replies{Reader: r}}, &g)
+			return fmt.Sprintf("%q %v %v %v %v %v", gathered(&g), g.cut, g.total, g.large != nil, behind, err != nil)
 		}
-		want := outcome(feeds["at once"])
-		for name, feed := range feeds {
-			if got := outcome(feed); got != want {
+		want := outcome(bytes.NewReader(raw))
+		for name, way := range ways {
+			if got := outcome(way(raw)); got != want {
 				t.Errorf("%s: %s, at once: %s", name, got, want)
 			}
 		}
-		p := newPrints(maphash.MakeSeed(), 1<<20)
-		(&listReply{sink: p}).Write(raw)
+		w := &wire{conn: &replies{Reader: bytes.NewReader(raw)}}
+		w.send(context.Background(), nil)
+		w.items(newPrints(maphash.MakeSeed(), 1<<20))
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"hash/maphash"
 	"math/rand/v2"
@@ -11,7 +12,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/redis/go-redis/v9"
 	"go.uber.org/zap"
 
 	"edged/internal/batch"
@@ -43,6 +43,13 @@ type run struct {
 	n     int
 	b     *batch.Batch
 	large *mark
+}
+
+// drop lets go of the batch.
+func (r *run) drop() {
+	if r.b != nil {
+		r.b.Release()
+	}
 }
 
 func newSource(l *Loop, list List) *source {
@@ -116,6 +123,7 @@ func (s *source) follow() batch.Plan {
 			break
 		}
 		s.next = last.first
+		last.drop()
 		s.held = s.held[:len(s.held)-1]
 		s.more = true
 	}
@@ -139,33 +147,42 @@ func (s *source) exchange(ctx context.Context, now time.Time, plan batch.Plan, r
 	if end > s.base {
 		trim = int(end - s.base)
 	}
+	w, err := s.conn.open(ctx, s.list.Key)
+	if err != nil {
+		return err
+	}
 	read = read && s.owner // a list of another instance's is not read, it is asked for
-	var reply listReply
 	var got gather
-	pipe := s.conn.client.Pipeline()
 	ask := 0
 	if read {
-		got = gather{maxBytes: min(plan.Bytes, s.loop.opts.BatchBytes), maxItem: s.loop.opts.MaxPayload}
-		ask = min(plan.Items, s.loop.opts.BatchItems, s.limit)
-		if s.most > 0 {
-			ask = max(1, min(ask, got.maxBytes/s.most))
-		}
-		got.data = make([]byte, 0, min(got.maxBytes, ask*s.most))
-		got.ends = make([]int, 0, ask)
-		reply.sink = &got
+		o := &s.loop.opts
+		got = gather{maxBytes: min(plan.Bytes, o.BatchBytes), maxLarge: min(plan.Large, o.BatchBytes), maxItem: o.MaxPayload}
+		ask = s.fill(&got, plan.Items)
 		from := int(s.next - s.base)
 		first, last := from, from+ask-1
 		if s.list.FromRight {
 			first, last = -from-ask, -from-1
 		}
-		pipe.Process(ctx, redis.NewRawWriteToCmd(ctx, &reply, "LRANGE", s.list.Key, first, last))
+		w.command("LRANGE", s.list.Key, first, last)
 	}
-	check := s.guard(ctx, pipe, now, trim)
-	_, err := pipe.Exec(ctx)
-	if reply.err != nil {
-		return reply.err
+	w.command(s.guard(now, trim)...)
+	if err := w.send(ctx, got.memory); err != nil {
+		return err
 	}
-	what, err := s.judge(check, err, now)
+	var refused serverError // whose place the guard's reply follows
+	if read {
+		if err := w.items(&got); err != nil && !errors.As(err, &refused) {
+			return err
+		}
+	}
+	reply, err := w.value()
+	if err := w.finish(err); err != nil {
+		return err
+	}
+	if refused != "" {
+		return refused
+	}
+	what, err := s.judge(reply, err, now)
 	if err != nil {
 		return err
 	}
@@ -187,8 +204,8 @@ func (s *source) exchange(ctx context.Context, now time.Time, plan batch.Plan, r
 	return nil
 }
 
-// guard adds to a pipeline the guard script, which removes n items.
-func (s *source) guard(ctx context.Context, pipe redis.Pipeliner, now time.Time, n int) *redis.Cmd {
+// guard is the call of the guard script, which removes n items.
+func (s *source) guard(now time.Time, n int) []any {
 	o := &s.loop.opts
 	instead, renew, side := "", "0", "L"
 	if s.fresh {
@@ -203,15 +220,13 @@ func (s *source) guard(ctx context.Context, pipe redis.Pipeliner, now time.Time,
 	if s.attempt += 2; n > 0 {
 		s.ask(n)
 	}
-	args := []any{"EVALSHA", guard.Hash(), 2, s.keys[0], s.keys[1],
+	words := []any{"EVALSHA", guard.Hash(), 2, s.keys[0], s.keys[1],
 		s.loop.holder, instead, o.Lease.Milliseconds(), renew, n, side, s.serial, s.attempt, markEnd}
 	for _, seq := range s.landmarks(n) {
 		m := s.at(seq)
-		args = append(args, seq-s.base, m.size, m.sum)
+		words = append(words, seq-s.base, m.size, m.sum)
 	}
-	cmd := redis.NewCmd(ctx, args...)
-	pipe.Process(ctx, cmd)
-	return cmd
+	return words
 }
 
 // ask notes that n items are to be removed by the call under way.
@@ -227,9 +242,9 @@ func (s *source) ask(n int) {
 const maxAsked = 16
 
 // judge is verdict, and notes where others may have removed items.
-func (s *source) judge(cmd *redis.Cmd, err error, now time.Time) (string, error) {
+func (s *source) judge(reply any, err error, now time.Time) (string, error) {
 	before := s.serial
-	what, err := s.verdict(cmd, err, now)
+	what, err := s.verdict(reply, err, now)
 	asked := func(t trim) bool { return t.serial == s.serial }
 	if err == nil && (what == "lost" || s.serial != before && !slices.ContainsFunc(s.trims, asked)) {
 		s.lost = true
@@ -301,6 +316,7 @@ func (s *source) item(seq uint64) []byte {
 func (s *source) trimmed(n uint64) {
 	s.base += n
 	for len(s.held) > 0 && s.held[0].first+uint64(s.held[0].n) <= s.base {
+		s.held[0].drop()
 		s.held[0] = run{}
 		s.held = s.held[1:]
 	}
@@ -315,22 +331,25 @@ func (s *source) take(got *gather, ask int) {
 		if got.cut && got.total > 1 {
 			// What was left out is at the wrong end. Ask for fewer.
 			s.limit, s.most, s.more = got.total/2, 0, true
+			got.memory.Free()
 			return
 		}
 		got.reverse()
 	}
 	s.limit, s.most = max(2*got.total, firstRead), got.most
 	s.more = got.cut || got.total == ask
-	if len(got.ends) > 0 {
+	if len(got.memory.Spans) > 0 {
 		s.idle = 0
-		b := batch.New(s.list.Subject, s.next, got.data, got.ends)
+		b := batch.New(s.list.Subject, s.next, got.memory)
 		if !s.list.Window.Offer(b) {
 			s.more = true // the window was given back meanwhile
+			b.Release()
 			return
 		}
 		s.hold(run{first: s.next, n: b.Len(), b: b})
 		return // an item too large that follows is read again, first
 	}
+	got.memory.Free()
 	if got.large != nil {
 		if !s.list.Window.Bury(s.next) {
 			s.more = true
@@ -367,21 +386,37 @@ func (s *source) find(ctx context.Context, now time.Time) error {
 	if s.list.FromRight {
 		first, last = -count, -1
 	}
+	w, err := s.conn.open(ctx, s.list.Key)
+	if err != nil {
+		return err
+	}
 	seed := maphash.MakeSeed()
 	there := newPrints(seed, s.loop.opts.MaxPayload)
-	reply := listReply{sink: there}
-	pipe := s.conn.client.Pipeline()
 	held := s.held
 	s.held = nil // so that the guard checks the lease only
-	check := s.guard(ctx, pipe, now, 0)
-	pipe.Process(ctx, redis.NewRawWriteToCmd(ctx, &reply, "LRANGE", s.list.Key, first, last))
-	again := s.guard(ctx, pipe, now, 0) // a removal that comes late can come in between
+	w.command(s.guard(now, 0)...)
+	w.command("LRANGE", s.list.Key, first, last)
+	w.command(s.guard(now, 0)...) // a removal that comes late can come in between
 	s.held = held
-	_, err := pipe.Exec(ctx)
-	if reply.err != nil {
-		return reply.err
+	if err := w.send(ctx, nil); err != nil {
+		return err
 	}
-	what, err := s.judge(check, err, now)
+	check, checkErr := w.value()
+	if err := broken(checkErr); err != nil {
+		return err
+	}
+	listErr := w.items(there)
+	if err := broken(listErr); err != nil {
+		return err
+	}
+	again, againErr := w.value()
+	switch err := w.finish(againErr); {
+	case err != nil:
+		return err
+	case listErr != nil:
+		return listErr
+	}
+	what, err := s.judge(check, checkErr, now)
 	if err != nil {
 		return err
 	}
@@ -390,16 +425,14 @@ func (s *source) find(ctx context.Context, now time.Time) error {
 		return nil
 	}
 	serial := s.serial
-	if what, err = s.judge(again, nil, now); err != nil {
+	if what, err = s.judge(again, againErr, now); err != nil {
 		return err
 	}
 	if what == "standby" || s.serial != serial {
 		return nil // once more
 	}
 	if s.list.FromRight {
-		for i, j := 0, len(there.sums)-1; i < j; i, j = i+1, j-1 {
-			there.sums[i], there.sums[j] = there.sums[j], there.sums[i]
-		}
+		slices.Reverse(there.sums)
 	}
 	gone, sums := 0, s.sums(seed)
 	for _, t := range s.trims {
@@ -479,10 +512,10 @@ func (s *source) bury(ctx context.Context, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	cmd := redis.NewCmd(ctx, "EVALSHA", bury.Hash(), 3, s.keys[0], s.keys[1], s.keys[2],
+	reply, err := s.conn.client.EvalSha(ctx, bury.Hash(), s.keys[:3],
 		s.loop.holder, side, large.size, large.sum, markEnd, why,
-		s.serial, s.attempt, s.loop.opts.Lease.Milliseconds())
-	what, err := s.judge(cmd, s.conn.client.Process(ctx, cmd), now)
+		s.serial, s.attempt, s.loop.opts.Lease.Milliseconds()).Result()
+	what, err := s.judge(reply, err, now)
 	if err != nil {
 		return err
 	}
@@ -503,8 +536,7 @@ func (s *source) bury(ctx context.Context, now time.Time) error {
 // release gives the lease back while nobody is there to receive, so that an
 // instance with clients can have the list.
 func (s *source) release(ctx context.Context) error {
-	cmd := redis.NewCmd(ctx, "EVALSHA", release.Hash(), 2, s.keys[0], s.keys[1], s.loop.holder)
-	if err := s.conn.client.Process(ctx, cmd); err != nil {
+	if err := s.conn.client.EvalSha(ctx, release.Hash(), s.keys[:2], s.loop.holder).Err(); err != nil {
 		if strings.HasPrefix(err.Error(), "NOSCRIPT") {
 			return errNoScript
 		}

@@ -17,7 +17,9 @@ func (p *prompt) Deliver(_ *batch.Batch, from, to int, r batch.Receipt) int {
 }
 
 // itemsAt is a batch of n items from the sequence number first on.
-func itemsAt(first uint64, n int) *batch.Batch { return batch.New("s", first, nil, make([]int, n)) }
+func itemsAt(first uint64, n int) *batch.Batch {
+	return batch.New("s", first, &batch.Memory{Spans: make([]batch.Span, n)})
+}
 
 // crowded is a list with some parties.
 func crowded(parties int) (*List, []*prompt) {

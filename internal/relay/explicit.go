@@ -75,9 +75,10 @@ type item struct {
 // when less than half of its bytes are on their way they are copied. Guarded by
 // Explicit.mu.
 type pack struct {
+	b     *batch.Batch
 	items []*item
-	bytes int // of the batch
-	live  int // of the items not removed
+	left  int // items not removed
+	live  int // bytes of those
 }
 
 // claim is what a party owes for an item. Guarded by Explicit.mu.
@@ -133,12 +134,12 @@ func (l *Explicit) Plan() batch.Plan {
 			items = min(items, l.opts.MaxAckPending-t.owed)
 		}
 	}
-	bytes := (l.opts.Memory - l.bytes) / (1 + len(l.keys))
+	bytes, large := batch.Room(l.opts.Memory-l.bytes, len(l.keys))
 	if len(l.items) == 0 {
 		bytes = max(bytes, 1)
 	}
 	if p.Active && !l.stopped && items > 0 && bytes > 0 {
-		p.Items, p.Bytes = items, bytes
+		p.Items, p.Bytes, p.Large = items, bytes, max(large, bytes)
 	}
 	return p
 }
@@ -165,9 +166,11 @@ func (l *Explicit) Offer(b *batch.Batch) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	fresh := make([]*item, b.Len())
-	p := &pack{items: fresh, bytes: b.Size(), live: b.Size()}
+	b.Retain() // until the pack goes
+	p := &pack{b: b, items: fresh, left: b.Len(), live: b.Size()}
+	each := b.Held(len(l.keys)) / b.Len()
 	for i := range fresh {
-		it := &item{seq: l.next, b: b, i: i, pack: p, cost: len(b.Item(i)) * (1 + len(l.keys))}
+		it := &item{seq: l.next, b: b, i: i, pack: p, cost: each}
 		fresh[i] = it
 		l.items[it.seq] = it
 		l.order = append(l.order, it)
@@ -317,7 +320,10 @@ func (l *Explicit) handOn(c *claim, last *worker) {
 			l.drop(c)
 			break
 		}
-		if w.takes.Deliver(c.item.b.Again(c.item.i, c.tries+1), 0, 1, nobody{}) == 1 {
+		again := c.item.b.Again(c.item.i, c.tries+1)
+		n := w.takes.Deliver(again, 0, 1, nobody{})
+		again.Release()
+		if n == 1 {
 			l.stats.Redelivered++
 			l.given(c, w)
 			break
@@ -418,7 +424,6 @@ func (l *Explicit) forget(it *item) []func(error) {
 	delete(l.items, it.seq)
 	l.bytes -= it.cost
 	it.unpack()
-	it.b = nil // order may keep the item for a while
 	l.holes++
 	waiting := it.waiting
 	it.waiting = nil
@@ -427,19 +432,22 @@ func (l *Explicit) forget(it *item) []func(error) {
 
 // unpack takes an item out of its batch, and the others too where few are left.
 func (it *item) unpack() {
-	p := it.pack
+	p, b := it.pack, it.b
+	it.pack, it.b = nil, nil // order may keep the item for a while
 	if p == nil {
+		b.Release()
 		return
 	}
-	it.pack = nil
-	if p.live -= len(it.b.Item(it.i)); 2*p.live >= p.bytes {
+	p.left--
+	if p.live -= len(b.Item(it.i)); p.left > 0 && 2*p.live >= b.Size() {
 		return
 	}
 	for _, other := range p.items {
 		if other.pack == p {
-			other.b, other.i, other.pack = other.b.Alone(other.i), 0, nil
+			other.b, other.i, other.pack = b.Alone(other.i), 0, nil
 		}
 	}
+	b.Release()
 }
 
 func (l *Explicit) compact() {

@@ -135,12 +135,12 @@ func (l *List) Plan() batch.Plan {
 		return p
 	}
 	items := l.opts.Window - int(l.next-l.head)
-	bytes := (l.opts.Memory - l.bytes) / l.copies()
+	bytes, large := batch.Room(l.opts.Memory-l.bytes, len(l.keys))
 	if len(l.slots) == 0 {
 		bytes = max(bytes, 1)
 	}
 	if items > 0 && bytes > 0 {
-		p.Items, p.Bytes = items, bytes
+		p.Items, p.Bytes, p.Large = items, bytes, max(large, bytes)
 	}
 	return p
 }
@@ -170,7 +170,8 @@ func (l *List) Offer(b *batch.Batch) bool {
 		l.mu.Unlock()
 		return false
 	}
-	s := &slot{b: b, first: l.next, n: b.Len(), cost: b.Size() * l.copies(), since: l.opts.Now()}
+	b.Retain() // until the slot goes
+	s := &slot{b: b, first: l.next, n: b.Len(), cost: b.Held(len(l.keys)), since: l.opts.Now()}
 	s.done = newBitset(s.n)
 	l.push(s)
 	for _, p := range append([]*party(nil), l.parties...) {
@@ -376,10 +377,6 @@ func (p *party) pick() *member {
 	return best
 }
 
-// copies is how many times the bytes of a batch are held: once as they came from
-// Redis and once for every encoding.
-func (l *List) copies() int { return 1 + len(l.keys) }
-
 func (l *List) members() []*member {
 	var all []*member
 	for _, p := range l.parties {
@@ -539,8 +536,8 @@ func (l *List) giveBack() {
 		if keep > 0 {
 			break
 		}
-		l.bytes -= s.cost
 		l.slots = l.slots[:len(l.slots)-1]
+		l.drop(s)
 	}
 	l.next = end
 	l.advance()
@@ -564,6 +561,14 @@ func (l *List) pop() {
 	s := l.slots[0]
 	l.slots[0] = nil
 	l.slots = l.slots[1:]
-	l.bytes -= s.cost
 	l.head = s.first + uint64(s.n)
+	l.drop(s)
+}
+
+// drop lets go of a slot that nobody owes anything of.
+func (l *List) drop(s *slot) {
+	l.bytes -= s.cost
+	if s.b != nil {
+		s.b.Release()
+	}
 }

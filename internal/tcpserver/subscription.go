@@ -104,6 +104,7 @@ func (m *member) Deliver(b *batch.Batch, from, to int, receipt batch.Receipt) (t
 	if n == 0 {
 		return 0
 	}
+	b.Retain() // until it is written
 	m.owed += n
 	c.owe(n)
 	m.sub.took(n)
@@ -137,31 +138,34 @@ func (sub *subscription) retire() {
 // acknowledged one by one get a reply subject under the member's name.
 func encode(b *batch.Batch, sid, name string) *batch.Encoding {
 	prefix := "MSG " + b.Subject() + " " + sid + " "
-	replies := 0 // bytes at most, for one item
+	reply := 0 // bytes at most of what differs in reply subjects
 	if b.Tries() > 0 {
 		prefix += ackBegin(b, name)
-		replies = maxAckEnd
+		reply = maxAckEnd
 	}
-	size := b.Size()
+	large := b.Large()
+	size := b.Len() * (len(prefix) + reply + digits(b.Size()) + 2*len(crlf))
+	if !large {
+		size += b.Size()
+	}
+	m := b.Memory(size)
 	for i := range b.Len() {
-		size += len(prefix) + replies + digits(len(b.Item(i))) + 2*len(crlf)
-	}
-	data := make([]byte, 0, size)
-	ends := make([]int, b.Len())
-	for i := range ends {
 		item := b.Item(i)
-		data = append(data, prefix...)
+		from := len(m.Data)
+		m.Data = append(m.Data, prefix...)
 		if b.Tries() > 0 {
-			data = appendAckEnd(data, b, i)
-			data = append(data, ' ')
+			m.Data = appendAckEnd(m.Data, b, i)
+			m.Data = append(m.Data, ' ')
 		}
-		data = strconv.AppendInt(data, int64(len(item)), 10)
-		data = append(data, crlf...)
-		data = append(data, item...)
-		data = append(data, crlf...)
-		ends[i] = len(data)
+		m.Data = strconv.AppendInt(m.Data, int64(len(item)), 10)
+		m.Data = append(m.Data, crlf...)
+		if !large {
+			m.Data = append(m.Data, item...)
+			m.Data = append(m.Data, crlf...)
+		}
+		m.Mark(from)
 	}
-	return &batch.Encoding{Data: data, Ends: ends}
+	return batch.NewEncoding(b, m)
 }
 
 // digits is the length of n in decimal.

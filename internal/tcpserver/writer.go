@@ -180,19 +180,18 @@ func (c *client) writeRound(out []segment) (n int, err error) {
 	queued := 0
 	for size := 0; n < len(out) && size < roundSize; n++ {
 		seg := &out[n]
-		var data []byte
 		switch {
 		case seg.chunk != nil:
-			data = seg.chunk[:seg.used]
+			c.bufs = append(c.bufs, seg.chunk[:seg.used])
 			queued += seg.used
-		case ended || seg.member.left.Load():
-			continue // owed by others now
+			size += seg.used
+		case ended || seg.member.left.Load(): // owed by others now
 		default:
-			data = seg.batch.Encoded(seg.member.key, seg.member.encode).Span(seg.from, seg.to)
+			var bytes int
+			c.bufs, bytes = seg.batch.Encoded(seg.member.key, seg.member.encode).Append(c.bufs, seg.from, seg.to)
 			c.round = append(c.round, seg.delivery)
+			size += bytes
 		}
-		c.bufs = append(c.bufs, data)
-		size += len(data)
 	}
 
 	c.mu.Lock()
@@ -219,9 +218,11 @@ func (c *client) writeRound(out []segment) (n int, err error) {
 	if err := c.writeBufs(); err != nil {
 		return 0, err
 	}
-	for i := range out[:n] {
-		if chunk := out[i].chunk; chunk != nil {
-			c.server.chunks.Put(chunk)
+	for _, seg := range out[:n] {
+		if seg.chunk != nil {
+			c.server.chunks.Put(seg.chunk)
+		} else {
+			seg.batch.Release()
 		}
 	}
 	c.mu.Lock()
