@@ -213,17 +213,17 @@ func (d *daemon) beginLists(ctx context.Context, coming []config.List, cfg *conf
 		d.log.Info("the list is served now", zap.String("list", list.Key))
 		lists = append(lists, l)
 	}
-	place := func(l relayed) int {
-		return slices.IndexFunc(cfg.Lists, func(c config.List) bool { return c.Key == l.Key })
-	}
-	slices.SortFunc(lists, func(a, b relayed) int { return place(a) - place(b) })
+	var served []relayed // in the order of the configuration
 	window, memory := bounds(cfg)
-	for _, l := range lists {
-		l.SetBounds(window, memory)
+	for _, list := range cfg.Lists {
+		if i := slices.IndexFunc(lists, func(l relayed) bool { return l.Key == list.Key }); i >= 0 {
+			lists[i].SetBounds(window, memory)
+			served = append(served, lists[i])
+		}
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.relayed = lists
+	d.relayed = served
 	return nil
 }
 

@@ -253,32 +253,35 @@ return n
 
 // sending is what a round sends to one list.
 type sending struct {
-	list  *list
-	items []item
-	cmd   *redis.Cmd
-	pipe  redis.Pipeliner
+	list   *list
+	items  []item
+	cmd    *redis.Cmd
+	client *redis.Client
 }
 
 // round sends the first of what waits, in one round trip to each server, but of
 // lists that have a retry to wait for.
 func (w *Writer) round(ctx context.Context) {
-	pipes := map[*redis.Client]redis.Pipeliner{}
+	pipes := map[*redis.Client][]redis.Cmder{}
 	var sent []sending
 	now := time.Now()
 	w.mu.Lock()
 	for _, l := range w.lists {
 		if len(l.waiting) > 0 && !now.Before(l.retry) {
 			items, client := l.first(), w.redis.Client(l.Key)
-			if pipes[client] == nil {
-				pipes[client] = client.Pipeline()
-			}
-			sent = append(sent, sending{l, items, pipes[client].Do(ctx, l.command(items)...), pipes[client]})
+			cmd := redis.NewCmd(ctx, l.command(items)...)
+			pipes[client] = append(pipes[client], cmd)
+			sent = append(sent, sending{l, items, cmd, client})
 		}
 	}
 	w.mu.Unlock()
-	errs := make(map[redis.Pipeliner]error, len(pipes))
-	for _, pipe := range pipes {
-		_, errs[pipe] = pipe.Exec(ctx)
+	errs := make(map[*redis.Client]error, len(pipes))
+	for client, cmds := range pipes {
+		// Not Pipeliner.Do: called through the interface it keeps every client's Do
+		// in the binary, the cluster client's with all that it needs.
+		pipe := client.Pipeline()
+		pipe.BatchProcess(ctx, cmds...)
+		_, errs[client] = pipe.Exec(ctx)
 	}
 	for _, s := range sent {
 		// Only its own result says that a command was carried out: where the
@@ -288,7 +291,7 @@ func (w *Writer) round(ctx context.Context) {
 			w.wrote(s, n)
 			continue
 		}
-		err := cmp.Or(s.cmd.Err(), errs[s.pipe])
+		err := cmp.Or(s.cmd.Err(), errs[s.client])
 		atOnce := w.redis.Failed(s.list.Key, err)
 		if atOnce && surelyNot(err) {
 			w.retryNow(s.list) // where it is; nobody need know
