@@ -213,7 +213,7 @@ func Default() *Config {
 		Lists: []List{events, readings},
 		Delivery: Delivery{
 			BatchItems:     500,
-			BatchBytes:     128 * kib,
+			BatchBytes:     mib,
 			WindowItems:    4000,
 			Memory:         8 * mib,
 			ReceiptTimeout: 30 * second,

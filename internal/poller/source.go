@@ -260,6 +260,11 @@ func (s *source) landmarks(trim int) []uint64 {
 	if len(s.held) == 0 {
 		return nil
 	}
+	if s.held[0].b != nil && s.held[0].b.Large() {
+		if seq := s.base + uint64(max(1, trim)) - 1; s.single(seq) {
+			return []uint64{seq}
+		}
+	}
 	marks := []uint64{s.base}
 	if s.held[0].large == nil {
 		head := s.item(s.base)
@@ -281,6 +286,19 @@ func (s *source) landmarks(trim int) []uint64 {
 		marks = append(marks, any)
 	}
 	return marks
+}
+
+// single tells whether no item behind seq that is held is the same. Then its place
+// tells alone whether items before it were removed. Lua looks at each byte of an
+// item, which for large ones takes longer than all else.
+func (s *source) single(seq uint64) bool {
+	item := s.item(seq)
+	for other := seq + 1; other < s.next; other++ {
+		if bytes.Equal(item, s.item(other)) {
+			return false
+		}
+	}
+	return item != nil
 }
 
 // maxRepeat bounds the search for an item that differs from the head.
