@@ -66,6 +66,9 @@ func ask[T any](ctx context.Context, l *Loop, do func(context.Context) (T, error
 func (l *Loop) serveRequest(ctx context.Context) {
 	select {
 	case do := <-l.requests:
+		for _, s := range l.lanes {
+			s.conn.settle(0)
+		}
 		do(ctx)
 	default:
 	}

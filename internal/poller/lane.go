@@ -201,18 +201,20 @@ func (s *lane) look(ctx context.Context) error {
 // one for all lists where the trouble is Redis's.
 func (s *lane) fail(err error, now time.Time) {
 	s.more = true
+	s.conn.failed(err)
+	s.conn.settle(0)
 	if errors.Is(err, errNoScript) && !s.loaded {
 		if err = s.conn.loadScripts(s.loop.opts.Redis.Timeout); err == nil {
 			s.loaded = true // at once again, but only once
 			return
 		}
+		s.conn.failed(err)
 	}
 	s.loaded = false
 	if saysRedis(err, "READONLY") {
 		s.renewed = time.Time{} // so that the next script writes: at a replica one that does not succeeds
 	}
 	asked := s.conn
-	asked.failed(err)
 	s.loop.opts.Alive(now) // the Sentinels may be asked now
 	atOnce, err := s.detour(err)
 	if atOnce {

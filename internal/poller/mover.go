@@ -89,6 +89,7 @@ func (m *mover) turn(ctx context.Context, now time.Time) bool {
 	large := m.large()
 	read := takes && plan.Items > 0 && (m.more || due)
 	finding := m.unsure
+	m.conn.settle(0)
 	var err error
 	switch {
 	case !m.clean:
@@ -238,9 +239,10 @@ func (m *mover) exchange(ctx context.Context, now time.Time, plan batch.Plan, se
 		// its length begins it again.
 		w.command("LLEN", m.list.Key)
 	}
-	if err := w.send(ctx, got.memory); err != nil {
+	if err := w.send(ctx); err != nil {
 		return err
 	}
+	w.receive(got.memory)
 	reply, err := w.value()
 	if err := broken(err); err != nil {
 		return err
@@ -476,9 +478,10 @@ func (m *mover) find(ctx context.Context, now time.Time) error {
 	w.command(words...)
 	got := m.taken(m.list.Explicit.Plan(), len(m.held))
 	got.memory = m.loop.pool.Get(0, 0)
-	if err := w.send(ctx, got.memory); err != nil {
+	if err := w.send(ctx); err != nil {
 		return err
 	}
+	w.receive(got.memory)
 	check, checkErr := w.value()
 	if err := broken(checkErr); err != nil {
 		return err

@@ -136,7 +136,7 @@ type Loop struct {
 // server serves one list, in turns.
 type server interface {
 	// turn does what is to be done for the list now, in at most one round trip,
-	// and reports whether there was anything.
+	// and reports whether there was anything. It may leave that under way.
 	turn(ctx context.Context, now time.Time) bool
 	// unremoved is how many items have been confirmed and are still in Redis.
 	unremoved() int
@@ -261,6 +261,9 @@ func (l *Loop) Run(ctx context.Context) error {
 			if ctx.Err() == nil && s.turn(call, now) {
 				busy = true
 			}
+			for _, c := range l.nodes.open {
+				c.settle(1)
+			}
 		}
 		if busy {
 			continue
@@ -303,9 +306,11 @@ func (l *Loop) finish() error {
 // end removes what was confirmed from a list that nobody takes from any more, and
 // gives its lease back. It returns how many items it could not remove.
 func (l *Loop) end(ctx context.Context, s server, lane *lane) (left int) {
+	lane.conn.settle(0)
 	lane.retryAt, lane.faults, lane.due = time.Time{}, 0, time.Now().Add(time.Hour)
 	for s.unremoved() > 0 && lane.faults < 3 && ctx.Err() == nil {
 		s.turn(ctx, time.Now())
+		lane.conn.settle(0)
 		lane.retryAt = time.Time{}
 	}
 	left = s.unremoved()

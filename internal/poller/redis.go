@@ -148,15 +148,25 @@ func (d dialed) Write(p []byte) (int, error) {
 	return d.Conn.Write(p)
 }
 
+// settle receives what is under way, until no more than left round trips are. Before
+// go-redis uses the connection nothing may be.
+func (c *connection) settle(left int) {
+	if c.wire != nil {
+		c.wire.settle(left)
+	}
+}
+
 // failed notes an error of a call. What had an error that is no reply is closed.
 func (c *connection) failed(err error) {
 	var reply redis.Error
 	if !errors.As(err, &reply) && !errors.Is(err, errNoScript) {
 		c.breaks++
-		if c.wire != nil { // go-redis may not know
+		if w := c.wire; w != nil { // go-redis may not know
 			c.wire = nil
 			c.client.Close()
 			c.client = redis.NewClient(c.options)
+			w.dead = err
+			w.settle(0)
 		}
 	}
 }
@@ -182,6 +192,7 @@ func (c *connection) loadScripts(timeout time.Duration) error {
 // followHints redirects the hints when the hint connection has been replaced.
 func (c *connection) followHints(ctx context.Context) {
 	if c.tracked != c.hints.id.Load() {
+		c.settle(0)
 		if err := c.track(ctx, c.client.Process); err != nil {
 			c.failed(err)
 		}

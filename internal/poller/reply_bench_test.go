@@ -23,9 +23,10 @@ func readReply(tb testing.TB, raw []byte, w *wire, memory *batch.Memory) {
 	memory.Data, memory.Spans = memory.Data[:0], memory.Spans[:0]
 	g := gather{maxBytes: 1 << 20, maxItem: 1 << 20, memory: memory}
 	w.conn.(*replies).Reader.(*bytes.Reader).Reset(raw)
-	if err := w.send(context.Background(), memory); err != nil {
+	if err := w.send(context.Background()); err != nil {
 		tb.Fatal(err)
 	}
+	w.receive(memory)
 	if err := w.finish(w.items(&g)); err != nil {
 		tb.Fatal(err)
 	}

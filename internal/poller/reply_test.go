@@ -61,9 +61,10 @@ func readOn(w *wire, g *gather) (behind any, _ error) {
 	if g.memory == nil {
 		g.memory = new(batch.Memory)
 	}
-	if err := w.send(context.Background(), g.memory); err != nil {
+	if err := w.send(context.Background()); err != nil {
 		return nil, err
 	}
+	w.receive(g.memory)
 	if err := w.items(g); err != nil {
 		return nil, err
 	}
@@ -164,9 +165,10 @@ func TestOfCommandsEveryWordIsSentAsItIs(t *testing.T) {
 	conn := &replies{Reader: strings.NewReader("+OK\r\n")}
 	w := &wire{conn: conn}
 	w.command("SET", []byte("k\r\n"), 7, int64(-8), uint64(1<<63))
-	if err := w.send(context.Background(), nil); err != nil {
+	if err := w.send(context.Background()); err != nil {
 		t.Fatal(err)
 	}
+	w.receive(nil)
 	want := "*5\r\n$3\r\nSET\r\n$3\r\nk\r\n\r\n$1\r\n7\r\n$2\r\n-8\r\n$19\r\n9223372036854775808\r\n"
 	if conn.sent.String() != want {
 		t.Errorf("%q", conn.sent.String())
@@ -196,7 +198,7 @@ func FuzzReply(f *testing.F) {
 			}
 		}
 		w := &wire{conn: &replies{Reader: bytes.NewReader(raw)}}
-		w.send(context.Background(), nil)
+		w.receive(nil)
 		w.items(newPrints(maphash.MakeSeed(), 1<<20))
 	})
 }

@@ -29,6 +29,7 @@ type source struct {
 	unsure bool   // base may be wrong: find held in the list again before anything else
 	trims  []trim // asked for since serial, the last ones: at most one has been carried out
 	lost   bool   // the lease had run out, so others may have removed items too
+	sent   bool   // an exchange is under way
 }
 
 // trim is a removal of n items from the head.
@@ -59,6 +60,9 @@ func newSource(l *Loop, list List) *source {
 // turn does what is to be done for the list now, in at most one round trip, and
 // reports whether there was anything.
 func (s *source) turn(ctx context.Context, now time.Time) bool {
+	if s.sent {
+		s.conn.settle(0)
+	}
 	plan := s.follow()
 	takes := s.listen(plan)
 	if now.Before(s.retryAt) {
@@ -70,33 +74,43 @@ func (s *source) turn(ctx context.Context, now time.Time) bool {
 	due := !now.Before(s.due)
 	trim := plan.Head > s.base
 	read := takes && plan.Items > 0 && (s.more || due)
-	finding := s.unsure
-	var err error
 	switch {
 	case s.unsure:
-		err = s.find(ctx, now)
+		s.conn.settle(0)
+		err := s.find(ctx, now)
+		if err == nil && s.faults > 0 {
+			s.due = now // it only reads: whether the fault is over is not known yet
+			s.say(plan)
+			return true
+		}
+		s.ended(err, now, plan, takes)
 	case trim && s.held[0].large != nil:
-		err = s.bury(ctx, now)
+		s.conn.settle(0)
+		s.ended(s.bury(ctx, now), now, plan, takes)
 	case trim, read, due && (takes || len(s.held) > 0):
-		err = s.exchange(ctx, now, plan, read)
+		if err := s.exchange(ctx, now, plan, read, takes); err != nil {
+			s.ended(err, now, plan, takes)
+		}
 	case due && s.owner && s.loop.taking.Load():
-		err = s.release(ctx)
+		s.conn.settle(0)
+		s.ended(s.release(ctx), now, plan, takes)
 	case due:
-		err = s.look(ctx)
+		s.conn.settle(0)
+		s.ended(s.look(ctx), now, plan, takes)
 	default:
 		s.say(plan)
 		return false
 	}
+	return true
+}
+
+// ended notes how a round trip went that began at now.
+func (s *source) ended(err error, now time.Time, plan batch.Plan, takes bool) {
 	if err != nil && len(s.held) > 0 {
 		s.unsure = true // the reply may have been lost behind a trim
 	}
-	if err == nil && finding && s.faults > 0 {
-		s.due = now // finding the place only reads: whether the fault is over is not known yet
-	} else {
-		s.done(err, now, takes)
-	}
+	s.done(err, now, takes)
 	s.say(plan)
-	return true
 }
 
 // unremoved is how many items were confirmed and are still in Redis.
@@ -135,7 +149,10 @@ func (s *source) follow() batch.Plan {
 // instance still has the list and that its head is the one that was read, and
 // remove what was confirmed. The check comes behind the read, so that it vouches
 // for it: Redis carries out commands in the order in which they were sent.
-func (s *source) exchange(ctx context.Context, now time.Time, plan batch.Plan, read bool) error {
+//
+// It is left under way, so that Redis works for this list while the loop does for
+// another.
+func (s *source) exchange(ctx context.Context, now time.Time, plan batch.Plan, read, takes bool) error {
 	end := plan.Head
 	for _, r := range s.held {
 		if r.large != nil {
@@ -166,12 +183,24 @@ func (s *source) exchange(ctx context.Context, now time.Time, plan batch.Plan, r
 		w.command("LRANGE", s.list.Key, first, last)
 	}
 	w.command(s.guard(now, trim)...)
-	if err := w.send(ctx, got.memory); err != nil {
+	if err := w.send(ctx); err != nil {
 		return err
 	}
+	s.sent = true
+	w.waiting = append(w.waiting, func() {
+		s.sent = false
+		s.ended(s.receive(w, now, &got, ask, trim), now, plan, takes)
+	})
+	return nil
+}
+
+// receive ends an exchange that was to remove trim items, and asked for ask more.
+func (s *source) receive(w *wire, now time.Time, got *gather, ask, trim int) error {
+	w.receive(got.memory)
+	read := ask > 0
 	var refused serverError // whose place the guard's reply follows
 	if read {
-		if err := w.items(&got); err != nil && !errors.As(err, &refused) {
+		if err := w.items(got); err != nil && !errors.As(err, &refused) {
 			return err
 		}
 	}
@@ -199,7 +228,7 @@ func (s *source) exchange(ctx context.Context, now time.Time, plan batch.Plan, r
 	s.trims, s.lost = s.trims[:0], false
 	s.trimmed(uint64(trim))
 	if read {
-		s.take(&got, ask)
+		s.take(got, ask)
 	}
 	return nil
 }
@@ -416,9 +445,10 @@ func (s *source) find(ctx context.Context, now time.Time) error {
 	w.command("LRANGE", s.list.Key, first, last)
 	w.command(s.guard(now, 0)...) // a removal that comes late can come in between
 	s.held = held
-	if err := w.send(ctx, nil); err != nil {
+	if err := w.send(ctx); err != nil {
 		return err
 	}
+	w.receive(nil)
 	check, checkErr := w.value()
 	if err := broken(checkErr); err != nil {
 		return err

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strconv"
 	"time"
 
@@ -14,16 +15,23 @@ import (
 
 // wire speaks RESP on a connection that go-redis has made, for what happens once
 // a batch: items are read to where they stay, without a copy and without an
-// allocation an item, which go-redis can't. All else is go-redis's. After an error
-// that is no reply of Redis the connection is not to be used any more.
+// allocation an item, which go-redis can't. All else is go-redis's, between round
+// trips: see connection.settle.
+//
+// A round trip can be left under way while the next one is sent: each has its
+// receive in waiting, and they are received in the order in which they were sent.
+// After an error that is no reply of Redis nothing more is sent nor received.
 // https://redis.io/docs/latest/develop/reference/protocol-spec/
 type wire struct {
 	conn    net.Conn
 	timeout time.Duration
+	waiting []func()      // receive what was sent
+	dead    error         // why it is not used any more
 	out     []byte        // commands to send
 	in      *batch.Memory // what has come; Data[:kept] stays there, Data[next:] was not looked at yet
 	kept    int
 	next    int
+	rest    []byte       // of the next round trip's replies, that has come already
 	own     batch.Memory // for replies that nothing is kept of
 }
 
@@ -77,24 +85,40 @@ func appendBulk[T string | []byte](out []byte, word T) []byte {
 	return append(out, "\r\n"...)
 }
 
-// send sends the commands. What is kept of the replies will stand in m, behind
-// what is there; nil keeps nothing. Send and the replies have the timeout together.
-func (w *wire) send(ctx context.Context, m *batch.Memory) error {
-	if m == nil {
-		m = &w.own
-		m.Data = m.Data[:0]
+// send sends the commands. Send and the replies have the timeout together.
+func (w *wire) send(ctx context.Context) error {
+	if w.dead != nil {
+		return w.dead
 	}
-	w.in, w.kept, w.next = m, len(m.Data), len(m.Data)
 	deadline := time.Now().Add(w.timeout)
 	if end, ok := ctx.Deadline(); ok && end.Before(deadline) {
 		deadline = end
 	}
-	if err := w.conn.SetDeadline(deadline); err != nil {
-		return err
+	w.dead = w.conn.SetDeadline(deadline)
+	if w.dead == nil {
+		_, w.dead = w.conn.Write(w.out)
 	}
-	_, err := w.conn.Write(w.out)
 	w.out = w.out[:0]
-	return err
+	return w.dead
+}
+
+// receive begins to read the replies. What is kept of them will stand in m; nil
+// keeps nothing.
+func (w *wire) receive(m *batch.Memory) {
+	if m == nil {
+		m = &w.own
+	}
+	m.Data = append(m.Data[:0], w.rest...)
+	w.in, w.kept, w.next, w.rest = m, 0, 0, w.rest[:0]
+}
+
+// settle receives what is under way, the oldest first, until no more than left is.
+func (w *wire) settle(left int) {
+	for len(w.waiting) > left {
+		receive := w.waiting[0]
+		w.waiting = slices.Delete(w.waiting, 0, 1)
+		receive()
+	}
 }
 
 // broken returns err unless it is a reply.
@@ -108,19 +132,23 @@ func broken(err error) error {
 // finish is called when all replies were read, with the error of the last one. It
 // fails where the connection is not to be used any more.
 func (w *wire) finish(err error) error {
-	if err := broken(err); err != nil {
-		return err
-	}
-	if w.next != len(w.in.Data) {
-		return fmt.Errorf("%w: %d bytes more than there should be", errReply, len(w.in.Data)-w.next)
-	}
+	w.rest = append(w.rest, w.in.Data[w.next:]...)
 	w.in.Data = w.in.Data[:w.kept]
 	w.in = nil
-	return nil
+	if w.dead == nil {
+		w.dead = broken(err)
+	}
+	if w.dead == nil && len(w.rest) > 0 && len(w.waiting) == 0 {
+		w.dead = fmt.Errorf("%w: %d bytes more than there should be", errReply, len(w.rest))
+	}
+	return w.dead
 }
 
 // more reads until n bytes are there that were not looked at.
 func (w *wire) more(n int) error {
+	if w.dead != nil {
+		return w.dead
+	}
 	m := w.in
 	for len(m.Data)-w.next < n {
 		if w.next > w.kept && cap(m.Data)-w.next < n {
