@@ -212,7 +212,7 @@ func Default() *Config {
 		},
 		Lists: []List{events, readings},
 		Delivery: Delivery{
-			BatchItems:     500,
+			BatchItems:     1000,
 			BatchBytes:     mib,
 			WindowItems:    4000,
 			Memory:         8 * mib,
