@@ -12,6 +12,7 @@ import (
 	"github.com/coreos/go-systemd/v22/journal"
 	"go.uber.org/zap"
 
+	"edged/internal/batch"
 	"edged/internal/config"
 	"edged/internal/inbound"
 	"edged/internal/poller"
@@ -363,15 +364,39 @@ func (d *daemon) relay(list config.List, cfg *config.Config) (relayed, poller.Li
 			AckWait: time.Duration(list.AckWait), Backoff: durations(list.Backoff),
 			MaxDeliver: list.MaxDeliver, MaxAckPending: list.MaxAckPending,
 		})
-		source.Explicit, subject.Joiner, subject.Confirm = w, w, tcpserver.Acknowledged
+		source.Explicit, subject.Joiner, subject.Confirm = promptExplicit{w, d}, w, tcpserver.Acknowledged
 		return relayed{list, w}, source, subject
 	}
 	w := relay.NewList(relay.Options{Window: window, Memory: memory, Changed: wake})
-	source.Window, subject.Joiner = w, w
+	source.Window, subject.Joiner = promptWindow{w, d}, w
 	if list.Ack == config.AckNone {
 		subject.Confirm = tcpserver.OnWrite
 	}
 	return relayed{list, w}, source, subject
+}
+
+// promptWindow and promptExplicit let the loop write to idle clients what it has
+// offered.
+type promptWindow struct {
+	poller.Window
+	daemon *daemon
+}
+
+func (w promptWindow) Offer(b *batch.Batch) bool {
+	w.daemon.tcp.Hold()
+	defer w.daemon.tcp.Flush()
+	return w.Window.Offer(b)
+}
+
+type promptExplicit struct {
+	poller.ExplicitWindow
+	daemon *daemon
+}
+
+func (w promptExplicit) Offer(b *batch.Batch) {
+	w.daemon.tcp.Hold()
+	defer w.daemon.tcp.Flush()
+	w.ExplicitWindow.Offer(b)
 }
 
 // bounds are those of each list's window.

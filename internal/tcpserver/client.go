@@ -4,6 +4,7 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"go.uber.org/zap"
@@ -18,9 +19,10 @@ const flushTimeout = time.Second
 type client struct {
 	server *Server
 	id     uint64
-	conn   net.Conn // as it was accepted
-	ip     string   // of the other side; empty where it has none
-	tls    *tlsConn // over conn; nil for none
+	conn   net.Conn        // as it was accepted
+	ip     string          // of the other side; empty where it has none
+	tls    *tlsConn        // over conn; nil for none
+	raw    syscall.RawConn // of conn, to write without waiting; nil where that can't be done
 	since  time.Time
 	wake   chan struct{} // capacity 1: the writer has something to do
 	wrote  chan struct{} // closed when the writer has ended
@@ -45,6 +47,8 @@ type client struct {
 	sent       uint64               // messages, list items included
 	queue      queue
 	idle       bool // the writer waits for wake
+	lent       bool // what is the writer's is used by writeNow
+	held       bool // it is among the server's that are to be written to by Flush
 	greeted    bool // a first PING or PONG has come: INFO may follow
 	ldm        bool // INFO with ldm is owed, or was sent
 	owed       int  // list items delivered and not confirmed
@@ -124,6 +128,9 @@ func newClient(s *Server, id uint64, conn net.Conn) *client {
 	}
 	if sec.TLS != nil {
 		c.tls = newTLS(conn, sec)
+	}
+	if sc, ok := conn.(syscall.Conn); ok && c.tls == nil {
+		c.raw, _ = sc.SyscallConn()
 	}
 	if c.tls == nil || c.tls.first {
 		put(s, &c.queue, c.infoLine(false))

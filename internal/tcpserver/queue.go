@@ -31,6 +31,16 @@ type delivery struct {
 	receipt batch.Receipt
 }
 
+// size is about how many bytes there are to write.
+func (q *queue) size() (n int) {
+	for _, seg := range q.segments {
+		if n += seg.used; seg.batch != nil {
+			n += seg.batch.Size()
+		}
+	}
+	return n
+}
+
 // put queues bytes. It copies them into chunks that s has to spare.
 func put[T []byte | string](s *Server, q *queue, p T) {
 	q.bytes += len(p)

@@ -145,6 +145,10 @@ type Server struct {
 	first     time.Duration    // from accept to the first PING
 	wg        sync.WaitGroup   // the goroutines of clients
 
+	holding sync.Mutex // guards held; taken behind a client's mu
+	held    held
+	spare   []*client // memory for held; Flush's
+
 	security atomic.Pointer[Security] // stored with mu held
 	limits   atomic.Pointer[Limits]
 	lists    atomic.Pointer[lists] // stored with joining held

@@ -112,6 +112,9 @@ func (m *member) Deliver(b *batch.Batch, from, to int, receipt batch.Receipt) (t
 		delivery: delivery{member: m, items: n, receipt: receipt},
 		batch:    b, from: from, to: from + n,
 	})
+	if c.server.hold(c) {
+		return n
+	}
 	c.wakeWriter()
 	return n
 }

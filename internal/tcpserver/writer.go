@@ -19,18 +19,30 @@ const (
 	keptSegments = 256
 )
 
-// writer is what only the writing goroutine uses.
+// writer is what only the writing goroutine uses, or who has borrowed it: see
+// writeNow.
 type writer struct {
 	out      []segment // taken from the queue
-	bufs     net.Buffers
-	rest     net.Buffers // of bufs, or of the records made of them, not yet written
-	round    []delivery  // deliveries in bufs
-	written  []delivery  // those of them that count as confirmed when written
+	more     []segment // of out, not yet in a round
+	round    round
 	timer    *time.Timer
 	fires    time.Time // when timer does; zero when it has
 	nextPing time.Time
 	askPing  bool // a PING is due though no items need one
 	unsent   int  // bytes that the kernel held when it was looked at last
+}
+
+// round is what is written at once.
+type round struct {
+	began      bool // and is not written yet
+	segments   []segment
+	deliveries []delivery
+	written    []delivery // those that count as confirmed when written
+	queued     int        // bytes in chunks
+	asks       bool       // a PING stands at the end
+	bufs       net.Buffers
+	rest       net.Buffers // of bufs, or of the records made of them, not yet written
+	sealed     *[]byte     // the records' memory
 }
 
 var ping = []byte("PING\r\n")
@@ -49,33 +61,27 @@ func (c *client) write() {
 	c.timer = time.NewTimer(time.Until(c.fires))
 	defer c.timer.Stop()
 	for c.await() {
-		for more := c.out; ; {
-			n, err := c.writeRound(more)
-			if err != nil {
-				c.end(endBroken)
-				return
-			}
-			if more = more[n:]; len(more) == 0 {
-				break // after a first round, which may be nothing but a PING
-			}
+		if err := c.writeAll(); err != nil {
+			c.end(endBroken)
+			return
 		}
 	}
 }
 
-// await waits until there is something to write. It returns false when the
-// connection has ended and all is written that still can be.
+// await waits until there is something to write, and takes it. It returns false
+// when the connection has ended and all is written that still can be.
 func (c *client) await() bool {
 	for {
-		if cap(c.out) > keptSegments {
-			c.out = nil
-		}
-		clear(c.out)
 		c.mu.Lock()
-		c.out, c.queue.segments = c.queue.segments, c.out[:0]
+		if c.lent {
+			c.mu.Unlock()
+			c.sleep(true)
+			continue
+		}
 		expired := c.expired
 		c.expired = nil
 		ended := c.ended.Load()
-		work := len(c.out) > 0 || !c.pinged && (c.askPing || len(c.uncovered) > 0)
+		work := c.take()
 		owing := c.owed > 0
 		c.idle = !work && !ended
 		c.mu.Unlock()
@@ -84,12 +90,65 @@ func (c *client) await() bool {
 			sub.retire()
 		}
 		if ended {
-			return len(c.out) > 0
+			return c.round.began || len(c.out) > 0
 		}
 		if work {
 			return true
 		}
 		c.sleep(owing)
+	}
+}
+
+// take takes what is queued, if all is written that was taken before, and tells
+// whether there is something to write. mu is held.
+func (c *client) take() (work bool) {
+	if c.round.began || len(c.more) > 0 {
+		return true
+	}
+	c.out, c.queue.segments = c.queue.segments, c.out
+	c.more = c.out
+	return len(c.out) > 0 || !c.pinged && (c.askPing || len(c.uncovered) > 0)
+}
+
+// writeAll writes what was taken, however long that takes.
+func (c *client) writeAll() error {
+	for {
+		if !c.round.began {
+			c.fill()
+		}
+		if err := c.writeBufs(); err != nil {
+			return err
+		}
+		if c.roundWritten(); len(c.more) == 0 {
+			return nil
+		}
+	}
+}
+
+// writeNow writes what is queued on the calling goroutine, as far as the socket
+// takes it at once, if the writer is idle. It spares a change of goroutines, which
+// is most of the time that a single item takes.
+func (c *client) writeNow() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.idle || c.raw == nil || c.queue.size() > promptBytes {
+		c.wakeWriter()
+		return
+	}
+	c.idle, c.lent = false, true
+	for all := true; all && !c.ended.Load() && c.take(); {
+		c.mu.Unlock()
+		if !c.round.began {
+			c.fill()
+		}
+		if all = c.tryWrite(); all {
+			c.roundWritten()
+		}
+		c.mu.Lock()
+	}
+	c.idle, c.lent = true, false
+	if c.round.began || len(c.more) > 0 || len(c.queue.segments) > 0 || len(c.expired) > 0 || c.ended.Load() {
+		c.wakeWriter()
 	}
 }
 
@@ -171,54 +230,57 @@ func (c *client) owe(n int) {
 	c.owed += n
 }
 
-// writeRound writes the first segments of out, about roundSize bytes, and tells
-// how many. Where deliveries wait for a PING and none is outstanding, it stands
-// at the end.
-func (c *client) writeRound(out []segment) (n int, err error) {
-	c.bufs, c.round, c.written = c.bufs[:0], c.round[:0], c.written[:0]
+// fill makes a round of the first segments of more, about roundSize bytes. Where
+// deliveries wait for a PING and none is outstanding, it stands at the end.
+func (c *client) fill() {
+	r := &c.round
+	r.began, r.bufs, r.deliveries, r.written, r.queued = true, r.bufs[:0], r.deliveries[:0], r.written[:0], 0
 	ended := c.ended.Load()
-	queued := 0
-	for size := 0; n < len(out) && size < roundSize; n++ {
-		seg := &out[n]
+	n := 0
+	for size := 0; n < len(c.more) && size < roundSize; n++ {
+		seg := &c.more[n]
 		switch {
 		case seg.chunk != nil:
-			c.bufs = append(c.bufs, seg.chunk[:seg.used])
-			queued += seg.used
+			r.bufs = append(r.bufs, seg.chunk[:seg.used])
+			r.queued += seg.used
 			size += seg.used
 		case ended || seg.member.left.Load(): // owed by others now
 		default:
 			var bytes int
-			c.bufs, bytes = seg.batch.Encoded(seg.member.key, seg.member.encode).Append(c.bufs, seg.from, seg.to)
-			c.round = append(c.round, seg.delivery)
+			r.bufs, bytes = seg.batch.Encoded(seg.member.key, seg.member.encode).Append(r.bufs, seg.from, seg.to)
+			r.deliveries = append(r.deliveries, seg.delivery)
 			size += bytes
 		}
 	}
+	r.segments, c.more = c.more[:n], c.more[n:]
 
 	c.mu.Lock()
-	for _, d := range c.round {
+	for _, d := range r.deliveries {
 		switch {
 		case d.member.left.Load(): // since this round began
 		case d.member.confirm == OnPong:
 			c.uncovered = append(c.uncovered, d)
 		default:
-			c.written = append(c.written, d)
+			r.written = append(r.written, d)
 		}
 	}
-	asks := !c.pinged && !ended && (c.askPing || len(c.uncovered) > 0)
-	if asks {
+	r.asks = !c.pinged && !ended && (c.askPing || len(c.uncovered) > 0)
+	if r.asks {
 		c.covered, c.uncovered = c.uncovered, nil
 		c.pinged, c.askPing, c.early = true, false, false
-		c.bufs = append(c.bufs, ping)
+		r.bufs = append(r.bufs, ping)
 	}
 	if c.owed == 0 {
 		c.progress = time.Now()
 	}
 	c.mu.Unlock()
+	r.rest = r.bufs
+}
 
-	if err := c.writeBufs(); err != nil {
-		return 0, err
-	}
-	for _, seg := range out[:n] {
+// roundWritten notes that the round is written.
+func (c *client) roundWritten() {
+	r := &c.round
+	for _, seg := range r.segments {
 		if seg.chunk != nil {
 			c.server.chunks.Put(seg.chunk)
 		} else {
@@ -226,44 +288,99 @@ func (c *client) writeRound(out []segment) (n int, err error) {
 		}
 	}
 	c.mu.Lock()
-	c.queue.bytes -= queued
+	c.queue.bytes -= r.queued
 	c.progress = time.Now()
-	if asks {
+	if r.asks {
 		c.pingOut = c.bytesOut.Load()
 	}
-	answered := asks && c.early
+	answered := r.asks && c.early
 	c.mu.Unlock()
 	if answered {
 		c.pong()
 	}
-	c.confirm(c.written)
-	clear(c.round)
-	clear(c.written)
-	return n, nil
+	c.confirm(r.written)
+	r.began = false
+	clear(r.deliveries)
+	clear(r.written)
+	clear(r.segments)
+	if len(c.more) > 0 {
+		return
+	}
+	if c.more, c.out = nil, c.out[:0]; cap(c.out) > keptSegments {
+		c.out = nil
+	}
 }
 
-// writeBufs writes bufs, however long that takes as long as there is progress.
+// tryWrite writes what the socket takes at once, and tells whether that is all.
+func (c *client) tryWrite() (all bool) {
+	r := &c.round
+	c.raw.Write(func(fd uintptr) bool {
+		for len(r.rest) > 0 {
+			n, err := writev(fd, r.rest[:min(len(r.rest), maxBuffers)])
+			if n <= 0 || err != nil {
+				break // who waits learns of an error
+			}
+			c.bytesOut.Add(uint64(n))
+			consume(&r.rest, n)
+		}
+		return true
+	})
+	return len(r.rest) == 0
+}
+
+// maxBuffers is how many buffers a system call writes at most (IOV_MAX).
+const maxBuffers = 1024
+
+// consume takes the first n bytes off bufs.
+func consume(bufs *net.Buffers, n int) {
+	for len(*bufs) > 0 && n >= len((*bufs)[0]) {
+		n -= len((*bufs)[0])
+		*bufs = (*bufs)[1:]
+	}
+	if n > 0 {
+		(*bufs)[0] = (*bufs)[0][n:]
+	}
+}
+
+// writeBufs writes the round, however long that takes as long as there is progress.
 func (c *client) writeBufs() error {
-	c.rest = c.bufs
-	if c.tls != nil {
-		memory := c.server.sealed.Get().(*[]byte)
-		defer c.server.sealed.Put(memory)
+	r := &c.round
+	if c.tls != nil && r.sealed == nil {
+		r.sealed = c.server.sealed.Get().(*[]byte)
 		var err error
-		if *memory, err = c.tls.seal(c.bufs, *memory); err != nil {
+		if *r.sealed, err = c.tls.seal(r.bufs, *r.sealed); err != nil {
 			return err
 		}
-		c.rest = net.Buffers{*memory}
+		r.rest = net.Buffers{*r.sealed}
 	}
-	for len(c.rest) > 0 {
+	err := c.writeRest()
+	if r.sealed != nil {
+		c.server.sealed.Put(r.sealed)
+		r.sealed = nil
+	}
+	return err
+}
+
+func (c *client) writeRest() error {
+	r := &c.round
+	if c.raw != nil && c.tryWrite() {
+		return nil
+	}
+	for len(r.rest) > 0 {
 		c.mu.Lock()
 		if !c.ended.Load() { // an end has set its own deadline
 			c.conn.SetWriteDeadline(time.Now().Add(c.lookInterval()))
 		}
 		c.mu.Unlock()
-		n, err := c.rest.WriteTo(c.conn)
+		n, err := r.rest.WriteTo(c.conn)
 		c.bytesOut.Add(uint64(n))
 		switch {
 		case err == nil:
+			c.mu.Lock()
+			if !c.ended.Load() { // writeNow does not wait
+				c.conn.SetWriteDeadline(time.Time{})
+			}
+			c.mu.Unlock()
 			return nil
 		case c.ended.Load() || !errors.Is(err, os.ErrDeadlineExceeded):
 			return err

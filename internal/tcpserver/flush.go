@@ -1,0 +1,67 @@
+package tcpserver
+
+// Hold and Flush stand around the offer of a batch, and belong to the goroutine
+// that offers batches: what is delivered in between is written by Flush, to idle
+// clients and as far as their sockets take it at once, without the client's own
+// goroutine. Where it is for many, or much, that one is woken as ever.
+
+// held are clients to be written to. Guarded by Server.holding.
+type held struct {
+	on      bool
+	clients []*client
+}
+
+const (
+	// promptClients is how many clients Flush writes to.
+	promptClients = 4
+	// promptBytes is how much it writes to each.
+	promptBytes = 32 << 10
+)
+
+// Hold begins to hold back what is delivered.
+func (s *Server) Hold() {
+	s.holding.Lock()
+	s.held.on = true
+	s.holding.Unlock()
+}
+
+// hold notes a client that items were delivered to, and tells whether Flush will
+// see to it. The client's mu is held.
+func (s *Server) hold(c *client) bool {
+	if !c.idle {
+		return true // it writes already, or is held
+	}
+	s.holding.Lock()
+	defer s.holding.Unlock()
+	if !s.held.on {
+		return false
+	}
+	if !c.held {
+		c.held = true
+		s.held.clients = append(s.held.clients, c)
+	}
+	return true
+}
+
+// Flush writes what was held back.
+func (s *Server) Flush() {
+	s.holding.Lock()
+	s.held.on = false
+	clients := s.held.clients
+	s.held.clients = s.spare
+	s.holding.Unlock()
+	prompt := len(clients) <= promptClients
+	for i, c := range clients {
+		clients[i] = nil
+		c.mu.Lock()
+		c.held = false
+		if !prompt {
+			c.wakeWriter()
+		}
+		c.mu.Unlock()
+		if prompt {
+			c.writeNow()
+		}
+	}
+	s.spare = clients[:0]
+}

@@ -1,0 +1,8 @@
+//go:build !linux
+
+package tcpserver
+
+import "syscall"
+
+// writev writes the first of bufs: unix.Writev is Linux's.
+func writev(fd uintptr, bufs [][]byte) (int, error) { return syscall.Write(int(fd), bufs[0]) }
