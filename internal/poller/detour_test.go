@@ -19,7 +19,7 @@ func TestAListThatARequestFindsElsewhereIsComparedBeforeAnythingIsRemoved(t *tes
 		Lists: []List{{Key: "a", Subject: "sa", Window: w}},
 	})
 	src := l.sources[0].(*source)
-	defer func() { src.conn.client.Close(); src.conn.hints.client.Close() }()
+	defer func() { src.conn.client.Close() }()
 	left := src.conn
 	c := &client{t: t, hold: true}
 	w.Join("", "1", c)

@@ -16,7 +16,8 @@ import (
 // touches no list, it only calls changed. A hint can be lost (the connection breaks, the server forgets), so
 // the loop has a slow poll behind it.
 type hints struct {
-	client  *redis.Client
+	options *redis.Options
+	last    net.Conn         // that go-redis has used
 	id      atomic.Int64     // the connection's client ID; 0 while there is none
 	changed func(key string) // an empty key means any
 }
@@ -25,26 +26,16 @@ type hints struct {
 const invalidated = "__redis__:invalidate"
 
 func newHints(opts RedisOptions, address string, changed func(key string)) *hints {
-	h := &hints{changed: changed}
-	o := opts.clientOptions(address)
-	o.ReadBufferSize = 4 << 10
-	o.WriteBufferSize = 1 << 10
-	o.OnConnect = func(ctx context.Context, conn *redis.Conn) error {
-		id, err := conn.ClientID(ctx).Result()
-		if err != nil {
-			return err
-		}
-		h.id.Store(id)
-		return nil
-	}
-	h.client = redis.NewClient(o)
+	h := &hints{options: opts.clientOptions(address), changed: changed}
+	h.options.ReadBufferSize = 4 << 10
+	h.options.WriteBufferSize = 1 << 10
+	follow(h.options, &h.last)
 	return h
 }
 
 // run receives until ctx is done. While it has no connection there are no hints
 // and the loop polls.
 func (h *hints) run(ctx context.Context) {
-	defer h.client.Close()
 	backoff := newBackoff()
 	for ctx.Err() == nil {
 		subscribed, err := h.receive(ctx)
@@ -83,37 +74,76 @@ func refusedForGood(err error) bool {
 	return true
 }
 
+// quiet is how long nothing may come before the server is asked for a sign of life.
+const quiet = time.Minute
+
 // receive hands on hints until the connection breaks, and reports whether there
-// was one.
+// was one. go-redis makes the connection; what comes on it then is read here,
+// since each item that comes to a box at rest waits for it.
 func (h *hints) receive(ctx context.Context) (subscribed bool, _ error) {
-	sub := h.client.Subscribe(ctx, invalidated)
-	defer sub.Close()
-	stop := context.AfterFunc(ctx, func() { sub.Close() }) // a blocked read heeds no context
+	client := redis.NewClient(h.options)
+	defer client.Close()
+	stop := context.AfterFunc(ctx, func() { client.Close() }) // a blocked read heeds no context
 	defer stop()
-	for {
-		msg, err := sub.ReceiveTimeout(ctx, time.Minute)
+	id, err := client.ClientID(ctx).Result()
+	if err != nil {
+		return false, err
+	}
+	h.id.Store(id)
+	w := &wire{conn: h.last, timeout: h.options.ReadTimeout}
+	w.command("SUBSCRIBE", invalidated)
+	if err := w.send(ctx); err != nil {
+		return false, err
+	}
+	w.receive(nil)
+	for asked := false; ; {
+		err := w.more(1)
 		var netErr net.Error
-		switch {
-		case err == nil:
-		case errors.As(err, &netErr) && netErr.Timeout() && subscribed && ctx.Err() == nil:
-			if err := sub.Ping(ctx); err != nil {
-				return subscribed, err
+		if errors.As(err, &netErr) && netErr.Timeout() && subscribed && !asked {
+			asked = true
+			w.command("PING")
+			if err = w.send(ctx); err == nil {
+				continue
 			}
-			continue
-		default:
+		}
+		if err != nil {
 			return subscribed, err
 		}
-		switch m := msg.(type) {
-		case *redis.Subscription:
-			subscribed = true
-			h.changed("") // the loop redirects its hints here from now on
-		case *redis.Message:
-			for _, key := range m.PayloadSlice {
-				h.changed(key)
-			}
-			if m.Payload != "" {
-				h.changed(m.Payload)
+		message, err := w.value()
+		if err != nil {
+			return subscribed, err
+		}
+		asked, subscribed = false, true
+		h.heed(message)
+		if now := time.Now(); w.deadline.Sub(now) < quiet/2 {
+			w.deadline = now.Add(quiet)
+			if err := w.conn.SetDeadline(w.deadline); err != nil {
+				return subscribed, err
 			}
 		}
+	}
+}
+
+// heed hands on what a message says to have changed.
+// https://redis.io/docs/latest/develop/reference/client-side-caching/
+func (h *hints) heed(message any) {
+	m, _ := message.([]any)
+	if len(m) != 3 || m[0] != "message" {
+		if len(m) > 0 && m[0] == "subscribe" {
+			h.changed("") // the loop redirects its hints here from now on
+		}
+		return
+	}
+	switch keys := m[2].(type) {
+	case []any:
+		for _, key := range keys {
+			if key, ok := key.(string); ok {
+				h.changed(key)
+			}
+		}
+	case string:
+		h.changed(keys)
+	default:
+		h.changed("") // FLUSHALL
 	}
 }

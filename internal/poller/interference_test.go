@@ -76,7 +76,7 @@ func (n *splitter) replies(client, server net.Conn) {
 // withoutRun prepares a loop whose turns the test takes.
 func withoutRun(t *testing.T, l *Loop) {
 	conn := l.lanes[0].conn
-	t.Cleanup(func() { conn.client.Close(); conn.hints.client.Close() })
+	t.Cleanup(func() { conn.client.Close() })
 	if err := conn.loadScripts(2 * time.Second); err != nil {
 		t.Fatal(err)
 	}

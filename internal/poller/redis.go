@@ -99,17 +99,7 @@ var errBroken = fmt.Errorf("the connection was closed: %w", io.EOF)
 func dial(opts RedisOptions, address string, changed func(key string)) *connection {
 	c := &connection{address: address, hints: newHints(opts, address, changed), stopHints: func() {}}
 	o := opts.clientOptions(address)
-	connect := o.Dialer
-	if connect == nil {
-		connect = redis.NewDialer(o)
-	}
-	o.Dialer = func(ctx context.Context, network, address string) (net.Conn, error) {
-		conn, err := connect(ctx, network, address)
-		if err != nil {
-			return nil, err
-		}
-		return dialed{conn, c}, nil
-	}
+	follow(o, &c.last)
 	o.OnConnect = func(ctx context.Context, conn *redis.Conn) error {
 		if c.made == c.breaks+1 {
 			return errBroken
@@ -137,14 +127,30 @@ func (c *connection) open(ctx context.Context, key string) (*wire, error) {
 	return c.wire, nil
 }
 
-// dialed is a connection that go-redis has made. It may make several and use one.
+// follow notes in last the connection that a client of go-redis has used, which is
+// not always the one that it has made last.
+func follow(o *redis.Options, last *net.Conn) {
+	connect := o.Dialer
+	if connect == nil {
+		connect = redis.NewDialer(o)
+	}
+	o.Dialer = func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := connect(ctx, network, address)
+		if err != nil {
+			return nil, err
+		}
+		return dialed{conn, last}, nil
+	}
+}
+
+// dialed is a connection that go-redis has made.
 type dialed struct {
 	net.Conn
-	of *connection
+	last *net.Conn
 }
 
 func (d dialed) Write(p []byte) (int, error) {
-	d.of.last = d.Conn
+	*d.last = d.Conn
 	return d.Conn.Write(p)
 }
 

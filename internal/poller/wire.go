@@ -23,16 +23,17 @@ import (
 // After an error that is no reply of Redis nothing more is sent nor received.
 // https://redis.io/docs/latest/develop/reference/protocol-spec/
 type wire struct {
-	conn    net.Conn
-	timeout time.Duration
-	waiting []func()      // receive what was sent
-	dead    error         // why it is not used any more
-	out     []byte        // commands to send
-	in      *batch.Memory // what has come; Data[:kept] stays there, Data[next:] was not looked at yet
-	kept    int
-	next    int
-	rest    []byte       // of the next round trip's replies, that has come already
-	own     batch.Memory // for replies that nothing is kept of
+	conn     net.Conn
+	timeout  time.Duration
+	deadline time.Time     // that the connection has
+	waiting  []func()      // receive what was sent
+	dead     error         // why it is not used any more
+	out      []byte        // commands to send
+	in       *batch.Memory // what has come; Data[:kept] stays there, Data[next:] was not looked at yet
+	kept     int
+	next     int
+	rest     []byte       // of the next round trip's replies, that has come already
+	own      batch.Memory // for replies that nothing is kept of
 }
 
 // itemSink takes the items of a reply one after the other.
@@ -85,16 +86,23 @@ func appendBulk[T string | []byte](out []byte, word T) []byte {
 	return append(out, "\r\n"...)
 }
 
-// send sends the commands. Send and the replies have the timeout together.
+// send sends the commands. Send and the replies have the timeout together, or up to
+// a quarter less.
 func (w *wire) send(ctx context.Context) error {
 	if w.dead != nil {
 		return w.dead
 	}
-	deadline := time.Now().Add(w.timeout)
-	if end, ok := ctx.Deadline(); ok && end.Before(deadline) {
+	now := time.Now()
+	deadline := now.Add(w.timeout)
+	end, ends := ctx.Deadline()
+	if ends && end.Before(deadline) {
 		deadline = end
 	}
-	w.dead = w.conn.SetDeadline(deadline)
+	// Deadlines are not cheap: the last one serves while most of the time is left.
+	if ends || w.deadline.Sub(now) < w.timeout*3/4 {
+		w.deadline = deadline
+		w.dead = w.conn.SetDeadline(deadline)
+	}
 	if w.dead == nil {
 		_, w.dead = w.conn.Write(w.out)
 	}
@@ -266,26 +274,27 @@ func (w *wire) item(sink itemSink) (there bool, err error) {
 	return true, nil
 }
 
-// value reads any other reply: a string, an int64, nil, or a []any of those.
-func (w *wire) value() (any, error) {
+// value reads any other reply: a string, an int64, nil, or a []any of values.
+func (w *wire) value() (any, error) { return w.nested(3) }
+
+// nested is value, with arrays in as many levels at most.
+func (w *wire) nested(levels int) (any, error) {
 	if err := w.more(1); err != nil {
 		return nil, err
 	}
-	switch kind := w.in.Data[w.next]; kind {
-	case '*':
-		n, err := w.header(kind)
-		var all []any
-		for range n {
-			v, err := w.scalar()
-			if err != nil {
-				return nil, err
-			}
-			all = append(all, v)
-		}
-		return all, err
-	default:
+	if w.in.Data[w.next] != '*' || levels == 0 {
 		return w.scalar()
 	}
+	n, err := w.header('*')
+	var all []any
+	for range n {
+		v, err := w.nested(levels - 1)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, v)
+	}
+	return all, err
 }
 
 func (w *wire) scalar() (any, error) {
