@@ -213,7 +213,7 @@ func Default() *Config {
 		Lists: []List{events, readings},
 		Delivery: Delivery{
 			BatchItems:     1000,
-			BatchBytes:     mib,
+			BatchBytes:     512 * kib,
 			WindowItems:    4000,
 			Memory:         8 * mib,
 			ReceiptTimeout: 30 * second,
