@@ -98,14 +98,14 @@ func (l *Loop) lane(key string) *lane {
 }
 
 // script runs a script, which is loaded first where Redis does not know it.
-func (s *lane) script(ctx context.Context, script *redis.Script, keys []string, args ...any) *redis.Cmd {
-	cmd := script.EvalSha(ctx, s.conn.client, keys, args...)
+func (s *lane) script(ctx context.Context, script script, keys []string, args ...any) *redis.Cmd {
+	cmd := s.conn.client.Do(ctx, script.call(keys, args...)...)
 	if err := cmd.Err(); err != nil && strings.HasPrefix(err.Error(), "NOSCRIPT") {
 		if err := s.conn.loadScripts(s.loop.opts.Redis.Timeout); err != nil {
 			cmd.SetErr(err)
 			return cmd
 		}
-		cmd = script.EvalSha(ctx, s.conn.client, keys, args...)
+		cmd = s.conn.client.Do(ctx, script.call(keys, args...)...)
 	}
 	return cmd
 }
@@ -145,7 +145,7 @@ func (l *Loop) Dead(ctx context.Context, key string, n int) (letters []DeadLette
 // requeue puts dead letters back to the end of their list, without what stands
 // in front of them; what has no line in front stays as it is. KEYS: 1 list, 2
 // dead letters. ARGV: 1 'R' where the right end is the head, 2 how many.
-var requeue = redis.NewScript(`
+var requeue = newScript(`
 local n = 0
 redis.call('LTRIM', KEYS[2], 0, -1) -- see guard.go: at maxmemory RPUSH must not be the first write
 for i = 1, tonumber(ARGV[2]) do

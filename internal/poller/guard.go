@@ -1,10 +1,29 @@
 package poller
 
 import (
+	"crypto/sha1"
+	"encoding/hex"
 	"strings"
-
-	"github.com/redis/go-redis/v9"
 )
+
+// script is a Lua script. go-redis has one too, which goes through an interface,
+// and that keeps the scripting of all its clients in the binary.
+type script struct{ text, hash string }
+
+func newScript(text string) script {
+	sum := sha1.Sum([]byte(text))
+	return script{text, hex.EncodeToString(sum[:])}
+}
+
+// call is the command that runs the script where Redis knows it.
+func (s script) call(keys []string, args ...any) []any {
+	words := make([]any, 0, 3+len(keys)+len(args)+12) // room for marks
+	words = append(words, "EVALSHA", s.hash, len(keys))
+	for _, key := range keys {
+		words = append(words, key)
+	}
+	return append(words, args...)
+}
 
 // The scripts run inside Redis, so between their checks and what they do
 // nothing can happen. They move no item through Lua but the one that is buried.
@@ -63,7 +82,7 @@ end
 // is "ok", "moved" (the head is another one, nothing was removed), "lost" (the
 // lease had run out: it is held again, but nothing was removed) or "standby"
 // (another holder).
-var guard = redis.NewScript(isItem + lease + `
+var guard = newScript(isItem + lease + `
 local holder, serial = lease()
 local what = 'ok'
 if holder == ARGV[1] then
@@ -101,7 +120,7 @@ return {what, redis.call('LLEN', KEYS[1]), ARGV[1], serial}
 //
 // It writes the dead letter before it removes the item, so that nothing is lost
 // where the user may not do the one or the other.
-var bury = redis.NewScript(isItem + lease + `
+var bury = newScript(isItem + lease + `
 local holder, serial = lease()
 if holder and holder ~= ARGV[1] then
   return {'standby', redis.call('LLEN', KEYS[1]), holder, '0'}
@@ -121,7 +140,7 @@ return {'ok', redis.call('LLEN', KEYS[1]), ARGV[1], ARGV[8]}
 `)
 
 // release gives the lease back if it is this holder's. ARGV: 1 holder.
-var release = redis.NewScript(lease + `
+var release = newScript(lease + `
 if lease() == ARGV[1] then return redis.call('DEL', KEYS[2]) end
 return 0
 `)
@@ -152,7 +171,7 @@ return 0
 //
 // Dead letters are written before anything is removed, and what the user may not
 // do fails before anything is changed.
-var settle = redis.NewScript(before + `
+var settle = newScript(before + `
 local holder = redis.call('GET', KEYS[2])
 if holder and holder ~= ARGV[1] and not (#ARGV[2] > 0 and string.sub(holder, 1, #ARGV[2]) == ARGV[2]) then
   return {'standby', redis.call('LLEN', KEYS[1]), holder, '0'}
@@ -197,7 +216,7 @@ return {what, redis.call('LLEN', KEYS[1]), ARGV[1], serial}
 
 // takeFull moves up to ARGV[2] items to the in-flight list where LMOVE alone is
 // refused because Redis is full. ARGV[1] is 'R' where the right end is the head.
-var takeFull = redis.NewScript(`
+var takeFull = newScript(`
 local moved = {}
 redis.call('LTRIM', KEYS[4], 0, -1)
 for i = 1, tonumber(ARGV[2]) do
@@ -213,7 +232,7 @@ return moved
 // a removal. ARGV: 1 holder, 2 'R' where the right end is the head, 3 this
 // instance's name, 4 number of the last removal, 5 of this one. It returns how
 // many, or -1 where the list is not this process's or something else is in flight.
-var giveBack = redis.NewScript(`
+var giveBack = newScript(`
 if redis.call('GET', KEYS[2]) ~= ARGV[1] or redis.call('HGET', KEYS[5], ARGV[3]) ~= ARGV[4] then return -1 end
 local n, most = 0, tonumber(ARGV[6])
 redis.call('LTRIM', KEYS[4], 0, -1)
@@ -229,7 +248,7 @@ return n
 // must have run out. One with nothing in flight is looked at twice before it is
 // struck off: what it had sent may come late. ARGV: 1 'R' where the right end is
 // the head, 2 the instance's name. It returns how many.
-var reclaim = redis.NewScript(`
+var reclaim = newScript(`
 if redis.call('EXISTS', KEYS[2]) == 1 then return 0 end
 local n = 0
 redis.call('LTRIM', KEYS[4], 0, -1)

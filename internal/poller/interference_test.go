@@ -336,8 +336,8 @@ func TestWhatAnotherGaveBackIsNotSaidToBeRemovedWhereAReplyIsLost(t *testing.T) 
 	settleDown(t, m, &now)
 	// Its lease has run out, and another instance has given back what it had.
 	do(t, s, "DEL", aliveKey("a", "x"))
-	if err := reclaim.Run(t.Context(), s.Client(), []string{"a", aliveKey("a", "x"), DeadKey("a"), inFlightKey("a", "x"), instancesKey("a")},
-		"L", "x").Err(); err != nil {
+	keys := []string{"a", aliveKey("a", "x"), DeadKey("a"), inFlightKey("a", "x"), instancesKey("a")}
+	if err := s.Client().Eval(t.Context(), reclaim.text, keys, "L", "x").Err(); err != nil {
 		t.Fatal(err)
 	}
 	do(t, s, "LMOVE", "a", inFlightKey("a", "other"), "LEFT", "RIGHT") // item 0 is with another

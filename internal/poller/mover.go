@@ -9,7 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/redis/go-redis/v9"
 	"go.uber.org/zap"
 
 	"edged/internal/batch"
@@ -183,18 +182,9 @@ func (m *mover) settle(now time.Time, held []moved, settled []batch.Settlement) 
 	if m.attempt += 2; len(gone) > 0 {
 		m.ask(gone)
 	}
-	words = append(m.script(settle), m.loop.holder, instead, o.Lease.Milliseconds(), renew, o.Instance,
+	words = settle.call(m.keys, m.loop.holder, instead, o.Lease.Milliseconds(), renew, o.Instance,
 		m.tomb, m.serial, m.attempt, front, len(held))
 	return append(words, others...), gone, buried, nil
-}
-
-// script begins the call of a script that gets all keys.
-func (m *mover) script(script *redis.Script) []any {
-	words := []any{"EVALSHA", script.Hash(), len(m.keys)}
-	for _, key := range m.keys {
-		words = append(words, key)
-	}
-	return words
 }
 
 // ask notes what the call under way is to remove.
@@ -306,7 +296,7 @@ func (m *mover) exchange(ctx context.Context, now time.Time, plan batch.Plan, se
 // take sends what moves n items.
 func (m *mover) take(w *wire, n int) {
 	if m.full {
-		w.command(append(m.script(takeFull), m.side(), n)...)
+		w.command(takeFull.call(m.keys, m.side(), n)...)
 		return
 	}
 	from := "LEFT"
@@ -425,9 +415,10 @@ func (m *mover) giveBack(ctx context.Context, most int) (int64, error) {
 }
 
 // run runs a script that returns a number.
-func (m *mover) run(ctx context.Context, script *redis.Script, lease, inFlight string, args ...any) (int64, error) {
-	cmd := redis.NewCmd(ctx, append([]any{"EVALSHA", script.Hash(), 5, m.keys[0], lease, m.keys[2], inFlight, m.keys[4]}, args...)...)
-	if err := m.conn.client.Process(ctx, cmd); err != nil {
+func (m *mover) run(ctx context.Context, script script, lease, inFlight string, args ...any) (int64, error) {
+	keys := []string{m.keys[0], lease, m.keys[2], inFlight, m.keys[4]}
+	cmd := m.conn.client.Do(ctx, script.call(keys, args...)...)
+	if err := cmd.Err(); err != nil {
 		if strings.HasPrefix(err.Error(), "NOSCRIPT") {
 			return 0, errNoScript
 		}
@@ -630,7 +621,7 @@ func (m *mover) release(ctx context.Context) error {
 		return err
 	}
 	m.unsure = false
-	if err := m.conn.client.EvalSha(ctx, release.Hash(), m.keys[:2], m.loop.holder).Err(); err != nil {
+	if err := m.conn.client.Do(ctx, release.call(m.keys[:2], m.loop.holder)...).Err(); err != nil {
 		if strings.HasPrefix(err.Error(), "NOSCRIPT") {
 			return errNoScript
 		}

@@ -3,8 +3,6 @@ package poller
 import (
 	"context"
 	"errors"
-
-	"github.com/redis/go-redis/v9"
 )
 
 // Peeked is an item as it waits in its list.
@@ -16,7 +14,7 @@ type Peeked struct {
 // peek returns the length of a list and of items from its head on the size and
 // the first bytes; it changes nothing. KEYS: 1 list. ARGV: 1 'R' where the right
 // end is the head, 2 how many items, 3 how many bytes of each.
-var peek = redis.NewScript(`
+var peek = newScript(`
 local out = {redis.call('LLEN', KEYS[1])}
 for i = 1, tonumber(ARGV[2]) do
   local v = redis.call('LINDEX', KEYS[1], ARGV[1] == 'R' and -i or i - 1)

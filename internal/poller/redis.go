@@ -187,8 +187,8 @@ func (c *connection) close() {
 func (c *connection) loadScripts(timeout time.Duration) error {
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
-	for _, script := range []*redis.Script{guard, bury, release, settle, takeFull, giveBack, reclaim, requeue, peek} {
-		if err := script.Load(ctx, c.client).Err(); err != nil {
+	for _, script := range []script{guard, bury, release, settle, takeFull, giveBack, reclaim, requeue, peek} {
+		if err := c.client.ScriptLoad(ctx, script.text).Err(); err != nil {
 			return err
 		}
 	}

@@ -249,8 +249,7 @@ func (s *source) guard(now time.Time, n int) []any {
 	if s.attempt += 2; n > 0 {
 		s.ask(n)
 	}
-	words := []any{"EVALSHA", guard.Hash(), 2, s.keys[0], s.keys[1],
-		s.loop.holder, instead, o.Lease.Milliseconds(), renew, n, side, s.serial, s.attempt, markEnd}
+	words := guard.call(s.keys[:2], s.loop.holder, instead, o.Lease.Milliseconds(), renew, n, side, s.serial, s.attempt, markEnd)
 	for _, seq := range s.landmarks(n) {
 		m := s.at(seq)
 		words = append(words, seq-s.base, m.size, m.sum)
@@ -560,9 +559,9 @@ func (s *source) bury(ctx context.Context, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	reply, err := s.conn.client.EvalSha(ctx, bury.Hash(), s.keys[:3],
+	reply, err := s.conn.client.Do(ctx, bury.call(s.keys[:3],
 		s.loop.holder, side, large.size, large.sum, markEnd, why,
-		s.serial, s.attempt, s.loop.opts.Lease.Milliseconds()).Result()
+		s.serial, s.attempt, s.loop.opts.Lease.Milliseconds())...).Result()
 	what, err := s.judge(reply, err, now)
 	if err != nil {
 		return err
@@ -584,7 +583,7 @@ func (s *source) bury(ctx context.Context, now time.Time) error {
 // release gives the lease back while nobody is there to receive, so that an
 // instance with clients can have the list.
 func (s *source) release(ctx context.Context) error {
-	if err := s.conn.client.EvalSha(ctx, release.Hash(), s.keys[:2], s.loop.holder).Err(); err != nil {
+	if err := s.conn.client.Do(ctx, release.call(s.keys[:2], s.loop.holder)...).Err(); err != nil {
 		if strings.HasPrefix(err.Error(), "NOSCRIPT") {
 			return errNoScript
 		}
