@@ -11,18 +11,20 @@ import (
 
 // loopConnection is the ID of the connection that the loop's calls come on: the one
 // that has its keys tracked.
-func loopConnection(t *testing.T, s *redistest.Server) string {
+func loopConnection(t *testing.T, s *redistest.Server) (id string) {
 	t.Helper()
-	for line := range strings.Lines(s.Client().ClientList(t.Context()).Val()) {
-		fields := strings.Fields(line)
-		for _, field := range fields {
-			if flags, ok := strings.CutPrefix(field, "flags="); ok && strings.Contains(flags, "t") {
-				return strings.TrimPrefix(fields[0], "id=")
+	redistest.Eventually(t, "the loop has a connection with hints", func() bool {
+		for line := range strings.Lines(s.Client().ClientList(t.Context()).Val()) {
+			fields := strings.Fields(line)
+			for _, field := range fields {
+				if flags, ok := strings.CutPrefix(field, "flags="); ok && strings.Contains(flags, "t") {
+					id = strings.TrimPrefix(fields[0], "id=")
+				}
 			}
 		}
-	}
-	t.Fatal("the loop has no connection")
-	return ""
+		return id != ""
+	})
+	return id
 }
 
 // What happens before the end, which the loop has not heard of.
