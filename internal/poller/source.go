@@ -284,27 +284,25 @@ func (s *source) judge(reply any, err error, now time.Time) (string, error) {
 // head, the first that differs from it, the last to be removed, and one at random.
 // Where somebody else removes items, and all items repeat in the very rhythm of
 // what was removed, that can't be seen.
+//
+// Lua looks at each byte of an item, which for large ones takes longer than all
+// else: of those it is the last to be removed, and the first that differs from it.
 func (s *source) landmarks(trim int) []uint64 {
 	if len(s.held) == 0 {
 		return nil
 	}
 	if s.held[0].b != nil && s.held[0].b.Large() {
-		if seq := s.base + uint64(max(1, trim)) - 1; s.single(seq) {
-			return []uint64{seq}
+		last := s.base + uint64(max(1, trim)) - 1
+		if other, ok := s.unlike(last); ok {
+			return []uint64{last, other}
 		}
 	}
 	marks := []uint64{s.base}
-	if s.held[0].large == nil {
-		head := s.item(s.base)
-		for seq := s.base + 1; seq < min(s.next, s.base+maxRepeat); seq++ {
-			if item := s.item(seq); item != nil && !bytes.Equal(item, head) {
-				marks = append(marks, seq)
-				break
-			}
-		}
+	if other, ok := s.unlike(s.base); ok {
+		marks = append(marks, other)
 	}
-	if trim > 1 {
-		marks = append(marks, s.base+uint64(trim)-1)
+	if last := s.base + uint64(max(1, trim)) - 1; !slices.Contains(marks, last) {
+		marks = append(marks, last)
 	}
 	if between := uint64(max(0, trim-2)); between > 0 {
 		any := s.base + 1 + rand.Uint64N(between)
@@ -316,20 +314,18 @@ func (s *source) landmarks(trim int) []uint64 {
 	return marks
 }
 
-// single tells whether no item behind seq that is held is the same. Then its place
-// tells alone whether items before it were removed. Lua looks at each byte of an
-// item, which for large ones takes longer than all else.
-func (s *source) single(seq uint64) bool {
+// unlike is the first item that is held and differs from the item seq.
+func (s *source) unlike(seq uint64) (other uint64, ok bool) {
 	item := s.item(seq)
-	for other := seq + 1; other < s.next; other++ {
-		if bytes.Equal(item, s.item(other)) {
-			return false
+	for other := s.base; item != nil && other < min(s.next, s.base+maxRepeat); other++ {
+		if x := s.item(other); x != nil && !bytes.Equal(x, item) {
+			return other, true
 		}
 	}
-	return item != nil
+	return 0, false
 }
 
-// maxRepeat bounds the search for an item that differs from the head.
+// maxRepeat bounds the search for an item that differs.
 const maxRepeat = 64
 
 // at returns the mark of an item that is held.
