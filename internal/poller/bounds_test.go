@@ -1,10 +1,12 @@
 package poller
 
 import (
+	"runtime"
 	"strings"
 	"testing"
 	"time"
 
+	"edged/internal/batch"
 	"edged/internal/redistest"
 	"edged/internal/relay"
 )
@@ -67,4 +69,58 @@ func TestACappedListWhoseLargeItemsComeAgainLosesNone(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestAnItemTooLargeCostsNoMemory(t *testing.T) {
+	s := redistest.Start(t)
+	src, w := receivedByHand(t, s.Address(), func(o *Options) { o.MaxPayload = 1000 })
+	a := &client{t: t, hold: true}
+	w.Join("", "1", a)
+	s.Push("a", strings.Repeat("x", 8<<20))
+	for now := time.Now(); src.most == 0; {
+		src.turn(t.Context(), now)
+	}
+	got := gather{maxBytes: 1 << 20, maxLarge: 1 << 20, maxItem: 1000}
+	if src.fill(&got, 100); cap(got.memory.Data) > 1<<20 {
+		t.Errorf("%d bytes of memory for a read that keeps 1000 of an item", cap(got.memory.Data))
+	}
+}
+
+// keeper is a member that keeps the batches it gets.
+type keeper struct{ all []*batch.Batch }
+
+func (k *keeper) Deliver(b *batch.Batch, from, to int, _ batch.Receipt) int {
+	b.Retain()
+	k.all = append(k.all, b)
+	return to - from
+}
+
+func TestWhatIsOnItsWayTakesNoMoreThanItsBudget(t *testing.T) {
+	s := redistest.Start(t)
+	for range 100 {
+		s.Push("a", sized("large", 32<<10))
+		for range 31 {
+			s.Push("a", "small")
+		}
+	}
+	src, w := receivedByHand(t, s.Address(), func(o *Options) { o.BatchBytes = 1 << 20 })
+	heap := func() int64 {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.GC() // what a pool keeps is free after the second
+		runtime.ReadMemStats(&m)
+		return int64(m.HeapAlloc)
+	}
+	before := heap()
+	k := &keeper{}
+	w.Join("", "1", k)
+	now := time.Now()
+	settleDown(t, src, &now)
+	if w.Stats().InFlight != 1000 {
+		t.Fatal("the window is not full")
+	}
+	if took := heap() - before; took > 8<<20 {
+		t.Errorf("%d bytes, twice the budget", took)
+	}
+	runtime.KeepAlive(k)
 }

@@ -45,6 +45,7 @@ type lane struct {
 	idle    time.Duration
 
 	most  int // bytes of the largest item in the last read
+	mean  int // of those that were kept
 	limit int // how many items the next read may ask for: sizes may change, so it doubles at most
 
 	served  string // the address where it was served last
@@ -65,14 +66,21 @@ const firstRead = 32
 const replyHeader = 16
 
 // fill gives g memory for as many items as the next read may ask for, at most most
-// and at least one, and returns how many that are.
+// and at least one, and returns how many that are. The memory is what such items
+// take as were read last, not what they could take: it is kept until they are
+// confirmed, and only the items are counted.
 func (s *lane) fill(g *gather, most int) (ask int) {
 	ask = min(most, s.loop.opts.BatchItems, s.limit)
 	if s.most > 0 {
 		ask = max(1, min(ask, min(g.bound(1, s.most), s.loop.opts.BatchBytes)/s.most))
 	}
-	g.memory = s.loop.pool.Get(ask*(s.most+replyHeader)+replyHeader, ask)
+	g.memory = s.loop.pool.Get(ask*(min(s.most, s.mean+s.mean/2)+replyHeader)+replyHeader, ask)
 	return ask
+}
+
+// learn notes what the last read has brought, of n items in all.
+func (s *lane) learn(g *gather, n int) {
+	s.limit, s.most, s.mean = max(2*n, firstRead), g.most, g.size/max(1, len(g.memory.Spans))
 }
 
 // lookWait is the least time between two looks at a list that nobody takes from,

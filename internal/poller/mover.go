@@ -283,7 +283,7 @@ func (m *mover) exchange(ctx context.Context, now time.Time, plan batch.Plan, se
 	}
 	if read {
 		n, _ := length.(int64)
-		m.limit, m.most = max(2*len(got.items), firstRead), got.most
+		m.learn(&got.gather, len(got.items))
 		m.more = n > 0
 		m.mu.Lock()
 		m.status.Backlog = n

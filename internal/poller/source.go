@@ -378,7 +378,7 @@ func (s *source) take(got *gather, ask int) {
 		}
 		got.reverse()
 	}
-	s.limit, s.most = max(2*got.total, firstRead), got.most
+	s.learn(got, got.total)
 	s.more = got.cut || got.total == ask
 	if len(got.memory.Spans) > 0 {
 		s.idle = 0
