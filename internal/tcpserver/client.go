@@ -34,7 +34,6 @@ type client struct {
 	writer // owned by the writing goroutine
 
 	mu         sync.Mutex // guards everything below
-	log        *zap.Logger
 	admitted   *Security // that let it in; nil before
 	user       *User     // nil for one with all rights; changed by the reader alone
 	connect    connectOptions
@@ -110,7 +109,6 @@ func newClient(s *Server, id uint64, conn net.Conn) *client {
 		since:   time.Now(),
 		wake:    make(chan struct{}, 1),
 		wrote:   make(chan struct{}),
-		log:     s.log.With(zap.Uint64("client", id), zap.Stringer("address", conn.RemoteAddr())),
 		subs:    make(map[string]*subscription),
 		members: make(map[*member]struct{}),
 	}
@@ -134,7 +132,7 @@ func newClient(s *Server, id uint64, conn net.Conn) *client {
 // turnAway says why a connection does not become a client, where that can be said
 // without a TLS handshake. The few bytes fit in the socket's buffer.
 func (c *client) turnAway(limit string) {
-	c.log.Warn("connection refused: " + limit + " reached")
+	c.log(zap.WarnLevel, "connection refused: "+limit+" reached")
 	if c.tls == nil || !c.tls.first {
 		c.conn.SetWriteDeadline(time.Now().Add(flushTimeout))
 		c.conn.Write(append(c.infoLine(false), errLine(errConnections)...))
@@ -179,7 +177,7 @@ func (c *client) end(why ending) {
 		c.conn.SetWriteDeadline(time.Now().Add(flushTimeout))
 	}
 	c.wakeWriter()
-	log, owed := c.log, c.owed
+	owed := c.owed
 	c.mu.Unlock()
 	if !why.flush {
 		c.conn.Close()
@@ -187,10 +185,27 @@ func (c *client) end(why ending) {
 	if why.count != nil {
 		c.server.count(why.count)
 	}
+	fields := []zap.Field{zap.String("reason", why.reason), zap.Int("owed", owed)}
 	if why.level >= zap.WarnLevel {
-		log = log.With(zap.String("event", "client-cut-off"))
+		fields = append(fields, zap.String("event", "client-cut-off"))
 	}
-	log.Log(why.level, "client disconnected", zap.String("reason", why.reason), zap.Int("owed", owed))
+	c.log(why.level, "client disconnected", fields...)
+}
+
+// log writes a line that says which client it is about. A logger for each client
+// would keep kilobytes for a line or two.
+func (c *client) log(level zapcore.Level, text string, fields ...zap.Field) {
+	entry := c.server.log.Check(level, text)
+	if entry == nil {
+		return
+	}
+	about := []zap.Field{zap.Uint64("client", c.id), zap.Stringer("address", c.conn.RemoteAddr())}
+	c.mu.Lock()
+	if c.connected {
+		about = append(about, zap.String("name", c.connect.Name))
+	}
+	c.mu.Unlock()
+	entry.Write(append(about, fields...)...)
 }
 
 // wakeWriter tells the writer that there is something to do. mu is held.

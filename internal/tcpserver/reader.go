@@ -8,8 +8,6 @@ import (
 	"slices"
 	"time"
 
-	"go.uber.org/zap"
-
 	"edged/internal/batch"
 )
 
@@ -165,9 +163,6 @@ func (c *client) introduce(options []byte) error {
 	c.conn.SetReadDeadline(time.Time{})
 	o.Password, o.Token = "", "" // nobody needs them any more
 	c.mu.Lock()
-	if !c.connected {
-		c.log = c.log.With(zap.String("name", o.Name))
-	}
 	c.connect, c.connected = o, true
 	c.mu.Unlock()
 	c.pub.to.except = nil

@@ -323,7 +323,7 @@ func (s *Server) admit(conn net.Conn) {
 		c.turnAway(limit)
 		return
 	}
-	c.log.Debug("client connected")
+	c.log(zap.DebugLevel, "client connected")
 	go c.write()
 	go c.read()
 }
