@@ -22,20 +22,19 @@ type client struct {
 	ip     string   // of the other side; empty where it has none
 	tls    *tlsConn // over conn; nil for none
 	since  time.Time
-	wake   chan struct{} // capacity 1: the writer has something to do
-	wrote  chan struct{} // closed when the writer has ended
+	wrote  chan struct{} // closed when the last writer has ended
 	ended  atomic.Bool   // set once, under mu: nothing more is queued
 
 	received atomic.Uint64 // messages
 	bytesIn  atomic.Uint64
 	bytesOut atomic.Uint64
 
-	reader // owned by the reading goroutine
-	writer // owned by the writing goroutine
+	reader  // owned by the reading goroutine
+	*writer // owned by the writing goroutine; nil while there is none, changed with mu held
 
 	mu         sync.Mutex // guards everything below
-	admitted   *Security // that let it in; nil before
-	user       *User     // nil for one with all rights; changed by the reader alone
+	admitted   *Security  // that let it in; nil before
+	user       *User      // nil for one with all rights; changed by the reader alone
 	connect    connectOptions
 	connected  bool // CONNECT was read
 	subs       map[string]*subscription
@@ -43,11 +42,17 @@ type client struct {
 	expired    []*subscription      // got all they asked for; the writer retires them
 	sent       uint64               // messages, list items included
 	queue      queue
-	idle       bool // the writer waits for wake
+	idle       bool // nobody writes
+	due        bool // whoever writes is to look at the client
+	askPing    bool // a PING is due though no items need one
+	timer      *time.Timer
+	fires      time.Time // when timer does; zero when it has
+	nextPing   time.Time
 	greeted    bool // a first PING or PONG has come: INFO may follow
 	ldm        bool // INFO with ldm is owed, or was sent
 	owed       int  // list items delivered and not confirmed
 	progress   time.Time
+	unsent     int        // bytes that the kernel held when it was looked at last
 	pinged     bool       // a PING is outstanding, or being written
 	pingOut    uint64     // bytesOut behind it; 0 while it is being written
 	pingThere  time.Time  // when the client's host was seen to have it
@@ -107,7 +112,6 @@ func newClient(s *Server, id uint64, conn net.Conn) *client {
 		id:      id,
 		conn:    conn,
 		since:   time.Now(),
-		wake:    make(chan struct{}, 1),
 		wrote:   make(chan struct{}),
 		subs:    make(map[string]*subscription),
 		members: make(map[*member]struct{}),
@@ -208,25 +212,13 @@ func (c *client) log(level zapcore.Level, text string, fields ...zap.Field) {
 	entry.Write(append(about, fields...)...)
 }
 
-// wakeWriter tells the writer that there is something to do. mu is held.
-func (c *client) wakeWriter() {
-	if !c.idle {
-		return
-	}
-	c.idle = false
-	select {
-	case c.wake <- struct{}{}:
-	default: // it is being woken already
-	}
-}
-
 // send queues a line for the client.
 func (c *client) send(line string) {
 	c.mu.Lock()
 	slow := c.queue.bytes > c.server.limits.Load().MaxPending
 	if !slow && !c.ended.Load() {
-		put(c.server, &c.queue, line)
 		c.wakeWriter()
+		put(c.server, &c.queue, line)
 	}
 	c.mu.Unlock()
 	if slow {
@@ -252,8 +244,8 @@ func (c *client) lameDuck() {
 	}
 	c.ldm = true
 	if c.greeted {
-		put(c.server, &c.queue, line)
 		c.wakeWriter()
+		put(c.server, &c.queue, line)
 	}
 }
 
@@ -264,7 +256,7 @@ func (c *client) greet() {
 	}
 	c.greeted = true
 	if c.ldm {
-		put(c.server, &c.queue, c.infoLine(true))
 		c.wakeWriter()
+		put(c.server, &c.queue, c.infoLine(true))
 	}
 }

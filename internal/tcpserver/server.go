@@ -138,6 +138,7 @@ type Server struct {
 	sinks     map[string]*Sink // those with a literal subject
 	wildSinks []*Sink          // the others
 	chunks    sync.Pool        // of *[chunkSize]byte
+	writers   sync.Pool        // of *writer
 	sealed    sync.Pool        // of *[]byte: TLS records on their way to a socket
 	hashing   sync.Mutex       // held while a bcrypt hash is compared; see matches
 	stop      chan struct{}    // closed when no more connections are accepted
@@ -214,6 +215,7 @@ func New(opts Options) *Server {
 		sinks:     make(map[string]*Sink),
 		sealed:    sync.Pool{New: func() any { return new([]byte) }},
 		chunks:    sync.Pool{New: func() any { return new([chunkSize]byte) }},
+		writers:   sync.Pool{New: func() any { return new(writer) }},
 		stop:      make(chan struct{}),
 		empty:     make(chan struct{}),
 		first:     min(firstPing, opts.PingInterval),
@@ -316,7 +318,7 @@ func (s *Server) admit(conn net.Conn) {
 		s.past.Accepted++
 		s.clients[c.id] = c
 		s.addresses[c.ip]++
-		s.wg.Add(2)
+		s.wg.Add(3) // start's
 	}
 	s.mu.Unlock()
 	if limit != "" {
@@ -324,8 +326,7 @@ func (s *Server) admit(conn net.Conn) {
 		return
 	}
 	c.log(zap.DebugLevel, "client connected")
-	go c.write()
-	go c.read()
+	c.start()
 }
 
 // forget ends a client's time in the books. Its goroutines still run.

@@ -19,40 +19,31 @@ const (
 	keptSegments = 256
 )
 
-// writer is what only the writing goroutine uses.
+// writer is what a writing goroutine works with; the memory is used again.
 type writer struct {
-	out      []segment // taken from the queue
-	bufs     net.Buffers
-	rest     net.Buffers // of bufs, or of the records made of them, not yet written
-	round    []delivery  // deliveries in bufs
-	written  []delivery  // those of them that count as confirmed when written
-	timer    *time.Timer
-	fires    time.Time // when timer does; zero when it has
-	nextPing time.Time
-	askPing  bool // a PING is due though no items need one
-	unsent   int  // bytes that the kernel held when it was looked at last
+	out     []segment // taken from the queue
+	spare   []segment // for the queue
+	bufs    net.Buffers
+	rest    net.Buffers // of bufs, or of the records made of them, not yet written
+	round   []delivery  // deliveries in bufs
+	written []delivery  // those of them that count as confirmed when written
 }
 
 var ping = []byte("PING\r\n")
 
-// write is the writing goroutine. It closes the connection when it ends.
+// write is the writing goroutine: it ends when there is nothing to write, and
+// wakeWriter starts it again. The last one closes the connection.
 func (c *client) write() {
 	defer c.server.wg.Done()
-	defer close(c.wrote)
-	defer c.conn.Close()
 	if c.tls != nil {
 		<-c.tls.ready
-		defer c.tls.Close()
 	}
-	c.nextPing = c.since.Add(c.server.first)
-	c.fires = c.nextPing
-	c.timer = time.NewTimer(time.Until(c.fires))
-	defer c.timer.Stop()
 	for c.await() {
 		for more := c.out; ; {
 			n, err := c.writeRound(more)
 			if err != nil {
 				c.end(endBroken)
+				c.close()
 				return
 			}
 			if more = more[n:]; len(more) == 0 {
@@ -62,8 +53,9 @@ func (c *client) write() {
 	}
 }
 
-// await waits until there is something to write. It returns false when the
-// connection has ended and all is written that still can be.
+// await takes what there is to write. It returns false when the writing goroutine
+// is to end: there is nothing, or the connection has ended and all is written that
+// still can be.
 func (c *client) await() bool {
 	for {
 		if cap(c.out) > keptSegments {
@@ -76,47 +68,116 @@ func (c *client) await() bool {
 		c.expired = nil
 		ended := c.ended.Load()
 		work := len(c.out) > 0 || !c.pinged && (c.askPing || len(c.uncovered) > 0)
-		owing := c.owed > 0
-		c.idle = !work && !ended
+		due := c.due
+		c.due = false
+		c.idle = !work && !ended && !due && len(expired) == 0
+		if c.idle {
+			c.restWriter()
+		}
+		idle := c.idle
 		c.mu.Unlock()
 
 		for _, sub := range expired {
 			sub.retire()
 		}
-		if ended {
-			return len(c.out) > 0
-		}
-		if work {
+		switch {
+		case idle:
+			return false
+		case ended && len(c.out) == 0:
+			c.close()
+			return false
+		case ended || work:
 			return true
+		case due:
+			c.look()
 		}
-		c.sleep(owing)
 	}
 }
 
-// sleep waits until the writer is woken or it is time for something.
-func (c *client) sleep(owing bool) {
+// wakeWriter lets somebody write what is being queued: best before that, so that
+// the queue uses memory that is there. mu is held.
+func (c *client) wakeWriter() {
+	if !c.idle {
+		return
+	}
+	c.idle = false
+	c.writer = c.server.writers.Get().(*writer)
+	if c.queue.segments == nil {
+		c.queue.segments, c.spare = c.spare[:0], nil
+	}
+	c.server.wg.Add(1)
+	go c.write()
+}
+
+// restWriter gives back what the writing goroutine worked with. mu is held.
+func (c *client) restWriter() {
+	c.spare, c.queue.segments = c.queue.segments, nil
+	c.server.writers.Put(c.writer)
+	c.writer = nil
+}
+
+// close ends the connection for good.
+func (c *client) close() {
+	if c.tls != nil {
+		c.tls.Close()
+	}
+	c.conn.Close()
+	c.mu.Lock()
+	if c.timer.Stop() {
+		c.server.wg.Done() // in place of tick
+	}
+	c.mu.Unlock()
+	close(c.wrote)
+}
+
+// start lets the client be read and written, and the timer run; the server's wg
+// counts the three already.
+func (c *client) start() {
+	c.mu.Lock()
+	c.writer = c.server.writers.Get().(*writer)
+	c.nextPing = c.since.Add(c.server.first)
+	c.fires = c.nextPing
+	c.timer = time.AfterFunc(time.Until(c.fires), c.tick)
+	c.mu.Unlock()
+	go c.write()
+	go c.read()
+}
+
+// arm sets the timer for the next look at the client. mu is held.
+func (c *client) arm(now time.Time) {
 	next := c.nextPing
-	if owing {
-		if look := time.Now().Add(c.lookInterval()); look.Before(next) {
+	if c.owed > 0 {
+		if look := now.Add(c.lookInterval()); look.Before(next) {
 			next = look
 		}
 	}
-	if c.fires.IsZero() || next.Before(c.fires) { // too soon does no harm
-		c.timer.Reset(time.Until(next))
-		c.fires = next
+	if c.ended.Load() || !c.fires.IsZero() && !next.Before(c.fires) { // too soon does no harm
+		return
 	}
-	select {
-	case <-c.wake:
-	case <-c.timer.C:
-		c.fires = time.Time{}
-		c.tick()
+	c.fires = next
+	if !c.timer.Reset(next.Sub(now)) {
+		c.server.wg.Add(1) // a tick more
+	}
+}
+
+// tick is what the timer does, in a goroutine of its own. Where somebody writes,
+// it is them who look, when they have nothing better to do.
+func (c *client) tick() {
+	defer c.server.wg.Done()
+	c.mu.Lock()
+	c.fires = time.Time{}
+	c.due = !c.idle
+	due := c.due
+	c.mu.Unlock()
+	if !due {
+		c.look()
 	}
 }
 
 func (c *client) lookInterval() time.Duration { return c.server.limits.Load().ReceiptTimeout / looks }
 
-// tick looks for clients that make no progress or do not answer.
-func (c *client) tick() {
+// look looks for clients that make no progress or do not answer.
+func (c *client) look() {
 	now := time.Now()
 	c.mu.Lock()
 	owing := c.owed > 0
@@ -125,11 +186,13 @@ func (c *client) tick() {
 		c.nextPing = now.Add(c.server.limits.Load().PingInterval)
 		if c.pinged {
 			c.unanswered++
-		} else {
-			c.askPing = c.connected
+		} else if c.connected && !c.ended.Load() {
+			c.askPing = true
+			c.wakeWriter()
 		}
 	}
 	stale := c.unanswered >= 2
+	c.arm(now)
 	c.mu.Unlock()
 	switch {
 	case stale:
@@ -165,10 +228,11 @@ func (c *client) stuck(now time.Time) bool {
 
 // owe notes that n items more are to be confirmed. mu is held.
 func (c *client) owe(n int) {
-	if c.owed == 0 {
-		c.progress = time.Now()
+	if c.owed += n; c.owed == n {
+		now := time.Now()
+		c.progress = now
+		c.arm(now)
 	}
-	c.owed += n
 }
 
 // writeRound writes the first segments of out, about roundSize bytes, and tells
