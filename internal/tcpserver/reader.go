@@ -11,13 +11,6 @@ import (
 	"edged/internal/batch"
 )
 
-// firstBuffer and largestBuffer bound the read buffer where no message asks for
-// more: a client that only takes items sends little.
-const (
-	firstBuffer   = 1 << 10
-	largestBuffer = 32 << 10
-)
-
 // reader is what only the reading goroutine uses, but for what it says otherwise.
 type reader struct {
 	pub sender // for what the client publishes
@@ -89,22 +82,19 @@ func (c *client) leave() {
 func (c *client) readAll(from io.Reader) error {
 	c.conn.SetReadDeadline(c.since.Add(c.server.limits.Load().ConnectTimeout))
 	lim := limits{controlLine: c.server.opts.MaxControlLine, payload: c.server.opts.MaxPayload}
-	buf := make([]byte, firstBuffer)
-	have, need := 0, 1 // bytes in buf; how many it takes to go on
-	for {
-		n, err := from.Read(buf[have:])
+	in := newInput(&c.server.inputs, c.conn, from)
+	for need := 1; ; { // bytes that it takes to go on
+		n, err := in.fill()
 		if err != nil {
 			return err
 		}
 		c.bytesIn.Add(uint64(n))
-		have += n
-		full := have == len(buf)
 		done := 0
-		for have-done >= need {
-			if !c.trusted && buf[done]|0x20 != 'c' { // at once, before a payload is taken in
+		for in.have-done >= need {
+			if !c.trusted && in.buf[done]|0x20 != 'c' { // at once, before a payload is taken in
 				return errAuthorization
 			}
-			cmd, length, more, err := parse(buf[done:have], lim)
+			cmd, length, more, err := parse(in.buf[done:in.have], lim)
 			if err != nil {
 				return err
 			}
@@ -118,14 +108,7 @@ func (c *client) readAll(from io.Reader) error {
 			done += length
 			need = 1
 		}
-		have = copy(buf, buf[done:have])
-		switch {
-		case have == 0 && len(buf) > largestBuffer:
-			buf = make([]byte, firstBuffer) // a large message has passed
-		case have == len(buf) || full && len(buf) < largestBuffer:
-			// Grown by what has come, not by what was announced.
-			buf = append(buf, make([]byte, len(buf))...)
-		}
+		in.drop(done)
 	}
 }
 

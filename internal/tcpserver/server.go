@@ -138,13 +138,14 @@ type Server struct {
 	sinks     map[string]*Sink // those with a literal subject
 	wildSinks []*Sink          // the others
 	chunks    sync.Pool        // of *[chunkSize]byte
-	writers   sync.Pool        // of *writer
-	sealed    sync.Pool        // of *[]byte: TLS records on their way to a socket
-	hashing   sync.Mutex       // held while a bcrypt hash is compared; see matches
-	stop      chan struct{}    // closed when no more connections are accepted
-	empty     chan struct{}    // closed when that is so and the last client is gone
-	first     time.Duration    // from accept to the first PING
-	wg        sync.WaitGroup   // the goroutines of clients
+	inputs    inputs
+	writers   sync.Pool      // of *writer
+	sealed    sync.Pool      // of *[]byte: TLS records on their way to a socket
+	hashing   sync.Mutex     // held while a bcrypt hash is compared; see matches
+	stop      chan struct{}  // closed when no more connections are accepted
+	empty     chan struct{}  // closed when that is so and the last client is gone
+	first     time.Duration  // from accept to the first PING
+	wg        sync.WaitGroup // the goroutines of clients
 
 	security atomic.Pointer[Security] // stored with mu held
 	limits   atomic.Pointer[Limits]
@@ -208,13 +209,17 @@ func New(opts Options) *Server {
 		opts.Log = zap.NewNop()
 	}
 	s := &Server{
-		opts:      opts,
-		id:        rand.Text(),
-		log:       opts.Log,
-		router:    newRouter(),
-		sinks:     make(map[string]*Sink),
-		sealed:    sync.Pool{New: func() any { return new([]byte) }},
-		chunks:    sync.Pool{New: func() any { return new([chunkSize]byte) }},
+		opts:   opts,
+		id:     rand.Text(),
+		log:    opts.Log,
+		router: newRouter(),
+		sinks:  make(map[string]*Sink),
+		sealed: sync.Pool{New: func() any { return new([]byte) }},
+		chunks: sync.Pool{New: func() any { return new([chunkSize]byte) }},
+		inputs: inputs{
+			small: sync.Pool{New: func() any { return new([smallInput]byte) }},
+			large: sync.Pool{New: func() any { return new([largeInput]byte) }},
+		},
 		writers:   sync.Pool{New: func() any { return new(writer) }},
 		stop:      make(chan struct{}),
 		empty:     make(chan struct{}),
