@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"syscall"
 )
 
@@ -27,6 +28,7 @@ type input struct {
 	spare *inputs
 	raw   syscall.RawConn // nil: from is read
 	from  io.Reader
+	bytes *atomic.Uint64 // read in all
 
 	buf  []byte
 	have int   // bytes in buf
@@ -35,27 +37,27 @@ type input struct {
 }
 
 // newInput reads from, which is conn or lies over it.
-func newInput(spare *inputs, conn net.Conn, from io.Reader) *input {
-	in := &input{spare: spare, from: from}
+func newInput(spare *inputs, conn net.Conn, from io.Reader, bytes *atomic.Uint64) *input {
+	in := &input{spare: spare, from: from, bytes: bytes}
 	if socket, ok := conn.(syscall.Conn); ok && from == io.Reader(conn) {
 		in.raw, _ = socket.SyscallConn()
 	}
 	return in
 }
 
-// fill reads once, behind what there is already, and tells how much.
-func (in *input) fill() (n int, err error) {
+// fill reads once, behind what there is already.
+func (in *input) fill() error {
 	if in.raw == nil {
 		in.makeRoom()
-		n, err = in.from.Read(in.buf[in.have:])
-	} else if err = in.raw.Read(in.try); err == nil {
-		n, err = in.n, in.err
-		if n == 0 && err == nil {
-			err = io.EOF
-		}
+		in.n, in.err = in.from.Read(in.buf[in.have:])
+	} else if err := in.raw.Read(in.try); err != nil {
+		return err
+	} else if in.n == 0 && in.err == nil {
+		in.err = io.EOF
 	}
-	in.have += max(n, 0)
-	return n, err
+	in.have += max(in.n, 0)
+	in.bytes.Add(uint64(max(in.n, 0)))
+	return in.err
 }
 
 // try reads where there is something to read. It reports whether there was.

@@ -140,7 +140,7 @@ func (c *client) start() {
 	c.timer = time.AfterFunc(time.Until(c.fires), c.tick)
 	c.mu.Unlock()
 	go c.write()
-	go c.read()
+	go c.begin()
 }
 
 // arm sets the timer for the next look at the client. mu is held.
