@@ -24,21 +24,19 @@ type client struct {
 	tls    *tlsConn        // over conn; nil for none
 	raw    syscall.RawConn // of conn, to write without waiting; nil where that can't be done
 	since  time.Time
-	wake   chan struct{} // capacity 1: the writer has something to do
-	wrote  chan struct{} // closed when the writer has ended
+	wrote  chan struct{} // closed when the last writer has ended
 	ended  atomic.Bool   // set once, under mu: nothing more is queued
 
 	received atomic.Uint64 // messages
 	bytesIn  atomic.Uint64
 	bytesOut atomic.Uint64
 
-	reader // owned by the reading goroutine
-	writer // owned by the writing goroutine
+	reader  // owned by the reading goroutine
+	*writer // owned by the writing goroutine; nil while there is none, changed with mu held
 
 	mu         sync.Mutex // guards everything below
-	log        *zap.Logger
-	admitted   *Security // that let it in; nil before
-	user       *User     // nil for one with all rights; changed by the reader alone
+	admitted   *Security  // that let it in; nil before
+	user       *User      // nil for one with all rights; changed by the reader alone
 	connect    connectOptions
 	connected  bool // CONNECT was read
 	subs       map[string]*subscription
@@ -46,13 +44,17 @@ type client struct {
 	expired    []*subscription      // got all they asked for; the writer retires them
 	sent       uint64               // messages, list items included
 	queue      queue
-	idle       bool // the writer waits for wake
-	lent       bool // what is the writer's is used by writeNow
-	held       bool // it is among the server's that are to be written to by Flush
+	idle       bool // nobody writes
+	due        bool // whoever writes is to look at the client
+	askPing    bool // a PING is due though no items need one
+	timer      *time.Timer
+	fires      time.Time // when timer does; zero when it has
+	nextPing   time.Time
 	greeted    bool // a first PING or PONG has come: INFO may follow
 	ldm        bool // INFO with ldm is owed, or was sent
 	owed       int  // list items delivered and not confirmed
 	progress   time.Time
+	unsent     int        // bytes that the kernel held when it was looked at last
 	pinged     bool       // a PING is outstanding, or being written
 	pingOut    uint64     // bytesOut behind it; 0 while it is being written
 	pingThere  time.Time  // when the client's host was seen to have it
@@ -112,9 +114,7 @@ func newClient(s *Server, id uint64, conn net.Conn) *client {
 		id:      id,
 		conn:    conn,
 		since:   time.Now(),
-		wake:    make(chan struct{}, 1),
 		wrote:   make(chan struct{}),
-		log:     s.log.With(zap.Uint64("client", id), zap.Stringer("address", conn.RemoteAddr())),
 		subs:    make(map[string]*subscription),
 		members: make(map[*member]struct{}),
 	}
@@ -141,7 +141,7 @@ func newClient(s *Server, id uint64, conn net.Conn) *client {
 // turnAway says why a connection does not become a client, where that can be said
 // without a TLS handshake. The few bytes fit in the socket's buffer.
 func (c *client) turnAway(limit string) {
-	c.log.Warn("connection refused: " + limit + " reached")
+	c.log(zap.WarnLevel, "connection refused: "+limit+" reached")
 	if c.tls == nil || !c.tls.first {
 		c.conn.SetWriteDeadline(time.Now().Add(flushTimeout))
 		c.conn.Write(append(c.infoLine(false), errLine(errConnections)...))
@@ -186,7 +186,7 @@ func (c *client) end(why ending) {
 		c.conn.SetWriteDeadline(time.Now().Add(flushTimeout))
 	}
 	c.wakeWriter()
-	log, owed := c.log, c.owed
+	owed := c.owed
 	c.mu.Unlock()
 	if !why.flush {
 		c.conn.Close()
@@ -194,22 +194,27 @@ func (c *client) end(why ending) {
 	if why.count != nil {
 		c.server.count(why.count)
 	}
+	fields := []zap.Field{zap.String("reason", why.reason), zap.Int("owed", owed)}
 	if why.level >= zap.WarnLevel {
-		log = log.With(zap.String("event", "client-cut-off"))
+		fields = append(fields, zap.String("event", "client-cut-off"))
 	}
-	log.Log(why.level, "client disconnected", zap.String("reason", why.reason), zap.Int("owed", owed))
+	c.log(why.level, "client disconnected", fields...)
 }
 
-// wakeWriter tells the writer that there is something to do. mu is held.
-func (c *client) wakeWriter() {
-	if !c.idle {
+// log writes a line that says which client it is about. A logger for each client
+// would keep kilobytes for a line or two.
+func (c *client) log(level zapcore.Level, text string, fields ...zap.Field) {
+	entry := c.server.log.Check(level, text)
+	if entry == nil {
 		return
 	}
-	c.idle = false
-	select {
-	case c.wake <- struct{}{}:
-	default: // it is being woken already
+	about := []zap.Field{zap.Uint64("client", c.id), zap.Stringer("address", c.conn.RemoteAddr())}
+	c.mu.Lock()
+	if c.connected {
+		about = append(about, zap.String("name", c.connect.Name))
 	}
+	c.mu.Unlock()
+	entry.Write(append(about, fields...)...)
 }
 
 // send queues a line for the client.
@@ -217,8 +222,8 @@ func (c *client) send(line string) {
 	c.mu.Lock()
 	slow := c.queue.bytes > c.server.limits.Load().MaxPending
 	if !slow && !c.ended.Load() {
-		put(c.server, &c.queue, line)
 		c.wakeWriter()
+		put(c.server, &c.queue, line)
 	}
 	c.mu.Unlock()
 	if slow {
@@ -244,8 +249,8 @@ func (c *client) lameDuck() {
 	}
 	c.ldm = true
 	if c.greeted {
-		put(c.server, &c.queue, line)
 		c.wakeWriter()
+		put(c.server, &c.queue, line)
 	}
 }
 
@@ -256,7 +261,7 @@ func (c *client) greet() {
 	}
 	c.greeted = true
 	if c.ldm {
-		put(c.server, &c.queue, c.infoLine(true))
 		c.wakeWriter()
+		put(c.server, &c.queue, c.infoLine(true))
 	}
 }

@@ -25,22 +25,20 @@ func (s *Server) Hold() {
 	s.holding.Unlock()
 }
 
-// hold notes a client that items were delivered to, and tells whether Flush will
-// see to it. The client's mu is held.
-func (s *Server) hold(c *client) bool {
+// wakeForItems lets somebody write items that are being queued: Flush, or the
+// client's own goroutine. The client's mu is held.
+func (s *Server) wakeForItems(c *client) {
 	if !c.idle {
-		return true // it writes already, or is held
+		return
 	}
 	s.holding.Lock()
 	defer s.holding.Unlock()
 	if !s.held.on {
-		return false
+		c.wakeWriter()
+		return
 	}
-	if !c.held {
-		c.held = true
-		s.held.clients = append(s.held.clients, c)
-	}
-	return true
+	c.hireWriter()
+	s.held.clients = append(s.held.clients, c)
 }
 
 // Flush writes what was held back.
@@ -50,17 +48,12 @@ func (s *Server) Flush() {
 	clients := s.held.clients
 	s.held.clients = s.spare
 	s.holding.Unlock()
-	prompt := len(clients) <= promptClients
 	for i, c := range clients {
-		clients[i] = nil
-		c.mu.Lock()
-		c.held = false
-		if !prompt {
-			c.wakeWriter()
-		}
-		c.mu.Unlock()
-		if prompt {
+		if clients[i] = nil; len(clients) <= promptClients {
 			c.writeNow()
+		} else {
+			s.wg.Add(1)
+			go c.write()
 		}
 	}
 	s.spare = clients[:0]

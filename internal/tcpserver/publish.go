@@ -170,13 +170,13 @@ func (s *sender) deliver(sub *subscription, msg message) bool {
 	if !to.connect.Headers {
 		msg.header = nil
 	}
+	to.wakeWriter()
 	s.line = appendHead(s.line[:0], sub.sid, msg)
 	put(s.server, &to.queue, s.line)
 	put(s.server, &to.queue, msg.header)
 	put(s.server, &to.queue, msg.payload)
 	put(s.server, &to.queue, crlf)
 	sub.took(1)
-	to.wakeWriter()
 	to.mu.Unlock()
 	return true
 }

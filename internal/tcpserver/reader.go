@@ -8,20 +8,14 @@ import (
 	"slices"
 	"time"
 
-	"go.uber.org/zap"
-
 	"edged/internal/batch"
-)
-
-// firstBuffer and largestBuffer bound the read buffer where no message asks for
-// more: a client that only takes items sends little.
-const (
-	firstBuffer   = 1 << 10
-	largestBuffer = 32 << 10
 )
 
 // reader is what only the reading goroutine uses, but for what it says otherwise.
 type reader struct {
+	in   *input
+	need int // bytes that it takes to go on
+
 	pub sender // for what the client publishes
 	own sender // for what the daemon sends because of it
 	// By name in reply subjects: who may acknowledge; see nameForAcks. Used with the
@@ -31,21 +25,47 @@ type reader struct {
 	trusted bool // it was let in: more than CONNECT is obeyed
 }
 
-// read is the reading goroutine. It takes the client down when the connection
-// ends, whoever ended it.
+// read is the reading goroutine. What has come is obeyed where it was read, and then
+// another one waits for more: a stack that was needed for that stays as large, while
+// 2 KiB are enough to wait.
 func (c *client) read() {
-	defer c.server.wg.Done()
-	err, from := error(nil), io.Reader(c.conn)
+	err := c.in.fill()
+	for err == nil {
+		if err = c.obeyAll(); err == nil {
+			if c.tls == nil {
+				go c.read()
+				return
+			}
+			err = c.in.fill()
+		}
+	}
+	c.quit(err)
+}
+
+// begin makes the connection ready to be read.
+func (c *client) begin() {
+	from := io.Reader(c.conn)
 	if c.tls != nil {
-		if err = c.shake(); err != nil {
+		err := c.shake()
+		if err != nil {
 			c.end(endTLS(err))
 		}
 		close(c.tls.ready) // behind the end: the writer would find another reason for it
+		if err != nil {
+			c.quit(err)
+			return
+		}
 		from = c.tls
 	}
-	if err == nil {
-		err = c.readAll(from)
-	}
+	c.conn.SetReadDeadline(c.since.Add(c.server.limits.Load().ConnectTimeout))
+	c.in = newInput(&c.server.inputs, c.conn, from, &c.bytesIn)
+	c.need = 1
+	go c.read()
+}
+
+// quit takes the client down when the connection ends, whoever ended it.
+func (c *client) quit(err error) {
+	defer c.server.wg.Done()
 	var v violation
 	switch {
 	case errors.As(err, &v):
@@ -87,48 +107,31 @@ func (c *client) leave() {
 	}
 }
 
-// readAll reads and obeys commands until the connection ends.
-func (c *client) readAll(from io.Reader) error {
-	c.conn.SetReadDeadline(c.since.Add(c.server.limits.Load().ConnectTimeout))
+// obeyAll obeys the commands that have come.
+func (c *client) obeyAll() error {
+	in := c.in
 	lim := limits{controlLine: c.server.opts.MaxControlLine, payload: c.server.opts.MaxPayload}
-	buf := make([]byte, firstBuffer)
-	have, need := 0, 1 // bytes in buf; how many it takes to go on
-	for {
-		n, err := from.Read(buf[have:])
+	done := 0
+	for in.have-done >= c.need {
+		if !c.trusted && in.buf[done]|0x20 != 'c' { // at once, before a payload is taken in
+			return errAuthorization
+		}
+		cmd, length, more, err := parse(in.buf[done:in.have], lim)
 		if err != nil {
 			return err
 		}
-		c.bytesIn.Add(uint64(n))
-		have += n
-		full := have == len(buf)
-		done := 0
-		for have-done >= need {
-			if !c.trusted && buf[done]|0x20 != 'c' { // at once, before a payload is taken in
-				return errAuthorization
-			}
-			cmd, length, more, err := parse(buf[done:have], lim)
-			if err != nil {
-				return err
-			}
-			if length == 0 {
-				need = more
-				break
-			}
-			if err := c.obey(cmd); err != nil {
-				return err
-			}
-			done += length
-			need = 1
+		if length == 0 {
+			c.need = more
+			break
 		}
-		have = copy(buf, buf[done:have])
-		switch {
-		case have == 0 && len(buf) > largestBuffer:
-			buf = make([]byte, firstBuffer) // a large message has passed
-		case have == len(buf) || full && len(buf) < largestBuffer:
-			// Grown by what has come, not by what was announced.
-			buf = append(buf, make([]byte, len(buf))...)
+		if err := c.obey(cmd); err != nil {
+			return err
 		}
+		done += length
+		c.need = 1
 	}
+	in.drop(done)
+	return nil
 }
 
 // obey does what a command asks for. An error ends the connection.
@@ -165,9 +168,6 @@ func (c *client) introduce(options []byte) error {
 	c.conn.SetReadDeadline(time.Time{})
 	o.Password, o.Token = "", "" // nobody needs them any more
 	c.mu.Lock()
-	if !c.connected {
-		c.log = c.log.With(zap.String("name", o.Name))
-	}
 	c.connect, c.connected = o, true
 	c.mu.Unlock()
 	c.pub.to.except = nil

@@ -138,12 +138,14 @@ type Server struct {
 	sinks     map[string]*Sink // those with a literal subject
 	wildSinks []*Sink          // the others
 	chunks    sync.Pool        // of *[chunkSize]byte
-	sealed    sync.Pool        // of *[]byte: TLS records on their way to a socket
-	hashing   sync.Mutex       // held while a bcrypt hash is compared; see matches
-	stop      chan struct{}    // closed when no more connections are accepted
-	empty     chan struct{}    // closed when that is so and the last client is gone
-	first     time.Duration    // from accept to the first PING
-	wg        sync.WaitGroup   // the goroutines of clients
+	inputs    inputs
+	writers   sync.Pool      // of *writer
+	sealed    sync.Pool      // of *[]byte: TLS records on their way to a socket
+	hashing   sync.Mutex     // held while a bcrypt hash is compared; see matches
+	stop      chan struct{}  // closed when no more connections are accepted
+	empty     chan struct{}  // closed when that is so and the last client is gone
+	first     time.Duration  // from accept to the first PING
+	wg        sync.WaitGroup // the goroutines of clients
 
 	holding sync.Mutex // guards held; taken behind a client's mu
 	held    held
@@ -211,13 +213,18 @@ func New(opts Options) *Server {
 		opts.Log = zap.NewNop()
 	}
 	s := &Server{
-		opts:      opts,
-		id:        rand.Text(),
-		log:       opts.Log,
-		router:    newRouter(),
-		sinks:     make(map[string]*Sink),
-		sealed:    sync.Pool{New: func() any { return new([]byte) }},
-		chunks:    sync.Pool{New: func() any { return new([chunkSize]byte) }},
+		opts:   opts,
+		id:     rand.Text(),
+		log:    opts.Log,
+		router: newRouter(),
+		sinks:  make(map[string]*Sink),
+		sealed: sync.Pool{New: func() any { return new([]byte) }},
+		chunks: sync.Pool{New: func() any { return new([chunkSize]byte) }},
+		inputs: inputs{
+			small: sync.Pool{New: func() any { return new([smallInput]byte) }},
+			large: sync.Pool{New: func() any { return new([largeInput]byte) }},
+		},
+		writers:   sync.Pool{New: func() any { return new(writer) }},
 		stop:      make(chan struct{}),
 		empty:     make(chan struct{}),
 		first:     min(firstPing, opts.PingInterval),
@@ -320,16 +327,15 @@ func (s *Server) admit(conn net.Conn) {
 		s.past.Accepted++
 		s.clients[c.id] = c
 		s.addresses[c.ip]++
-		s.wg.Add(2)
+		s.wg.Add(3) // start's
 	}
 	s.mu.Unlock()
 	if limit != "" {
 		c.turnAway(limit)
 		return
 	}
-	c.log.Debug("client connected")
-	go c.write()
-	go c.read()
+	c.log(zap.DebugLevel, "client connected")
+	c.start()
 }
 
 // forget ends a client's time in the books. Its goroutines still run.

@@ -104,6 +104,7 @@ func (m *member) Deliver(b *batch.Batch, from, to int, receipt batch.Receipt) (t
 	if n == 0 {
 		return 0
 	}
+	c.server.wakeForItems(c)
 	b.Retain() // until it is written
 	m.owed += n
 	c.owe(n)
@@ -112,10 +113,6 @@ func (m *member) Deliver(b *batch.Batch, from, to int, receipt batch.Receipt) (t
 		delivery: delivery{member: m, items: n, receipt: receipt},
 		batch:    b, from: from, to: from + n,
 	})
-	if c.server.hold(c) {
-		return n
-	}
-	c.wakeWriter()
 	return n
 }
 

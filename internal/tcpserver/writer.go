@@ -19,17 +19,13 @@ const (
 	keptSegments = 256
 )
 
-// writer is what only the writing goroutine uses, or who has borrowed it: see
-// writeNow.
+// writer is what whoever writes works with: the writing goroutine, or Flush in its
+// place. The memory is used again.
 type writer struct {
-	out      []segment // taken from the queue
-	more     []segment // of out, not yet in a round
-	round    round
-	timer    *time.Timer
-	fires    time.Time // when timer does; zero when it has
-	nextPing time.Time
-	askPing  bool // a PING is due though no items need one
-	unsent   int  // bytes that the kernel held when it was looked at last
+	out   []segment // taken from the queue
+	more  []segment // of out, not yet in a round
+	spare []segment // for the queue
+	round round
 }
 
 // round is what is written at once.
@@ -47,68 +43,70 @@ type round struct {
 
 var ping = []byte("PING\r\n")
 
-// write is the writing goroutine. It closes the connection when it ends.
+// write is the writing goroutine: it ends when there is nothing to write, and
+// wakeWriter starts it again. The last one closes the connection.
 func (c *client) write() {
 	defer c.server.wg.Done()
-	defer close(c.wrote)
-	defer c.conn.Close()
 	if c.tls != nil {
 		<-c.tls.ready
-		defer c.tls.Close()
 	}
-	c.nextPing = c.since.Add(c.server.first)
-	c.fires = c.nextPing
-	c.timer = time.NewTimer(time.Until(c.fires))
-	defer c.timer.Stop()
 	for c.await() {
 		if err := c.writeAll(); err != nil {
 			c.end(endBroken)
+			c.close()
 			return
 		}
 	}
 }
 
-// await waits until there is something to write, and takes it. It returns false
-// when the connection has ended and all is written that still can be.
+// await takes what there is to write. It returns false when the writing goroutine
+// is to end: there is nothing, or the connection has ended and all is written that
+// still can be.
 func (c *client) await() bool {
 	for {
 		c.mu.Lock()
-		if c.lent {
-			c.mu.Unlock()
-			c.sleep(true)
-			continue
-		}
+		work := c.take()
 		expired := c.expired
 		c.expired = nil
 		ended := c.ended.Load()
-		work := c.take()
-		owing := c.owed > 0
-		c.idle = !work && !ended
+		due := c.due
+		c.due = false
+		idle := !work && !ended && !due && len(expired) == 0
+		if idle {
+			c.restWriter()
+		}
 		c.mu.Unlock()
 
 		for _, sub := range expired {
 			sub.retire()
 		}
-		if ended {
-			return c.round.began || len(c.out) > 0
-		}
-		if work {
+		switch {
+		case idle:
+			return false
+		case ended && c.finished():
+			c.close()
+			return false
+		case ended || work:
 			return true
+		case due:
+			c.look()
 		}
-		c.sleep(owing)
 	}
 }
 
 // take takes what is queued, if all is written that was taken before, and tells
 // whether there is something to write. mu is held.
 func (c *client) take() (work bool) {
-	if c.round.began || len(c.more) > 0 {
+	if !c.finished() {
 		return true
 	}
 	c.out, c.queue.segments = c.queue.segments, c.out
 	c.more = c.out
 	return len(c.out) > 0 || !c.pinged && (c.askPing || len(c.uncovered) > 0)
 }
+
+// finished tells whether all is written that was taken.
+func (c *client) finished() bool { return !c.round.began && len(c.more) == 0 }
 
 // writeAll writes what was taken, however long that takes.
 func (c *client) writeAll() error {
@@ -125,57 +123,120 @@ func (c *client) writeAll() error {
 	}
 }
 
-// writeNow writes what is queued on the calling goroutine, as far as the socket
-// takes it at once, if the writer is idle. It spares a change of goroutines, which
-// is most of the time that a single item takes.
+// writeNow is for who has hired the writer: it writes what is queued, as far as the
+// socket takes it at once. What is left, and all else, is the writing goroutine's.
 func (c *client) writeNow() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.idle || c.raw == nil || c.queue.size() > promptBytes {
-		c.wakeWriter()
-		return
-	}
-	c.idle, c.lent = false, true
-	for all := true; all && !c.ended.Load() && c.take(); {
+	others := func() bool { return c.ended.Load() || c.due || len(c.expired) > 0 }
+	work := c.raw == nil || c.queue.size() > promptBytes || others()
+	for !work && c.take() {
 		c.mu.Unlock()
-		if !c.round.began {
-			c.fill()
-		}
-		if all = c.tryWrite(); all {
+		c.fill()
+		all := c.tryWrite()
+		if all {
 			c.roundWritten()
 		}
 		c.mu.Lock()
+		work = !all || others()
 	}
-	c.idle, c.lent = true, false
-	if c.round.began || len(c.more) > 0 || len(c.queue.segments) > 0 || len(c.expired) > 0 || c.ended.Load() {
-		c.wakeWriter()
+	if work {
+		c.server.wg.Add(1)
+		go c.write()
+	} else {
+		c.restWriter()
 	}
 }
 
-// sleep waits until the writer is woken or it is time for something.
-func (c *client) sleep(owing bool) {
+// wakeWriter lets somebody write what is being queued: best before that, so that
+// the queue uses memory that is there. mu is held.
+func (c *client) wakeWriter() {
+	if c.idle {
+		c.hireWriter()
+		c.server.wg.Add(1)
+		go c.write()
+	}
+}
+
+// hireWriter makes the caller the one who writes. mu is held, and nobody writes.
+func (c *client) hireWriter() {
+	c.idle = false
+	c.writer = c.server.writers.Get().(*writer)
+	if c.queue.segments == nil {
+		c.queue.segments, c.spare = c.spare[:0], nil
+	}
+}
+
+// restWriter gives back what whoever wrote has worked with. mu is held.
+func (c *client) restWriter() {
+	c.idle = true
+	c.spare, c.queue.segments = c.queue.segments, nil
+	c.server.writers.Put(c.writer)
+	c.writer = nil
+}
+
+// close ends the connection for good.
+func (c *client) close() {
+	if c.tls != nil {
+		c.tls.Close()
+	}
+	c.conn.Close()
+	c.mu.Lock()
+	if c.timer.Stop() {
+		c.server.wg.Done() // in place of tick
+	}
+	c.mu.Unlock()
+	close(c.wrote)
+}
+
+// start lets the client be read and written, and the timer run; the server's wg
+// counts the three already.
+func (c *client) start() {
+	c.mu.Lock()
+	c.writer = c.server.writers.Get().(*writer)
+	c.nextPing = c.since.Add(c.server.first)
+	c.fires = c.nextPing
+	c.timer = time.AfterFunc(time.Until(c.fires), c.tick)
+	c.mu.Unlock()
+	go c.write()
+	go c.begin()
+}
+
+// arm sets the timer for the next look at the client. mu is held.
+func (c *client) arm(now time.Time) {
 	next := c.nextPing
-	if owing {
-		if look := time.Now().Add(c.lookInterval()); look.Before(next) {
+	if c.owed > 0 {
+		if look := now.Add(c.lookInterval()); look.Before(next) {
 			next = look
 		}
 	}
-	if c.fires.IsZero() || next.Before(c.fires) { // too soon does no harm
-		c.timer.Reset(time.Until(next))
-		c.fires = next
+	if c.ended.Load() || !c.fires.IsZero() && !next.Before(c.fires) { // too soon does no harm
+		return
 	}
-	select {
-	case <-c.wake:
-	case <-c.timer.C:
-		c.fires = time.Time{}
-		c.tick()
+	c.fires = next
+	if !c.timer.Reset(next.Sub(now)) {
+		c.server.wg.Add(1) // a tick more
+	}
+}
+
+// tick is what the timer does, in a goroutine of its own. Where somebody writes,
+// it is them who look, when they have nothing better to do.
+func (c *client) tick() {
+	defer c.server.wg.Done()
+	c.mu.Lock()
+	c.fires = time.Time{}
+	c.due = !c.idle
+	due := c.due
+	c.mu.Unlock()
+	if !due {
+		c.look()
 	}
 }
 
 func (c *client) lookInterval() time.Duration { return c.server.limits.Load().ReceiptTimeout / looks }
 
-// tick looks for clients that make no progress or do not answer.
-func (c *client) tick() {
+// look looks for clients that make no progress or do not answer.
+func (c *client) look() {
 	now := time.Now()
 	c.mu.Lock()
 	owing := c.owed > 0
@@ -184,11 +245,13 @@ func (c *client) tick() {
 		c.nextPing = now.Add(c.server.limits.Load().PingInterval)
 		if c.pinged {
 			c.unanswered++
-		} else {
-			c.askPing = c.connected
+		} else if c.connected && !c.ended.Load() {
+			c.askPing = true
+			c.wakeWriter()
 		}
 	}
 	stale := c.unanswered >= 2
+	c.arm(now)
 	c.mu.Unlock()
 	switch {
 	case stale:
@@ -224,10 +287,11 @@ func (c *client) stuck(now time.Time) bool {
 
 // owe notes that n items more are to be confirmed. mu is held.
 func (c *client) owe(n int) {
-	if c.owed == 0 {
-		c.progress = time.Now()
+	if c.owed += n; c.owed == n {
+		now := time.Now()
+		c.progress = now
+		c.arm(now)
 	}
-	c.owed += n
 }
 
 // fill makes a round of the first segments of more, about roundSize bytes. Where

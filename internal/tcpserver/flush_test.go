@@ -1,0 +1,146 @@
+package tcpserver
+
+import (
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// promptly offers items as the loop does.
+func (m *fakeMembership) promptly(s *Server, items ...string) {
+	s.Hold()
+	m.offer(items...)
+	s.Flush()
+}
+
+// What is written by Flush, by the client's goroutine and by others stands in one
+// order, and everything is confirmed.
+func TestWhatFlushWritesStandsInOrderWithAllElse(t *testing.T) {
+	const items = 2000
+	s, addr, l := withList(t, testOptions(), OnPong)
+	c, other := dial(t, addr), dial(t, addr)
+	c.send("SUB items 1\r\nSUB news 2\r\n")
+	c.sync()
+	m := l.member(t, 0)
+	var sending sync.WaitGroup
+	defer sending.Wait()
+	sending.Go(func() {
+		for i := range items {
+			m.promptly(s, fmt.Sprint("item ", i))
+		}
+	})
+	sending.Go(func() {
+		for i := range items {
+			other.send(fmt.Sprintf("PUB news 20\r\n%-20d\r\n", i))
+		}
+	})
+	next := map[string]int{}
+	for next["1"] < items || next["2"] < items {
+		switch line := c.line(); {
+		case line == "PING":
+			c.send("PONG\r\n")
+		case strings.HasPrefix(line, "MSG "):
+			sid := strings.Fields(line)[2]
+			got := strings.TrimSpace(strings.TrimPrefix(c.line(), "item "))
+			if got != fmt.Sprint(next[sid]) {
+				t.Fatalf("%q of subscription %s came, want %d", got, sid, next[sid])
+			}
+			next[sid]++
+		default:
+			t.Fatalf("the server says %q", line)
+		}
+	}
+	sending.Wait()
+	sending.Go(func() {
+		for { // until it is closed
+			switch line, err := c.r.ReadString('\n'); {
+			case err != nil:
+				return
+			case line == "PING\r\n":
+				c.Write([]byte("PONG\r\n"))
+			}
+		}
+	})
+	eventually(t, "all items are confirmed", func() bool {
+		for _, n := range m.confirmed() {
+			if n != 1 {
+				return false
+			}
+		}
+		return true
+	})
+	c.Close()
+}
+
+// A socket that is full keeps nobody; the client gets the rest when it reads on.
+func TestFlushDoesNotWaitForAClientThatDoesNotRead(t *testing.T) {
+	s, addr, l := withList(t, testOptions(), OnWrite)
+	c := dial(t, addr)
+	c.send("SUB items 1\r\n")
+	m := l.member(t, 0)
+	c.sync()
+	item := strings.Repeat("x", promptBytes/2)
+	offered := 0
+	for unsent := 0; unsent == 0 || offered < 100; offered++ { // until the socket takes no more
+		m.promptly(s, item)
+		unsent = 0
+		for _, n := range m.confirmed() {
+			unsent += 1 - n
+		}
+		if offered > 10000 {
+			t.Fatal("the socket takes everything")
+		}
+	}
+	for range offered {
+		c.expect(fmt.Sprintf("MSG items 1 %d", len(item)), item)
+	}
+}
+
+// More clients than Flush writes to, and one behind a connection that can't be
+// written to without waiting.
+func TestWhatFlushDoesNotWriteItselfIsWritten(t *testing.T) {
+	s, addr, l := withList(t, testOptions(), OnPong)
+	var clients []*conn
+	for i := range promptClients + 2 {
+		c := dial(t, addr)
+		c.send("SUB items 1\r\n")
+		l.member(t, i)
+		clients = append(clients, c)
+	}
+	s.Hold()
+	for i := range clients {
+		l.member(t, i).offer("one", "two")
+	}
+	s.Flush()
+	for _, c := range clients {
+		c.expect("MSG items 1 3", "one", "MSG items 1 3", "two", "PING")
+	}
+
+	l = &fakeList{subject: "items"}
+	opts := testOptions()
+	opts.Lists = []List{{Subject: "items", Joiner: l}}
+	s, pipes := servePipes(t, opts)
+	c := pipes.dial(t)
+	c.send("CONNECT {}\r\nSUB items 1\r\n")
+	c.sync()
+	l.member(t, 0).promptly(s, "one")
+	c.expect("MSG items 1 3", "one", "PING")
+}
+
+// A subscription that has got all it asked for ends, though Flush wrote the last.
+func TestASubscriptionEndsWhoeverWroteItsLastItem(t *testing.T) {
+	s, addr, l := withList(t, testOptions(), OnPong)
+	c := dial(t, addr)
+	c.send("SUB items 1\r\nUNSUB 1 2\r\n")
+	c.sync()
+	m := l.member(t, 0)
+	m.promptly(s, "one")
+	c.expect("MSG items 1 3", "one", "PING")
+	m.promptly(s, "two", "three")
+	c.expect("MSG items 1 3", "two")
+	eventually(t, "the membership ends", func() bool {
+		_, finished := m.state()
+		return len(finished) == 1
+	})
+}

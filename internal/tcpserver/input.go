@@ -1,0 +1,123 @@
+package tcpserver
+
+import (
+	"bytes"
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+	"syscall"
+)
+
+// A client that only takes items sends little, so what comes is read into a small
+// buffer first, and into a large one where it fills that. Both in bytes.
+const (
+	smallInput = 512
+	largeInput = 32 << 10
+)
+
+// inputs are buffers that nobody reads into at the moment.
+type inputs struct {
+	small sync.Pool // of *[smallInput]byte
+	large sync.Pool // of *[largeInput]byte
+}
+
+// input is what has come from a client and is not obeyed yet. While it waits for
+// more it holds no more memory than that takes, but where there is TLS.
+type input struct {
+	spare *inputs
+	raw   syscall.RawConn // nil: from is read
+	from  io.Reader
+	bytes *atomic.Uint64 // read in all
+
+	buf  []byte
+	have int   // bytes in buf
+	n    int   // what try read
+	err  error // why it could not
+}
+
+// newInput reads from, which is conn or lies over it.
+func newInput(spare *inputs, conn net.Conn, from io.Reader, bytes *atomic.Uint64) *input {
+	in := &input{spare: spare, from: from, bytes: bytes}
+	if socket, ok := conn.(syscall.Conn); ok && from == io.Reader(conn) {
+		in.raw, _ = socket.SyscallConn()
+	}
+	return in
+}
+
+// fill reads once, behind what there is already.
+func (in *input) fill() error {
+	if in.raw == nil {
+		in.makeRoom()
+		in.n, in.err = in.from.Read(in.buf[in.have:])
+	} else if err := in.raw.Read(in.try); err != nil {
+		return err
+	} else if in.n == 0 && in.err == nil {
+		in.err = io.EOF
+	}
+	in.have += max(in.n, 0)
+	in.bytes.Add(uint64(max(in.n, 0)))
+	return in.err
+}
+
+// try reads where there is something to read. It reports whether there was.
+func (in *input) try(fd uintptr) (done bool) {
+	in.makeRoom()
+	for {
+		in.n, in.err = syscall.Read(int(fd), in.buf[in.have:])
+		switch in.err {
+		case syscall.EINTR:
+		case syscall.EAGAIN:
+			if len(in.buf) <= largeInput {
+				in.keep(bytes.Clone(in.buf[:in.have]))
+			}
+			return false
+		default:
+			return true
+		}
+	}
+}
+
+// drop removes the first n bytes, which are obeyed.
+func (in *input) drop(n int) {
+	full := in.have == len(in.buf)
+	in.have = copy(in.buf, in.buf[n:in.have])
+	switch {
+	case in.have == 0 && len(in.buf) > largeInput: // a large message has passed
+		in.keep(nil)
+	case full && len(in.buf) < largeInput:
+		buf := in.spare.large.Get().(*[largeInput]byte)[:]
+		copy(buf, in.buf[:in.have])
+		in.keep(buf)
+	}
+}
+
+// makeRoom makes room for more where there is none. It is made for what has come,
+// not for what was announced.
+func (in *input) makeRoom() {
+	switch {
+	case in.have < len(in.buf):
+		return
+	case in.have < smallInput:
+		buf := in.spare.small.Get().(*[smallInput]byte)[:]
+		copy(buf, in.buf)
+		in.buf = buf
+	case in.have < largeInput:
+		buf := in.spare.large.Get().(*[largeInput]byte)[:]
+		copy(buf, in.buf)
+		in.keep(buf)
+	default:
+		in.buf = append(in.buf, make([]byte, len(in.buf))...)
+	}
+}
+
+// keep puts buf, which has what is there, in the place of the buffer.
+func (in *input) keep(buf []byte) {
+	switch len(in.buf) {
+	case smallInput:
+		in.spare.small.Put((*[smallInput]byte)(in.buf))
+	case largeInput:
+		in.spare.large.Put((*[largeInput]byte)(in.buf))
+	}
+	in.buf = buf
+}
