@@ -150,7 +150,7 @@ func TestAnErrorReplyIsAnError(t *testing.T) {
 // After any of these the connection is not used any more.
 func TestWhatIsNoReplyIsNotTakenForOne(t *testing.T) {
 	for _, raw := range []string{
-		"+OK\r\n", "*1\r\n:3\r\n+\r\n", "*1\r\n$-1\r\n+\r\n", "*1\n$1\r\na\r\n+\r\n", "*x\r\n", "*-2\r\n", "*99999999999\r\n",
+		"+OK\r\n", "*1\r\n:3\r\n+\r\n", "*1\r\n$-1\r\n+\r\n", "*1\n$1\r\na\r\n+\r\n", "*x\r\n", "*-2\r\n", "*99999999999\r\n", "*4294967296\r\n+\r\n",
 		"*1\r\n-ERR inside\r\n+\r\n", "*0\r\n$3\r\nab", "*0\r\n+behind\r\n+more\r\n", "*0\r\n*1\r\n*1\r\n*1\r\n*1\r\n+x\r\n", "",
 		strings.Repeat("x", 1<<20),
 	} {

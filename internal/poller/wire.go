@@ -198,6 +198,10 @@ func (w *wire) line() ([]byte, error) {
 	}
 }
 
+// mostNumber bounds the numbers of items and bytes in a reply; an int of 32 bits
+// has room for them.
+const mostNumber = 1 << 30
+
 // header reads the number in a line that begins with kind; it is -1 for nil.
 func (w *wire) header(kind byte) (int, error) {
 	line, err := w.line()
@@ -212,12 +216,13 @@ func (w *wire) header(kind byte) (int, error) {
 	}
 	n := 0
 	for _, digit := range line[1:] {
-		if n = 10*n + int(digit-'0'); digit < '0' || digit > '9' || n > 1<<30 {
+		if digit < '0' || digit > '9' || n > mostNumber/10 {
 			if string(line[1:]) == "-1" {
 				return -1, nil
 			}
 			return 0, fmt.Errorf("%w: %.40q", errReply, line)
 		}
+		n = 10*n + int(digit-'0')
 	}
 	return n, nil
 }
