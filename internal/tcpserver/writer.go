@@ -68,8 +68,10 @@ func (c *client) await() bool {
 		c.expired = nil
 		ended := c.ended.Load()
 		work := len(c.out) > 0 || !c.pinged && (c.askPing || len(c.uncovered) > 0)
-		due := c.due
-		c.due = false
+		due := c.due && !work
+		if due {
+			c.due = false
+		}
 		c.idle = !work && !ended && !due && len(expired) == 0
 		if c.idle {
 			c.restWriter()
@@ -140,7 +142,7 @@ func (c *client) start() {
 	c.timer = time.AfterFunc(time.Until(c.fires), c.tick)
 	c.mu.Unlock()
 	go c.write()
-	go c.begin()
+	go c.read()
 }
 
 // arm sets the timer for the next look at the client. mu is held.
