@@ -5,7 +5,6 @@ import (
 	"io"
 	"net"
 	"sync"
-	"sync/atomic"
 	"syscall"
 )
 
@@ -26,19 +25,20 @@ type inputs struct {
 // more it holds no more memory than that takes, but where there is TLS.
 type input struct {
 	spare *inputs
-	raw   syscall.RawConn // nil: from is read
+	raw   syscall.RawConn       // nil: from is read
+	tried func(fd uintptr) bool // try, made once
 	from  io.Reader
-	bytes *atomic.Uint64 // read in all
 
 	buf  []byte
 	have int   // bytes in buf
-	n    int   // what try read
-	err  error // why it could not
+	n    int   // of these, what the last fill read
+	err  error // what that ended with
 }
 
 // newInput reads from, which is conn or lies over it.
-func newInput(spare *inputs, conn net.Conn, from io.Reader, bytes *atomic.Uint64) *input {
-	in := &input{spare: spare, from: from, bytes: bytes}
+func newInput(spare *inputs, conn net.Conn, from io.Reader) *input {
+	in := &input{spare: spare, from: from}
+	in.tried = in.try
 	if socket, ok := conn.(syscall.Conn); ok && from == io.Reader(conn) {
 		in.raw, _ = socket.SyscallConn()
 	}
@@ -50,13 +50,12 @@ func (in *input) fill() error {
 	if in.raw == nil {
 		in.makeRoom()
 		in.n, in.err = in.from.Read(in.buf[in.have:])
-	} else if err := in.raw.Read(in.try); err != nil {
+	} else if err := in.raw.Read(in.tried); err != nil {
 		return err
 	} else if in.n == 0 && in.err == nil {
 		in.err = io.EOF
 	}
 	in.have += max(in.n, 0)
-	in.bytes.Add(uint64(max(in.n, 0)))
 	return in.err
 }
 

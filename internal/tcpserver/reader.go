@@ -25,25 +25,8 @@ type reader struct {
 	trusted bool // it was let in: more than CONNECT is obeyed
 }
 
-// read is the reading goroutine. What has come is obeyed where it was read, and then
-// another one waits for more: a stack that was needed for that stays as large, while
-// 2 KiB are enough to wait.
+// read is the first reading goroutine.
 func (c *client) read() {
-	err := c.in.fill()
-	for err == nil {
-		if err = c.obeyAll(); err == nil {
-			if c.tls == nil {
-				go c.read()
-				return
-			}
-			err = c.in.fill()
-		}
-	}
-	c.quit(err)
-}
-
-// begin makes the connection ready to be read.
-func (c *client) begin() {
 	from := io.Reader(c.conn)
 	if c.tls != nil {
 		err := c.shake()
@@ -52,20 +35,41 @@ func (c *client) begin() {
 		}
 		close(c.tls.ready) // behind the end: the writer would find another reason for it
 		if err != nil {
+			defer c.server.wg.Done()
 			c.quit(err)
 			return
 		}
 		from = c.tls
 	}
 	c.conn.SetReadDeadline(c.since.Add(c.server.limits.Load().ConnectTimeout))
-	c.in = newInput(&c.server.inputs, c.conn, from, &c.bytesIn)
+	c.in = newInput(&c.server.inputs, c.conn, from)
 	c.need = 1
-	go c.read()
+	go c.readOn()
+}
+
+// readOn is the reading goroutine. What has come is obeyed where it was read, and
+// then another one waits for more: a stack does not shrink to the 2 KiB any more
+// that are enough to wait, as long as little stands on it here and in fill. TLS
+// takes more in any case.
+func (c *client) readOn() {
+	defer c.server.wg.Done()
+	err := c.in.fill()
+	for err == nil {
+		if err = c.obeyAll(); err != nil {
+			break
+		}
+		if c.tls == nil {
+			c.server.wg.Add(1)
+			go c.readOn()
+			return
+		}
+		err = c.in.fill()
+	}
+	c.quit(err)
 }
 
 // quit takes the client down when the connection ends, whoever ended it.
 func (c *client) quit(err error) {
-	defer c.server.wg.Done()
 	var v violation
 	switch {
 	case errors.As(err, &v):
@@ -110,6 +114,7 @@ func (c *client) leave() {
 // obeyAll obeys the commands that have come.
 func (c *client) obeyAll() error {
 	in := c.in
+	c.bytesIn.Add(uint64(in.n))
 	lim := limits{controlLine: c.server.opts.MaxControlLine, payload: c.server.opts.MaxPayload}
 	done := 0
 	for in.have-done >= c.need {

@@ -69,8 +69,10 @@ func (c *client) await() bool {
 		expired := c.expired
 		c.expired = nil
 		ended := c.ended.Load()
-		due := c.due
-		c.due = false
+		due := c.due && !work
+		if due {
+			c.due = false
+		}
 		idle := !work && !ended && !due && len(expired) == 0
 		if idle {
 			c.restWriter()
@@ -199,7 +201,7 @@ func (c *client) start() {
 	c.timer = time.AfterFunc(time.Until(c.fires), c.tick)
 	c.mu.Unlock()
 	go c.write()
-	go c.begin()
+	go c.read()
 }
 
 // arm sets the timer for the next look at the client. mu is held.
