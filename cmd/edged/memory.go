@@ -10,10 +10,15 @@ import (
 	"edged/internal/cgroup"
 )
 
-// limitMemory gives the garbage collector nine tenths of what the control group
-// may use (MemoryMax= in the unit), so that it works harder before the kernel kills
-// the process. The rest is for what the runtime does not count. Whoever sets
-// GOMEMLIMIT knows better. root is the file system's root.
+// programPages is what the program's file takes in memory, about: the kernel counts
+// it in the control group, and Go's runtime does not.
+const programPages = 8 << 20
+
+// limitMemory tells the garbage collector how much of what the control group may use
+// (MemoryMax= in the unit) is its, so that it works harder before the kernel kills
+// the process. The rest is for what the runtime does not count: a tenth for sockets
+// and threads, and the program's pages. Whoever sets GOMEMLIMIT knows better. root is
+// the file system's root.
 func limitMemory(root fs.FS, log *zap.Logger) {
 	if os.Getenv("GOMEMLIMIT") != "" {
 		return
@@ -26,7 +31,7 @@ func limitMemory(root fs.FS, log *zap.Logger) {
 	if most == 0 {
 		return
 	}
-	limit := most / 10 * 9
+	limit := max(most/10*9-programPages, most/2)
 	debug.SetMemoryLimit(limit)
 	log.Info("the garbage collector keeps to the memory of the control group", zap.Int64("limit_bytes", limit),
 		zap.Int64("group_bytes", most))

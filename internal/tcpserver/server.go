@@ -1,12 +1,15 @@
 // Package tcpserver serves the NATS client protocol: to programs that take the
 // items of Redis lists, and among them to whoever publishes and subscribes.
 //
-// Every client has one goroutine that reads and one that writes. What is for a
-// client stands in one queue and reaches it in that order: a PONG follows every
-// message queued before the PING was read, a PING of the server follows the list
-// items that it stands for.
+// Every client has one goroutine that reads, and one that writes while there is
+// something to write. What is for a client stands in one queue and reaches it in that
+// order: a PONG follows every message queued before the PING was read, a PING of the
+// server follows the list items that it stands for.
 //
-// Nothing waits on a client but its own two goroutines. Messages between clients
+// A client that is idle takes about 8 KiB, as there may be a thousand of them: it has
+// no buffers, which stand in pools, no writer, and a reader on a stack of 2 KiB.
+//
+// Nothing waits on a client but its own goroutines. Messages between clients
 // are copied into the receiver's queue; a receiver with more than MaxPending
 // bytes there is cut off. List items are paced by whoever delivers them: they
 // are delivered only as far as they are confirmed, so they need no limit here.

@@ -15,7 +15,7 @@ const maxWaiting = 16 << 10
 
 var errTooManyRecords = errors.New("the client makes TLS say more than it reads")
 
-// tlsConn is TLS over a client's connection. The client's own two goroutines use
+// tlsConn is TLS over a client's connection. The client's own goroutines use
 // it; deadlines, and being closed by others, are the business of the connection
 // below.
 type tlsConn struct {
