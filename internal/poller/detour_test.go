@@ -1,6 +1,7 @@
 package poller
 
 import (
+	"syscall"
 	"testing"
 	"time"
 
@@ -54,4 +55,48 @@ func TestAListThatARequestFindsElsewhereIsComparedBeforeAnythingIsRemoved(t *tes
 		}
 	}
 	t.Errorf("an item was never delivered; in Redis are %d items", to.Len("a"))
+}
+
+// The loop waits for the server of one list for longer than a round trip may take,
+// while one is under way with another's.
+func TestAReplyThatCameWhileAnotherServerWasWaitedForCounts(t *testing.T) {
+	serves, hangs := redistest.Start(t), redistest.Start(t)
+	var windows []*relay.List
+	opts := Options{
+		Redis: RedisOptions{Address: serves.Address(), Timeout: 100 * time.Millisecond}, Instance: "x",
+		MaxPayload: 1000, BatchItems: 500, BatchBytes: 128 << 10, PollInterval: time.Minute, Lease: 5 * time.Minute,
+	}
+	for _, key := range []string{"a", "b"} {
+		w := relay.NewList(relay.Options{Window: 1000, Memory: 1 << 20})
+		windows = append(windows, w)
+		opts.Lists = append(opts.Lists, List{Key: key, Subject: key, Window: w})
+	}
+	l := New(opts)
+	withoutRun(t, l)
+	a, b := l.sources[0].(*source), l.sources[1].(*source)
+	b.conn = l.nodes.use(hangs.Address())
+	l.nodes.opts.Cluster = []string{hangs.Address()} // it is looked for nowhere else
+	t.Cleanup(func() { b.conn.client.Close() })
+	c := &client{t: t, hold: true}
+	windows[0].Join("", "1", c)
+	windows[1].Join("", "1", &client{t: t, hold: true})
+	now := time.Now()
+	settleDown(t, a, &now)
+	settleDown(t, b, &now)
+
+	serves.Push("a", numbered(10)...)
+	hangs.Signal(syscall.SIGSTOP)
+	defer hangs.Signal(syscall.SIGCONT)
+	a.more, b.more = true, true
+	if a.turn(t.Context(), now); !a.sent {
+		t.Fatal("nothing is under way")
+	}
+	b.turn(t.Context(), now)
+	if b.turn(t.Context(), now); b.faults == 0 {
+		t.Fatal("it does not hang")
+	}
+	a.turn(t.Context(), now)
+	if a.faults > 0 || c.count() != 10 {
+		t.Errorf("%d faults, %d items arrived, want 10", a.faults, c.count())
+	}
 }

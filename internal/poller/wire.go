@@ -87,7 +87,7 @@ func appendBulk[T string | []byte](out []byte, word T) []byte {
 }
 
 // send sends the commands. Send and the replies have the timeout together, or up to
-// a quarter less.
+// a quarter less; replies that nobody has waited for until then have it once more.
 func (w *wire) send(ctx context.Context) error {
 	if w.dead != nil {
 		return w.dead
@@ -125,6 +125,10 @@ func (w *wire) settle(left int) {
 	for len(w.waiting) > left {
 		receive := w.waiting[0]
 		w.waiting = slices.Delete(w.waiting, 0, 1)
+		if now := time.Now(); now.After(w.deadline) { // another server was waited for; the reply may be there
+			w.deadline = now.Add(w.timeout)
+			w.conn.SetDeadline(w.deadline)
+		}
 		receive()
 	}
 }
