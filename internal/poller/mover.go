@@ -73,6 +73,7 @@ func (m *mover) turn(ctx context.Context, now time.Time) bool {
 	if now.Before(m.retryAt) {
 		return false
 	}
+	m.conn.settle(0)
 	if m.broken() && m.clean {
 		m.unsure = true
 	}
@@ -88,7 +89,6 @@ func (m *mover) turn(ctx context.Context, now time.Time) bool {
 	large := m.large()
 	read := takes && plan.Items > 0 && (m.more || due)
 	finding := m.unsure
-	m.conn.settle(0)
 	var err error
 	switch {
 	case !m.clean:

@@ -296,6 +296,9 @@ func (l *Loop) finish() error {
 	ctx, cancel := context.WithTimeout(context.Background(), l.opts.Redis.Timeout)
 	defer cancel()
 	l.taking.Store(false)
+	for _, s := range l.lanes {
+		s.conn.settle(0)
+	}
 	left := 0
 	for i, s := range l.sources {
 		left += l.end(ctx, s, l.lanes[i])

@@ -189,12 +189,12 @@ func (w *wire) line() ([]byte, error) {
 		if i := bytes.IndexByte(rest[looked:], '\n') + looked; i >= looked {
 			w.next += i + 1
 			if i == 0 || rest[i-1] != '\r' {
-				return nil, fmt.Errorf("%w: %.40q", errReply, rest[:i])
+				return nil, errReply
 			}
 			return rest[:i-1], nil
 		}
 		if looked = len(rest); looked > longestLine {
-			return nil, fmt.Errorf("%w: %.40q", errReply, rest)
+			return nil, errReply
 		}
 		if err := w.more(looked + 1); err != nil {
 			return nil, err
@@ -216,7 +216,7 @@ func (w *wire) header(kind byte) (int, error) {
 		return 0, serverError(line[1:])
 	}
 	if len(line) < 2 || line[0] != kind {
-		return 0, fmt.Errorf("%w: %.40q", errReply, line)
+		return 0, errReply
 	}
 	n := 0
 	for _, digit := range line[1:] {
@@ -224,7 +224,7 @@ func (w *wire) header(kind byte) (int, error) {
 			if string(line[1:]) == "-1" {
 				return -1, nil
 			}
-			return 0, fmt.Errorf("%w: %.40q", errReply, line)
+			return 0, errReply
 		}
 		n = 10*n + int(digit-'0')
 	}
@@ -336,5 +336,5 @@ func (w *wire) scalar() (any, error) {
 			return n, nil
 		}
 	}
-	return nil, fmt.Errorf("%w: %.40q", errReply, line)
+	return nil, errReply
 }
