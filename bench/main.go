@@ -44,6 +44,7 @@ func main() {
 	})
 	flag.IntVar(&opts.rounds, "rounds", 6, "how often each is measured; benchstat wants six")
 	flag.BoolVar(&opts.quick, "quick", false, "a smoke test of half a minute: one round of very little; the figures mean nothing")
+	flag.BoolVar(&opts.costs, "costs", false, "account for what an item costs instead, and derive what follows")
 	flag.StringVar(&opts.json, "json", "", "write the figures to `FILE` too")
 	benchfmt := flag.String("benchfmt", "", "measure nothing: print `FILE`, written by -json, for benchstat")
 	flag.Parse()
@@ -69,6 +70,14 @@ type options struct {
 	rounds int
 	quick  bool
 	json   string
+	costs  bool
+}
+
+func (o options) measurements() []measurement {
+	if o.costs {
+		return costs
+	}
+	return measurements
 }
 
 // bench measures, and prints the table. Where something fails, or ctx is done, it
@@ -102,7 +111,7 @@ func bench(ctx context.Context, out, progress io.Writer, opts options) error {
 
 func (r *report) measure(ctx context.Context, progress io.Writer, l *lab, opts options) error {
 	for round := range opts.rounds {
-		for _, m := range measurements {
+		for _, m := range opts.measurements() {
 			if opts.only != nil && !opts.only.MatchString(m.name) {
 				continue
 			}
