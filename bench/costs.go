@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -40,6 +41,8 @@ var costs = []measurement{
 	{"trickle/10", account(load{items: 5_000, size: 256, clients: 10, rate: 1000})},
 	{"trickle/100", account(load{items: 1_000, size: 256, clients: 100, rate: 100})},
 	{"rest", rest},
+	{"instructions", instructions},
+	{"redis-benchmark", redisBenchmark},
 }
 
 // account measures a load with a Redis of its own, which has an append-only file.
@@ -452,6 +455,29 @@ func rest(ctx context.Context, l *lab) ([]figure, error) {
 	}
 	if calls != nil {
 		figures = append(figures, figure{"idle-system-calls/min", minute(made)})
+	}
+	return figures, nil
+}
+
+// redisBenchmark is what Redis's documentation has been measured by on a Raspberry
+// Pi 3, here: https://redis.io/docs/latest/operate/oss_and_stack/reference/arm/
+func redisBenchmark(ctx context.Context, l *lab) (figures []figure, err error) {
+	for _, depth := range []int{1, 8} {
+		if err := l.conn.ok("FLUSHALL"); err != nil {
+			return nil, err
+		}
+		out, err := exec.CommandContext(ctx, "redis-benchmark", "-s", l.redis.address, "--csv", "-t", "set",
+			"-r", "1000000", "-n", strconv.Itoa(l.few(500_000*depth)), "-P", strconv.Itoa(depth)).CombinedOutput()
+		if err != nil {
+			return nil, fmt.Errorf("redis-benchmark: %v\n%s", err, out)
+		}
+		_, line, _ := strings.Cut(string(out), "\"SET\",\"")
+		number, _, _ := strings.Cut(line, "\"")
+		rate, err := strconv.ParseFloat(number, 64)
+		if err != nil {
+			return nil, fmt.Errorf("redis-benchmark says %q", out)
+		}
+		figures = append(figures, figure{fmt.Sprintf("pipeline-%d-SET/s", depth), rate})
 	}
 	return figures, nil
 }
