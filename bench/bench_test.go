@@ -112,7 +112,9 @@ func TestBenchfmtHasALineForEachRound(t *testing.T) {
 	r.add("fan-out/10/edged", []figure{{"msgs/s", 1.5e6}, {"peak-MiB", 12.25}})
 	r.add("fan-out/10/edged", []figure{{"msgs/s", 2e6}, {"peak-MiB", 12}})
 	var out bytes.Buffer
-	r.benchfmt(&out)
+	if err := r.benchfmt(&out); err != nil {
+		t.Fatal(err)
+	}
 	want := "cpu: Z80\n" +
 		"BenchmarkFan-out/10/edged 1 1.5e+06 msgs/s\nBenchmarkFan-out/10/edged 1 2e+06 msgs/s\n" +
 		"BenchmarkFan-out/10/edged 1 12.25 peak-MiB\nBenchmarkFan-out/10/edged 1 12 peak-MiB\n"

@@ -135,6 +135,9 @@ func account(w load) run {
 			{"edged-in-kernel-%", 100 * (after.edged.system - before.edged.system) / max(after.edged.ticks-before.edged.ticks, 1)},
 			{"redis-µs", item(micros(after.redis.cpu - before.redis.cpu))},
 			{"clients-µs", item(micros(after.clients - before.clients))},
+			{"cores-idle", (after.idle - before.idle).Seconds() / took.Seconds()},
+			{"cores-others", max(0, (after.busy-before.busy-(after.edged.cpu-before.edged.cpu)-
+				(after.redis.cpu-before.redis.cpu)-(after.clients-before.clients)).Seconds()/took.Seconds())},
 			{"switches", item(float64(after.edged.switches - before.edged.switches))},
 			{"read-B", item(float64(after.edged.read - before.edged.read))},
 			{"written-B", item(float64(after.edged.written - before.edged.written))},
@@ -244,6 +247,7 @@ type books struct {
 	commands     float64       // that Redis has carried out, but for those that ask for the books
 	reads        float64       // LRANGE
 	aof          float64       // size of the append-only file
+	busy, idle   time.Duration // of all cores
 }
 
 func (l *lab) books(server *process) (b books, err error) {
@@ -258,6 +262,9 @@ func (l *lab) books(server *process) (b books, err error) {
 		return b, err
 	}
 	b.clients = time.Duration(self.Utime.Nano() + self.Stime.Nano())
+	if b.busy, b.idle, err = cores(); err != nil {
+		return b, err
+	}
 	text, err := l.conn.text("INFO", "commandstats")
 	if err != nil {
 		return b, err
@@ -280,6 +287,28 @@ func (l *lab) books(server *process) (b books, err error) {
 		}
 	}
 	return b, err
+}
+
+// cores is how long all cores together have worked, and have not.
+func cores() (busy, idle time.Duration, err error) {
+	text, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		return 0, 0, err
+	}
+	all, _, _ := strings.Cut(string(text), "\n")
+	for i, field := range strings.Fields(all)[1:9] { // guests are in user
+		ticks, err := strconv.Atoi(field)
+		if err != nil {
+			return 0, 0, fmt.Errorf("/proc/stat: %v", err)
+		}
+		d := time.Duration(ticks) * (time.Second / 100)
+		if i == 3 || i == 4 { // idle, iowait
+			idle += d
+		} else {
+			busy += d
+		}
+	}
+	return busy, idle, nil
 }
 
 // counters are what the system counts of a process.
