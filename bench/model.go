@@ -5,6 +5,7 @@ import (
 	"io"
 	"math"
 	"slices"
+	"strings"
 	"text/tabwriter"
 )
 
@@ -78,6 +79,7 @@ func (r *report) model(out io.Writer) error {
 	redis.item = through(smallItem, redis.of(smallItem, 1), largeItem, redis.of(largeItem, 1))
 	redis.delivery = line{} // it knows of no clients
 	t := tabwriter.NewWriter(out, 0, 0, 1, ' ', 0)
+	r.ledger(t)
 	fmt.Fprintf(t, "| µs\t| an item\t| each byte\t| a delivery\t| each byte\t|\n|---\t|---\t|---\t|---\t|---\t|\n")
 	for _, p := range []struct {
 		name string
@@ -108,6 +110,35 @@ func (r *report) model(out io.Writer) error {
 	return t.Flush()
 }
 
+// ledger prints what was measured, a line for each load.
+func (r *report) ledger(out io.Writer) {
+	units := []string{"items/read", "edged-µs", "edged-in-kernel-%", "redis-µs", "system-calls", "switches", "redis-commands", "aof-B", "written-B", "peak-MiB"}
+	fmt.Fprintf(out, "| load\t| %s\t|\n|---\t%s|\n", strings.Join(units, "\t| "), strings.Repeat("|---\t", len(units)))
+	for _, m := range costs {
+		if r.find(m.name, "edged-µs") == nil {
+			continue
+		}
+		fmt.Fprintf(out, "| `%s`\t|", m.name)
+		for _, unit := range units {
+			text := "–"
+			if row := r.find(m.name, unit); row != nil {
+				text = number(row.Median)
+			}
+			fmt.Fprintf(out, " %s\t|", text)
+		}
+		fmt.Fprintln(out)
+	}
+	fmt.Fprintln(out)
+	for _, name := range []string{"rest", "instructions"} {
+		for _, row := range r.Rows {
+			if row.Name == name {
+				fmt.Fprintf(out, "%s: %s %s\n", name, number(row.Median), row.Unit)
+			}
+		}
+	}
+	fmt.Fprintln(out)
+}
+
 // derive prints what a Cortex-A53 can be expected to do, with clients on the network.
 func (r *report) derive(out io.Writer, edged, redis part) error {
 	value := func(name, unit string) float64 {
@@ -123,8 +154,8 @@ func (r *report) derive(out io.Writer, edged, redis part) error {
 		return math.NaN()
 	}
 	unpiped, piped := most("pipeline-1-SET/s")/piUnpiped, most("pipeline-8-SET/s")/piPiped
-	best := a53{perCycle: 1, copies: 1900, call: 0.8, wake: 5, slower: min(unpiped, piped)}
-	worst := a53{perCycle: 0.5, copies: 700, call: 2, wake: 11, slower: max(unpiped, piped)}
+	best := a53{perCycle: 1, copies: 1900, call: 0.8, wake: 2.8, slower: min(unpiped, piped)}
+	worst := a53{perCycle: 0.5, copies: 700, call: 2, wake: 10.8, slower: max(unpiped, piped)}
 	fmt.Fprintf(out, "\nThis machine is ×%.1f (one by one) and ×%.1f (in groups of 8) of a Raspberry Pi 3 in redis-benchmark.\n\n", unpiped, piped)
 
 	fmt.Fprintf(out, "| item\t| clients\t| Redis µs\t| edged µs, scaled\t| edged µs, built up\t| items/s by the processor\t| by 1 Gbit/s\t| by 100 Mbit/s\t| binds at 1 Gbit/s\t|\n|---\t|---\t|---\t|---\t|---\t|---\t|---\t|---\t|---\t|\n")
