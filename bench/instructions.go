@@ -37,7 +37,10 @@ func instructions(ctx context.Context, l *lab) (figures []figure, err error) {
 				return nil, fmt.Errorf("build %s: %v\n%s", path.pkg, err, out)
 			}
 		}
-		runs := l.few(path.runs)
+		runs := path.runs
+		if l.quick {
+			runs = 1
+		}
 		once, err := emulate(ctx, program, path.bench, runs)
 		if err != nil {
 			return nil, err

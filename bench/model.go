@@ -174,12 +174,8 @@ func (r *report) derive(out io.Writer, edged, redis part) error {
 				item := userSpace + size.bytes/b.copies
 				delivery := (size.bytes + frame) * a53Network
 				built = item + calls + clients*delivery
-				e := max(scaled, built)
-				if b == best {
-					e = min(scaled, built)
-				}
-				// One thread of Redis; the loop of edged; a client's writer; all cores.
-				rate = 1e6 / max(d, item, delivery, (d+e)/a53Cores)
+				// One thread of Redis; the loop of edged; all cores.
+				rate = 1e6 / max(d, item, (d+max(scaled, built))/a53Cores)
 				return d, scaled, built, rate
 			}
 			d1, s1, b1, high := estimate(best)
