@@ -86,7 +86,7 @@ bench: tools ## measure edged beside others, about 20 minutes; docs/PERFORMANCE.
 	cd bench && CGO_ENABLED=0 go run . -run '$(RUN)' -rounds $(ROUNDS) -json '$(abspath $(OUT))'
 
 COSTS ?= bin/costs.json
-costs: tools ## account for what an item costs, and derive what a box can do, about 15 minutes
+costs: tools ## account for what an item costs, and derive what a box can do, about 20 minutes
 	@mkdir -p bin
 	cd bench && CGO_ENABLED=0 go run . -costs -run '$(RUN)' -rounds $(ROUNDS) -json '$(abspath $(COSTS))'
 	cd bench && go run . -model '$(abspath $(COSTS))'
