@@ -12,7 +12,7 @@ export CGO_ENABLED ?= 0
 LDFLAGS = -s -w -X main.version=$(VERSION)
 BUILD = go build -trimpath -ldflags '$(LDFLAGS)'
 
-.PHONY: help run build build-arm64 man install test test-compat crash bench bench-compare tools check fmt clean test-systemd build-armv7 test-arm64 build-amd64 deb release
+.PHONY: help run build build-arm64 man install test test-compat crash bench bench-compare costs tools check fmt clean test-systemd build-armv7 test-arm64 build-amd64 deb release
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -84,6 +84,12 @@ RUN ?= .
 bench: tools ## measure edged beside others, about 20 minutes; docs/PERFORMANCE.md
 	@mkdir -p bin
 	cd bench && CGO_ENABLED=0 go run . -run '$(RUN)' -rounds $(ROUNDS) -json '$(abspath $(OUT))'
+
+COSTS ?= bin/costs.json
+costs: tools ## account for what an item costs, and derive what a box can do, about 20 minutes
+	@mkdir -p bin
+	cd bench && CGO_ENABLED=0 go run . -costs -run '$(RUN)' -rounds $(ROUNDS) -json '$(abspath $(COSTS))'
+	cd bench && go run . -model '$(abspath $(COSTS))'
 
 bench-compare: ## hold two outcomes of bench side by side: OLD=old.json NEW=new.json
 	@test -n "$(OLD)" -a -n "$(NEW)" || { echo "usage: make bench-compare OLD=old.json NEW=new.json" >&2; exit 2; }

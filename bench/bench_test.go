@@ -3,8 +3,10 @@ package main
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"math"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -44,6 +46,42 @@ func TestEveryMeasurementHasFigures(t *testing.T) {
 		if row := r.find(target.name, target.unit); row == nil || len(row.Targets) == 0 {
 			t.Errorf("the target of %s for %s is held against nothing", target.name, target.unit)
 		}
+	}
+}
+
+// Without the instructions, which take minutes to count.
+func TestCostsHaveAModel(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "quick.json")
+	opts := options{quick: true, costs: true, json: file, only: regexp.MustCompile("^[^i]")}
+	if err := bench(t.Context(), io.Discard, t.Output(), opts); err != nil {
+		t.Fatal(err)
+	}
+	var model strings.Builder
+	if err := convert(file, &model, (*report).model); err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range costs {
+		if strings.Contains(m.name, "/") && !strings.Contains(model.String(), "| `"+m.name+"`") {
+			t.Errorf("the model lacks %s", m.name)
+		}
+	}
+}
+
+func TestALineGoesThroughTwoPoints(t *testing.T) {
+	l := through(2, 10, 4, 16)
+	if l.of(2) != 10 || l.of(4) != 16 || l.of(0) != 4 {
+		t.Errorf("%+v", l)
+	}
+}
+
+func TestThePartsAreThoseOfTheCorners(t *testing.T) {
+	want := part{item: line{1, 0.5}, delivery: line{3, 0.25}}
+	r := &report{}
+	for name, at := range map[string][2]float64{"64B/1": {64, 1}, "1KiB/1": {1024, 1}, "64B/10": {64, 10}, "1KiB/10": {1024, 10}} {
+		r.add(name, []figure{{"edged-µs", want.of(at[0], at[1])}})
+	}
+	if got := r.fit("edged-µs"); math.Abs(got.of(256, 100)-want.of(256, 100)) > 1e-6 || math.Abs(got.item.by-0.5) > 1e-6 {
+		t.Errorf("%+v, want %+v", got, want)
 	}
 }
 
@@ -112,7 +150,9 @@ func TestBenchfmtHasALineForEachRound(t *testing.T) {
 	r.add("fan-out/10/edged", []figure{{"msgs/s", 1.5e6}, {"peak-MiB", 12.25}})
 	r.add("fan-out/10/edged", []figure{{"msgs/s", 2e6}, {"peak-MiB", 12}})
 	var out bytes.Buffer
-	r.benchfmt(&out)
+	if err := r.benchfmt(&out); err != nil {
+		t.Fatal(err)
+	}
 	want := "cpu: Z80\n" +
 		"BenchmarkFan-out/10/edged 1 1.5e+06 msgs/s\nBenchmarkFan-out/10/edged 1 2e+06 msgs/s\n" +
 		"BenchmarkFan-out/10/edged 1 12.25 peak-MiB\nBenchmarkFan-out/10/edged 1 12 peak-MiB\n"

@@ -4,6 +4,8 @@
 //
 //	cd bench && go run . [-run REGEXP] [-rounds N] [-quick] [-json FILE]
 //	cd bench && go run . -benchfmt FILE
+//	cd bench && go run . -costs [-run REGEXP] [-rounds N] [-quick] [-json FILE]
+//	cd bench && go run . -model FILE
 //
 // It builds and starts all programs itself, on loopback and Unix sockets. In each
 // round it runs every measurement once, so that what slows the machine down for a
@@ -44,8 +46,10 @@ func main() {
 	})
 	flag.IntVar(&opts.rounds, "rounds", 6, "how often each is measured; benchstat wants six")
 	flag.BoolVar(&opts.quick, "quick", false, "a smoke test of half a minute: one round of very little; the figures mean nothing")
+	flag.BoolVar(&opts.costs, "costs", false, "account for what an item costs instead, and derive what follows")
 	flag.StringVar(&opts.json, "json", "", "write the figures to `FILE` too")
 	benchfmt := flag.String("benchfmt", "", "measure nothing: print `FILE`, written by -json, for benchstat")
+	model := flag.String("model", "", "measure nothing: print the model of `FILE`, written by -costs -json")
 	flag.Parse()
 	if flag.NArg() > 0 || opts.rounds < 1 {
 		fmt.Fprintln(os.Stderr, "bench: it takes no arguments, and at least one round")
@@ -53,8 +57,13 @@ func main() {
 	}
 	// SIGPIPE too, or the end of a pager would leave servers behind.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGPIPE)
-	err := convert(*benchfmt, os.Stdout)
-	if *benchfmt == "" {
+	var err error
+	switch {
+	case *benchfmt != "":
+		err = convert(*benchfmt, os.Stdout, (*report).benchfmt)
+	case *model != "":
+		err = convert(*model, os.Stdout, (*report).model)
+	default:
 		err = bench(ctx, os.Stdout, os.Stderr, opts)
 	}
 	stop()
@@ -69,6 +78,14 @@ type options struct {
 	rounds int
 	quick  bool
 	json   string
+	costs  bool
+}
+
+func (o options) measurements() []measurement {
+	if o.costs {
+		return costs
+	}
+	return measurements
 }
 
 // bench measures, and prints the table. Where something fails, or ctx is done, it
@@ -102,7 +119,7 @@ func bench(ctx context.Context, out, progress io.Writer, opts options) error {
 
 func (r *report) measure(ctx context.Context, progress io.Writer, l *lab, opts options) error {
 	for round := range opts.rounds {
-		for _, m := range measurements {
+		for _, m := range opts.measurements() {
 			if opts.only != nil && !opts.only.MatchString(m.name) {
 				continue
 			}
@@ -122,15 +139,11 @@ func (r *report) measure(ctx context.Context, progress io.Writer, l *lab, opts o
 	return nil
 }
 
-// convert prints a report for benchstat.
-func convert(file string, out io.Writer) error {
-	if file == "" {
-		return nil
-	}
+// convert prints a report in another form.
+func convert(file string, out io.Writer, form func(*report, io.Writer) error) error {
 	r, err := readReport(file)
 	if err != nil {
 		return err
 	}
-	r.benchfmt(out)
-	return nil
+	return form(r, out)
 }

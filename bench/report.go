@@ -190,7 +190,7 @@ func readReport(file string) (*report, error) {
 // benchfmt prints the report in the format of Go's benchmarks, for benchstat: a
 // line for each value.
 // https://go.googlesource.com/proposal/+/master/design/14313-benchmark-format.md
-func (r *report) benchfmt(out io.Writer) {
+func (r *report) benchfmt(out io.Writer) error {
 	fmt.Fprintf(out, "cpu: %s\n", r.Machine.CPU)
 	for _, row := range r.Rows {
 		name := []rune(row.Name)
@@ -199,4 +199,5 @@ func (r *report) benchfmt(out io.Writer) {
 			fmt.Fprintf(out, "Benchmark%s 1 %g %s\n", string(name), value, row.Unit)
 		}
 	}
+	return nil
 }
