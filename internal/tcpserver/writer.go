@@ -132,7 +132,7 @@ func (c *client) writeNow() {
 	defer c.mu.Unlock()
 	others := func() bool { return c.ended.Load() || c.due || len(c.expired) > 0 }
 	work := c.raw == nil || c.queue.size() > promptBytes || others()
-	for !work && c.take() {
+	if !work && c.take() {
 		c.mu.Unlock()
 		c.fill()
 		all := c.tryWrite()
@@ -140,7 +140,7 @@ func (c *client) writeNow() {
 			c.roundWritten()
 		}
 		c.mu.Lock()
-		work = !all || others()
+		work = !all || others() || c.take() // once only: others may queue for ever
 	}
 	if work {
 		c.server.wg.Add(1)
