@@ -69,10 +69,8 @@ func (c *client) await() bool {
 		expired := c.expired
 		c.expired = nil
 		ended := c.ended.Load()
-		due := c.due && !work
-		if due {
-			c.due = false
-		}
+		due := c.due
+		c.due = false
 		idle := !work && !ended && !due && len(expired) == 0
 		if idle {
 			c.restWriter()
@@ -82,6 +80,9 @@ func (c *client) await() bool {
 		for _, sub := range expired {
 			sub.retire()
 		}
+		if due {
+			c.look()
+		}
 		switch {
 		case idle:
 			return false
@@ -90,8 +91,6 @@ func (c *client) await() bool {
 			return false
 		case ended || work:
 			return true
-		case due:
-			c.look()
 		}
 	}
 }
@@ -222,7 +221,7 @@ func (c *client) arm(now time.Time) {
 }
 
 // tick is what the timer does, in a goroutine of its own. Where somebody writes,
-// it is them who look, when they have nothing better to do.
+// it is them who look, before they write on.
 func (c *client) tick() {
 	defer c.server.wg.Done()
 	c.mu.Lock()
