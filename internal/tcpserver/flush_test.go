@@ -2,9 +2,13 @@ package tcpserver
 
 import (
 	"fmt"
+	"io"
 	"strings"
 	"sync"
 	"testing"
+	"time"
+
+	"edged/internal/batch"
 )
 
 // promptly offers items as the loop does.
@@ -143,4 +147,41 @@ func TestASubscriptionEndsWhoeverWroteItsLastItem(t *testing.T) {
 		_, finished := m.state()
 		return len(finished) == 1
 	})
+}
+
+// encore is a receipt: once it is confirmed the same is delivered again.
+type encore struct {
+	to batch.Member
+	b  *batch.Batch
+}
+
+func (e encore) Confirm() { e.to.Deliver(e.b, 0, e.b.Len(), e) }
+
+// What is queued while Flush writes is not Flush's: it would never come back.
+func TestFlushReturnsThoughMoreIsQueuedAllTheTime(t *testing.T) {
+	s, addr, l := withList(t, testOptions(), OnWrite)
+	c := dial(t, addr)
+	c.send("SUB items 1\r\n")
+	m := l.member(t, 0)
+	c.sync()
+	c.SetReadDeadline(time.Time{})
+	var reading sync.WaitGroup
+	reading.Go(func() { io.Copy(io.Discard, c.r) })
+	t.Cleanup(reading.Wait)
+	t.Cleanup(func() { c.Close() })
+
+	s.Hold()
+	encore{m.takes, batch.Of("items", 0, []byte("one"))}.Confirm()
+	flushed := make(chan struct{})
+	go func() {
+		s.Flush()
+		close(flushed)
+	}()
+	select {
+	case <-flushed:
+	case <-time.After(patience):
+		t.Error("Flush goes on writing")
+		c.Close()
+		<-flushed
+	}
 }

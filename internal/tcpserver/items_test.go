@@ -602,3 +602,20 @@ func TestClientThatPausesSlowsItsListDownAndMissesNothing(t *testing.T) {
 		t.Errorf("stats are %+v, want nobody cut off", st)
 	}
 }
+
+// A client that reads but does not answer is cut off, though there is always
+// something to write to it.
+func TestClientThatIsAlwaysWrittenToIsStillLookedAt(t *testing.T) {
+	opts := testOptions()
+	opts.PingInterval = 20 * time.Millisecond
+	s, addr, l := withList(t, opts, OnWrite)
+	c := dialRaw(t, addr)
+	c.send("CONNECT {}\r\nSUB items 1\r\n")
+	m := l.member(t, 0)
+	var reading sync.WaitGroup
+	reading.Go(func() { io.Copy(io.Discard, c.r) })
+	t.Cleanup(reading.Wait)
+	t.Cleanup(func() { c.Close() })
+	encore{m.takes, batch.Of("items", 0, []byte("one"))}.Confirm()
+	eventually(t, "it is cut off", func() bool { return s.Stats().Stale == 1 })
+}

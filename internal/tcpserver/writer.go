@@ -69,10 +69,8 @@ func (c *client) await() bool {
 		expired := c.expired
 		c.expired = nil
 		ended := c.ended.Load()
-		due := c.due && !work
-		if due {
-			c.due = false
-		}
+		due := c.due
+		c.due = false
 		idle := !work && !ended && !due && len(expired) == 0
 		if idle {
 			c.restWriter()
@@ -82,6 +80,9 @@ func (c *client) await() bool {
 		for _, sub := range expired {
 			sub.retire()
 		}
+		if due {
+			c.look()
+		}
 		switch {
 		case idle:
 			return false
@@ -90,8 +91,6 @@ func (c *client) await() bool {
 			return false
 		case ended || work:
 			return true
-		case due:
-			c.look()
 		}
 	}
 }
@@ -132,7 +131,7 @@ func (c *client) writeNow() {
 	defer c.mu.Unlock()
 	others := func() bool { return c.ended.Load() || c.due || len(c.expired) > 0 }
 	work := c.raw == nil || c.queue.size() > promptBytes || others()
-	for !work && c.take() {
+	if !work && c.take() {
 		c.mu.Unlock()
 		c.fill()
 		all := c.tryWrite()
@@ -140,7 +139,7 @@ func (c *client) writeNow() {
 			c.roundWritten()
 		}
 		c.mu.Lock()
-		work = !all || others()
+		work = !all || others() || c.take() // once only: others may queue for ever
 	}
 	if work {
 		c.server.wg.Add(1)
@@ -222,7 +221,7 @@ func (c *client) arm(now time.Time) {
 }
 
 // tick is what the timer does, in a goroutine of its own. Where somebody writes,
-// it is them who look, when they have nothing better to do.
+// it is them who look, before they write on.
 func (c *client) tick() {
 	defer c.server.wg.Done()
 	c.mu.Lock()
