@@ -286,14 +286,18 @@ func (s *source) judge(reply any, err error, now time.Time) (string, error) {
 // what was removed, that can't be seen.
 //
 // Lua looks at each byte of an item, which for large ones takes longer than all
-// else: of those it is the last to be removed, and the first that differs from it.
+// else: of those it is the last to be removed, and the first that differs from it, if
+// there are more to be removed.
 func (s *source) landmarks(trim int) []uint64 {
 	if len(s.held) == 0 {
 		return nil
 	}
 	if s.held[0].b != nil && s.held[0].b.Large() {
 		last := s.base + uint64(max(1, trim)) - 1
-		if other, ok := s.unlike(last); ok {
+		switch other, ok := s.unlike(last); {
+		case ok && trim <= 1 && other == s.base+1:
+			return []uint64{last} // all that is removed is looked at
+		case ok:
 			return []uint64{last, other}
 		}
 	}
