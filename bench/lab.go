@@ -28,9 +28,10 @@ func newLab(ctx context.Context, quick bool) (l *lab, err error) {
 	if l.folder, err = os.MkdirTemp("", "e"); err != nil {
 		return nil, err
 	}
+	made := l // a failure returns nil
 	defer func() {
 		if err != nil {
-			l.close()
+			made.close()
 		}
 	}()
 	if err := l.build(ctx, "edged", "..", "./cmd/edged"); err != nil {
