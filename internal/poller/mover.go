@@ -473,25 +473,14 @@ func (m *mover) find(ctx context.Context, now time.Time) error {
 		return err
 	}
 	w.receive(got.memory)
-	check, checkErr := w.value()
-	if err := broken(checkErr); err != nil {
+	check, again, err := w.around(got)
+	if err != nil {
 		return err
 	}
-	listErr := w.items(got)
-	if err := broken(listErr); err != nil {
-		return err
-	}
-	again, againErr := w.value()
-	switch err := w.finish(againErr); {
-	case err != nil:
-		return err
-	case listErr != nil:
-		return listErr
-	}
-	what, err := m.judge(check, checkErr, now)
+	what, err := m.judge(check.value, check.err, now)
 	serial := m.serial
 	if err == nil && what != "standby" && what != "lost" {
-		what, err = m.judge(again, againErr, now)
+		what, err = m.judge(again.value, again.err, now)
 	}
 	switch {
 	case err != nil:

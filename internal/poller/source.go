@@ -448,22 +448,11 @@ func (s *source) find(ctx context.Context, now time.Time) error {
 		return err
 	}
 	w.receive(nil)
-	check, checkErr := w.value()
-	if err := broken(checkErr); err != nil {
+	check, again, err := w.around(there)
+	if err != nil {
 		return err
 	}
-	listErr := w.items(there)
-	if err := broken(listErr); err != nil {
-		return err
-	}
-	again, againErr := w.value()
-	switch err := w.finish(againErr); {
-	case err != nil:
-		return err
-	case listErr != nil:
-		return listErr
-	}
-	what, err := s.judge(check, checkErr, now)
+	what, err := s.judge(check.value, check.err, now)
 	if err != nil {
 		return err
 	}
@@ -472,7 +461,7 @@ func (s *source) find(ctx context.Context, now time.Time) error {
 		return nil
 	}
 	serial := s.serial
-	if what, err = s.judge(again, againErr, now); err != nil {
+	if what, err = s.judge(again.value, again.err, now); err != nil {
 		return err
 	}
 	if what == "standby" || s.serial != serial {

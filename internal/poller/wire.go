@@ -249,6 +249,29 @@ func (w *wire) items(sink itemSink) error {
 	return nil
 }
 
+// answer is what a script returned, or the error that Redis replied with.
+type answer struct {
+	value any
+	err   error
+}
+
+// around reads all replies to a script, a list, and the script once more.
+func (w *wire) around(sink itemSink) (before, after answer, _ error) {
+	before.value, before.err = w.value()
+	if err := broken(before.err); err != nil {
+		return before, after, err
+	}
+	listErr := w.items(sink)
+	if err := broken(listErr); err != nil {
+		return before, after, err
+	}
+	after.value, after.err = w.value()
+	if err := w.finish(after.err); err != nil {
+		return before, after, err
+	}
+	return before, after, listErr
+}
+
 // item reads an item, unless the reply says that there is none.
 func (w *wire) item(sink itemSink) (there bool, err error) {
 	size, err := w.header('$')
