@@ -33,10 +33,9 @@ type replies struct {
 	sent bytes.Buffer
 }
 
-func (c *replies) Read(p []byte) (int, error)      { return c.Reader.Read(p) }
-func (c *replies) Write(p []byte) (int, error)     { return c.sent.Write(p) }
-func (c *replies) SetDeadline(time.Time) error     { return nil }
-func (c *replies) SetReadDeadline(time.Time) error { return nil }
+func (c *replies) Read(p []byte) (int, error)  { return c.Reader.Read(p) }
+func (c *replies) Write(p []byte) (int, error) { return c.sent.Write(p) }
+func (c *replies) SetDeadline(time.Time) error { return nil }
 
 // ways in which the same bytes may come.
 var ways = map[string]func([]byte) io.Reader{
