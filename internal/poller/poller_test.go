@@ -446,8 +446,8 @@ func TestAProducerThatCapsItsListLosesNoMoreThanItCut(t *testing.T) {
 	redistest.Eventually(t, "the items arrived", func() bool { return a.count() == 1000 })
 	s.Client().LTrim(t.Context(), "a", 300, -1) // 300 items that are on their way
 	s.Push("a", numbered(10)...)
-	a.confirm()
-	redistest.Eventually(t, "what was confirmed is gone", func() bool { return s.Len("a") == 10 })
+	a.confirm() // the ten may have come already, and are among it then
+	redistest.Eventually(t, "what was confirmed is gone", func() bool { return s.Len("a") <= 10 })
 	for s.Len("a") > 0 {
 		a.confirm()
 	}
