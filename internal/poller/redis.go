@@ -99,6 +99,7 @@ var errBroken = fmt.Errorf("the connection was closed: %w", io.EOF)
 func dial(opts RedisOptions, address string, changed func(key string)) *connection {
 	c := &connection{address: address, hints: newHints(opts, address, changed), stopHints: func() {}}
 	o := opts.clientOptions(address)
+	block(o)
 	follow(o, &c.last)
 	o.OnConnect = func(ctx context.Context, conn *redis.Conn) error {
 		if c.made == c.breaks+1 {
@@ -130,10 +131,7 @@ func (c *connection) open(ctx context.Context, key string) (*wire, error) {
 // follow notes in last the connection that a client of go-redis has used, which is
 // not always the one that it has made last.
 func follow(o *redis.Options, last *net.Conn) {
-	connect := o.Dialer
-	if connect == nil {
-		connect = redis.NewDialer(o)
-	}
+	connect := dialer(o)
 	o.Dialer = func(ctx context.Context, network, address string) (net.Conn, error) {
 		conn, err := connect(ctx, network, address)
 		if err != nil {
@@ -141,6 +139,14 @@ func follow(o *redis.Options, last *net.Conn) {
 		}
 		return dialed{conn, last}, nil
 	}
+}
+
+// dialer is what a client of go-redis connects with.
+func dialer(o *redis.Options) func(ctx context.Context, network, address string) (net.Conn, error) {
+	if o.Dialer != nil {
+		return o.Dialer
+	}
+	return redis.NewDialer(o)
 }
 
 // dialed is a connection that go-redis has made.
