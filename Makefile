@@ -10,7 +10,9 @@ DEBS ?= amd64 arm64 armhf
 
 export CGO_ENABLED ?= 0
 LDFLAGS = -s -w -X main.version=$(VERSION)
-BUILD = go build -trimpath -ldflags '$(LDFLAGS)'
+# Nothing of the in-memory Redis of -dev is worth inlining: half a megabyte less.
+SMALL = -gcflags=github.com/alicebob/miniredis/v2/...=-l -gcflags=github.com/yuin/gopher-lua/...=-l
+BUILD = go build -trimpath -ldflags '$(LDFLAGS)' $(SMALL)
 
 .PHONY: help run build build-arm64 man install test test-compat crash bench bench-compare costs tools check fmt clean test-systemd build-armv7 test-arm64 build-amd64 deb release
 

@@ -34,7 +34,7 @@ func newLab(ctx context.Context, quick bool) (l *lab, err error) {
 			made.close()
 		}
 	}()
-	if err := l.build(ctx, "edged", "..", "./cmd/edged"); err != nil {
+	if err := l.make(ctx); err != nil {
 		return nil, fmt.Errorf("%v\nis this the folder bench of edged?", err)
 	}
 	if err := l.build(ctx, "nats-server", ".", "github.com/nats-io/nats-server/v2"); err != nil {
@@ -68,13 +68,25 @@ func (l *lab) close() {
 
 func (l *lab) path(name string) string { return filepath.Join(l.folder, name) }
 
-// build builds a program as `make build` does.
+// make makes edged as its users do.
+func (l *lab) make(ctx context.Context) error {
+	if err := l.command(ctx, "..", "make", "-s", "build"); err != nil {
+		return err
+	}
+	return l.command(ctx, "..", "cp", "bin/edged", l.path("edged"))
+}
+
+// build builds a program without what only debuggers need, as `make build` does.
 func (l *lab) build(ctx context.Context, name, folder, pkg string) error {
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", l.path(name), pkg)
+	return l.command(ctx, folder, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", l.path(name), pkg)
+}
+
+func (l *lab) command(ctx context.Context, folder, name string, args ...string) error {
+	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Dir = folder
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("build %s: %v\n%s", name, err, out)
+		return fmt.Errorf("%s: %v\n%s", cmd, err, out)
 	}
 	return nil
 }
