@@ -2,7 +2,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
+	"net"
 	"slices"
 	"strconv"
 	"strings"
@@ -99,6 +102,102 @@ func blpop(ctx context.Context, l *lab, n int, ready func(), got func([]byte)) e
 			return err
 		}
 		got([]byte(item))
+	}
+	return nil
+}
+
+// peeked is the floor of what does not pop: somebody is told by Redis that a list
+// has changed, reads it, hands on what is new over TCP, and removes it. Nothing is
+// guarded and nothing is confirmed.
+func peeked(ctx context.Context, l *lab, n int, ready func(), got func([]byte)) error {
+	if err := l.conn.ok("FLUSHALL"); err != nil {
+		return err
+	}
+	hints, err := dialRedis(l.redis.address)
+	if err != nil {
+		return err
+	}
+	defer hints.Close()
+	data, err := dialRedis(l.redis.address)
+	if err != nil {
+		return err
+	}
+	defer data.Close()
+	id, err := hints.number("CLIENT", "ID")
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(hints.ok("SUBSCRIBE", "__redis__:invalidate"),
+		data.ok("CLIENT", "TRACKING", "ON", "REDIRECT", strconv.Itoa(id), "NOLOOP")); err != nil {
+		return err
+	}
+	for _, list := range lists { // what was read is tracked
+		if _, err := data.number("LLEN", list); err != nil {
+			return err
+		}
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	defer listener.Close()
+	reader, err := net.Dial("tcp", listener.Addr().String())
+	if err != nil {
+		return err
+	}
+	defer reader.Close()
+	writer, err := listener.Accept()
+	if err != nil {
+		return err
+	}
+	var running sync.WaitGroup
+	defer running.Wait()
+	end := func() { writer.Close(); reader.Close(); data.Close(); hints.Close() }
+	defer end()
+	defer context.AfterFunc(ctx, end)()
+	var failed error // read when the connection has ended
+	running.Go(func() {
+		defer writer.Close()
+		for failed == nil {
+			failed = hints.each(func(key []byte) error {
+				if !slices.Contains(lists, string(key)) {
+					return nil // the rest of the message
+				}
+				return handOn(data, string(key), writer)
+			})
+		}
+	})
+	ready()
+	item := make([]byte, itemSize)
+	for range n {
+		if _, err := io.ReadFull(reader, item); err != nil {
+			running.Wait()
+			return errors.Join(err, failed)
+		}
+		got(item)
+	}
+	return nil
+}
+
+// handOn writes all items of a list to w, and removes them.
+func handOn(data *redisConn, list string, w io.Writer) error {
+	for left := 1; left > 0; {
+		n := 0
+		data.send("LRANGE", list, "0", "-1")
+		if err := data.out.Flush(); err != nil {
+			return err
+		}
+		if err := data.each(func(item []byte) error { n++; _, err := w.Write(item); return err }); err != nil {
+			return err
+		}
+		data.send("LTRIM", list, strconv.Itoa(n), "-1")
+		var err error
+		if left, err = data.number("LLEN", list); err != nil { // the reply of LTRIM
+			return err
+		}
+		if _, left, err = data.header(); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -94,22 +94,40 @@ func (c *redisConn) text(args ...string) (string, error) {
 		return "", err
 	}
 	last := ""
+	err := c.each(func(text []byte) error { last = string(text); return nil })
+	return last, err
+}
+
+// each reads a reply, and calls f for each string that it holds, at any depth.
+func (c *redisConn) each(f func([]byte) error) error {
 	for n := 1; n > 0; n-- {
 		kind, value, err := c.header()
 		switch {
 		case err != nil:
-			return "", err
+			return err
 		case kind == '*':
 			n += max(value, 0)
 		case kind == '$' && value >= 0:
 			text := make([]byte, value+2)
 			if _, err := io.ReadFull(c.in, text); err != nil {
-				return "", err
+				return err
 			}
-			last = string(text[:value])
+			if err := f(text[:value]); err != nil {
+				return err
+			}
 		}
 	}
-	return last, nil
+	return nil
+}
+
+// number sends one command, and returns its reply, which is one.
+func (c *redisConn) number(args ...string) (int, error) {
+	c.send(args...)
+	if err := c.out.Flush(); err != nil {
+		return 0, err
+	}
+	_, n, err := c.header()
+	return n, err
 }
 
 // commands is how many commands Redis has carried out, this one not counted.

@@ -48,12 +48,16 @@ var measurements = []measurement{
 
 	{"latency/100/one-list/edged", latency(relayed, 100, 1)},
 	{"latency/100/one-list/blpop", latency(blpop, 100, 1)},
+	{"latency/100/one-list/peek-alone", latency(peeked, 100, 1)},
 	{"latency/100/two-lists/edged", latency(relayed, 100, 2)},
 	{"latency/100/two-lists/blpop", latency(blpop, 100, 2)},
+	{"latency/100/two-lists/peek-alone", latency(peeked, 100, 2)},
 	{"latency/1000/one-list/edged", latency(relayed, 1000, 1)},
 	{"latency/1000/one-list/blpop", latency(blpop, 1000, 1)},
+	{"latency/1000/one-list/peek-alone", latency(peeked, 1000, 1)},
 	{"latency/1000/two-lists/edged", latency(relayed, 1000, 2)},
 	{"latency/1000/two-lists/blpop", latency(blpop, 1000, 2)},
+	{"latency/1000/two-lists/peek-alone", latency(peeked, 1000, 2)},
 
 	{"drain/1000/edged", drain(1000)},
 
