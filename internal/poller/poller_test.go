@@ -571,6 +571,25 @@ func TestAnInstanceThatLostItsLeaseRemovesNothing(t *testing.T) {
 	}
 }
 
+func TestAListThatWasTakenOverWhileItWasEmptyIsNotReadAnyMore(t *testing.T) {
+	s := redistest.Start(t)
+	s.Push("a", "first")
+	r := start(t, s.Address())
+	a, _ := r.join(0, true)
+	redistest.Eventually(t, "the first item arrived", func() bool { return a.count() == 1 })
+	a.confirm()
+	redistest.Eventually(t, "it is removed", func() bool { return s.Len("a") == 0 })
+	lease := s.Client().Get(t.Context(), leaseKey("a")).Val()
+	tx := s.Client().TxPipeline()
+	tx.Set(t.Context(), leaseKey("a"), "other"+lease, time.Hour)
+	tx.RPush(t.Context(), "a", "second")
+	tx.Exec(t.Context())
+	redistest.Eventually(t, "it stands by", func() bool { return r.status("a").State == Standby })
+	if got := a.got(); len(got) != 1 {
+		t.Errorf("%q were delivered; the second is another instance's", got)
+	}
+}
+
 func TestARestartedInstanceTakesItsOwnLeaseBackAtOnce(t *testing.T) {
 	s := redistest.Start(t)
 	s.Push("a", numbered(10)...)
