@@ -320,3 +320,21 @@ func TestKick(t *testing.T) {
 	other.sync()
 	eventually(t, "the client is unknown", func() bool { return s.Kick(1) != nil })
 }
+
+func TestWhatComesInPiecesIsObeyedByFrugalReadersAndOthers(t *testing.T) {
+	for _, others := range []int{0, fewClients} {
+		_, addr := serve(t, testOptions())
+		for range others {
+			dial(t, addr)
+		}
+		c := dial(t, addr)
+		for _, piece := range []string{"SUB a", " 1\r\nPUB a 4\r\nho", "ho\r", "\nPI", "NG\r\n"} {
+			c.send(piece)
+		}
+		c.expect("MSG a 1 4", "hoho", "PONG")
+		for i := range 100 { // one read each
+			c.send(fmt.Sprintf("PUB a 2\r\n%02d\r\n", i))
+			c.expect("MSG a 1 2", fmt.Sprintf("%02d", i))
+		}
+	}
+}

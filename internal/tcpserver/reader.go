@@ -13,8 +13,9 @@ import (
 
 // reader is what only the reading goroutine uses, but for what it says otherwise.
 type reader struct {
-	in   *input
-	need int // bytes that it takes to go on
+	in     *input
+	need   int  // bytes that it takes to go on
+	frugal bool // its stack is kept small; set before the client starts
 
 	pub sender // for what the client publishes
 	own sender // for what the daemon sends because of it
@@ -47,10 +48,9 @@ func (c *client) read() {
 	go c.readOn()
 }
 
-// readOn is the reading goroutine. What has come is obeyed where it was read, and
-// then another one waits for more: a stack does not shrink to the 2 KiB any more
-// that are enough to wait, as long as little stands on it here and in fill. TLS
-// takes more in any case.
+// readOn is the reading goroutine. A frugal one obeys what has come, and then another
+// one waits for more: a stack does not shrink to the 2 KiB any more that are enough to
+// wait, as long as little stands on it here and in fill. TLS takes more in any case.
 func (c *client) readOn() {
 	defer c.server.wg.Done()
 	err := c.in.fill()
@@ -58,7 +58,7 @@ func (c *client) readOn() {
 		if err = c.obeyAll(); err != nil {
 			break
 		}
-		if c.tls == nil {
+		if c.frugal {
 			c.server.wg.Add(1)
 			go c.readOn()
 			return

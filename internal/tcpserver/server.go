@@ -328,6 +328,7 @@ func (s *Server) admit(conn net.Conn) {
 		s.past.Refused++
 	} else {
 		s.past.Accepted++
+		c.frugal = c.tls == nil && len(s.clients) >= fewClients
 		s.clients[c.id] = c
 		s.addresses[c.ip]++
 		s.wg.Add(3) // start's
@@ -340,6 +341,10 @@ func (s *Server) admit(conn net.Conn) {
 	c.log(zap.DebugLevel, "client connected")
 	c.start()
 }
+
+// fewClients may take 8 KiB each for a stack. More are frugal: a new goroutine for
+// each read costs some microseconds.
+const fewClients = 64
 
 // forget ends a client's time in the books. Its goroutines still run.
 func (s *Server) forget(c *client) {
