@@ -80,6 +80,12 @@ func (r *report) model(out io.Writer) error {
 	redis.delivery = line{} // it knows of no clients
 	t := tabwriter.NewWriter(out, 0, 0, 1, ' ', 0)
 	r.ledger(t)
+	for _, m := range costs {
+		if !slices.ContainsFunc(r.Rows, func(row *row) bool { return row.Name == m.name }) {
+			fmt.Fprintf(t, "No model: that takes all measurements, and %s is missing.\n", m.name)
+			return t.Flush()
+		}
+	}
 	fmt.Fprintf(t, "| µs\t| an item\t| each byte\t| a delivery\t| each byte\t|\n|---\t|---\t|---\t|---\t|---\t|\n")
 	for _, p := range []struct {
 		name string
