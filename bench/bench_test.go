@@ -57,13 +57,26 @@ func TestCostsHaveAModel(t *testing.T) {
 		t.Fatal(err)
 	}
 	var model strings.Builder
-	if err := convert(file, &model, (*report).model); err != nil {
-		t.Fatal(err)
+	err := convert(file, &model, func(r *report, out io.Writer) error {
+		r.add("instructions", []figure{{"read/item", 400}, {"encode/item", 400}})
+		return r.model(out)
+	})
+	if err != nil || !strings.Contains(model.String(), "Raspberry") {
+		t.Fatalf("error %v, and the model is\n%s", err, &model)
 	}
 	for _, m := range costs {
 		if strings.Contains(m.name, "/") && !strings.Contains(model.String(), "| `"+m.name+"`") {
 			t.Errorf("the model lacks %s", m.name)
 		}
+	}
+}
+
+func TestThereIsNoModelOfAPart(t *testing.T) {
+	var model strings.Builder
+	r := &report{}
+	r.add("256B/1", []figure{{"edged-µs", 1}})
+	if err := r.model(&model); err != nil || !strings.Contains(model.String(), "| `256B/1`") || strings.Contains(model.String(), "NaN") {
+		t.Errorf("error %v, and the model is\n%s", err, &model)
 	}
 }
 
