@@ -124,3 +124,34 @@ func TestWhatIsOnItsWayTakesNoMoreThanItsBudget(t *testing.T) {
 	}
 	runtime.KeepAlive(k)
 }
+
+// Loss: the removal was carried out before its number was refused.
+func TestARemovalWhoseNumberMayNotBeWrittenIsNotCarriedOut(t *testing.T) {
+	s := startWithUser(t)
+	src, w := receivedByHand(t, s.Address(), func(o *Options) { logIn(&o.Redis) })
+	a := &client{t: t, hold: true}
+	w.Join("", "1", a)
+	s.Push("a", equalItems(5000)...)
+	now := time.Now()
+	settleDown(t, src, &now)
+	if a.count() != 1000 {
+		t.Fatal("the window is not full")
+	}
+	do(t, s, "ACL", "SETUSER", "edged", "-set")
+	a.confirm()
+	for range 20 {
+		src.turn(t.Context(), now)
+		now = now.Add(time.Second)
+	}
+	if left := s.Len("a"); left != 5000 || src.faults == 0 {
+		t.Errorf("%d items were removed of 1000 that were confirmed; %d faults in a row", 5000-left, src.faults)
+	}
+	do(t, s, "ACL", "SETUSER", "edged", "+set")
+	for s.Len("a") > 0 {
+		settleDown(t, src, &now)
+		a.confirm()
+	}
+	if a.count() != 5000 {
+		t.Errorf("%d items were delivered of 5000", a.count())
+	}
+}

@@ -82,6 +82,9 @@ end
 // is "ok", "moved" (the head is another one, nothing was removed), "lost" (the
 // lease had run out: it is held again, but nothing was removed) or "standby"
 // (another holder).
+//
+// What the user may not do fails before anything is changed: a removal without its
+// number would be taken for one that has not been carried out.
 var guard = newScript(isItem + lease + `
 local holder, serial = lease()
 local what = 'ok'
@@ -103,10 +106,11 @@ for i = 10, #ARGV, 3 do
 end
 local n = tonumber(ARGV[5])
 if what == 'ok' and n > 0 then
-  if ARGV[6] == 'R' then redis.call('LTRIM', KEYS[1], 0, -n - 1)
-  else redis.call('LTRIM', KEYS[1], n, -1) end
+  redis.call('LTRIM', KEYS[1], 0, -1)
   serial = ARGV[8]
   redis.call('SET', KEYS[2], ARGV[1] .. ' ' .. serial, 'PX', ARGV[3])
+  if ARGV[6] == 'R' then redis.call('LTRIM', KEYS[1], 0, -n - 1)
+  else redis.call('LTRIM', KEYS[1], n, -1) end
 end
 -- LLEN stands last for a reason: reading the list here makes Redis track it
 -- again, after the LTRIM has ended that.
