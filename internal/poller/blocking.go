@@ -45,6 +45,10 @@ type blocking struct {
 // tick is how often a blocked call looks at its deadline.
 const tick = 20 * time.Millisecond
 
+// piece is how many bytes are written between two looks: a write that goes on in
+// steps, however small, is not interrupted. A Unix socket takes so many in one.
+const piece = 32 << 10
+
 // newBlocking makes one of conn, which is to be closed then.
 func newBlocking(conn net.Conn) (*blocking, error) {
 	raw, err := conn.(syscall.Conn).SyscallConn()
@@ -84,13 +88,13 @@ func (b *blocking) Read(p []byte) (int, error) {
 
 func (b *blocking) Write(p []byte) (done int, err error) {
 	for {
-		n, err := b.file.Write(p[done:])
-		done += n
-		switch {
-		case !errors.Is(err, syscall.EAGAIN):
-			return done, b.said("write", err)
-		case late(b.writeBy):
+		if late(b.writeBy) {
 			return done, os.ErrDeadlineExceeded
+		}
+		n, err := b.file.Write(p[done:min(done+piece, len(p))])
+		done += n
+		if err == nil && done == len(p) || err != nil && !errors.Is(err, syscall.EAGAIN) {
+			return done, b.said("write", err)
 		}
 	}
 }

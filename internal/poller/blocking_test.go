@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -52,9 +53,33 @@ func TestABlockedCallEndsAtItsDeadline(t *testing.T) {
 			t.Errorf("%s: a read that nothing came for: %d bytes, error %v", network, n, err)
 		}
 		much := make([]byte, 64<<20) // more than the socket's buffers take
+		b.SetDeadline(time.Now().Add(3 * tick))
 		if n, err := b.Write(much); n == len(much) || !errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Errorf("%s: a write that nobody read: %d bytes, error %v", network, n, err)
 		}
+	}
+}
+
+func TestAWriteThatIsReadSlowlyEndsAtItsDeadline(t *testing.T) {
+	for _, network := range []string{"unix", "tcp"} {
+		b, other := blockingPair(t, network)
+		var reading sync.WaitGroup
+		reading.Go(func() {
+			p := make([]byte, 16<<10)
+			for {
+				if _, err := other.Read(p); err != nil {
+					return
+				}
+				time.Sleep(time.Millisecond) // slow, but never so slow that the write is held up for a tick
+			}
+		})
+		b.SetDeadline(time.Now().Add(3 * tick))
+		much := make([]byte, 32<<20) // two seconds of reading
+		if n, err := b.Write(much); n == len(much) || !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("%s: %d bytes, error %v", network, n, err)
+		}
+		b.Close()
+		reading.Wait()
 	}
 }
 
