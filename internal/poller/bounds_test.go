@@ -155,3 +155,29 @@ func TestARemovalWhoseNumberMayNotBeWrittenIsNotCarriedOut(t *testing.T) {
 		t.Errorf("%d items were delivered of 5000", a.count())
 	}
 }
+
+// Books: three items were buried and one was counted, and none said to be buried.
+func TestAnItemTooLargeWhoseNumberMayNotBeWrittenIsNotBuried(t *testing.T) {
+	s := startWithUser(t)
+	src, w := receivedByHand(t, s.Address(), func(o *Options) { logIn(&o.Redis); o.MaxPayload = 1000 })
+	w.Join("", "1", &client{t: t, hold: true})
+	now := time.Now()
+	settleDown(t, src, &now)
+	do(t, s, "ACL", "SETUSER", "edged", "-set")
+	for range 3 {
+		s.Push("a", strings.Repeat("x", 2000))
+	}
+	src.more = true
+	for range 20 {
+		src.turn(t.Context(), now)
+		now = now.Add(time.Second)
+	}
+	if dead := s.Len(DeadKey("a")); dead != 0 || src.faults == 0 {
+		t.Errorf("%d dead letters, %d faults in a row", dead, src.faults)
+	}
+	do(t, s, "ACL", "SETUSER", "edged", "+set")
+	settleDown(t, src, &now)
+	if dead, books := s.Len(DeadKey("a")), w.Stats(); dead != 3 || books.Dead != 3 {
+		t.Errorf("%d dead letters; books %+v", dead, books)
+	}
+}

@@ -122,8 +122,9 @@ return {what, redis.call('LLEN', KEYS[1]), ARGV[1], serial}
 // 6 the line, 7 number of the last removal, 8 of this one, 9 lease in ms. It
 // returns the same as guard.
 //
-// It writes the dead letter before it removes the item, so that nothing is lost
-// where the user may not do the one or the other.
+// It writes the dead letter before it removes the item, and before both the number
+// that stands there already, so that nothing is lost or miscounted where the user may
+// not do the one or the other.
 var bury = newScript(isItem + lease + `
 local holder, serial = lease()
 if holder and holder ~= ARGV[1] then
@@ -137,6 +138,7 @@ if serial ~= ARGV[7] or not is(head, ARGV[3], ARGV[4], ARGV[5]) then
   return {'moved', redis.call('LLEN', KEYS[1]), ARGV[1], serial}
 end
 redis.call('LTRIM', KEYS[1], 0, -1)
+redis.call('SET', KEYS[2], ARGV[1] .. ' ' .. serial, 'PX', ARGV[9])
 redis.call('RPUSH', KEYS[3], ARGV[6] .. '\n' .. redis.call('LINDEX', KEYS[1], head))
 if ARGV[2] == 'R' then redis.call('LTRIM', KEYS[1], 0, -2) else redis.call('LTRIM', KEYS[1], 1, -1) end
 redis.call('SET', KEYS[2], ARGV[1] .. ' ' .. ARGV[8], 'PX', ARGV[9])
