@@ -303,8 +303,11 @@ func (m *mover) take(w *wire, n int) {
 	if m.list.FromRight {
 		from = "RIGHT"
 	}
-	for range n {
-		w.command("LMOVE", m.list.Key, m.keys[3], from, "RIGHT")
+	begin := len(w.out)
+	w.command("LMOVE", m.list.Key, m.keys[3], from, "RIGHT")
+	one := w.out[begin:]
+	for range n - 1 {
+		w.out = append(w.out, one...)
 	}
 }
 
