@@ -20,6 +20,9 @@ func validSubject(s []byte) (valid, wild bool) {
 	start := 0
 	for i := 0; i <= len(s); i++ {
 		if i < len(s) && s[i] != '.' {
+			if s[i] > ' ' {
+				continue // nearly all
+			}
 			switch s[i] {
 			case ' ', '\t', '\r', '\n', '\f', 0:
 				return false, false
