@@ -191,13 +191,14 @@ func handOn(data *redisConn, list string, w io.Writer) error {
 			return err
 		}
 		data.send("LTRIM", list, strconv.Itoa(n), "-1")
-		var err error
-		if left, err = data.number("LLEN", list); err != nil { // the reply of LTRIM
+		if _, err := data.number("LLEN", list); err != nil { // the reply of LTRIM
 			return err
 		}
-		if _, left, err = data.header(); err != nil {
+		_, length, err := data.header()
+		if err != nil {
 			return err
 		}
+		left = length
 	}
 	return nil
 }
