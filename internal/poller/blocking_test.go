@@ -60,21 +60,13 @@ func TestABlockedCallEndsAtItsDeadline(t *testing.T) {
 	}
 }
 
-func TestAWriteThatIsReadSlowlyEndsAtItsDeadline(t *testing.T) {
+func TestAWriteThatIsReadAllTheTimeEndsAtItsDeadline(t *testing.T) {
 	for _, network := range []string{"unix", "tcp"} {
 		b, other := blockingPair(t, network)
 		var reading sync.WaitGroup
-		reading.Go(func() {
-			p := make([]byte, 16<<10)
-			for {
-				if _, err := other.Read(p); err != nil {
-					return
-				}
-				time.Sleep(time.Millisecond) // slow, but never so slow that the write is held up for a tick
-			}
-		})
-		b.SetDeadline(time.Now().Add(3 * tick))
-		much := make([]byte, 32<<20) // two seconds of reading
+		reading.Go(func() { io.Copy(io.Discard, other) }) // so that the write is never held up for a tick
+		much := make([]byte, 64<<20)                      // no machine moves that in so short a time
+		b.SetDeadline(time.Now().Add(time.Millisecond))
 		if n, err := b.Write(much); n == len(much) || !errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Errorf("%s: %d bytes, error %v", network, n, err)
 		}
@@ -86,25 +78,36 @@ func TestAWriteThatIsReadSlowlyEndsAtItsDeadline(t *testing.T) {
 func TestABlockedCallGoesOnPastItsTicks(t *testing.T) {
 	for _, network := range []string{"unix", "tcp"} {
 		b, other := blockingPair(t, network)
+		// For two ticks nobody reads: until then the buffers are full.
 		sent := bytes.Repeat([]byte("0123456789abcdef"), 4<<20/16)
-		got := make(chan []byte)
-		go func() {
-			time.Sleep(3 * tick) // so that the write finds the buffers full for longer than a tick
-			p := make([]byte, len(sent))
-			io.ReadFull(other, p)
-			time.Sleep(3 * tick)
-			other.Write([]byte("answer"))
-			other.Close()
-			got <- p
-		}()
-		if n, err := b.Write(sent); n != len(sent) || err != nil {
-			t.Errorf("%s: %d of %d bytes written, error %v", network, n, len(sent), err)
+		b.SetWriteDeadline(time.Now().Add(2 * tick))
+		n, err := b.Write(sent)
+		if n == len(sent) || !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Fatalf("%s: %d bytes written that nobody read, error %v", network, n, err)
 		}
+		b.SetWriteDeadline(time.Time{})
+		wrote := make(chan error, 1)
+		go func() {
+			_, err := b.Write(sent[n:])
+			wrote <- err
+		}()
+		// While the write is held up a read is, for as long.
+		b.SetReadDeadline(time.Now().Add(2 * tick))
+		if _, err := b.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("%s: a read that nothing came for: error %v", network, err)
+		}
+		got := make([]byte, len(sent))
+		if _, err := io.ReadFull(other, got); err != nil || !bytes.Equal(got, sent) {
+			t.Errorf("%s: other bytes arrived, error %v", network, err)
+		}
+		if err := <-wrote; err != nil {
+			t.Errorf("%s: the write: %v", network, err)
+		}
+		b.SetReadDeadline(time.Time{})
+		other.Write([]byte("answer"))
+		other.Close()
 		if answer, err := io.ReadAll(b); string(answer) != "answer" || err != nil {
 			t.Errorf("%s: read %q, error %v", network, answer, err)
-		}
-		if !bytes.Equal(<-got, sent) {
-			t.Errorf("%s: other bytes arrived", network)
 		}
 	}
 }
