@@ -16,6 +16,7 @@ import (
 	"edged/internal/config"
 	"edged/internal/inbound"
 	"edged/internal/poller"
+	"edged/internal/redisconn"
 	"edged/internal/relay"
 	"edged/internal/signals"
 	"edged/internal/systemd"
@@ -105,7 +106,7 @@ func serve(cfg *config.Config, reread func() (*config.Config, error), stderr io.
 	log, closeLog := d.newLog(stderr, journal.Send)
 	defer closeLog()
 	d.log = log
-	poller.SetRedisLog(log)
+	redisconn.SetLog(log)
 	limitMemory(os.DirFS("/"), log)
 
 	redis, err := redisOptions(cfg.Redis)
@@ -282,7 +283,7 @@ func listenForMonitors(path string, passed sockets, log *zap.Logger) net.Listene
 }
 
 // build makes the parts and ties them together.
-func (d *daemon) build(log *zap.Logger, life *lifeline, redis poller.RedisOptions, sec tcpserver.Security) {
+func (d *daemon) build(log *zap.Logger, life *lifeline, redis redisconn.Options, sec tcpserver.Security) {
 	cfg, notify := d.cfg, life.notify
 	lists := make([]poller.List, len(cfg.Lists))
 	subjects := make([]tcpserver.List, len(cfg.Lists))
@@ -321,7 +322,7 @@ func (d *daemon) build(log *zap.Logger, life *lifeline, redis poller.RedisOption
 			sinks[i] = tcpserver.Sink{Subject: in.Subject, Write: func(payload []byte, answer func([]byte)) { d.inbound.Write(i, payload, answer) }}
 		}
 		d.inbound = inbound.New(inbound.Options{
-			Redis: redis.NewRoutes(), Lists: targets, Buffer: int(cfg.Delivery.InboundBuffer), Log: log.Named("inbound"),
+			Redis: redis.NewClients(), Lists: targets, Buffer: int(cfg.Delivery.InboundBuffer), Log: log.Named("inbound"),
 		})
 	}
 	d.tcp = tcpserver.New(tcpserver.Options{

@@ -4,15 +4,15 @@ import (
 	"crypto/tls"
 
 	"edged/internal/config"
-	"edged/internal/poller"
+	"edged/internal/redisconn"
 )
 
 // redisOptions reads the files that the configuration names and says where Redis
 // is and how to get in. The errors name the key.
-func redisOptions(cfg config.Redis) (o poller.RedisOptions, err error) {
-	o = poller.RedisOptions{
+func redisOptions(cfg config.Redis) (o redisconn.Options, err error) {
+	o = redisconn.Options{
 		Address: cfg.Address, Cluster: cfg.Cluster, Username: cfg.Username, DB: cfg.DB,
-		Sentinel: poller.SentinelOptions{Addresses: cfg.Sentinel.Addresses, Master: cfg.Sentinel.Master, Username: cfg.Sentinel.Username},
+		Sentinel: redisconn.SentinelOptions{Addresses: cfg.Sentinel.Addresses, Master: cfg.Sentinel.Master, Username: cfg.Sentinel.Username},
 	}
 	if o.Password, err = readSecret("redis.password_file", cfg.PasswordFile); err != nil {
 		return o, err

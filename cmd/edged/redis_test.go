@@ -16,6 +16,7 @@ import (
 	"edged/internal/config"
 	"edged/internal/inbound"
 	"edged/internal/poller"
+	"edged/internal/redisconn"
 	"edged/internal/redistest"
 	"edged/internal/relay"
 	"edged/internal/tcpserver"
@@ -132,13 +133,13 @@ func (a *answers) got() []string {
 
 // write runs a writer for lists with these keys and returns what lets it write an
 // item to one of them.
-func write(t *testing.T, redis poller.RedisOptions, keys ...string) (write func(i int, item string, answer func([]byte)), stats func() []inbound.Stats) {
+func write(t *testing.T, redis redisconn.Options, keys ...string) (write func(i int, item string, answer func([]byte)), stats func() []inbound.Stats) {
 	redis.Timeout = 2 * time.Second
 	lists := make([]inbound.List, len(keys))
 	for i, key := range keys {
 		lists[i] = inbound.List{Subject: key, Key: key}
 	}
-	w := inbound.New(inbound.Options{Redis: redis.NewRoutes(), Lists: lists, Buffer: 4 << 20})
+	w := inbound.New(inbound.Options{Redis: redis.NewClients(), Lists: lists, Buffer: 4 << 20})
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- w.Run(ctx) }()
@@ -154,7 +155,7 @@ func write(t *testing.T, redis poller.RedisOptions, keys ...string) (write func(
 func TestPublishedItemsReachTheirMastersInACluster(t *testing.T) {
 	cluster := redistest.StartCluster(t, 3, true)
 	keys := []string{cluster.Key("a", 0), cluster.Key("b", 1)}
-	write, stats := write(t, poller.RedisOptions{Cluster: []string{cluster.Masters[2].Address(), cluster.Masters[1].Address()}}, keys...)
+	write, stats := write(t, redisconn.Options{Cluster: []string{cluster.Masters[2].Address(), cluster.Masters[1].Address()}}, keys...)
 	var told answers
 	for i := range keys {
 		for range 10 {
@@ -194,7 +195,7 @@ func TestPublishedItemsReachTheirMastersInACluster(t *testing.T) {
 func TestPublishedItemsFollowTheMasterOfSentinels(t *testing.T) {
 	sentinels := redistest.StartSentinels(t)
 	master, replica := sentinels.Master()
-	write, stats := write(t, poller.RedisOptions{Sentinel: poller.SentinelOptions{Addresses: sentinels.Addresses(), Master: "mymaster"}}, "a")
+	write, stats := write(t, redisconn.Options{Sentinel: redisconn.SentinelOptions{Addresses: sentinels.Addresses(), Master: "mymaster"}}, "a")
 	written := func() bool { return stats()[0].Waiting == 0 }
 	var told answers
 	write(0, "before", told.answer)
@@ -271,7 +272,7 @@ func TestTheRightsInTheDocumentsAreEnough(t *testing.T) {
 	if err := s.Client().Do(t.Context(), append([]any{"ACL", "SETUSER"}, aclRule(t)...)...).Err(); err != nil {
 		t.Fatal(err)
 	}
-	redis := poller.RedisOptions{Address: s.Address(), Username: "edged", Password: "secret", Timeout: 2 * time.Second}
+	redis := redisconn.Options{Address: s.Address(), Username: "edged", Password: "secret", Timeout: 2 * time.Second}
 	// Another instance has died with an item in flight.
 	s.Client().HSet(t.Context(), "{readings}:edged:instances", "gone", "0")
 	s.Push("{readings}:edged:inflight:gone", "left")

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"edged/internal/batch"
+	"edged/internal/redisconn"
 	"edged/internal/redistest"
 	"edged/internal/relay"
 )
@@ -15,7 +16,7 @@ import (
 func receivedByHand(t *testing.T, address string, change ...func(*Options)) (*source, *relay.List) {
 	w := relay.NewList(relay.Options{Window: 1000, Memory: 4 << 20})
 	opts := Options{
-		Redis: RedisOptions{Address: address, Timeout: 2 * time.Second}, Instance: "x",
+		Redis: redisconn.Options{Address: address, Timeout: 2 * time.Second}, Instance: "x",
 		MaxPayload: 1 << 20, BatchItems: 500, BatchBytes: 128 << 10, PollInterval: time.Minute, Lease: 5 * time.Minute,
 		Lists: []List{{Key: "a", Subject: "sa", Window: w}},
 	}

@@ -5,10 +5,11 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"edged/internal/redisconn"
 )
 
 // Epitaph is the line of JSON in front of a dead letter: its bytes follow
@@ -67,22 +68,20 @@ func (l *Loop) serveRequest(ctx context.Context) {
 	select {
 	case do := <-l.requests:
 		for _, s := range l.lanes {
-			s.conn.settle(0)
+			s.Server.Settle(0)
 		}
 		do(ctx)
 	default:
 	}
 }
 
-// call does something where the list is; once more where it has moved.
-func call[T any](s *lane, do func() (T, error)) (T, error) {
-	got, err := do()
-	if err != nil {
-		s.conn.failed(err)
-	}
-	if err != nil && saysRedis(err, "MOVED") {
-		if atOnce, _ := s.detour(err); atOnce {
-			got, err = do()
+// call does something with the client of the server that has the list; once more if
+// the list has moved.
+func call[T any](s *lane, do func(*redis.Client) (T, error)) (T, error) {
+	got, err := do(s.Server.Client())
+	if redisconn.Says(err, "MOVED") {
+		if atOnce, _ := s.Detour(err); atOnce {
+			got, err = do(s.Server.Client())
 		}
 	}
 	return got, err
@@ -97,55 +96,28 @@ func (l *Loop) lane(key string) *lane {
 	return nil
 }
 
-// script runs a script, which is loaded first where Redis does not know it.
-func (s *lane) script(ctx context.Context, script script, keys []string, args ...any) *redis.Cmd {
-	cmd := s.conn.client.Do(ctx, script.call(keys, args...)...)
-	if err := cmd.Err(); err != nil && strings.HasPrefix(err.Error(), "NOSCRIPT") {
-		if err := s.conn.loadScripts(s.loop.opts.Redis.Timeout); err != nil {
-			cmd.SetErr(err)
-			return cmd
-		}
-		cmd = s.conn.client.Do(ctx, script.call(keys, args...)...)
-	}
-	return cmd
-}
+// letterHead is how many bytes of a dead letter Dead reads.
+const letterHead = 16 << 10
 
 // Dead returns the oldest dead letters of a list, at most n, and how many there
-// are.
+// are. Of an item it returns the first 15 KiB, or more.
 func (l *Loop) Dead(ctx context.Context, key string, n int) (letters []DeadLetter, total int64, err error) {
-	s := l.lane(key)
-	if s == nil {
-		return nil, 0, ErrNoList
-	}
-	type answer struct {
-		total int64
-		raw   []string
-	}
-	a, err := ask(ctx, l, func(ctx context.Context) (a answer, err error) {
-		a.total, err = call(s, func() (int64, error) { return s.conn.client.LLen(ctx, s.keys[2]).Result() })
-		if err == nil {
-			a.raw, err = s.conn.client.LRange(ctx, s.keys[2], 0, int64(n)-1).Result()
-		}
-		return a, err
-	})
-	if err != nil {
-		return nil, 0, errors.New(explain(err, l.opts.Redis.where()))
-	}
-	for _, r := range a.raw {
-		head, item, _ := bytes.Cut([]byte(r), []byte("\n"))
+	heads, total, err := l.heads(ctx, key, n, letterHead, func(s *lane) (string, string) { return s.keys[2], "L" })
+	for _, h := range heads {
+		line, item, _ := bytes.Cut(h.Head, []byte("\n"))
 		d := DeadLetter{Item: item}
-		if json.Unmarshal(head, &d.Epitaph) != nil {
-			d = DeadLetter{Epitaph: Epitaph{Reason: "not written by edged"}, Item: []byte(r)}
+		if json.Unmarshal(line, &d.Epitaph) != nil {
+			d = DeadLetter{Epitaph: Epitaph{Reason: "not written by edged", Size: h.Size}, Item: h.Head}
 		}
 		letters = append(letters, d)
 	}
-	return letters, a.total, nil
+	return letters, total, err
 }
 
 // requeue puts dead letters back to the end of their list, without what stands
 // in front of them; what has no line in front stays as it is. KEYS: 1 list, 2
 // dead letters. ARGV: 1 'R' where the right end is the head, 2 how many.
-var requeue = newScript(`
+var requeue = redisconn.NewScript(`
 local n = 0
 redis.call('LTRIM', KEYS[2], 0, -1) -- see guard.go: at maxmemory RPUSH must not be the first write
 for i = 1, tonumber(ARGV[2]) do
@@ -175,7 +147,7 @@ func (l *Loop) Requeue(ctx context.Context, key string, n int) (done int, err er
 		side = "R"
 	}
 	total, err := ask(ctx, l, func(ctx context.Context) (int64, error) {
-		return call(s, func() (int64, error) { return s.conn.client.LLen(ctx, s.keys[2]).Result() })
+		return call(s, func(c *redis.Client) (int64, error) { return c.LLen(ctx, s.keys[2]).Result() })
 	})
 	n = min(n, int(total))
 	for done < n && err == nil {
@@ -183,8 +155,10 @@ func (l *Loop) Requeue(ctx context.Context, key string, n int) (done int, err er
 		most := min(requeueBatch, n-done)
 		got, err = ask(ctx, l, func(ctx context.Context) (int, error) {
 			s.more = true
-			return call(s, func() (int, error) {
-				return s.script(ctx, requeue, []string{s.keys[0], s.keys[2]}, side, most).Int()
+			return call(s, func(c *redis.Client) (int, error) {
+				reply, err := requeue.RunBy(ctx, c, []string{s.keys[0], s.keys[2]}, side, most)
+				n, _ := reply.(int64)
+				return int(n), err
 			})
 		})
 		done += got
@@ -193,7 +167,7 @@ func (l *Loop) Requeue(ctx context.Context, key string, n int) (done int, err er
 		}
 	}
 	if err != nil {
-		return done, errors.New(explain(err, l.opts.Redis.where()))
+		return done, errors.New(redisconn.Explain(err, l.opts.Redis.Where()))
 	}
 	return done, nil
 }

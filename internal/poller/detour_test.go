@@ -1,10 +1,14 @@
 package poller
 
 import (
+	"io"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
+	"edged/internal/redisconn"
 	"edged/internal/redistest"
 	"edged/internal/relay"
 )
@@ -15,13 +19,13 @@ func TestAListThatARequestFindsElsewhereIsComparedBeforeAnythingIsRemoved(t *tes
 	from, to := redistest.StartNode(t), redistest.StartNode(t)
 	w := relay.NewList(relay.Options{Window: 1000, Memory: 1 << 20})
 	l := New(Options{
-		Redis: RedisOptions{Address: from.Address(), Timeout: 2 * time.Second}, Instance: "x",
+		Redis: redisconn.Options{Address: from.Address(), Timeout: 2 * time.Second}, Instance: "x",
 		MaxPayload: 1000, BatchItems: 500, BatchBytes: 128 << 10, PollInterval: time.Minute, Lease: 5 * time.Minute,
 		Lists: []List{{Key: "a", Subject: "sa", Window: w}},
 	})
+	t.Cleanup(l.servers.Close)
 	src := l.sources[0].(*source)
-	defer func() { src.conn.client.Close() }()
-	left := src.conn
+	left := src.Server
 	c := &client{t: t, hold: true}
 	w.Join("", "1", c)
 	now := time.Now()
@@ -36,13 +40,13 @@ func TestAListThatARequestFindsElsewhereIsComparedBeforeAnythingIsRemoved(t *tes
 	to.Push("a", items[41:]...)
 	to.Client().Set(t.Context(), leaseKey("a"), from.Client().Get(t.Context(), leaseKey("a")).Val(), 0)
 	moved := false
-	if _, err := call(src.lane, func() (struct{}, error) {
+	if _, err := call(src.lane, func(*redis.Client) (struct{}, error) {
 		if !moved {
 			moved = true
-			return struct{}{}, serverError("MOVED 1 " + to.Address())
+			return struct{}{}, redisconn.Reply("MOVED 1 " + to.Address())
 		}
-		return struct{}{}, src.conn.loadScripts(2 * time.Second)
-	}); err != nil || src.conn == left {
+		return struct{}{}, src.Server.LoadScripts(t.Context())
+	}); err != nil || src.Server == left {
 		t.Fatal(err, "it has not moved")
 	}
 	for range 20 {
@@ -63,7 +67,11 @@ func TestAReplyThatCameWhileAnotherServerWasWaitedForCounts(t *testing.T) {
 	serves, hangs := redistest.Start(t), redistest.Start(t)
 	var windows []*relay.List
 	opts := Options{
-		Redis: RedisOptions{Address: serves.Address(), Timeout: 100 * time.Millisecond}, Instance: "x",
+		Redis: redisconn.Options{
+			Cluster: []string{serves.Address(), hangs.Address(), hangs.Address()}, // a list that hangs stays where it is
+			Timeout: 100 * time.Millisecond,
+		},
+		Instance:   "x",
 		MaxPayload: 1000, BatchItems: 500, BatchBytes: 128 << 10, PollInterval: time.Minute, Lease: 5 * time.Minute,
 	}
 	for _, key := range []string{"a", "b"} {
@@ -74,9 +82,9 @@ func TestAReplyThatCameWhileAnotherServerWasWaitedForCounts(t *testing.T) {
 	l := New(opts)
 	withoutRun(t, l)
 	a, b := l.sources[0].(*source), l.sources[1].(*source)
-	b.conn = l.nodes.use(hangs.Address())
-	l.nodes.opts.Cluster = []string{hangs.Address()} // it is looked for nowhere else
-	t.Cleanup(func() { b.conn.client.Close() })
+	if b.Detour(io.EOF); b.Server.Address != hangs.Address() {
+		t.Fatal("the second list is not where it should be")
+	}
 	c := &client{t: t, hold: true}
 	windows[0].Join("", "1", c)
 	windows[1].Join("", "1", &client{t: t, hold: true})

@@ -14,6 +14,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"edged/internal/batch"
+	"edged/internal/redisconn"
 	"edged/internal/redistest"
 	"edged/internal/relay"
 )
@@ -213,7 +214,7 @@ func turmoil(t *testing.T, right bool) {
 	var loop *Loop
 	w := relay.NewList(relay.Options{Window: 40, Memory: 1 << 20, Changed: func() { loop.Wake() }})
 	loop = New(Options{
-		Redis: RedisOptions{Address: s.Address(), Timeout: 2 * time.Second}, Instance: "x",
+		Redis: redisconn.Options{Address: s.Address(), Timeout: 2 * time.Second}, Instance: "x",
 		MaxPayload: 1000, BatchItems: 7, BatchBytes: 900, PollInterval: 50 * time.Millisecond, Lease: 300 * time.Millisecond,
 		Lists: []List{{Key: "a", Subject: "sa", Window: w, FromRight: right}},
 	})

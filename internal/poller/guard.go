@@ -1,29 +1,13 @@
 package poller
 
 import (
-	"crypto/sha1"
-	"encoding/hex"
 	"strings"
+
+	"edged/internal/redisconn"
 )
 
-// script is a Lua script. go-redis has one too, which goes through an interface,
-// and that keeps the scripting of all its clients in the binary.
-type script struct{ text, hash string }
-
-func newScript(text string) script {
-	sum := sha1.Sum([]byte(text))
-	return script{text, hex.EncodeToString(sum[:])}
-}
-
-// call is the command that runs the script where Redis knows it.
-func (s script) call(keys []string, args ...any) []any {
-	words := make([]any, 0, 3+len(keys)+len(args)+12) // room for marks
-	words = append(words, "EVALSHA", s.hash, len(keys))
-	for _, key := range keys {
-		words = append(words, key)
-	}
-	return append(words, args...)
-}
+// scripts are all that are in use.
+var scripts = []*redisconn.Script{guard, bury, release, settle, takeFull, giveBack, reclaim, requeue, peek}
 
 // The scripts run inside Redis, so between their checks and what they do
 // nothing can happen. They move no item through Lua but the one that is buried.
@@ -85,7 +69,7 @@ end
 //
 // What the user may not do fails before anything is changed: a removal without its
 // number would be taken for one that has not been carried out.
-var guard = newScript(isItem + lease + `
+var guard = redisconn.NewScript(isItem + lease + `
 local holder, serial = lease()
 local what = 'ok'
 if holder == ARGV[1] then
@@ -125,7 +109,7 @@ return {what, redis.call('LLEN', KEYS[1]), ARGV[1], serial}
 // It writes the dead letter before it removes the item, and before both the number
 // that stands there already, so that nothing is lost or miscounted where the user may
 // not do the one or the other.
-var bury = newScript(isItem + lease + `
+var bury = redisconn.NewScript(isItem + lease + `
 local holder, serial = lease()
 if holder and holder ~= ARGV[1] then
   return {'standby', redis.call('LLEN', KEYS[1]), holder, '0'}
@@ -146,7 +130,7 @@ return {'ok', redis.call('LLEN', KEYS[1]), ARGV[1], ARGV[8]}
 `)
 
 // release gives the lease back if it is this holder's. ARGV: 1 holder.
-var release = newScript(lease + `
+var release = redisconn.NewScript(lease + `
 if lease() == ARGV[1] then return redis.call('DEL', KEYS[2]) end
 return 0
 `)
@@ -177,7 +161,7 @@ return 0
 //
 // Dead letters are written before anything is removed, and what the user may not
 // do fails before anything is changed.
-var settle = newScript(before + `
+var settle = redisconn.NewScript(before + `
 local holder = redis.call('GET', KEYS[2])
 if holder and holder ~= ARGV[1] and not (#ARGV[2] > 0 and string.sub(holder, 1, #ARGV[2]) == ARGV[2]) then
   return {'standby', redis.call('LLEN', KEYS[1]), holder, '0'}
@@ -222,7 +206,7 @@ return {what, redis.call('LLEN', KEYS[1]), ARGV[1], serial}
 
 // takeFull moves up to ARGV[2] items to the in-flight list where LMOVE alone is
 // refused because Redis is full. ARGV[1] is 'R' where the right end is the head.
-var takeFull = newScript(`
+var takeFull = redisconn.NewScript(`
 local moved = {}
 redis.call('LTRIM', KEYS[4], 0, -1)
 for i = 1, tonumber(ARGV[2]) do
@@ -238,7 +222,7 @@ return moved
 // a removal. ARGV: 1 holder, 2 'R' where the right end is the head, 3 this
 // instance's name, 4 number of the last removal, 5 of this one. It returns how
 // many, or -1 where the list is not this process's or something else is in flight.
-var giveBack = newScript(`
+var giveBack = redisconn.NewScript(`
 if redis.call('GET', KEYS[2]) ~= ARGV[1] or redis.call('HGET', KEYS[5], ARGV[3]) ~= ARGV[4] then return -1 end
 local n, most = 0, tonumber(ARGV[6])
 redis.call('LTRIM', KEYS[4], 0, -1)
@@ -254,7 +238,7 @@ return n
 // must have run out. One with nothing in flight is looked at twice before it is
 // struck off: what it had sent may come late. ARGV: 1 'R' where the right end is
 // the head, 2 the instance's name. It returns how many.
-var reclaim = newScript(`
+var reclaim = redisconn.NewScript(`
 if redis.call('EXISTS', KEYS[2]) == 1 then return 0 end
 local n = 0
 redis.call('LTRIM', KEYS[4], 0, -1)

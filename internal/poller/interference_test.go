@@ -16,6 +16,7 @@ import (
 	"go.uber.org/zap/zaptest"
 
 	"edged/internal/batch"
+	"edged/internal/redisconn"
 	"edged/internal/redistest"
 	"edged/internal/relay"
 )
@@ -73,12 +74,31 @@ func (n *splitter) replies(client, server net.Conn) {
 	}
 }
 
+// manyItems is the limit of a read once the sizes of a list's items are known.
+const manyItems = 100
+
+// knowSizes makes a loop that runs take the sizes of its lists' items for known.
+func knowSizes(t *testing.T, l *Loop) {
+	t.Helper()
+	_, err := ask(t.Context(), l, func(context.Context) (struct{}, error) {
+		for _, s := range l.lanes {
+			s.limit = manyItems
+		}
+		return struct{}{}, nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 // withoutRun prepares a loop whose turns the test takes.
 func withoutRun(t *testing.T, l *Loop) {
-	conn := l.lanes[0].conn
-	t.Cleanup(func() { conn.client.Close() })
-	if err := conn.loadScripts(2 * time.Second); err != nil {
+	t.Cleanup(l.servers.Close)
+	if err := l.lanes[0].Server.LoadScripts(t.Context()); err != nil {
 		t.Fatal(err)
+	}
+	for _, s := range l.lanes {
+		s.limit = manyItems
 	}
 }
 
@@ -86,7 +106,7 @@ func withoutRun(t *testing.T, l *Loop) {
 func byHand(t *testing.T, address string, timeout time.Duration) (*mover, *relay.Explicit) {
 	w := relay.NewExplicit(relay.ExplicitOptions{Window: 1000, Memory: 4 << 20, AckWait: time.Hour, MaxAckPending: 1000})
 	l := New(Options{
-		Redis: RedisOptions{Address: address, Timeout: timeout}, Instance: "x", PollInterval: time.Minute, Lease: 5 * time.Minute,
+		Redis: redisconn.Options{Address: address, Timeout: timeout}, Instance: "x", PollInterval: time.Minute, Lease: 5 * time.Minute,
 		BatchItems: 500, BatchBytes: 128 << 10, MaxPayload: 1 << 20, Lists: []List{{Key: "a", Subject: "sa", Explicit: w}},
 	})
 	withoutRun(t, l)
@@ -133,7 +153,7 @@ func TestARedisThatComesBackWithOlderDataLosesNoItemThatCameSince(t *testing.T) 
 	w := relay.NewList(relay.Options{Window: 4, Memory: 1 << 20, Changed: func() { loop.Wake() }})
 	v := relay.NewList(relay.Options{Window: 4, Memory: 1 << 20, Changed: func() { loop.Wake() }})
 	loop = New(Options{
-		Redis: RedisOptions{Address: s.Address(), Timeout: 2 * time.Second}, Instance: "x",
+		Redis: redisconn.Options{Address: s.Address(), Timeout: 2 * time.Second}, Instance: "x",
 		MaxPayload: 1000, BatchItems: 500, BatchBytes: 128 << 10, PollInterval: 5 * time.Second, Lease: 5 * time.Minute,
 		Lists: []List{{Key: "a", Subject: "sa", Window: w}, {Key: "b", Subject: "sb", Window: v}}, Log: zaptest.NewLogger(t),
 	})
@@ -337,7 +357,7 @@ func TestWhatAnotherGaveBackIsNotSaidToBeRemovedWhereAReplyIsLost(t *testing.T) 
 	// Its lease has run out, and another instance has given back what it had.
 	do(t, s, "DEL", aliveKey("a", "x"))
 	keys := []string{"a", aliveKey("a", "x"), DeadKey("a"), inFlightKey("a", "x"), instancesKey("a")}
-	if err := s.Client().Eval(t.Context(), reclaim.text, keys, "L", "x").Err(); err != nil {
+	if _, err := reclaim.RunBy(t.Context(), s.Client(), keys, "L", "x"); err != nil {
 		t.Fatal(err)
 	}
 	do(t, s, "LMOVE", "a", inFlightKey("a", "other"), "LEFT", "RIGHT") // item 0 is with another
@@ -356,6 +376,7 @@ func TestMovesThatComeLateAreNotHeldUpForGoodWhenTheInstanceHasEnded(t *testing.
 	r := startExplicit(t, n.address, "x", func(o *Options, _ *relay.ExplicitOptions) { o.Redis.Timeout = 200 * time.Millisecond })
 	h := r.join(true)
 	redistest.Eventually(t, "it serves", func() bool { return r.loop.Lists()[0].State == Serving })
+	knowSizes(t, r.loop)
 	kept, release := make(chan struct{}), make(chan struct{})
 	var once atomic.Bool
 	f := cut(func(request []byte) (int, func()) {
@@ -441,7 +462,7 @@ func TestALateRemovalInTheMiddleOfFindIsSurvived(t *testing.T) {
 	n := newSplitter(t, s)
 	w := relay.NewList(relay.Options{Window: 4000, Memory: 1 << 20})
 	l := New(Options{
-		Redis: RedisOptions{Address: n.address, Timeout: 500 * time.Millisecond}, Instance: "x",
+		Redis: redisconn.Options{Address: n.address, Timeout: 500 * time.Millisecond}, Instance: "x",
 		MaxPayload: 1000, BatchItems: 500, BatchBytes: 128 << 10, PollInterval: time.Minute, Lease: 5 * time.Minute,
 		Lists: []List{{Key: "a", Subject: "sa", Window: w}},
 	})

@@ -13,17 +13,18 @@ import (
 	"go.uber.org/zap"
 
 	"edged/internal/batch"
+	"edged/internal/redisconn"
 )
 
 // lane is what every list has, however it is read: when it is to be asked, what
 // went wrong, and what it looks like from outside. All fields but those said
 // otherwise are owned by the loop.
 type lane struct {
-	route // to the list
-	list  List
-	loop  *Loop
-	keys  []string // the list, its lease, its dead-letter list
-	log   *zap.Logger
+	*redisconn.Route // to the list
+	list             List
+	loop             *Loop
+	keys             []string // the list, its lease, its dead-letter list
+	log              *zap.Logger
 
 	ending  bool        // nothing more is taken for good
 	took    bool        // somebody was there to receive the last time round
@@ -35,22 +36,23 @@ type lane struct {
 	standby bool        // another one holds it
 	fresh   bool        // no lease was held yet: one that this instance left is taken over
 	renewed time.Time
-	renew   bool        // the script that is under way renews the lease
-	serial  uint64      // number of the last removal that Redis has carried out, as far as is known
-	attempt uint64      // number of the last call of a script; even, see before in guard.go
-	known   *connection // the one that the place in the list was last known on
-	breaks  int         // of it, at that time
-	asked   time.Time   // when Redis was last asked
-	due     time.Time   // when it is asked next even if nothing happens: the slow poll
+	renew   bool              // the script that is under way renews the lease
+	serial  uint64            // number of the last removal that Redis has carried out, as far as is known
+	attempt uint64            // number of the last call of a script; even, see before in guard.go
+	known   *redisconn.Server // the one that the place in the list was last known on
+	breaks  int               // of it, at that time
+	asked   time.Time         // when Redis was last asked
+	due     time.Time         // when it is asked next even if nothing happens: the slow poll
 	idle    time.Duration
 
 	most  int // bytes of the largest item in the last read
 	mean  int // of those that were kept
-	limit int // how many items the next read may ask for: sizes may change, so it doubles at most
+	limit int // items that the next read may ask for: one at first, half as many after a timeout
+	last  int // items that the last read asked for
 
 	served  string // the address where it was served last
-	loaded  bool   // the scripts have just been loaded because Redis did not know them
-	retry   *backoff
+	again   bool   // the last call failed, but is likely to work now: see recovered
+	retry   *redisconn.Backoff
 	retryAt time.Time // after a fault
 	faults  int       // in a row
 	away    bool      // the last of them was Redis's, not the list's own
@@ -58,9 +60,6 @@ type lane struct {
 	mu     sync.Mutex
 	status Status // guarded by mu
 }
-
-// firstRead is how many items are asked for while their size is not known.
-const firstRead = 32
 
 // replyHeader is more than stands in front of an item in a reply, and behind it.
 const replyHeader = 16
@@ -74,13 +73,17 @@ func (s *lane) fill(g *gather, most int) (ask int) {
 	if s.most > 0 {
 		ask = max(1, min(ask, min(g.bound(1, s.most), s.loop.opts.BatchBytes)/s.most))
 	}
+	s.last = ask
 	g.memory = s.loop.pool.Get(ask*(min(s.most, s.mean+s.mean/2)+replyHeader)+replyHeader, ask)
 	return ask
 }
 
-// learn notes what the last read has brought, of n items in all.
+// learn notes the sizes of the n items in the last reply. The next read asks for at
+// most twice as many: later items may be larger.
 func (s *lane) learn(g *gather, n int) {
-	s.limit, s.most, s.mean = max(2*n, firstRead), g.most, g.size/max(1, len(g.memory.Spans))
+	if n > 0 {
+		s.limit, s.most, s.mean = 2*n, g.most, g.size/max(1, len(g.memory.Spans))
+	}
 }
 
 // lookWait is the least time between two looks at a list that nobody takes from,
@@ -89,7 +92,7 @@ const lookWait = time.Second
 
 func newLane(l *Loop, list List, lease string) *lane {
 	s := &lane{
-		route: l.nodes.route(), list: list, loop: l, fresh: true, more: true, limit: firstRead, retry: newBackoff(),
+		Route: l.servers.Route(), list: list, loop: l, fresh: true, more: true, limit: 1, retry: redisconn.NewBackoff(),
 		keys:   []string{list.Key, lease, DeadKey(list.Key)},
 		log:    l.opts.Log.With(zap.String("list", list.Key)),
 		status: Status{Key: list.Key, Subject: list.Subject, State: Starting},
@@ -102,7 +105,7 @@ func newLane(l *Loop, list List, lease string) *lane {
 // last time it was asked: Redis may have come back with other data.
 func (s *lane) broken() bool {
 	known, breaks := s.known, s.breaks
-	s.known, s.breaks = s.conn, s.conn.breaks
+	s.known, s.breaks = s.Server, s.Server.Breaks()
 	return s.known != known || s.breaks != breaks
 }
 
@@ -140,7 +143,7 @@ func (s *lane) done(err error, now time.Time, takes bool) {
 func (s *lane) schedule(now time.Time, takes bool) {
 	s.asked = now
 	wait := s.loop.opts.PollInterval
-	if takes && s.owner && !s.conn.hinted() {
+	if takes && s.owner && !s.Server.Hinted() {
 		s.idle = min(max(2*s.idle, minPoll), maxPoll)
 		wait = min(wait, s.idle)
 	}
@@ -149,9 +152,6 @@ func (s *lane) schedule(now time.Time, takes bool) {
 
 // verdict reads what a script said about lease, head and removals.
 func (s *lane) verdict(reply any, err error, now time.Time) (what string, _ error) {
-	if err != nil && strings.HasPrefix(err.Error(), "NOSCRIPT") {
-		return "", errNoScript
-	}
 	if err != nil {
 		return "", err
 	}
@@ -189,15 +189,14 @@ func (s *lane) verdict(reply any, err error, now time.Time) (what string, _ erro
 	return what, nil
 }
 
-var errNoScript = errors.New("NOSCRIPT")
-
 // look asks for the length of the list, which is all there is to know while
 // nobody is there to receive.
 func (s *lane) look(ctx context.Context) error {
-	n, err := s.conn.client.LLen(ctx, s.list.Key).Result()
+	reply, err := s.Server.Do(ctx, "LLEN", s.list.Key)
 	if err != nil {
 		return err
 	}
+	n, _ := reply.(int64)
 	s.mu.Lock()
 	s.status.Backlog = n
 	s.status.Holder = ""
@@ -209,28 +208,31 @@ func (s *lane) look(ctx context.Context) error {
 // one for all lists where the trouble is Redis's.
 func (s *lane) fail(err error, now time.Time) {
 	s.more = true
-	s.conn.failed(err)
-	s.conn.settle(0)
-	if errors.Is(err, errNoScript) && !s.loaded {
-		if err = s.conn.loadScripts(s.loop.opts.Redis.Timeout); err == nil {
-			s.loaded = true // at once again, but only once
+	s.Server.Failed(err)
+	s.Server.Settle(0)
+	if redisconn.TimedOut(err) {
+		s.limit = max(1, min(s.limit, s.last)/2)
+	}
+	if !s.again {
+		if s.again, err = s.recovered(err); s.again {
+			s.due = now // at once again, but only once
 			return
 		}
-		s.conn.failed(err)
 	}
-	s.loaded = false
-	if saysRedis(err, "READONLY") {
+	s.again = false
+	if redisconn.Says(err, "READONLY") {
 		s.renewed = time.Time{} // so that the next script writes: at a replica one that does not succeeds
 	}
-	asked := s.conn
+
+	asked := s.Server
 	s.loop.opts.Alive(now) // the Sentinels may be asked now
-	atOnce, err := s.detour(err)
+	atOnce, err := s.Detour(err)
 	if atOnce {
 		return
 	}
-	reason := explain(err, asked.address)
+	reason := redisconn.Explain(err, asked.Address)
 	s.faults++
-	s.retryAt = now.Add(s.retry.next())
+	s.retryAt = now.Add(s.retry.Next())
 	s.due = s.retryAt
 	s.mu.Lock()
 	news := s.status.Reason != reason
@@ -250,6 +252,19 @@ func (s *lane) fail(err error, now time.Time) {
 	}
 }
 
+// recovered reports whether the same call is likely to work now: Redis did not know
+// the scripts, and they are loaded; or it closed the connection, as it does with
+// idle ones, and the next one may stand. Otherwise it returns the error to report.
+func (s *lane) recovered(err error) (bool, error) {
+	if redisconn.NoScript(err) {
+		if err = s.Server.LoadScripts(context.Background()); err != nil {
+			s.Server.Failed(err)
+		}
+		return err == nil, err
+	}
+	return s.faults == 0 && redisconn.ClosedByPeer(err), err
+}
+
 // ownFault tells whether a fault is that of one list, whatever the others do.
 func ownFault(err error) bool {
 	text := err.Error()
@@ -267,13 +282,13 @@ func (l *Loop) away() bool {
 }
 
 func (s *lane) succeed(now time.Time) {
-	s.loaded = false
-	s.reached()
-	if s.served != s.conn.address {
+	s.again = false
+	s.Reached()
+	if s.served != s.Server.Address {
 		if s.served != "" {
-			s.log.Info("the list is served by another Redis server now", zap.String("redis", s.conn.address))
+			s.log.Info("the list is served by another Redis server now", zap.String("redis", s.Server.Address))
 		}
-		s.served = s.conn.address
+		s.served = s.Server.Address
 	}
 	if s.faults == 0 {
 		return
@@ -289,7 +304,7 @@ func (s *lane) succeed(now time.Time) {
 		s.loop.opts.Log.Info("Redis serves the lists again", zap.String("event", "redis-back"), after)
 	}
 	s.faults = 0
-	s.retry.reset()
+	s.retry.Reset()
 }
 
 // say writes down the state for those who ask.

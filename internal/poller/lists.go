@@ -67,7 +67,7 @@ func (l *Loop) Remove(ctx context.Context, key string) error {
 		l.sources = slices.Delete(slices.Clone(l.sources), i, i+1)
 		l.lanes = slices.Delete(slices.Clone(l.lanes), i, i+1)
 		l.mu.Unlock()
-		l.nodes.leave(lane.conn)
+		lane.Leave()
 		return left, nil
 	})
 	if err != nil {

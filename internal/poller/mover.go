@@ -3,6 +3,7 @@ package poller
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"hash/maphash"
 	"slices"
@@ -12,6 +13,7 @@ import (
 	"go.uber.org/zap"
 
 	"edged/internal/batch"
+	"edged/internal/redisconn"
 )
 
 // mover is one list whose items are acknowledged one by one: LMOVE takes them to
@@ -59,6 +61,9 @@ func newMover(l *Loop, list List) *mover {
 // most items that are settled in one round trip.
 const maxSettle = 1000
 
+// mostInFlight bounds what find reads; max_ack_pending is far below.
+const mostInFlight = 1 << 20
+
 func (m *mover) side() string {
 	if m.list.FromRight {
 		return "R"
@@ -73,7 +78,7 @@ func (m *mover) turn(ctx context.Context, now time.Time) bool {
 	if now.Before(m.retryAt) {
 		return false
 	}
-	m.conn.settle(0)
+	m.Server.Settle(0)
 	if m.broken() && m.clean {
 		m.unsure = true
 	}
@@ -182,7 +187,7 @@ func (m *mover) settle(now time.Time, held []moved, settled []batch.Settlement) 
 	if m.attempt += 2; len(gone) > 0 {
 		m.ask(gone)
 	}
-	words = settle.call(m.keys, m.loop.holder, instead, o.Lease.Milliseconds(), renew, o.Instance,
+	words = settle.Call(m.keys, m.loop.holder, instead, o.Lease.Milliseconds(), renew, o.Instance,
 		m.tomb, m.serial, m.attempt, front, len(held))
 	return append(words, others...), gone, buried, nil
 }
@@ -210,7 +215,7 @@ func (m *mover) judge(reply any, err error, now time.Time) (string, error) {
 // exchange is the round trip of delivery: remove what is settled, take what
 // comes next.
 func (m *mover) exchange(ctx context.Context, now time.Time, plan batch.Plan, settled []batch.Settlement, read bool) error {
-	w, err := m.conn.open(ctx, m.list.Key)
+	c, err := m.Server.Open(ctx)
 	if err != nil {
 		return err
 	}
@@ -218,35 +223,35 @@ func (m *mover) exchange(ctx context.Context, now time.Time, plan batch.Plan, se
 	if err != nil {
 		return err
 	}
-	w.command(words...)
+	c.Command(words...)
 	got := m.taken(plan, 0)
 	read = read && m.owner
 	ask := 0
 	if read {
 		ask = m.fill(&got.gather, plan.Items)
-		m.take(w, ask)
+		m.take(c, ask)
 		// Taking ends Redis's tracking of the list for this connection; asking for
 		// its length begins it again.
-		w.command("LLEN", m.list.Key)
+		c.Command("LLEN", m.list.Key)
 	}
-	if err := w.send(ctx); err != nil {
+	if err := c.Send(ctx); err != nil {
 		return err
 	}
-	w.receive(got.memory)
-	reply, err := w.value()
-	if err := broken(err); err != nil {
+	c.Receive(got.memory)
+	reply, err := c.Value()
+	if err := redisconn.Broken(err); err != nil {
 		return err
 	}
 	var refused error
 	var length any
 	end := err
 	if read {
-		if refused = m.taking(w, got, ask); broken(refused) != nil {
+		if refused = m.taking(c, got, ask); redisconn.Broken(refused) != nil {
 			return refused
 		}
-		length, end = w.value()
+		length, end = c.Value()
 	}
-	if err := w.finish(end); err != nil {
+	if err := c.Finish(end); err != nil {
 		return err
 	}
 	if refused != nil && strings.HasPrefix(refused.Error(), "OOM") && !m.full {
@@ -294,31 +299,26 @@ func (m *mover) exchange(ctx context.Context, now time.Time, plan batch.Plan, se
 }
 
 // take sends what moves n items.
-func (m *mover) take(w *wire, n int) {
+func (m *mover) take(c *redisconn.Conn, n int) {
 	if m.full {
-		w.command(takeFull.call(m.keys, m.side(), n)...)
+		c.Command(takeFull.Call(m.keys, m.side(), n)...)
 		return
 	}
 	from := "LEFT"
 	if m.list.FromRight {
 		from = "RIGHT"
 	}
-	begin := len(w.out)
-	w.command("LMOVE", m.list.Key, m.keys[3], from, "RIGHT")
-	one := w.out[begin:]
-	for range n - 1 {
-		w.out = append(w.out, one...)
-	}
+	c.Repeat(n, "LMOVE", m.list.Key, m.keys[3], from, "RIGHT")
 }
 
 // taking reads what take has moved. An error that is a reply is the first of them.
-func (m *mover) taking(w *wire, got *taken, n int) (refused error) {
+func (m *mover) taking(c *redisconn.Conn, got *taken, n int) (refused error) {
 	if m.full {
 		m.full = false // try again without
-		return w.items(got)
+		return c.Items(got, n)
 	}
 	for range n {
-		if _, err := w.item(got); broken(err) != nil {
+		if _, err := c.Item(got); redisconn.Broken(err) != nil {
 			return err
 		} else if refused == nil {
 			refused = err
@@ -368,7 +368,7 @@ func (m *mover) recover(ctx context.Context, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	reply, err := m.conn.client.Do(ctx, words...).Result()
+	reply, err := m.Server.Do(ctx, words...)
 	what, err := m.verdict(reply, err, now)
 	if err != nil || what == "standby" {
 		return err
@@ -418,26 +418,26 @@ func (m *mover) giveBack(ctx context.Context, most int) (int64, error) {
 }
 
 // run runs a script that returns a number.
-func (m *mover) run(ctx context.Context, script script, lease, inFlight string, args ...any) (int64, error) {
+func (m *mover) run(ctx context.Context, script *redisconn.Script, lease, inFlight string, args ...any) (int64, error) {
 	keys := []string{m.keys[0], lease, m.keys[2], inFlight, m.keys[4]}
-	cmd := m.conn.client.Do(ctx, script.call(keys, args...)...)
-	if err := cmd.Err(); err != nil {
-		if strings.HasPrefix(err.Error(), "NOSCRIPT") {
-			return 0, errNoScript
-		}
-		return 0, err
+	reply, err := m.Server.Run(ctx, script, keys, args...)
+	n, ok := reply.(int64)
+	if err == nil && !ok {
+		err = errors.New("unexpected reply from a script that gives items back")
 	}
-	return cmd.Int64()
+	return n, err
 }
 
 // reclaim gives back what instances left in flight that are gone for good.
 func (m *mover) reclaim(ctx context.Context) error {
-	names, err := m.conn.client.HKeys(ctx, m.keys[4]).Result()
+	reply, err := m.Server.Do(ctx, "HKEYS", m.keys[4])
 	if err != nil {
 		return err
 	}
+	names, _ := reply.([]any)
 	for _, name := range names {
-		if name == m.loop.opts.Instance {
+		name, _ := name.(string)
+		if name == "" || name == m.loop.opts.Instance {
 			continue
 		}
 		n, err := m.run(ctx, reclaim, aliveKey(m.list.Key, name), inFlightKey(m.list.Key, name), m.side(), name)
@@ -456,7 +456,7 @@ func (m *mover) reclaim(ctx context.Context) error {
 // removed by a call whose reply was lost, or given back by another instance;
 // what follows was taken by a call whose reply was lost.
 func (m *mover) find(ctx context.Context, now time.Time) error {
-	w, err := m.conn.open(ctx, m.list.Key)
+	c, err := m.Server.Open(ctx)
 	if err != nil {
 		return err
 	}
@@ -464,26 +464,26 @@ func (m *mover) find(ctx context.Context, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	w.command(words...)
-	w.command("LRANGE", m.keys[3], 0, -1)
+	c.Command(words...)
+	c.Command("LRANGE", m.keys[3], 0, -1)
 	if words, _, _, err = m.settle(now, nil, nil); err != nil { // a removal that comes late can come in between
 		return err
 	}
-	w.command(words...)
+	c.Command(words...)
 	got := m.taken(m.list.Explicit.Plan(), len(m.held))
 	got.memory = m.loop.pool.Get(0, 0)
-	if err := w.send(ctx); err != nil {
+	if err := c.Send(ctx); err != nil {
 		return err
 	}
-	w.receive(got.memory)
-	check, again, err := w.around(got)
+	c.Receive(got.memory)
+	check, again, err := c.Around(got, mostInFlight)
 	if err != nil {
 		return err
 	}
-	what, err := m.judge(check.value, check.err, now)
+	what, err := m.judge(check.Value, check.Err, now)
 	serial := m.serial
 	if err == nil && what != "standby" && what != "lost" {
-		what, err = m.judge(again.value, again.err, now)
+		what, err = m.judge(again.Value, again.Err, now)
 	}
 	switch {
 	case err != nil:
@@ -613,10 +613,7 @@ func (m *mover) release(ctx context.Context) error {
 		return err
 	}
 	m.unsure = false
-	if err := m.conn.client.Do(ctx, release.call(m.keys[:2], m.loop.holder)...).Err(); err != nil {
-		if strings.HasPrefix(err.Error(), "NOSCRIPT") {
-			return errNoScript
-		}
+	if _, err := m.Server.Run(ctx, release, m.keys[:2], m.loop.holder); err != nil {
 		return err
 	}
 	m.owner = false
@@ -646,7 +643,7 @@ func (m *mover) taken(plan batch.Plan, skip int) *taken {
 	return t
 }
 
-func (t *taken) begin(size int) (keep bool) {
+func (t *taken) Begin(size int) (keep bool) {
 	t.hash.Reset()
 	t.keep = false
 	if size <= t.maxItem {
@@ -659,13 +656,13 @@ func (t *taken) begin(size int) (keep bool) {
 	return t.keep
 }
 
-func (t *taken) part(p []byte) {
+func (t *taken) Part(p []byte) {
 	if t.items[len(t.items)-1].size <= t.maxItem {
 		t.hash.Write(p)
 	}
 }
 
-func (t *taken) end(s batch.Span) {
+func (t *taken) End(s batch.Span) {
 	if t.keep {
 		t.memory.Spans = append(t.memory.Spans, s)
 		t.hash.Write(t.memory.Data[s.From:s.To])

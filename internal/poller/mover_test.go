@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap/zaptest"
 
 	"edged/internal/batch"
+	"edged/internal/redisconn"
 	"edged/internal/redistest"
 	"edged/internal/relay"
 )
@@ -81,7 +82,7 @@ type erig struct {
 func startExplicit(t *testing.T, address, instance string, change ...func(*Options, *relay.ExplicitOptions)) *erig {
 	r := &erig{t: t}
 	opts := Options{
-		Redis:    RedisOptions{Address: address, Timeout: 2 * time.Second},
+		Redis:    redisconn.Options{Address: address, Timeout: 2 * time.Second},
 		Instance: instance, PollInterval: time.Minute, Lease: 5 * time.Minute,
 		BatchItems: 500, BatchBytes: 128 << 10, MaxPayload: 1 << 20,
 		Lists: []List{{Key: "a", Subject: "sa"}}, Log: zaptest.NewLogger(t),

@@ -28,10 +28,10 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/redis/go-redis/v9"
 	"go.uber.org/zap"
 
 	"edged/internal/batch"
+	"edged/internal/redisconn"
 )
 
 // Window is the way into the relay of a list that is read by peek and trim.
@@ -67,7 +67,7 @@ type List struct {
 
 // Options are what the loop needs to know.
 type Options struct {
-	Redis        RedisOptions
+	Redis        redisconn.Options
 	Instance     string // this instance's name among those that share a list
 	Lists        []List
 	PollInterval time.Duration // slow poll behind the hints
@@ -117,9 +117,8 @@ type Status struct {
 type Loop struct {
 	opts    Options
 	holder  string // the lease's value: instance/token
-	nodes   *nodes
+	servers *redisconn.Servers
 	pool    batch.Pool
-	receive func(*connection) // starts a connection's hints, while Run runs
 	taking  atomic.Bool
 	wake    chan struct{} // holds one
 
@@ -162,7 +161,9 @@ func New(opts Options) *Loop {
 		ended:    make(chan struct{}),
 	}
 	l.taking.Store(true)
-	l.nodes = newNodes(opts.Redis, l.dial)
+	l.servers = redisconn.NewServers(opts.Redis, redisconn.Callbacks{
+		Changed: l.changed, Closed: l.Wake, Progress: func() { opts.Alive(time.Now()) }, Scripts: scripts,
+	})
 	for _, list := range opts.Lists {
 		l.add(list)
 	}
@@ -174,25 +175,6 @@ func (l *Loop) snapshot() []*lane {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.lanes
-}
-
-// dial makes a connection with hints; it connects to nothing yet.
-func (l *Loop) dial(address string) *connection {
-	c := dial(l.opts.Redis, address, l.changed)
-	if l.receive != nil {
-		l.receive(c)
-	}
-	return c
-}
-
-// SetRedisLog sends what go-redis has to say to log. It has one logger for the
-// whole process, so this is for main to call, once.
-func SetRedisLog(log *zap.Logger) { redis.SetLogger(redisLog{log}) }
-
-type redisLog struct{ *zap.Logger }
-
-func (l redisLog) Printf(_ context.Context, format string, v ...any) {
-	l.Debug("go-redis: " + fmt.Sprintf(format, v...))
 }
 
 // Wake makes the loop look round again: a window may have changed.
@@ -228,21 +210,8 @@ func (l *Loop) StopTaking() {
 // error says how many items were confirmed and yet remain in Redis.
 func (l *Loop) Run(ctx context.Context) error {
 	defer close(l.ended)
-	var receiving sync.WaitGroup
-	l.receive = func(c *connection) {
-		hintCtx, stop := context.WithCancel(ctx)
-		c.stopHints = stop
-		receiving.Go(func() { c.hints.run(hintCtx) })
-	}
-	for _, c := range l.nodes.open {
-		l.receive(c)
-	}
-	defer func() {
-		for _, s := range l.lanes {
-			l.nodes.leave(s.conn)
-		}
-		receiving.Wait()
-	}()
+	l.servers.Watch(ctx)
+	defer l.servers.Close()
 
 	// A round trip that has begun is finished, so that its outcome is known; its
 	// timeout bounds it.
@@ -251,8 +220,10 @@ func (l *Loop) Run(ctx context.Context) error {
 	defer timer.Stop()
 	for ctx.Err() == nil {
 		busy := false
-		for _, s := range l.lanes {
-			s.conn.followHints(call)
+		for _, c := range l.servers.All() {
+			if c.Heed(call) {
+				l.reconnect(c)
+			}
 		}
 		l.serveRequest(call)
 		for _, s := range l.sources {
@@ -261,8 +232,8 @@ func (l *Loop) Run(ctx context.Context) error {
 			if ctx.Err() == nil && s.turn(call, now) {
 				busy = true
 			}
-			for _, c := range l.nodes.open {
-				c.settle(1)
+			for _, c := range l.servers.All() {
+				c.Settle(1)
 			}
 		}
 		if busy {
@@ -276,6 +247,16 @@ func (l *Loop) Run(ctx context.Context) error {
 		}
 	}
 	return l.finish()
+}
+
+// reconnect lets the lists of a server be asked again at once, whose connection broke
+// while it was at rest: nothing tells of what changes in them until then.
+func (l *Loop) reconnect(server *redisconn.Server) {
+	for _, s := range l.lanes {
+		if s.Server == server && s.faults == 0 {
+			s.more, s.due = true, time.Time{}
+		}
+	}
 }
 
 // pause is how long the loop may sleep: until the next slow poll or retry.
@@ -297,7 +278,7 @@ func (l *Loop) finish() error {
 	defer cancel()
 	l.taking.Store(false)
 	for _, s := range l.lanes {
-		s.conn.settle(0)
+		s.Server.Settle(0)
 	}
 	left := 0
 	for i, s := range l.sources {
@@ -309,11 +290,11 @@ func (l *Loop) finish() error {
 // end removes what was confirmed from a list that nobody takes from any more, and
 // gives its lease back. It returns how many items it could not remove.
 func (l *Loop) end(ctx context.Context, s server, lane *lane) (left int) {
-	lane.conn.settle(0)
+	lane.Server.Settle(0)
 	lane.retryAt, lane.faults, lane.due = time.Time{}, 0, time.Now().Add(time.Hour)
 	for s.unremoved() > 0 && lane.faults < 3 && ctx.Err() == nil {
 		s.turn(ctx, time.Now())
-		lane.conn.settle(0)
+		lane.Server.Settle(0)
 		lane.retryAt = time.Time{}
 	}
 	left = s.unremoved()

@@ -20,6 +20,7 @@ import (
 	"go.uber.org/zap/zaptest"
 
 	"edged/internal/batch"
+	"edged/internal/redisconn"
 	"edged/internal/redistest"
 	"edged/internal/relay"
 )
@@ -104,7 +105,7 @@ type rig struct {
 func start(t *testing.T, address string, change ...func(*Options)) *rig {
 	r := &rig{t: t}
 	opts := Options{
-		Redis:    RedisOptions{Address: address, Timeout: 2 * time.Second},
+		Redis:    redisconn.Options{Address: address, Timeout: 2 * time.Second},
 		Instance: "test", PollInterval: time.Minute, Lease: 5 * time.Minute,
 		BatchItems: 500, BatchBytes: 128 << 10, MaxPayload: 1 << 20,
 		Log:   zaptest.NewLogger(t),

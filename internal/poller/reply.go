@@ -27,7 +27,7 @@ type gather struct {
 	marking *marker // of the current item while that is the large one
 }
 
-func (g *gather) begin(size int) (keep bool) {
+func (g *gather) Begin(size int) (keep bool) {
 	g.total++
 	g.most = max(g.most, size)
 	g.marking = nil
@@ -55,13 +55,13 @@ func (g *gather) bound(n, bytes int) int {
 	return g.maxBytes
 }
 
-func (g *gather) part(p []byte) {
+func (g *gather) Part(p []byte) {
 	if g.marking != nil {
 		g.marking.add(p)
 	}
 }
 
-func (g *gather) end(s batch.Span) {
+func (g *gather) End(s batch.Span) {
 	switch {
 	case g.marking != nil:
 		m := g.marking.mark()
@@ -131,7 +131,7 @@ func newPrints(seed maphash.Seed, maxItem int) *prints {
 	return p
 }
 
-func (p *prints) begin(size int) (keep bool) {
+func (p *prints) Begin(size int) (keep bool) {
 	p.hash.Reset()
 	p.marking = nil
 	if size > p.maxItem {
@@ -140,7 +140,7 @@ func (p *prints) begin(size int) (keep bool) {
 	return false
 }
 
-func (p *prints) part(b []byte) {
+func (p *prints) Part(b []byte) {
 	if p.marking != nil {
 		p.marking.add(b)
 	} else {
@@ -148,7 +148,7 @@ func (p *prints) part(b []byte) {
 	}
 }
 
-func (p *prints) end(batch.Span) {
+func (p *prints) End(batch.Span) {
 	if p.marking != nil {
 		p.sums = append(p.sums, p.marking.mark().hash(p.seed))
 	} else {

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"edged/internal/batch"
+	"edged/internal/redisconn"
 )
 
 // replyOf is the raw reply to LRANGE with n items of 256 bytes.
@@ -19,15 +20,15 @@ func replyOf(n int) []byte {
 }
 
 // readReply reads a reply into memory.
-func readReply(tb testing.TB, raw []byte, w *wire, memory *batch.Memory) {
+func readReply(tb testing.TB, raw []byte, r *bytes.Reader, c *redisconn.Conn, memory *batch.Memory) {
 	memory.Data, memory.Spans = memory.Data[:0], memory.Spans[:0]
 	g := gather{maxBytes: 1 << 20, maxItem: 1 << 20, memory: memory}
-	w.conn.(*replies).Reader.(*bytes.Reader).Reset(raw)
-	if err := w.send(context.Background()); err != nil {
+	r.Reset(raw)
+	if err := c.Send(context.Background()); err != nil {
 		tb.Fatal(err)
 	}
-	w.receive(memory)
-	if err := w.finish(w.items(&g)); err != nil {
+	c.Receive(memory)
+	if err := c.Finish(c.Items(&g, 1000)); err != nil {
 		tb.Fatal(err)
 	}
 	if g.cut {
@@ -35,16 +36,15 @@ func readReply(tb testing.TB, raw []byte, w *wire, memory *batch.Memory) {
 	}
 }
 
-func newReplies() *wire { return &wire{conn: &replies{Reader: bytes.NewReader(nil)}} }
-
 // BenchmarkReply reads a batch of 500 items.
 func BenchmarkReply(b *testing.B) {
 	raw := replyOf(500)
-	w, memory := newReplies(), &batch.Memory{Data: make([]byte, 0, 160<<10)}
+	r, memory := bytes.NewReader(nil), &batch.Memory{Data: make([]byte, 0, 160<<10)}
+	c := newReplies(r)
 	b.SetBytes(int64(len(raw)))
 	b.ReportAllocs()
 	for b.Loop() {
-		readReply(b, raw, w, memory)
+		readReply(b, raw, r, c, memory)
 	}
 }
 
@@ -58,10 +58,11 @@ func BenchmarkMark(b *testing.B) {
 }
 
 func TestReadingAnItemCostsNoAllocation(t *testing.T) {
-	w, memory := newReplies(), &batch.Memory{Data: make([]byte, 0, 160<<10)}
+	r, memory := bytes.NewReader(nil), &batch.Memory{Data: make([]byte, 0, 160<<10)}
+	c := newReplies(r)
 	count := func(items int) float64 {
 		raw := replyOf(items)
-		return testing.AllocsPerRun(20, func() { readReply(t, raw, w, memory) })
+		return testing.AllocsPerRun(20, func() { readReply(t, raw, r, c, memory) })
 	}
 	if few, many := count(100), count(400); many > few {
 		t.Errorf("%v allocations for 400 items, %v for 100", many, few)

@@ -3,7 +3,6 @@ package poller
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"hash/maphash"
 	"io"
@@ -14,6 +13,7 @@ import (
 	"time"
 
 	"edged/internal/batch"
+	"edged/internal/redisconn"
 )
 
 // encode makes the raw reply to LRANGE.
@@ -30,11 +30,15 @@ func encode(items ...string) []byte {
 type replies struct {
 	net.Conn
 	io.Reader
-	sent bytes.Buffer
+}
+
+// newReplies is a connection to read the replies in r from.
+func newReplies(r io.Reader) *redisconn.Conn {
+	return redisconn.NewConn(&replies{Reader: r}, time.Minute, nil)
 }
 
 func (c *replies) Read(p []byte) (int, error)  { return c.Reader.Read(p) }
-func (c *replies) Write(p []byte) (int, error) { return c.sent.Write(p) }
+func (c *replies) Write(p []byte) (int, error) { return len(p), nil }
 func (c *replies) SetDeadline(time.Time) error { return nil }
 
 // ways in which the same bytes may come.
@@ -47,27 +51,27 @@ var ways = map[string]func([]byte) io.Reader{
 
 // read reads a list of items, and what stands behind it.
 func read(r io.Reader, g *gather) (behind any, _ error) {
-	w := &wire{conn: &replies{Reader: r}}
-	behind, err := readOn(w, g)
-	if err := w.finish(err); err != nil {
+	c := newReplies(r)
+	behind, err := readOn(c, g)
+	if err := c.Finish(err); err != nil {
 		return nil, err
 	}
 	return behind, err
 }
 
 // readOn is read, whatever comes behind that.
-func readOn(w *wire, g *gather) (behind any, _ error) {
+func readOn(c *redisconn.Conn, g *gather) (behind any, _ error) {
 	if g.memory == nil {
 		g.memory = new(batch.Memory)
 	}
-	if err := w.send(context.Background()); err != nil {
+	if err := c.Send(context.Background()); err != nil {
 		return nil, err
 	}
-	w.receive(g.memory)
-	if err := w.items(g); err != nil {
+	c.Receive(g.memory)
+	if err := c.Items(g, 1<<20); err != nil {
 		return nil, err
 	}
-	return w.value()
+	return c.Value()
 }
 
 func gathered(g *gather) (items []string) {
@@ -138,45 +142,6 @@ func TestOfAnItemTooLargeOnlyItsMarkIsKept(t *testing.T) {
 	}
 }
 
-func TestAnErrorReplyIsAnError(t *testing.T) {
-	_, err := read(strings.NewReader("-WRONGTYPE no list\r\n"), &gather{})
-	var reply serverError
-	if !errors.As(err, &reply) || reply != "WRONGTYPE no list" {
-		t.Errorf("%v", err)
-	}
-}
-
-// After any of these the connection is not used any more.
-func TestWhatIsNoReplyIsNotTakenForOne(t *testing.T) {
-	for _, raw := range []string{
-		"+OK\r\n", "*1\r\n:3\r\n+\r\n", "*1\r\n$-1\r\n+\r\n", "*1\n$1\r\na\r\n+\r\n", "*x\r\n", "*-2\r\n", "*99999999999\r\n", "*4294967296\r\n+\r\n",
-		"*1\r\n-ERR inside\r\n+\r\n", "*0\r\n$3\r\nab", "*0\r\n+behind\r\n+more\r\n", "*0\r\n*1\r\n*1\r\n*1\r\n*1\r\n+x\r\n", "",
-		strings.Repeat("x", 1<<20),
-	} {
-		_, err := read(strings.NewReader(raw), &gather{maxBytes: 1000, maxItem: 1000})
-		if broken(err) == nil {
-			t.Errorf("%.40q: %v", raw, err)
-		}
-	}
-}
-
-func TestOfCommandsEveryWordIsSentAsItIs(t *testing.T) {
-	conn := &replies{Reader: strings.NewReader("+OK\r\n")}
-	w := &wire{conn: conn}
-	w.command("SET", []byte("k\r\n"), 7, int64(-8), uint64(1<<63))
-	if err := w.send(context.Background()); err != nil {
-		t.Fatal(err)
-	}
-	w.receive(nil)
-	want := "*5\r\n$3\r\nSET\r\n$3\r\nk\r\n\r\n$1\r\n7\r\n$2\r\n-8\r\n$19\r\n9223372036854775808\r\n"
-	if conn.sent.String() != want {
-		t.Errorf("%q", conn.sent.String())
-	}
-	if v, err := w.value(); err != nil || v != "OK" || w.finish(nil) != nil {
-		t.Errorf("%v, %v", v, err)
-	}
-}
-
 // Whatever comes, and however it is cut, the outcome is the same and nothing panics.
 func FuzzReply(f *testing.F) {
 	f.Add(append(encode("a", "", "bc\r\n"), "+x\r\n"...))
@@ -187,7 +152,7 @@ func FuzzReply(f *testing.F) {
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		outcome := func(r io.Reader) string {
 			g := gather{maxBytes: 64, maxLarge: 64, maxItem: 32}
-			behind, err := readOn(&wire{conn: &replies{Reader: r}}, &g)
+			behind, err := readOn(newReplies(r), &g)
 			return fmt.Sprintf("%q %v %v %v %v %v", gathered(&g), g.cut, g.total, g.large != nil, behind, err != nil)
 		}
 		want := outcome(bytes.NewReader(raw))
@@ -196,8 +161,8 @@ func FuzzReply(f *testing.F) {
 				t.Errorf("%s: %s, at once: %s", name, got, want)
 			}
 		}
-		w := &wire{conn: &replies{Reader: bytes.NewReader(raw)}}
-		w.receive(nil)
-		w.items(newPrints(maphash.MakeSeed(), 1<<20))
+		c := newReplies(bytes.NewReader(raw))
+		c.Receive(nil)
+		c.Items(newPrints(maphash.MakeSeed(), 1<<20), 1<<20)
 	})
 }

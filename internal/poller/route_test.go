@@ -2,7 +2,6 @@ package poller
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -12,6 +11,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"go.uber.org/zap/zaptest"
 
+	"edged/internal/redisconn"
 	"edged/internal/redistest"
 	"edged/internal/relay"
 )
@@ -27,7 +27,7 @@ type couple struct {
 	stop     func()
 }
 
-func startCouple(t *testing.T, where RedisOptions, keys [2]string, change ...func(*Options)) *couple {
+func startCouple(t *testing.T, where redisconn.Options, keys [2]string, change ...func(*Options)) *couple {
 	t.Helper()
 	c := &couple{t: t, keys: keys}
 	wake := func() { c.loop.Wake() }
@@ -63,14 +63,14 @@ func startCouple(t *testing.T, where RedisOptions, keys [2]string, change ...fun
 // pusher pushes numbered items to both lists, over routes of its own.
 type pusher struct {
 	c      *couple
-	routes *Routes
+	routes *redisconn.Clients
 	asking redis.Cmdable // pushes in place of them, where not nil: it follows ASK
 	pushed int
 }
 
-func newPusher(c *couple, where RedisOptions) *pusher {
+func newPusher(c *couple, where redisconn.Options) *pusher {
 	where.Timeout = 2 * time.Second
-	p := &pusher{c: c, routes: where.NewRoutes()}
+	p := &pusher{c: c, routes: where.NewClients()}
 	c.t.Cleanup(p.routes.Close)
 	return p
 }
@@ -160,8 +160,8 @@ func waitForReplica(t *testing.T, n *redistest.Node) {
 func TestListsOnDifferentMastersOfAClusterAreServed(t *testing.T) {
 	cluster := redistest.StartCluster(t, 3, false)
 	keys := [2]string{cluster.Key("a", 0), cluster.Key("b", 1)}
-	c := startCouple(t, RedisOptions{Cluster: []string{cluster.Masters[2].Address()}}, keys)
-	p := newPusher(c, RedisOptions{Cluster: cluster.Addresses()})
+	c := startCouple(t, redisconn.Options{Cluster: []string{cluster.Masters[2].Address()}}, keys)
+	p := newPusher(c, redisconn.Options{Cluster: cluster.Addresses()})
 	p.push(300)
 	p.wantAll()
 	for _, m := range cluster.Masters[:2] {
@@ -191,8 +191,8 @@ func TestListsOnDifferentMastersOfAClusterAreServed(t *testing.T) {
 func TestASlotMovesInMidStream(t *testing.T) {
 	cluster := redistest.StartCluster(t, 3, false)
 	keys := [2]string{cluster.Key("a", 0), cluster.Key("b", 1)}
-	c := startCouple(t, RedisOptions{Cluster: cluster.Addresses()}, keys)
-	p := newPusher(c, RedisOptions{Cluster: cluster.Addresses()})
+	c := startCouple(t, redisconn.Options{Cluster: cluster.Addresses()}, keys)
+	p := newPusher(c, redisconn.Options{Cluster: cluster.Addresses()})
 	p.asking = cluster.Client()
 	p.push(100)
 	for i, key := range keys {
@@ -217,8 +217,8 @@ func TestASlotMovesInMidStream(t *testing.T) {
 func TestAMasterOfAClusterDiesAndItsReplicaTakesOver(t *testing.T) {
 	cluster := redistest.StartCluster(t, 3, true)
 	keys := [2]string{cluster.Key("a", 0), cluster.Key("b", 0)}
-	c := startCouple(t, RedisOptions{Cluster: []string{cluster.Masters[0].Address(), cluster.Masters[1].Address()}}, keys)
-	p := newPusher(c, RedisOptions{Cluster: cluster.Addresses()})
+	c := startCouple(t, redisconn.Options{Cluster: []string{cluster.Masters[0].Address(), cluster.Masters[1].Address()}}, keys)
+	p := newPusher(c, redisconn.Options{Cluster: cluster.Addresses()})
 	p.push(200)
 	p.waitForReplica()
 	cluster.Masters[0].Kill()
@@ -233,7 +233,7 @@ func TestAMasterOfAClusterDiesAndItsReplicaTakesOver(t *testing.T) {
 
 func TestTheMasterOfSentinelsDiesAndComesBackAsAReplica(t *testing.T) {
 	sentinels := redistest.StartSentinels(t)
-	where := RedisOptions{Sentinel: SentinelOptions{Addresses: sentinels.Addresses(), Master: "mymaster"}}
+	where := redisconn.Options{Sentinel: redisconn.SentinelOptions{Addresses: sentinels.Addresses(), Master: "mymaster"}}
 	c := startCouple(t, where, [2]string{"a", "b"})
 	p := newPusher(c, where)
 	master, replica := sentinels.Master()
@@ -252,7 +252,7 @@ func TestTheMasterOfSentinelsDiesAndComesBackAsAReplica(t *testing.T) {
 
 func TestSentinelsSwapMasterAndReplicaInMidStream(t *testing.T) {
 	sentinels := redistest.StartSentinels(t)
-	where := RedisOptions{Sentinel: SentinelOptions{Addresses: sentinels.Addresses(), Master: "mymaster"}}
+	where := redisconn.Options{Sentinel: redisconn.SentinelOptions{Addresses: sentinels.Addresses(), Master: "mymaster"}}
 	c := startCouple(t, where, [2]string{"a", "b"})
 	p := newPusher(c, where)
 	master, _ := sentinels.Master()
@@ -279,8 +279,8 @@ func connections(t *testing.T, n *redistest.Node) (taken int) {
 
 func TestARedisThatBecomesAReplicaAndAMasterAgainIsServedAgain(t *testing.T) {
 	old := redistest.StartNode(t)
-	c := startCouple(t, RedisOptions{Address: old.Address()}, [2]string{"a", "b"})
-	p := newPusher(c, RedisOptions{Address: old.Address()})
+	c := startCouple(t, redisconn.Options{Address: old.Address()}, [2]string{"a", "b"})
+	p := newPusher(c, redisconn.Options{Address: old.Address()})
 	c.received.mu.Lock()
 	c.received.hold = true
 	c.received.mu.Unlock()
@@ -305,24 +305,4 @@ func TestARedisThatBecomesAReplicaAndAMasterAgainIsServedAgain(t *testing.T) {
 	c.received.mu.Unlock()
 	p.push(10)
 	p.wantAll()
-}
-
-func TestWhereARedirectionLeads(t *testing.T) {
-	for text, want := range map[string]string{
-		"MOVED 3999 127.0.0.1:6381": "127.0.0.1:6381",
-		"MOVED 3999 node.lan:6381":  "node.lan:6381",
-		"MOVED 3999 :6381":          "10.0.0.1:6381",
-		"MOVED 3999 ::1:6381":       "[::1]:6381",
-		"MOVED 3999 ?:6381":         "",
-		"MOVED":                     "",
-		"MOVED 3999":                "",
-		"ASK 3999 127.0.0.1:6381":   "",
-	} {
-		if got := movedTo(serverError(text), "10.0.0.1:7000"); got != want {
-			t.Errorf("%s leads to %q, want %q", text, got, want)
-		}
-	}
-	if got := movedTo(errors.New("MOVED 3999 127.0.0.1:6381"), "10.0.0.1:7000"); got != "" {
-		t.Errorf("what Redis did not say leads to %q", got)
-	}
 }

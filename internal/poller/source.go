@@ -11,12 +11,12 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"go.uber.org/zap"
 
 	"edged/internal/batch"
+	"edged/internal/redisconn"
 )
 
 // source is one list, read by peek and trim: LRANGE reads, the items stay where
@@ -63,7 +63,7 @@ func newSource(l *Loop, list List) *source {
 // reports whether there was anything.
 func (s *source) turn(ctx context.Context, now time.Time) bool {
 	if s.sent {
-		s.conn.settle(0)
+		s.Server.Settle(0)
 	}
 	plan := s.follow()
 	takes := s.listen(plan)
@@ -78,7 +78,7 @@ func (s *source) turn(ctx context.Context, now time.Time) bool {
 	read := takes && plan.Items > 0 && (s.more || due)
 	switch {
 	case s.unsure:
-		s.conn.settle(0)
+		s.Server.Settle(0)
 		err := s.find(ctx, now)
 		if err == nil && s.faults > 0 {
 			s.due = now // it only reads: whether the fault is over is not known yet
@@ -87,17 +87,17 @@ func (s *source) turn(ctx context.Context, now time.Time) bool {
 		}
 		s.ended(err, now, plan, takes)
 	case trim && s.held[0].large != nil:
-		s.conn.settle(0)
+		s.Server.Settle(0)
 		s.ended(s.bury(ctx, now), now, plan, takes)
 	case trim, read, due && (takes || len(s.held) > 0):
 		if err := s.exchange(ctx, now, plan, read, takes); err != nil {
 			s.ended(err, now, plan, takes)
 		}
 	case due && s.owner && s.loop.taking.Load():
-		s.conn.settle(0)
+		s.Server.Settle(0)
 		s.ended(s.release(ctx), now, plan, takes)
 	case due:
-		s.conn.settle(0)
+		s.Server.Settle(0)
 		s.ended(s.look(ctx), now, plan, takes)
 	default:
 		s.say(plan)
@@ -166,7 +166,7 @@ func (s *source) exchange(ctx context.Context, now time.Time, plan batch.Plan, r
 	if end > s.base {
 		trim = int(end - s.base)
 	}
-	w, err := s.conn.open(ctx, s.list.Key)
+	c, err := s.Server.Open(ctx)
 	if err != nil {
 		return err
 	}
@@ -182,48 +182,48 @@ func (s *source) exchange(ctx context.Context, now time.Time, plan batch.Plan, r
 		if s.list.FromRight {
 			first, last = -from-ask, -from-1
 		}
-		w.command("LRANGE", s.list.Key, first, last)
+		c.Command("LRANGE", s.list.Key, first, last)
 	}
 	// Where nothing is to be removed, nothing is held that could have another place
 	// now, and the lease need not be renewed, all that the guard would do is to look at
 	// the lease. Asking for that costs Redis a tenth, and an item that comes alone waits.
 	light := read && trim == 0 && len(s.held) == 0 && !s.fresh && s.faults == 0 && now.Sub(s.renewed) < s.loop.opts.Lease/3
 	if light {
-		w.command("GET", s.keys[1])
-		w.command("LLEN", s.list.Key)
+		c.Command("GET", s.keys[1])
+		c.Command("LLEN", s.list.Key)
 	} else {
-		w.command(s.guard(now, trim)...)
+		c.Command(s.guard(now, trim)...)
 	}
-	if err := w.send(ctx); err != nil {
+	if err := c.Send(ctx); err != nil {
 		return err
 	}
 	s.sent = true
-	w.waiting = append(w.waiting, func() {
+	c.Later(func() {
 		s.sent = false
-		s.ended(s.receive(w, now, &got, ask, trim, light), now, plan, takes)
+		s.ended(s.receive(c, now, &got, ask, trim, light), now, plan, takes)
 	})
 	return nil
 }
 
 // receive ends an exchange that was to remove trim items, and asked for ask more.
-func (s *source) receive(w *wire, now time.Time, got *gather, ask, trim int, light bool) error {
-	w.receive(got.memory)
+func (s *source) receive(c *redisconn.Conn, now time.Time, got *gather, ask, trim int, light bool) error {
+	c.Receive(got.memory)
 	read := ask > 0
-	var refused serverError // whose place the guard's reply follows
+	var refused redisconn.Reply // the guard's reply follows it
 	if read {
-		if err := w.items(got); err != nil && !errors.As(err, &refused) {
+		if err := c.Items(got, ask); err != nil && !errors.As(err, &refused) {
 			return err
 		}
 	}
 	var lease, reply any
 	var leaseErr, err error
 	if light {
-		lease, leaseErr = w.value()
+		lease, leaseErr = c.Value()
 	}
-	if err = leaseErr; broken(leaseErr) == nil {
-		reply, err = w.value()
+	if err = leaseErr; redisconn.Broken(leaseErr) == nil {
+		reply, err = c.Value()
 	}
-	if err := w.finish(err); err != nil {
+	if err := c.Finish(err); err != nil {
 		return err
 	}
 	if refused != "" {
@@ -277,7 +277,7 @@ func (s *source) guard(now time.Time, n int) []any {
 	if s.attempt += 2; n > 0 {
 		s.ask(n)
 	}
-	words := guard.call(s.keys[:2], s.loop.holder, instead, o.Lease.Milliseconds(), renew, n, side, s.serial, s.attempt, markEnd)
+	words := guard.Call(s.keys[:2], s.loop.holder, instead, o.Lease.Milliseconds(), renew, n, side, s.serial, s.attempt, markEnd)
 	for _, seq := range s.landmarks(n) {
 		m := s.at(seq)
 		words = append(words, seq-s.base, m.size, m.sum)
@@ -460,7 +460,7 @@ func (s *source) find(ctx context.Context, now time.Time) error {
 	if s.list.FromRight {
 		first, last = -count, -1
 	}
-	w, err := s.conn.open(ctx, s.list.Key)
+	c, err := s.Server.Open(ctx)
 	if err != nil {
 		return err
 	}
@@ -468,19 +468,19 @@ func (s *source) find(ctx context.Context, now time.Time) error {
 	there := newPrints(seed, s.loop.opts.MaxPayload)
 	held := s.held
 	s.held = nil // so that the guard checks the lease only
-	w.command(s.guard(now, 0)...)
-	w.command("LRANGE", s.list.Key, first, last)
-	w.command(s.guard(now, 0)...) // a removal that comes late can come in between
+	c.Command(s.guard(now, 0)...)
+	c.Command("LRANGE", s.list.Key, first, last)
+	c.Command(s.guard(now, 0)...) // a removal that comes late can come in between
 	s.held = held
-	if err := w.send(ctx); err != nil {
+	if err := c.Send(ctx); err != nil {
 		return err
 	}
-	w.receive(nil)
-	check, again, err := w.around(there)
+	c.Receive(nil)
+	check, again, err := c.Around(there, count)
 	if err != nil {
 		return err
 	}
-	what, err := s.judge(check.value, check.err, now)
+	what, err := s.judge(check.Value, check.Err, now)
 	if err != nil {
 		return err
 	}
@@ -489,7 +489,7 @@ func (s *source) find(ctx context.Context, now time.Time) error {
 		return nil
 	}
 	serial := s.serial
-	if what, err = s.judge(again.value, again.err, now); err != nil {
+	if what, err = s.judge(again.Value, again.Err, now); err != nil {
 		return err
 	}
 	if what == "standby" || s.serial != serial {
@@ -576,9 +576,8 @@ func (s *source) bury(ctx context.Context, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	reply, err := s.conn.client.Do(ctx, bury.call(s.keys[:3],
-		s.loop.holder, side, large.size, large.sum, markEnd, why,
-		s.serial, s.attempt, s.loop.opts.Lease.Milliseconds())...).Result()
+	reply, err := s.Server.Run(ctx, bury, s.keys[:3], s.loop.holder, side, large.size, large.sum, markEnd, why,
+		s.serial, s.attempt, s.loop.opts.Lease.Milliseconds())
 	what, err := s.judge(reply, err, now)
 	if err != nil {
 		return err
@@ -600,10 +599,7 @@ func (s *source) bury(ctx context.Context, now time.Time) error {
 // release gives the lease back while nobody is there to receive, so that an
 // instance with clients can have the list.
 func (s *source) release(ctx context.Context) error {
-	if err := s.conn.client.Do(ctx, release.call(s.keys[:2], s.loop.holder)...).Err(); err != nil {
-		if strings.HasPrefix(err.Error(), "NOSCRIPT") {
-			return errNoScript
-		}
+	if _, err := s.Server.Run(ctx, release, s.keys[:2], s.loop.holder); err != nil {
 		return err
 	}
 	s.owner = false

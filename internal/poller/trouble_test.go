@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"edged/internal/batch"
+	"edged/internal/redisconn"
 	"edged/internal/redistest"
 	"edged/internal/relay"
 )
@@ -101,7 +102,7 @@ func startWithUser(t *testing.T) *redistest.Server {
 	return redistest.Start(t, "--user", "edged", "on", ">secret", "~*", "&*", "+@all")
 }
 
-func logIn(r *RedisOptions) { r.Username, r.Password = "edged", "secret" }
+func logIn(r *redisconn.Options) { r.Username, r.Password = "edged", "secret" }
 
 // served is a list "a" that is served, and its one client.
 type served struct {

@@ -1,4 +1,4 @@
-package poller
+package redisconn
 
 import (
 	"bytes"
@@ -121,7 +121,7 @@ func TestABlockingConnectionThatIsResetSaysSo(t *testing.T) {
 	if !errors.Is(err, syscall.ECONNRESET) || !errors.As(err, &op) {
 		t.Errorf("error %v", err)
 	}
-	if got := explain(err, "redis:6379"); got != "Redis at redis:6379 closed the connection" {
+	if got := Explain(err, "redis:6379"); got != "Redis at redis:6379 closed the connection" {
 		t.Errorf("explained as %q", got)
 	}
 }

@@ -1,7 +1,6 @@
-package poller
+package redisconn
 
 import (
-	"context"
 	"errors"
 	"io"
 	"net"
@@ -9,32 +8,16 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/redis/go-redis/v9"
 	"golang.org/x/sys/unix"
 )
 
-// block makes the connections of a client of go-redis blocking ones, but those with
-// TLS. What the loop asks Redis comes within microseconds, and it waits for nothing
-// else meanwhile: then a thread that waits in the kernel costs less than Go's poller,
-// which takes a failed read, two calls of epoll and, on a Unix socket, a wake-up each
-// time that Redis reads.
-func block(o *redis.Options) {
-	connect := dialer(o)
-	o.Dialer = func(ctx context.Context, network, address string) (net.Conn, error) {
-		conn, err := connect(ctx, network, address)
-		if err != nil {
-			return nil, err
-		}
-		if _, ok := conn.(syscall.Conn); !ok {
-			return conn, nil
-		}
-		defer conn.Close()
-		return newBlocking(conn)
-	}
-}
-
 // blocking is a connection whose reads and writes block their thread, for one
 // goroutine at a time. Close does not end a read; deadlines do, up to tick late.
+//
+// Redis answers a round trip within microseconds, and its caller waits for
+// nothing else meanwhile. Then a thread that waits in the kernel costs less than
+// Go's poller, which takes a failed read, two calls of epoll and, on a Unix socket,
+// a wake-up each time that Redis reads.
 type blocking struct {
 	file          *os.File
 	local, remote net.Addr
@@ -49,7 +32,7 @@ const tick = 20 * time.Millisecond
 // steps, however small, is not interrupted. A Unix socket takes so many in one.
 const piece = 32 << 10
 
-// newBlocking makes one of conn, which is to be closed then.
+// newBlocking makes one of conn, which the caller closes afterwards.
 func newBlocking(conn net.Conn) (*blocking, error) {
 	raw, err := conn.(syscall.Conn).SyscallConn()
 	if err != nil {
@@ -101,7 +84,7 @@ func (b *blocking) Write(p []byte) (done int, err error) {
 
 func late(by time.Time) bool { return !by.IsZero() && !time.Now().Before(by) }
 
-// said gives an error the look that those of package net have.
+// said makes an error look like those of package net.
 func (b *blocking) said(op string, err error) error {
 	var path *os.PathError
 	if err == nil || err == io.EOF || !errors.As(err, &path) {
@@ -109,6 +92,9 @@ func (b *blocking) said(op string, err error) error {
 	}
 	return &net.OpError{Op: op, Net: b.remote.Network(), Addr: b.remote, Err: os.NewSyscallError(op, path.Err)}
 }
+
+// SyscallConn is for onClose.
+func (b *blocking) SyscallConn() (syscall.RawConn, error) { return b.file.SyscallConn() }
 
 func (b *blocking) Close() error { return b.file.Close() }
 

@@ -1,4 +1,4 @@
-package poller
+package redisconn
 
 import (
 	"context"
@@ -11,20 +11,7 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// SentinelOptions say how to find the master that Sentinels watch.
-type SentinelOptions struct {
-	Addresses []string // host:port of the Sentinels; none: Redis is found without
-	Master    string   // the name that they watch it by
-	Username  string
-	Password  string
-}
-
-// noMaster says why the master is not known.
-type noMaster string
-
-func (e noMaster) Error() string { return string(e) }
-
-const errNobodyAsked = noMaster("the Sentinels were not asked yet where the master is")
+const errNotAsked = noMaster("the Sentinels were not asked yet where the master is")
 
 // askSentinels returns the address of the master, from the first Sentinel that
 // knows it. It takes Timeout at most: each has its part of it.
@@ -32,7 +19,7 @@ const errNobodyAsked = noMaster("the Sentinels were not asked yet where the mast
 // It is asked again whenever a connection fails: Sentinels close the clients'
 // connections to a master that they demote.
 // https://redis.io/docs/latest/develop/reference/sentinel-clients/
-func (o RedisOptions) askSentinels() (address string, err error) {
+func (o Options) askSentinels() (address string, err error) {
 	var faults []string
 	for _, sentinel := range o.Sentinel.Addresses {
 		address, err := o.askSentinel(sentinel)
@@ -45,7 +32,7 @@ func (o RedisOptions) askSentinels() (address string, err error) {
 		o.Sentinel.Master, strings.Join(faults, "; ")))
 }
 
-func (o RedisOptions) askSentinel(sentinel string) (address string, err error) {
+func (o Options) askSentinel(sentinel string) (address string, err error) {
 	options := o.clientOptions(sentinel)
 	options.Username, options.Password, options.DB = o.Sentinel.Username, o.Sentinel.Password, 0
 	client := redis.NewSentinelClient(options)

@@ -1,0 +1,31 @@
+package redisconn
+
+import (
+	"math/rand/v2"
+	"time"
+)
+
+// Retries start soon and slow down to two a second. go-redis adds up to a second of
+// its own after a failed dial, so all goes on within two seconds of Redis being
+// back.
+const (
+	firstRetry = 20 * time.Millisecond
+	lastRetry  = 500 * time.Millisecond
+)
+
+// Backoff tells how long to wait before the next try.
+type Backoff struct{ wait time.Duration }
+
+// NewBackoff begins with the shortest wait.
+func NewBackoff() *Backoff { return &Backoff{wait: firstRetry} }
+
+// Reset goes back to the shortest wait.
+func (b *Backoff) Reset() { b.wait = firstRetry }
+
+// Next returns the time to wait, with a jitter of a quarter either way, so that
+// a room full of boxes does not come back in one instant.
+func (b *Backoff) Next() time.Duration {
+	wait := b.wait
+	b.wait = min(2*b.wait, lastRetry)
+	return wait*3/4 + rand.N(wait/2)
+}

@@ -1,0 +1,46 @@
+package redisconn
+
+import (
+	"crypto/tls"
+	"strings"
+	"time"
+)
+
+// Options say where Redis is and how to log in.
+type Options struct {
+	Address  string          // host:port, or unix:///path
+	Cluster  []string        // instead of Address: addresses of some nodes of a cluster
+	Sentinel SentinelOptions // instead of Address: how to find the master
+	Username string
+	Password string
+	DB       int           // 0 in a cluster
+	TLS      *tls.Config   // nil: none
+	Timeout  time.Duration // for connecting, and for progress in a round trip
+}
+
+// SentinelOptions say how to find the master that Sentinels watch.
+type SentinelOptions struct {
+	Addresses []string // host:port of the Sentinels; none: Redis is found without
+	Master    string   // the name that they watch it by
+	Username  string
+	Password  string
+}
+
+// Where says in words where Redis is.
+func (o Options) Where() string {
+	switch {
+	case len(o.Cluster) > 0:
+		return strings.Join(o.Cluster, ", ")
+	case len(o.Sentinel.Addresses) > 0:
+		return "the address of the master " + o.Sentinel.Master
+	}
+	return o.Address
+}
+
+// network splits an address into what package net wants.
+func network(address string) (network, path string) {
+	if path, ok := strings.CutPrefix(address, "unix://"); ok {
+		return "unix", path
+	}
+	return "tcp", address
+}

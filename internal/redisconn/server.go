@@ -1,0 +1,185 @@
+package redisconn
+
+import (
+	"context"
+	"strings"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// Server is one Redis server in use: the connection that its owner makes round
+// trips on, the hints that come from it, and a client of go-redis for everything
+// off the hot path. Each is made when it is first needed, and again after it broke.
+type Server struct {
+	Address string
+
+	servers *Servers
+	users   int
+	conn    *Conn         // nil while there is none that works
+	client  *redis.Client // nil until it is needed
+	hints   *hints
+	tracked int64  // the client ID that hints go to; 0: none are asked for
+	refused string // why the server gives no hints
+	breaks  int
+}
+
+func newServer(s *Servers, address string) *Server {
+	return &Server{Address: address, servers: s, hints: newHints(&s.opts, address, s.callbacks.Changed)}
+}
+
+// Breaks counts how often the connection broke. Redis may have come back with
+// other data each time.
+func (s *Server) Breaks() int { return s.breaks }
+
+// Open returns the connection, which it makes if there is none, with tracking on.
+// Commands can be added to it.
+func (s *Server) Open(ctx context.Context) (*Conn, error) {
+	if s.conn == nil {
+		c, err := s.servers.opts.dial(ctx, s.Address, true, s.servers.callbacks.Progress)
+		if err != nil {
+			return nil, err
+		}
+		if err := s.track(ctx, c); err != nil {
+			c.Close()
+			return nil, err
+		}
+		closed := s.servers.callbacks.Closed
+		c.stop = onClose(c.conn, func() {
+			c.closed.Store(true)
+			if closed != nil {
+				closed()
+			}
+		})
+		s.conn = c
+	}
+	s.conn.out = s.conn.out[:0]
+	return s.conn, nil
+}
+
+// Settle receives the replies to what is under way, the oldest first, until no
+// more than left round trips are.
+func (s *Server) Settle(left int) {
+	if s.conn != nil {
+		s.conn.settle(left)
+	}
+}
+
+// Do sends one command and returns its reply, after the replies to what is under
+// way.
+func (s *Server) Do(ctx context.Context, words ...any) (any, error) {
+	s.Settle(0)
+	c, err := s.Open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return c.Do(ctx, words...)
+}
+
+// Run runs a script, which is loaded if Redis does not know it.
+func (s *Server) Run(ctx context.Context, script *Script, keys []string, args ...any) (any, error) {
+	return script.run(func(words ...any) (any, error) { return s.Do(ctx, words...) }, keys, args)
+}
+
+// LoadScripts loads Callbacks.Scripts, for round trips that call some of them
+// themselves.
+func (s *Server) LoadScripts(ctx context.Context) error {
+	for _, script := range s.servers.callbacks.Scripts {
+		if _, err := s.Do(ctx, script.load()...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Failed notes the error of a call. A connection whose error is not a reply is
+// closed.
+func (s *Server) Failed(err error) {
+	if IsReply(err) {
+		return
+	}
+	s.breaks++
+	if c := s.conn; c != nil {
+		s.conn, s.tracked = nil, 0
+		c.Close()
+		c.dead = err
+		c.settle(0)
+	}
+}
+
+// Heed follows what has become of the connections since the last call: the server
+// closed the one at rest, or the hints' connection is another one. It reports
+// whether the connection broke.
+func (s *Server) Heed(ctx context.Context) (broke bool) {
+	if s.conn == nil {
+		return false
+	}
+	if s.conn.closed.Load() && len(s.conn.waiting) == 0 {
+		s.Failed(errClosed)
+		return true
+	}
+	if s.tracked == s.hints.id.Load() {
+		return false
+	}
+	breaks := s.breaks
+	s.Settle(0)
+	if s.conn != nil {
+		if err := s.track(ctx, s.conn); err != nil {
+			s.Failed(err)
+		}
+	}
+	return s.breaks != breaks
+}
+
+// track turns client tracking on. In its default mode Redis sends one message
+// for each key that was read and has then changed, so a busy producer can't flood
+// the hints' connection; NOLOOP leaves out this connection's own removals.
+// https://redis.io/docs/latest/develop/reference/client-side-caching/
+//
+// It fails if the reply did not come: then the connection must not be used, since
+// the reply may yet come and be taken for another one.
+func (s *Server) track(ctx context.Context, c *Conn) error {
+	id := s.hints.id.Load()
+	if id == 0 {
+		s.tracked = 0
+		return nil
+	}
+	_, err := c.Do(ctx, "CLIENT", "TRACKING", "ON", "REDIRECT", id, "NOLOOP")
+	switch {
+	case err == nil:
+		s.tracked, s.refused = id, ""
+	case IsReply(err) && strings.Contains(err.Error(), "does not exist"):
+		// The hints' connection is on its way out; the next one has another ID.
+	case IsReply(err):
+		s.tracked, s.refused = id, err.Error()
+	default:
+		return err
+	}
+	return nil
+}
+
+// Hinted reports whether Redis says by itself that a list has changed.
+func (s *Server) Hinted() bool {
+	return s.tracked != 0 && s.tracked == s.hints.id.Load() && s.refused == "" && !s.conn.closed.Load()
+}
+
+// Client returns a client of go-redis for the server. It never sends a command
+// again by itself, bounds every round trip, and heeds the deadline of a context.
+func (s *Server) Client() *redis.Client {
+	if s.client == nil {
+		s.client = s.servers.opts.client(s.Address)
+	}
+	return s.client
+}
+
+// close closes both connections and ends the hints.
+func (s *Server) close() {
+	s.hints.end()
+	if s.conn != nil {
+		s.conn.Close()
+		s.conn, s.tracked = nil, 0
+	}
+	if s.client != nil {
+		s.client.Close()
+		s.client = nil
+	}
+}
