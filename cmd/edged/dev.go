@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"edged/internal/config"
+	"edged/internal/daemon"
 	"edged/internal/dev"
 	"edged/internal/subscriber"
 )
@@ -61,7 +62,7 @@ func serveDev(stdout, stderr io.Writer) int {
 			})
 		}
 	}
-	return serve(cfg, nil, stderr, ready)
+	return daemon.Run(daemon.Options{Config: cfg, Version: version, Stderr: stderr, Ready: ready})
 }
 
 const devHelp = `edged runs on an in-memory Redis with sample items on two lists, "events" and "readings".

@@ -16,16 +16,20 @@ import (
 	"syscall"
 
 	"edged/internal/config"
+	"edged/internal/daemon"
 	"edged/internal/subscriber"
 )
 
 // Exit codes. systemd is told not to restart after exitConfig.
 const (
 	exitOK     = 0
-	exitFailed = 1
+	exitFailed = daemon.ExitFailed
 	exitUsage  = 2
-	exitConfig = 78 // EX_CONFIG of sysexits.h
+	exitConfig = daemon.ExitConfig
 )
+
+// version is a semantic version.
+var version = "0.1.0" // set by the Makefile's VERSION
 
 // defaultConfig is read where it exists and no other file was named.
 const defaultConfig = "/etc/edged/edged.toml"
@@ -69,7 +73,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		case "completion":
 			return runCompletion(args[1:], stdout, stderr)
 		case "version", "-version", "--version":
-			fmt.Fprintln(stdout, currentVersion().line())
+			fmt.Fprintln(stdout, daemon.VersionOf(version))
 			return exitOK
 		case "help":
 			fmt.Fprint(stdout, usage)
@@ -84,12 +88,12 @@ func run(args []string, stdout, stderr io.Writer) int {
 		return code
 	}
 	if *pprof != "" {
-		l, err := listenForProfiles(*pprof)
+		l, err := daemon.ListenForProfiles(*pprof)
 		if err != nil {
 			fmt.Fprintf(stderr, "edged: -pprof: %v\n", err)
 			return exitFailed
 		}
-		defer serveProfiles(l)()
+		defer daemon.ServeProfiles(l)()
 	}
 	if *dev {
 		if *file != "" {
@@ -102,7 +106,12 @@ func run(args []string, stdout, stderr io.Writer) int {
 	if cfg == nil {
 		return code
 	}
-	return serve(cfg, func() (*config.Config, error) { return read(*file) }, stderr, nil)
+	return daemon.Run(daemon.Options{
+		Config:  cfg,
+		Reread:  func() (*config.Config, error) { return read(*file) },
+		Version: version,
+		Stderr:  stderr,
+	})
 }
 
 // read reads the configuration.
@@ -137,19 +146,7 @@ func runCheck(args []string, stdout, stderr io.Writer) int {
 	if cfg == nil {
 		return code
 	}
-	fmt.Fprintf(stdout, "the configuration is good: %s from Redis at %s to clients at %s\n",
-		counted(len(cfg.Lists), "list"), cfg.Redis.Where(), cfg.TCP.Listen)
-	for _, l := range cfg.Lists {
-		fmt.Fprintf(stdout, "list     %s, subject %s, ack %s, taken from the %s\n", printable(l.Key), l.Subject, l.Ack, l.TakeFrom)
-	}
-	for _, in := range cfg.Inbound {
-		fmt.Fprintf(stdout, "inbound  %s to the list %s\n", in.Subject, printable(in.List))
-	}
-	fmt.Fprintf(stdout, "control  %s for operators", cfg.Control.Socket)
-	if cfg.Control.StatusSocket != "" {
-		fmt.Fprintf(stdout, ", %s for monitors", cfg.Control.StatusSocket)
-	}
-	fmt.Fprintln(stdout)
+	daemon.Describe(stdout, cfg)
 	return exitOK
 }
 

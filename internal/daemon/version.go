@@ -1,4 +1,4 @@
-package main
+package daemon
 
 import (
 	"fmt"
@@ -7,19 +7,18 @@ import (
 	"runtime/debug"
 )
 
-// version is a semantic version: NATS clients read it in INFO.
-var version = "0.1.0" // set by the Makefile's VERSION
-
-// versionInfo is what `edged version` and the control socket's say.
-type versionInfo struct {
+// Version identifies a build.
+type Version struct {
 	Version  string `json:"version"`
 	Commit   string `json:"commit,omitempty"`
 	Go       string `json:"go"`
 	Platform string `json:"platform"`
 }
 
-func currentVersion() versionInfo {
-	v := versionInfo{Version: version, Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH}
+// VersionOf returns the semantic version number with the facts that the Go tool
+// has recorded in the binary.
+func VersionOf(number string) Version {
+	v := Version{Version: number, Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH}
 	if info, ok := debug.ReadBuildInfo(); ok {
 		for _, s := range info.Settings {
 			switch {
@@ -33,7 +32,8 @@ func currentVersion() versionInfo {
 	return v
 }
 
-func (v versionInfo) line() string {
+// String returns the version on one line, beginning with the program's name.
+func (v Version) String() string {
 	commit := ""
 	if v.Commit != "" {
 		commit = " (" + v.Commit + ")"
@@ -41,4 +41,5 @@ func (v versionInfo) line() string {
 	return fmt.Sprintf("edged %s%s %s %s", v.Version, commit, v.Platform, v.Go)
 }
 
-func (v versionInfo) Text(w io.Writer) { fmt.Fprintln(w, v.line()) }
+// Text writes the version as the control socket answers with it.
+func (v Version) Text(w io.Writer) { fmt.Fprintln(w, v) }

@@ -1,4 +1,4 @@
-package main
+package daemon
 
 import (
 	"context"
@@ -71,7 +71,7 @@ func (d *daemon) reload(ctx context.Context, _ []string, send func(uds.Answer) e
 		return uds.Errorf("Draining", "nothing was applied: it drains (%s)", why)
 	}
 	if d.reread == nil {
-		return uds.Errorf("NoFile", "edged -dev has no configuration file")
+		return uds.Errorf("NoFile", "there is no configuration file to read again")
 	}
 	cfg, err := d.reread()
 	if err != nil {

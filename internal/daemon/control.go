@@ -1,4 +1,4 @@
-package main
+package daemon
 
 import (
 	"context"
@@ -20,12 +20,16 @@ import (
 	"edged/internal/uds"
 )
 
+// Commands returns the control socket's table, for its names and texts: there is
+// no daemon to run them.
+func Commands() []uds.Command { return (&daemon{}).commands() }
+
 // commands is the control socket's table. Each is an adapter of a few lines
 // between the socket and the part that knows.
 func (d *daemon) commands() []uds.Command {
 	return []uds.Command{
 		{Name: "version", Summary: "version, platform and Go version", Example: "version",
-			Run: func(context.Context, []string) (uds.Answer, error) { return currentVersion(), nil }},
+			Run: func(context.Context, []string) (uds.Answer, error) { return VersionOf(d.version), nil }},
 		{Name: "status", Summary: "how it is, on one screen", Example: "status json",
 			Run: func(context.Context, []string) (uds.Answer, error) { return d.status(), nil }},
 		{Name: "lists", Summary: "state, backlog and books of each list", Example: "lists",
@@ -91,7 +95,7 @@ type statusAnswer struct {
 func (d *daemon) status() statusAnswer {
 	b := d.books()
 	a := statusAnswer{
-		State: "serving", Why: d.draining(), Version: version, Instance: d.cfg.Instance, PID: os.Getpid(),
+		State: "serving", Why: d.draining(), Version: d.version, Instance: d.cfg.Instance, PID: os.Getpid(),
 		Uptime: time.Since(d.started).Seconds(), Redis: d.cfg.Redis.Where(), Listen: d.listen.String(), Lists: len(d.lists()),
 		InFlight: b.InFlight, Taken: b.Taken, Confirmed: b.Confirmed, Returned: b.Returned, Dead: b.Dead, Gone: b.Gone,
 		Redelivered: b.Redelivered, Faults: []string{}, TCP: d.tcp.Stats(),

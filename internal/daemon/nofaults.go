@@ -1,6 +1,6 @@
 //go:build !faults
 
-package main
+package daemon
 
 // standStill and jam are where a build with the tag "faults" breaks the daemon: see
 // faults.go.

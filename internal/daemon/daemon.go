@@ -1,4 +1,7 @@
-package main
+// Package daemon is the composition root: it builds the components from a
+// configuration, runs them, and drains them in order. Components know nothing of
+// each other; this package ties them together.
+package daemon
 
 import (
 	"context"
@@ -23,8 +26,24 @@ import (
 	"edged/internal/uds"
 )
 
+// Exit codes of Run. systemd is told not to restart after ExitConfig.
+const (
+	ExitFailed = 1
+	ExitConfig = 78 // EX_CONFIG of sysexits.h
+)
+
+// Options are what a daemon needs from the program that runs it.
+type Options struct {
+	Config  *config.Config
+	Reread  func() (*config.Config, error) // reads the configuration again; nil if there is no file
+	Version string                         // a semantic version: NATS clients read it in INFO
+	Stderr  io.Writer
+	Ready   func() // called when the daemon serves; may be nil
+}
+
 // daemon is the wired whole: what the control commands report on.
 type daemon struct {
+	version string
 	cfg     *config.Config
 	started time.Time
 	level   zap.AtomicLevel
@@ -91,15 +110,14 @@ func (d *daemon) order(s stop) {
 	}
 }
 
-// serve runs the daemon from start to drain and returns the exit code. reread
-// reads the configuration again; where it is nil, there is nothing to reload. ready,
-// where not nil, is called when it serves.
-func serve(cfg *config.Config, reread func() (*config.Config, error), stderr io.Writer, ready func()) int {
+// Run runs a daemon from start to drain and returns the exit code.
+func Run(o Options) int {
+	cfg, stderr := o.Config, o.Stderr
 	// Never stopped: a signal that comes behind the drain must not kill the process
 	// before it has given its exit code.
 	sigs := signals.New()
 
-	d := &daemon{cfg: cfg, inForce: cfg, reread: reread, started: time.Now(), level: zap.NewAtomicLevel(), stops: make(chan stop, 1),
+	d := &daemon{version: o.Version, cfg: cfg, inForce: cfg, reread: o.Reread, started: time.Now(), level: zap.NewAtomicLevel(), stops: make(chan stop, 1),
 		left: make(chan struct{}), over: make(chan struct{})}
 	d.level.UnmarshalText([]byte(cfg.Log.Level)) // config has checked it
 	log, closeLog := d.newLog(stderr, journal.Send)
@@ -111,12 +129,12 @@ func serve(cfg *config.Config, reread func() (*config.Config, error), stderr io.
 	redis, err := redisOptions(cfg.Redis)
 	if err != nil {
 		fmt.Fprintf(stderr, "edged: %v\n", err)
-		return exitConfig
+		return ExitConfig
 	}
 	sec, err := security(cfg.TCP)
 	if err != nil {
 		fmt.Fprintf(stderr, "edged: %v\n", err)
-		return exitConfig
+		return ExitConfig
 	}
 	notify := systemd.New(func(err error) { log.Warn("can't notify systemd", zap.Error(err)) })
 	life := &lifeline{notify: notify, probe: d.probe, log: log}
@@ -125,28 +143,28 @@ func serve(cfg *config.Config, reread func() (*config.Config, error), stderr io.
 	passed, err := passedSockets(cfg, log)
 	if err != nil {
 		log.Error("can't use the sockets that systemd passed", zap.Error(err))
-		return exitConfig
+		return ExitConfig
 	}
 	defer passed.close()
-	tcpListener, err := passed.or(tcpSocket, func() (net.Listener, error) { return net.Listen("tcp", cfg.TCP.Listen) })
+	tcpListener, err := passed.or(TCPSocket, func() (net.Listener, error) { return net.Listen("tcp", cfg.TCP.Listen) })
 	if err != nil {
 		log.Error("can't listen for clients; is another edged or NATS server running?",
 			zap.String("key", "tcp.listen"), zap.String("address", cfg.TCP.Listen), zap.Error(err))
-		return exitFailed
+		return ExitFailed
 	}
-	tcpDoor := newDoor(tcpListener, life.pulse(tcpSocket), life.every())
+	tcpDoor := newDoor(tcpListener, life.pulse(TCPSocket), life.every())
 	defer tcpDoor.Close()
 	d.listen = tcpListener.Addr()
-	controlListener, err := passed.or(controlSocket, func() (net.Listener, error) { return uds.Listen(cfg.Control.Socket, 0o660, controlGroup) })
+	controlListener, err := passed.or(ControlSocket, func() (net.Listener, error) { return uds.Listen(cfg.Control.Socket, 0o660, controlGroup) })
 	if err != nil {
 		log.Error("can't listen for operators", zap.String("key", "control.socket"), zap.Error(err))
-		return exitFailed
+		return ExitFailed
 	}
-	controlDoor := newDoor(controlListener, life.pulse(controlSocket), life.every())
+	controlDoor := newDoor(controlListener, life.pulse(ControlSocket), life.every())
 	defer controlDoor.Close()
 	var statusDoor *door // nil where nobody listens for monitors
 	if ln := listenForMonitors(cfg.Control.StatusSocket, passed, log); ln != nil {
-		statusDoor = newDoor(ln, life.pulse(statusSocket), life.every())
+		statusDoor = newDoor(ln, life.pulse(StatusSocket), life.every())
 		defer statusDoor.Close()
 	}
 	control := uds.New(uds.Options{Commands: d.commands(), Path: cfg.Control.Socket, Log: log.Named("control")})
@@ -160,7 +178,7 @@ func serve(cfg *config.Config, reread func() (*config.Config, error), stderr io.
 	var serving sync.WaitGroup
 	serving.Go(func() {
 		if err := d.tcp.Serve(tcpDoor); err != nil {
-			d.order(stop{why: "the TCP listener failed: " + err.Error(), timeout: time.Duration(cfg.Drain.Timeout), code: exitFailed})
+			d.order(stop{why: "the TCP listener failed: " + err.Error(), timeout: time.Duration(cfg.Drain.Timeout), code: ExitFailed})
 		}
 	})
 	serving.Go(func() {
@@ -188,12 +206,12 @@ func serve(cfg *config.Config, reread func() (*config.Config, error), stderr io.
 	tellCtx, stopTelling := context.WithCancel(context.Background())
 	serving.Go(func() { d.tell(tellCtx, notify) })
 
-	log.Info("serving", zap.String("version", version), zap.String("instance", cfg.Instance), zap.Int("pid", os.Getpid()),
+	log.Info("serving", zap.String("version", o.Version), zap.String("instance", cfg.Instance), zap.Int("pid", os.Getpid()),
 		zap.String("redis", cfg.Redis.Where()), zap.Stringer("tcp", tcpListener.Addr()), zap.Stringer("control", controlListener.Addr()),
 		zap.String("event", "started"))
 	notify.Ready(d.summary())
-	if ready != nil {
-		ready()
+	if o.Ready != nil {
+		o.Ready()
 	}
 
 	// 1. The first signal, or the command, starts the drain.
@@ -273,7 +291,7 @@ func listenForMonitors(path string, passed sockets, log *zap.Logger) net.Listene
 	if path == "" {
 		return nil
 	}
-	ln, err := passed.or(statusSocket, func() (net.Listener, error) { return uds.Listen(path, 0o666, "") })
+	ln, err := passed.or(StatusSocket, func() (net.Listener, error) { return uds.Listen(path, 0o666, "") })
 	if err != nil {
 		log.Warn("can't listen for monitors; serving without", zap.String("key", "control.status_socket"), zap.Error(err))
 		return nil
@@ -327,7 +345,7 @@ func (d *daemon) build(log *zap.Logger, life *lifeline, redis poller.RedisOption
 	d.tcp = tcpserver.New(tcpserver.Options{
 		Sinks:          sinks,
 		Name:           cfg.Instance,
-		Version:        version,
+		Version:        d.version,
 		Lists:          subjects,
 		Services:       d.services(),
 		Security:       sec,

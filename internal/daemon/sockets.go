@@ -1,4 +1,4 @@
-package main
+package daemon
 
 import (
 	"fmt"
@@ -16,12 +16,12 @@ import (
 // The names of the sockets in deploy/systemd/*.socket (FileDescriptorName=), and
 // the network that each is of.
 const (
-	tcpSocket     = "tcp"
-	controlSocket = "control"
-	statusSocket  = "status"
+	TCPSocket     = "tcp"
+	ControlSocket = "control"
+	StatusSocket  = "status"
 )
 
-var socketNetworks = map[string]string{tcpSocket: "tcp", controlSocket: "unix", statusSocket: "unix"}
+var socketNetworks = map[string]string{TCPSocket: "tcp", ControlSocket: "unix", StatusSocket: "unix"}
 
 // sockets are the listening sockets that systemd passed, by name; nil where it
 // passed none. It passes all that the configuration asks for or none at all: with
@@ -35,9 +35,9 @@ func passedSockets(cfg *config.Config, log *zap.Logger) (sockets, error) {
 	if err != nil || passed == nil {
 		return nil, err
 	}
-	configured := map[string]string{tcpSocket: cfg.TCP.Listen, controlSocket: cfg.Control.Socket}
+	configured := map[string]string{TCPSocket: cfg.TCP.Listen, ControlSocket: cfg.Control.Socket}
 	if cfg.Control.StatusSocket != "" {
-		configured[statusSocket] = cfg.Control.StatusSocket
+		configured[StatusSocket] = cfg.Control.StatusSocket
 	}
 	if err := checkSockets(passed, slices.Sorted(maps.Keys(configured))); err != nil {
 		sockets(passed).close()

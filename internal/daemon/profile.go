@@ -1,4 +1,4 @@
-package main
+package daemon
 
 import (
 	"bufio"
@@ -14,9 +14,9 @@ import (
 	"time"
 )
 
-// listenForProfiles listens at a loopback address and at no other: a profile tells
+// ListenForProfiles listens at a loopback address and at no other: a profile tells
 // what is in memory.
-func listenForProfiles(address string) (net.Listener, error) {
+func ListenForProfiles(address string) (net.Listener, error) {
 	resolved, err := net.ResolveTCPAddr("tcp", address)
 	if err != nil {
 		return nil, err
@@ -27,10 +27,10 @@ func listenForProfiles(address string) (net.Listener, error) {
 	return net.ListenTCP("tcp", resolved)
 }
 
-// serveProfiles gives Go's profiles to `go tool pprof`, one at a time, until stop
+// ServeProfiles gives Go's profiles to `go tool pprof`, one at a time, until stop
 // is called. It speaks as much HTTP as that needs: net/http/pprof would make edged
 // a tenth larger.
-func serveProfiles(l net.Listener) (stop func()) {
+func ServeProfiles(l net.Listener) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	running.Go(func() {

@@ -1,10 +1,11 @@
-package main
+package daemon
 
 import (
 	"errors"
 	"fmt"
 	"net"
 	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -15,8 +16,13 @@ import (
 )
 
 func TestTheWatchdogIsFedOnlyWhileAllLoopsGoRound(t *testing.T) {
-	m := startManager(t, shortFolder(t))
-	t.Setenv("NOTIFY_SOCKET", m.path)
+	path := filepath.Join(t.TempDir(), "notify")
+	m, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	t.Setenv("NOTIFY_SOCKET", path)
 	t.Setenv("WATCHDOG_USEC", "12000000")
 	t.Setenv("WATCHDOG_PID", fmt.Sprint(os.Getpid()))
 	core, logged := observer.New(zap.ErrorLevel)
@@ -145,4 +151,14 @@ func TestAShutDoorSendsNobodyAway(t *testing.T) {
 	if conn := <-accepted; conn != nil {
 		t.Error("a shut door let somebody in")
 	}
+}
+
+func listen(t *testing.T, network, address string) net.Listener {
+	t.Helper()
+	ln, err := net.Listen(network, address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ln.Close() })
+	return ln
 }
