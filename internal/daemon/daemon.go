@@ -24,6 +24,7 @@ import (
 	"edged/internal/systemd"
 	"edged/internal/tcpserver"
 	"edged/internal/uds"
+	"edged/internal/watchdog"
 )
 
 // Exit codes of Run. systemd is told not to restart after ExitConfig.
@@ -43,18 +44,19 @@ type Options struct {
 
 // daemon is the wired whole: what the control commands report on.
 type daemon struct {
-	version string
-	cfg     *config.Config
-	started time.Time
-	level   zap.AtomicLevel
-	loop    *poller.Loop
-	tcp     *tcpserver.Server
-	inbound *inbound.Writer // nil where clients write to no list
-	listen  net.Addr        // where clients connect
-	log     *zap.Logger
-	stops   chan stop     // orders to drain or to quit; holds one
-	left    chan struct{} // closed when the drain begins
-	over    chan struct{} // closed when the books are
+	version  string
+	cfg      *config.Config
+	started  time.Time
+	level    zap.AtomicLevel
+	loop     *poller.Loop
+	tcp      *tcpserver.Server
+	inbound  *inbound.Writer // nil where clients write to no list
+	watchdog *watchdog.Watchdog
+	listen   net.Addr // where clients connect
+	log      *zap.Logger
+	stops    chan stop     // orders to drain or to quit; holds one
+	left     chan struct{} // closed when the drain begins
+	over     chan struct{} // closed when the books are
 
 	reread    func() (*config.Config, error) // reads the configuration again; nil where there is no file
 	reloading sync.Mutex                     // held by reload, and when the drain begins
@@ -137,8 +139,8 @@ func Run(o Options) int {
 		return ExitConfig
 	}
 	notify := systemd.New(func(err error) { log.Warn("can't notify systemd", zap.Error(err)) })
-	life := &lifeline{notify: notify, probe: d.probe, log: log}
-	d.build(log, life, redis, sec)
+	d.watchdog = watchdog.New(watchdog.Options{Notify: notify, Probe: d.probe, Log: log})
+	d.build(log, notify, redis, sec)
 
 	passed, err := passedSockets(cfg, log)
 	if err != nil {
@@ -152,20 +154,20 @@ func Run(o Options) int {
 			zap.String("key", "tcp.listen"), zap.String("address", cfg.TCP.Listen), zap.Error(err))
 		return ExitFailed
 	}
-	tcpDoor := newDoor(tcpListener, life.pulse(TCPSocket), life.every())
-	defer tcpDoor.Close()
+	tcp := d.watchdog.Listener(TCPSocket, breakable(TCPSocket, tcpListener))
+	defer tcp.Close()
 	d.listen = tcpListener.Addr()
 	controlListener, err := passed.or(ControlSocket, func() (net.Listener, error) { return uds.Listen(cfg.Control.Socket, 0o660, controlGroup) })
 	if err != nil {
 		log.Error("can't listen for operators", zap.String("key", "control.socket"), zap.Error(err))
 		return ExitFailed
 	}
-	controlDoor := newDoor(controlListener, life.pulse(ControlSocket), life.every())
-	defer controlDoor.Close()
-	var statusDoor *door // nil where nobody listens for monitors
+	operators := d.watchdog.Listener(ControlSocket, breakable(ControlSocket, controlListener))
+	defer operators.Close()
+	var monitors *watchdog.Listener // nil if there is no status socket
 	if ln := listenForMonitors(cfg.Control.StatusSocket, passed, log); ln != nil {
-		statusDoor = newDoor(ln, life.pulse(StatusSocket), life.every())
-		defer statusDoor.Close()
+		monitors = d.watchdog.Listener(StatusSocket, ln)
+		defer monitors.Close()
 	}
 	control := uds.New(uds.Options{Commands: d.commands(), Path: cfg.Control.Socket, Log: log.Named("control")})
 	d.warnIfOpen()
@@ -177,18 +179,18 @@ func Run(o Options) int {
 	go func() { looped <- d.loop.Run(loopCtx) }()
 	var serving sync.WaitGroup
 	serving.Go(func() {
-		if err := d.tcp.Serve(tcpDoor); err != nil {
+		if err := d.tcp.Serve(tcp); err != nil {
 			d.order(stop{why: "the TCP listener failed: " + err.Error(), timeout: time.Duration(cfg.Drain.Timeout), code: ExitFailed})
 		}
 	})
 	serving.Go(func() {
-		if err := control.Serve(controlDoor, uds.Admin); err != nil {
+		if err := control.Serve(operators, uds.Admin); err != nil {
 			log.Error("the control socket is gone", zap.Error(err))
 		}
 	})
-	if statusDoor != nil {
+	if monitors != nil {
 		serving.Go(func() {
-			if err := control.Serve(statusDoor, uds.User); err != nil {
+			if err := control.Serve(monitors, uds.User); err != nil {
 				log.Error("the status socket is gone", zap.Error(err))
 			}
 		})
@@ -256,7 +258,7 @@ func Run(o Options) int {
 			}
 		}
 	})
-	tcpDoor.Shut()
+	tcp.Stop()
 	d.tcp.Drain(drainCtx, order.timeout)
 	close(drained)
 
@@ -300,8 +302,8 @@ func listenForMonitors(path string, passed sockets, log *zap.Logger) net.Listene
 }
 
 // build makes the parts and ties them together.
-func (d *daemon) build(log *zap.Logger, life *lifeline, redis poller.RedisOptions, sec tcpserver.Security) {
-	cfg, notify := d.cfg, life.notify
+func (d *daemon) build(log *zap.Logger, notify *systemd.Notifier, redis poller.RedisOptions, sec tcpserver.Security) {
+	cfg := d.cfg
 	lists := make([]poller.List, len(cfg.Lists))
 	subjects := make([]tcpserver.List, len(cfg.Lists))
 	for i, list := range cfg.Lists {
@@ -327,7 +329,7 @@ func (d *daemon) build(log *zap.Logger, life *lifeline, redis poller.RedisOption
 		BatchItems:   cfg.Delivery.BatchItems,
 		BatchBytes:   int(cfg.Delivery.BatchBytes),
 		MaxPayload:   int(cfg.TCP.MaxPayload),
-		Alive:        life.feed,
+		Alive:        d.alive,
 		MaxSleep:     notify.Watchdog() / 3,
 		Log:          log.Named("poller"),
 	})
@@ -454,6 +456,12 @@ func (d *daemon) tell(ctx context.Context, notify *systemd.Notifier) {
 			told = text
 		}
 	}
+}
+
+// alive is called by the loop each time round.
+func (d *daemon) alive(now time.Time) {
+	standStill("poll")
+	d.watchdog.Check(now)
 }
 
 // probe takes the locks of the relay and of the TCP server: where one of them is

@@ -3,7 +3,9 @@
 package daemon
 
 import (
+	"net"
 	"os"
+	"time"
 
 	"edged/internal/batch"
 )
@@ -29,6 +31,25 @@ func jam(w window) {
 	if faulty("relay") {
 		w.Join("", "", stuck{})
 	}
+}
+
+// breakable returns a listener whose Accept never returns where the fault is.
+func breakable(name string, ln net.Listener) net.Listener { return faultyListener{ln, name} }
+
+type faultyListener struct {
+	net.Listener
+	name string
+}
+
+func (l faultyListener) Accept() (net.Conn, error) {
+	standStill(l.name)
+	return l.Listener.Accept()
+}
+
+func (l faultyListener) Unwrap() net.Listener { return l.Listener }
+
+func (l faultyListener) SetDeadline(t time.Time) error {
+	return l.Listener.(interface{ SetDeadline(time.Time) error }).SetDeadline(t)
 }
 
 type stuck struct{}

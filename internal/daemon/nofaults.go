@@ -2,8 +2,12 @@
 
 package daemon
 
-// standStill and jam are where a build with the tag "faults" breaks the daemon: see
-// faults.go.
+import "net"
+
+// standStill, breakable and jam are where a build with the tag "faults" breaks the
+// daemon: see faults.go.
 func standStill(string) {}
+
+func breakable(_ string, ln net.Listener) net.Listener { return ln }
 
 func jam(window) {}
