@@ -2,7 +2,7 @@
 # test-arm.sh: what bin/edged-arm64 and bin/edged-armv7 do on an emulated processor,
 # with qemu's user mode. `make test-arm64` builds them first.
 #
-# Left out, by name: cmd/edged, internal/dev and a test of internal/signals start
+# Left out, by name: cmd/edged, cmd/edged-dev and a test of internal/signals start
 # themselves as another process, which needs binfmt; internal/poller and
 # internal/inbound take over a minute (10,000 items through the whole daemon below
 # stand in for them); most random plays of internal/relay.

@@ -57,7 +57,7 @@ func runCompletion(args []string, stdout, stderr io.Writer) int {
 }
 
 func writeBash(w io.Writer) {
-	names := []string{"-config", "-dev", "-h"}
+	names := []string{"-config", "-h"}
 	for _, s := range subcommands() {
 		names = append(names, s.name)
 	}

@@ -38,7 +38,6 @@ const usage = `edged relays the items of Redis lists to TCP clients, and loses n
 
   edged [-config FILE]        serve; without -config: the file
                               ` + defaultConfig + `, or the defaults
-  edged -dev                  try it: in-memory Redis, sample items, on loopback
   edged check [FILE]          say all that is wrong with a configuration, or
                               what it would run
   edged ctl COMMAND...        send a command to the daemon (edged ctl help)
@@ -87,6 +86,10 @@ func run(args []string, stdout, stderr io.Writer) int {
 	if code, done := parse(flags, args, 0, 0); done {
 		return code
 	}
+	if *dev {
+		fmt.Fprintln(stderr, "edged: -dev is a program of its own now: make run, or bin/edged-dev")
+		return exitUsage
+	}
 	if *pprof != "" {
 		l, err := daemon.ListenForProfiles(*pprof)
 		if err != nil {
@@ -94,13 +97,6 @@ func run(args []string, stdout, stderr io.Writer) int {
 			return exitFailed
 		}
 		defer daemon.ServeProfiles(l)()
-	}
-	if *dev {
-		if *file != "" {
-			fmt.Fprintln(stderr, "edged: -dev brings its own configuration; leave -config out")
-			return exitUsage
-		}
-		return serveDev(stdout, stderr)
 	}
 	cfg, code := load(*file, stderr)
 	if cfg == nil {

@@ -1,4 +1,4 @@
-package dev
+package main
 
 import (
 	"context"
@@ -10,15 +10,12 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
-	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
-
-// start returns a running server and a client of it, both closed with the test.
-func start(t *testing.T) (*Redis, *redis.Client) {
+// connect returns a running server and a client of it, both closed with the test.
+func connect(t *testing.T) (*memoryRedis, *redis.Client) {
 	t.Helper()
-	server, err := Start()
+	server, err := startRedis()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -33,7 +30,7 @@ func start(t *testing.T) (*Redis, *redis.Client) {
 func TestGoRedisConnectsWithoutAWordInItsLog(t *testing.T) {
 	var logged redisLog
 	redis.SetLogger(&logged) // for the tests that follow too, which don't look
-	_, client := start(t)
+	_, client := connect(t)
 	if err := client.Ping(t.Context()).Err(); err != nil {
 		t.Fatal(err)
 	}
@@ -48,7 +45,7 @@ type redisLog struct{ lines atomic.Int64 }
 func (l *redisLog) Printf(context.Context, string, ...any) { l.lines.Add(1) }
 
 func TestScriptsHandleListsAndLeases(t *testing.T) {
-	_, client := start(t)
+	_, client := connect(t)
 	script := redis.NewScript(`
 if redis.call('SET', KEYS[2], ARGV[1], 'NX', 'PX', ARGV[2]) == false then
   if redis.call('GET', KEYS[2]) ~= ARGV[1] then return {'standby'} end
@@ -75,7 +72,7 @@ return {'ok', head, redis.call('LLEN', KEYS[1])}`)
 }
 
 func TestLeasesEndByThemselves(t *testing.T) {
-	_, client := start(t)
+	_, client := connect(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
 	if err := client.Set(ctx, "lease", "one", 20*time.Millisecond).Err(); err != nil {
@@ -93,7 +90,7 @@ func TestLeasesEndByThemselves(t *testing.T) {
 }
 
 // inList returns the numbers of the samples in a list.
-func inList(t *testing.T, r *Redis, key string) (numbers []int) {
+func inList(t *testing.T, r *memoryRedis, key string) (numbers []int) {
 	t.Helper()
 	items, err := r.server.List(key)
 	if err != nil {
@@ -110,7 +107,7 @@ func inList(t *testing.T, r *Redis, key string) (numbers []int) {
 }
 
 // produce starts Produce; stop ends it and waits for it.
-func produce(t *testing.T, r *Redis, keys ...string) (stop func()) {
+func produce(t *testing.T, r *memoryRedis, keys ...string) (stop func()) {
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan struct{})
 	go func() {
@@ -171,7 +168,7 @@ func TestProduceLeavesFullListsAndOtherKeysAlone(t *testing.T) {
 }
 
 func TestCloseEndsConnections(t *testing.T) {
-	server, client := start(t)
+	server, client := connect(t)
 	sub := client.Subscribe(t.Context(), "channel")
 	defer sub.Close()
 	if _, err := sub.Receive(t.Context()); err != nil {

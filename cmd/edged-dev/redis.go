@@ -1,10 +1,4 @@
-// Package dev is what edged -dev stands on, so that it needs nothing else on the
-// machine: a Redis inside the process, and a producer of sample items.
-//
-// The Redis is miniredis: real commands and Lua scripts over a real socket,
-// nothing stored, no CLIENT TRACKING and no keyspace events. Keys expire by the
-// wall clock, as in Redis.
-package dev
+package main
 
 import (
 	"context"
@@ -20,13 +14,16 @@ import (
 // evening without a subscriber must not fill the memory.
 const maxBacklog = 1000
 
-// Redis is an in-memory Redis. Its methods may be called from any goroutine.
-type Redis struct {
+// memoryRedis is miniredis: real commands and Lua scripts over a real socket,
+// nothing stored, no CLIENT TRACKING and no keyspace events. Keys expire by the
+// wall clock, as in Redis. Its methods may be called from any goroutine.
+type memoryRedis struct {
 	server *miniredis.Miniredis
 }
 
-// Start listens on a free port of 127.0.0.1 and serves until Close.
-func Start() (*Redis, error) {
+// startRedis returns a Redis that listens on a free port of 127.0.0.1 and serves
+// until Close.
+func startRedis() (*memoryRedis, error) {
 	r := newRedis()
 	if err := r.server.Start(); err != nil {
 		return nil, fmt.Errorf("start the in-memory Redis: %v", err)
@@ -34,17 +31,17 @@ func Start() (*Redis, error) {
 	return r, nil
 }
 
-func newRedis() *Redis {
+func newRedis() *memoryRedis {
 	server := miniredis.NewMiniRedis()
 	server.ClockTTL(true) // left alone, miniredis lets no time pass
-	return &Redis{server}
+	return &memoryRedis{server}
 }
 
 // Addr is where it listens, as host:port.
-func (r *Redis) Addr() string { return r.server.Addr() }
+func (r *memoryRedis) Addr() string { return r.server.Addr() }
 
 // Close ends the server with its connections; all data is gone.
-func (r *Redis) Close() { r.server.Close() }
+func (r *memoryRedis) Close() { r.server.Close() }
 
 // sample is one sample item.
 type sample struct {
@@ -57,7 +54,7 @@ type sample struct {
 // Produce pushes a sample item to the right end of the list at each key, every
 // interval, until ctx is done. A list that is full stays as it is, and so does
 // a key that holds something else.
-func (r *Redis) Produce(ctx context.Context, keys []string, interval time.Duration) {
+func (r *memoryRedis) Produce(ctx context.Context, keys []string, interval time.Duration) {
 	ticker := time.NewTicker(interval)
 	defer ticker.Stop()
 	produced := make([]int, len(keys))
@@ -84,7 +81,7 @@ func newSample(n int, now time.Time) sample {
 	}
 }
 
-func (r *Redis) push(key string, s sample) (pushed bool) {
+func (r *memoryRedis) push(key string, s sample) (pushed bool) {
 	// A missing key is an error here too; a key of another type fails in Push.
 	if list, err := r.server.List(key); err == nil && len(list) >= maxBacklog {
 		return false
