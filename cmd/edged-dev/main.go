@@ -9,6 +9,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"sync"
@@ -62,11 +63,11 @@ func run(args []string, stdout, stderr io.Writer) int {
 // try runs the daemon with everything around it, and returns its exit code.
 func try(program, pprof string, stdout, stderr io.Writer) (code int, err error) {
 	if pprof != "" {
-		l, err := daemon.ListenForProfiles(pprof)
+		stop, err := daemon.ServeProfiles(pprof)
 		if err != nil {
 			return daemon.ExitFailed, fmt.Errorf("-pprof: %v", err)
 		}
-		defer daemon.ServeProfiles(l)()
+		defer stop()
 	}
 
 	folder, err := os.MkdirTemp("", "edged-dev-")
@@ -88,13 +89,13 @@ func try(program, pprof string, stdout, stderr io.Writer) (code int, err error) 
 	cfg.Redis.Address = redis.Addr()
 	cfg.Control.Socket, cfg.Control.StatusSocket = filepath.Join(folder, "control.sock"), ""
 
-	s := &samples{redis: redis, lists: cfg.Lists, server: cfg.TCP.Listen, out: &lines{w: stdout}}
+	s := &samples{redis: redis, lists: cfg.Lists, out: &lines{w: stdout}}
 	defer s.stop()
-	ready := func() {
-		fmt.Fprintf(s.out, help, cfg.Control.Socket, cfg.TCP.Listen, filepath.Join(filepath.Dir(program), "edged"))
-		s.start()
+	ready := func(tcp net.Addr) {
+		fmt.Fprintf(s.out, help, cfg.Control.Socket, tcp, filepath.Join(filepath.Dir(program), "edged"))
+		s.start(tcp.String())
 	}
-	return daemon.Run(daemon.Options{Config: cfg, Version: version, Stderr: stderr, Ready: ready}), nil
+	return daemon.Main(context.Background(), daemon.Options{Config: cfg, Version: version, Stderr: stderr, Ready: ready}), nil
 }
 
 const help = `edged runs on an in-memory Redis with sample items on two lists, "events" and "readings".
@@ -111,16 +112,16 @@ Ctrl-C drains and ends it. The items, as a first client gets them:
 
 // samples produces sample items on lists and prints them.
 type samples struct {
-	redis  *memoryRedis
-	lists  []config.List
-	server string // where the daemon serves clients
-	out    io.Writer
+	redis *memoryRedis
+	lists []config.List
+	out   io.Writer
 
 	cancel  context.CancelFunc
 	running sync.WaitGroup
 }
 
-func (s *samples) start() {
+// start is given the address where the daemon serves clients.
+func (s *samples) start(server string) {
 	ctx, cancel := context.WithCancel(context.Background())
 	s.cancel = cancel
 	var keys []string
@@ -131,7 +132,7 @@ func (s *samples) start() {
 	for _, list := range s.lists {
 		s.running.Go(func() {
 			// It ends with the server, or when an operator disconnects it.
-			subscriber.Run(ctx, subscriber.Options{Server: s.server, Subject: list.Subject, Name: "edged-dev", Out: s.out})
+			subscriber.Run(ctx, subscriber.Options{Server: server, Subject: list.Subject, Name: "edged-dev", Out: s.out})
 		})
 	}
 }

@@ -91,18 +91,18 @@ func run(args []string, stdout, stderr io.Writer) int {
 		return exitUsage
 	}
 	if *pprof != "" {
-		l, err := daemon.ListenForProfiles(*pprof)
+		stop, err := daemon.ServeProfiles(*pprof)
 		if err != nil {
 			fmt.Fprintf(stderr, "edged: -pprof: %v\n", err)
 			return exitFailed
 		}
-		defer daemon.ServeProfiles(l)()
+		defer stop()
 	}
 	cfg, code := load(*file, stderr)
 	if cfg == nil {
 		return code
 	}
-	return daemon.Run(daemon.Options{
+	return daemon.Main(context.Background(), daemon.Options{
 		Config:  cfg,
 		Reread:  func() (*config.Config, error) { return read(*file) },
 		Version: version,

@@ -29,7 +29,7 @@ func Commands() []uds.Command { return (&daemon{}).commands() }
 func (d *daemon) commands() []uds.Command {
 	return []uds.Command{
 		{Name: "version", Summary: "version, platform and Go version", Example: "version",
-			Run: func(context.Context, []string) (uds.Answer, error) { return VersionOf(d.version), nil }},
+			Run: func(context.Context, []string) (uds.Answer, error) { return VersionOf(d.options.Version), nil }},
 		{Name: "status", Summary: "how it is, on one screen", Example: "status json",
 			Run: func(context.Context, []string) (uds.Answer, error) { return d.status(), nil }},
 		{Name: "lists", Summary: "state, backlog and books of each list", Example: "lists",
@@ -61,7 +61,7 @@ func (d *daemon) commands() []uds.Command {
 			Stream: d.drain},
 		{Name: "quit", Level: uds.Admin, Summary: "end without waiting for clients; nothing is lost", Example: "quit",
 			Run: func(context.Context, []string) (uds.Answer, error) {
-				d.order(stop{why: "quit", quit: true})
+				d.life.order(stop{why: "quit", quit: true})
 				return nil, nil
 			}},
 	}
@@ -93,26 +93,23 @@ type statusAnswer struct {
 }
 
 func (d *daemon) status() statusAnswer {
-	b := d.books()
+	b, cfg := d.served.books(), d.served.config()
 	a := statusAnswer{
-		State: "serving", Why: d.draining(), Version: d.version, Instance: d.cfg.Instance, PID: os.Getpid(),
-		Uptime: time.Since(d.started).Seconds(), Redis: d.cfg.Redis.Where(), Listen: d.listen.String(), Lists: len(d.lists()),
+		State: "serving", Why: d.life.draining(), Version: d.options.Version, Instance: cfg.Instance, PID: os.Getpid(),
+		Uptime: time.Since(d.started).Seconds(), Redis: cfg.Redis.Where(), Listen: d.address.String(), Lists: len(d.served.lists()),
 		InFlight: b.InFlight, Taken: b.Taken, Confirmed: b.Confirmed, Returned: b.Returned, Dead: b.Dead, Gone: b.Gone,
 		Redelivered: b.Redelivered, Faults: []string{}, TCP: d.tcp.Stats(),
 	}
 	if a.Why != "" {
 		a.State = "draining"
 	}
-	if d.logDropped != nil {
-		if a.LogDropped = d.logDropped(); a.LogDropped > 0 {
+	if d.log.dropped != nil {
+		if a.LogDropped = d.log.dropped(); a.LogDropped > 0 {
 			a.Faults = append(a.Faults, fmt.Sprintf("log: %d lines did not reach the journal", a.LogDropped))
 		}
 	}
-	d.mu.Lock()
-	shortage := d.shortage
-	d.mu.Unlock()
-	if shortage != "" {
-		a.Faults = append(a.Faults, "clients: "+shortage)
+	if shortage := d.shortage.Load(); shortage != nil && *shortage != "" {
+		a.Faults = append(a.Faults, "clients: "+*shortage)
 	}
 	for _, s := range d.loop.Lists() {
 		a.Backlog += s.Backlog
@@ -171,7 +168,7 @@ func (d *daemon) listsAnswer() listsAnswer {
 	for _, s := range d.loop.Lists() {
 		states[s.Key] = s
 	}
-	for _, one := range d.lists() {
+	for _, one := range d.served.lists() {
 		s, b := states[one.Key], one.Stats()
 		l := listAnswer{
 			Key: one.Key, Subject: one.Subject, Ack: one.Ack, State: string(s.State), Reason: s.Reason, Holder: s.Holder,
@@ -249,7 +246,7 @@ func (d *daemon) pause(key string, paused bool) error {
 	if key != "all" {
 		return uds.Errorf(uds.NotFound, "there is no list %q; the command lists shows them", key)
 	}
-	for _, l := range d.lists() {
+	for _, l := range d.served.lists() {
 		d.loop.Pause(l.Key, paused)
 	}
 	return nil
@@ -387,7 +384,7 @@ func (d *daemon) loglevel(_ context.Context, args []string) (uds.Answer, error) 
 		if err != nil || level > zapcore.ErrorLevel {
 			return nil, uds.Errorf(uds.BadArgument, "%q is no log level; take debug, info, warn or error", args[0])
 		}
-		d.level.SetLevel(level)
+		d.log.level.SetLevel(level)
 	}
-	return levelAnswer{d.level.Level().String()}, nil
+	return levelAnswer{d.log.level.Level().String()}, nil
 }

@@ -78,7 +78,7 @@ type configAnswer struct {
 
 // settings are those in force: what reload has changed is in them.
 func (d *daemon) settings() configAnswer {
-	return configAnswer{d.config().Settings()}
+	return configAnswer{d.served.config().Settings()}
 }
 
 func (a configAnswer) Text(w io.Writer) {

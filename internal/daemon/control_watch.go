@@ -51,7 +51,7 @@ func (s sample) Text(w io.Writer) {
 
 // sample takes the numbers now, and the rates since the last sample.
 func (d *daemon) sample(last *sample) *sample {
-	s := &sample{Time: time.Now(), State: "serving", Why: d.draining(), Clients: d.tcp.Stats().Clients, books: d.books()}
+	s := &sample{Time: time.Now(), State: "serving", Why: d.life.draining(), Clients: d.tcp.Stats().Clients, books: d.served.books()}
 	if s.Why != "" {
 		s.State = "draining"
 	}
@@ -92,7 +92,7 @@ func (d *daemon) watch(ctx context.Context, args []string, send func(uds.Answer)
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-d.left:
+		case <-d.life.left:
 		case <-ticker.C:
 		}
 	}
@@ -123,7 +123,7 @@ func (p drainProgress) Text(w io.Writer) {
 
 // progress is how far a drain is that ends at the deadline.
 func (d *daemon) progress(state string, deadline time.Time) drainProgress {
-	b := d.books()
+	b := d.served.books()
 	return drainProgress{
 		State: state, Clients: d.tcp.Stats().Clients, InFlight: b.InFlight, Left: max(0, time.Until(deadline).Seconds()),
 		Taken: b.Taken, Confirmed: b.Confirmed, Returned: b.Returned, Dead: b.Dead, Gone: b.Gone,
@@ -133,17 +133,17 @@ func (d *daemon) progress(state string, deadline time.Time) drainProgress {
 // drain gives the order and reports each second until the books are closed. The
 // drain goes on where the client leaves.
 func (d *daemon) drain(ctx context.Context, args []string, send func(uds.Answer) error) error {
-	timeout := time.Duration(d.config().Drain.Timeout)
+	timeout := time.Duration(d.served.config().Drain.Timeout)
 	if len(args) > 0 {
 		var err error
 		if timeout, err = time.ParseDuration(args[0]); err != nil || timeout < 0 || timeout > time.Hour {
 			return uds.Errorf(uds.BadArgument, "%q is no timeout; write a number and a unit, such as 30s, up to 1h", args[0])
 		}
 	}
-	if d.draining() != "" {
-		return uds.Errorf("Draining", "it drains already (%s); quit ends it without waiting for the clients", d.draining())
+	if d.life.draining() != "" {
+		return uds.Errorf("Draining", "it drains already (%s); quit ends it without waiting for the clients", d.life.draining())
 	}
-	d.order(stop{why: "the command drain", timeout: timeout})
+	d.life.order(stop{why: "the command drain", timeout: timeout})
 	deadline := time.Now().Add(timeout)
 	ticker := time.NewTicker(time.Second)
 	defer ticker.Stop()
@@ -154,7 +154,7 @@ func (d *daemon) drain(ctx context.Context, args []string, send func(uds.Answer)
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-d.over:
+		case <-d.life.over:
 			return send(d.progress("drained", deadline))
 		case <-ticker.C:
 		}

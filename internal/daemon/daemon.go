@@ -1,6 +1,9 @@
 // Package daemon is the composition root: it builds the components from a
 // configuration, runs them, and drains them in order. Components know nothing of
 // each other; this package ties them together.
+//
+// Main is for a program that is edged; Run runs a daemon beside others in a process.
+// Who starts which goroutine, and the order of the drain, is in docs/ARCHITECTURE.md.
 package daemon
 
 import (
@@ -10,24 +13,22 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/journal"
 	"go.uber.org/zap"
 
-	"edged/internal/batch"
 	"edged/internal/config"
 	"edged/internal/inbound"
 	"edged/internal/poller"
-	"edged/internal/relay"
-	"edged/internal/signals"
 	"edged/internal/systemd"
 	"edged/internal/tcpserver"
 	"edged/internal/uds"
 	"edged/internal/watchdog"
 )
 
-// Exit codes of Run. systemd is told not to restart after ExitConfig.
+// Exit codes of Main and Run. systemd is told not to restart after ExitConfig.
 const (
 	ExitFailed = 1
 	ExitConfig = 78 // EX_CONFIG of sysexits.h
@@ -38,517 +39,141 @@ type Options struct {
 	Config  *config.Config
 	Reread  func() (*config.Config, error) // reads the configuration again; nil if there is no file
 	Version string                         // a semantic version: NATS clients read it in INFO
-	Stderr  io.Writer
-	Ready   func() // called when the daemon serves; may be nil
+	Stderr  io.Writer                      // for the log, and for errors before there is one
+	Ready   func(tcp net.Addr)             // called when the daemon serves clients at tcp; may be nil
+
+	// What a process has only once. Main sets these. Each may be nil.
+	Signals <-chan os.Signal        // the first starts the drain, the second ends it
+	Notify  *systemd.Notifier       // the service manager
+	Sockets map[string]net.Listener // to serve on, by name, instead of opening sockets; Run closes them
+}
+
+// Run runs a daemon from start to drain and returns its exit code. If ctx ends, so
+// does the daemon, without waiting for its clients. Run has no effect on the process
+// around the daemon.
+func Run(ctx context.Context, o Options) (code int) {
+	log := newLog(o.Config.Log, o.Stderr, journal.Send)
+	defer log.close()
+	return serve(ctx, o, log)
 }
 
 // daemon is the wired whole: what the control commands report on.
 type daemon struct {
-	version  string
-	cfg      *config.Config
-	started  time.Time
-	level    zap.AtomicLevel
+	options Options
+	started time.Time
+	log     *logging
+
 	loop     *poller.Loop
 	tcp      *tcpserver.Server
-	inbound  *inbound.Writer // nil where clients write to no list
+	inbound  *inbound.Writer // nil if clients write to no list
+	control  *uds.Server
 	watchdog *watchdog.Watchdog
-	listen   net.Addr // where clients connect
-	log      *zap.Logger
-	stops    chan stop     // orders to drain or to quit; holds one
-	left     chan struct{} // closed when the drain begins
-	over     chan struct{} // closed when the books are
+	address  net.Addr // where clients connect
 
-	reread    func() (*config.Config, error) // reads the configuration again; nil where there is no file
-	reloading sync.Mutex                     // held by reload, and when the drain begins
-
-	logDropped func() uint64 // lines that did not reach the journal; nil where it is not the journal's
-
-	mu       sync.Mutex     // guards everything below
-	inForce  *config.Config // cfg with what reload has changed
-	relayed  []relayed      // the lists, in the order of inForce; never changed in place
-	past     relay.Stats    // counters of lists that reload has removed
-	leaving  string         // why it drains, empty while it serves
-	shortage string         // guarded by mu; why not all of tcp.max_connections fit, empty where they do
+	life      *lifecycle
+	served    served
+	reloading sync.Mutex             // held by reload, and when the drain begins
+	shortage  atomic.Pointer[string] // why not all of tcp.max_connections fit; empty or nil if they do
 }
 
-// relayed is a list that is served.
-type relayed struct {
-	config.List
-	window
-}
-
-// window is a list's place in the relay, whatever its items are confirmed by.
-type window interface {
-	tcpserver.Joiner
-	Stats() relay.Stats
-	SetBounds(window, memory int)
-	Stop()
-}
-
-// stop is an order to end.
-type stop struct {
-	why     string
-	timeout time.Duration // for the clients to leave
-	quit    bool          // waits for nobody
-	code    int           // the exit code
-}
-
-// order hands on a stop. Where one is waiting already that one stands, but for a
-// quit, which takes its place.
-func (d *daemon) order(s stop) {
-	for {
-		select {
-		case d.stops <- s:
-			return
-		default:
-		}
-		if !s.quit {
-			return
-		}
-		select {
-		case <-d.stops:
-		default:
-		}
-	}
-}
-
-// Run runs a daemon from start to drain and returns the exit code.
-func Run(o Options) int {
-	cfg, stderr := o.Config, o.Stderr
-	// Never stopped: a signal that comes behind the drain must not kill the process
-	// before it has given its exit code.
-	sigs := signals.New()
-
-	d := &daemon{version: o.Version, cfg: cfg, inForce: cfg, reread: o.Reread, started: time.Now(), level: zap.NewAtomicLevel(), stops: make(chan stop, 1),
-		left: make(chan struct{}), over: make(chan struct{})}
-	d.level.UnmarshalText([]byte(cfg.Log.Level)) // config has checked it
-	log, closeLog := d.newLog(stderr, journal.Send)
-	defer closeLog()
-	d.log = log
-	poller.SetRedisLog(log)
-	limitMemory(os.DirFS("/"), log)
-
-	redis, err := redisOptions(cfg.Redis)
+// serve is the life of the daemon, from top to bottom.
+func serve(ctx context.Context, o Options, log *logging) (code int) {
+	d, err := build(o, log)
 	if err != nil {
-		fmt.Fprintf(stderr, "edged: %v\n", err)
+		fmt.Fprintf(o.Stderr, "edged: %v\n", err)
 		return ExitConfig
 	}
-	sec, err := security(cfg.TCP)
-	if err != nil {
-		fmt.Fprintf(stderr, "edged: %v\n", err)
-		return ExitConfig
+	sockets, code := d.listen()
+	if sockets == nil {
+		return code
 	}
-	notify := systemd.New(func(err error) { log.Warn("can't notify systemd", zap.Error(err)) })
-	d.watchdog = watchdog.New(watchdog.Options{Notify: notify, Probe: d.probe, Log: log})
-	d.build(log, notify, redis, sec)
+	defer sockets.close()
 
-	passed, err := passedSockets(cfg, log)
-	if err != nil {
-		log.Error("can't use the sockets that systemd passed", zap.Error(err))
-		return ExitConfig
-	}
-	defer passed.close()
-	tcpListener, err := passed.or(TCPSocket, func() (net.Listener, error) { return net.Listen("tcp", cfg.TCP.Listen) })
-	if err != nil {
-		log.Error("can't listen for clients; is another edged or NATS server running?",
-			zap.String("key", "tcp.listen"), zap.String("address", cfg.TCP.Listen), zap.Error(err))
-		return ExitFailed
-	}
-	tcp := d.watchdog.Listener(TCPSocket, breakable(TCPSocket, tcpListener))
-	defer tcp.Close()
-	d.listen = tcpListener.Addr()
-	controlListener, err := passed.or(ControlSocket, func() (net.Listener, error) { return uds.Listen(cfg.Control.Socket, 0o660, controlGroup) })
-	if err != nil {
-		log.Error("can't listen for operators", zap.String("key", "control.socket"), zap.Error(err))
-		return ExitFailed
-	}
-	operators := d.watchdog.Listener(ControlSocket, breakable(ControlSocket, controlListener))
-	defer operators.Close()
-	var monitors *watchdog.Listener // nil if there is no status socket
-	if ln := listenForMonitors(cfg.Control.StatusSocket, passed, log); ln != nil {
-		monitors = d.watchdog.Listener(StatusSocket, ln)
-		defer monitors.Close()
-	}
-	control := uds.New(uds.Options{Commands: d.commands(), Path: cfg.Control.Socket, Log: log.Named("control")})
-	d.warnIfOpen()
+	running := d.start(sockets)
+	d.ready(sockets)
+	why := d.awaitStop(ctx)
 
-	// Every goroutine that is started here is waited for before serve returns.
-	loopCtx, stopLoop := context.WithCancel(context.Background())
-	defer stopLoop()
-	looped := make(chan error, 1)
-	go func() { looped <- d.loop.Run(loopCtx) }()
-	var serving sync.WaitGroup
-	serving.Go(func() {
-		if err := d.tcp.Serve(tcp); err != nil {
-			d.order(stop{why: "the TCP listener failed: " + err.Error(), timeout: time.Duration(cfg.Drain.Timeout), code: ExitFailed})
+	d.beginDrain(why)
+	d.drainClients(ctx, why, sockets.tcp)
+	d.closeBooks(running)
+	running.end() // the control socket closes last
+	return why.code
+}
+
+// running is what start has started. Every goroutine is waited for before serve
+// returns.
+type running struct {
+	loop, writer task
+	control      *uds.Server
+	stopTelling  context.CancelFunc
+	rest         sync.WaitGroup // the accept loops, and tell
+}
+
+// task is a goroutine that runs until it is cancelled.
+type task struct {
+	cancel context.CancelFunc
+	ended  chan error
+}
+
+func startTask(run func(context.Context) error) task {
+	ctx, cancel := context.WithCancel(context.Background())
+	t := task{cancel, make(chan error, 1)}
+	go func() { t.ended <- run(ctx) }()
+	return t
+}
+
+// start starts the loop, the accept loops and the rest.
+func (d *daemon) start(s *sockets) *running {
+	r := &running{control: d.control, loop: startTask(d.loop.Run)}
+	r.rest.Go(func() {
+		if err := d.tcp.Serve(s.tcp); err != nil {
+			d.life.order(stop{why: "the TCP listener failed: " + err.Error(), timeout: d.drainTimeout(), code: ExitFailed})
 		}
 	})
-	serving.Go(func() {
-		if err := control.Serve(operators, uds.Admin); err != nil {
-			log.Error("the control socket is gone", zap.Error(err))
+	r.rest.Go(func() {
+		if err := d.control.Serve(s.operators, uds.Admin); err != nil {
+			d.log.Error("the control socket is gone", zap.Error(err))
 		}
 	})
-	if monitors != nil {
-		serving.Go(func() {
-			if err := control.Serve(monitors, uds.User); err != nil {
-				log.Error("the status socket is gone", zap.Error(err))
+	if s.monitors != nil {
+		r.rest.Go(func() {
+			if err := d.control.Serve(s.monitors, uds.User); err != nil {
+				d.log.Error("the status socket is gone", zap.Error(err))
 			}
 		})
 	}
-	writeCtx, stopWriting := context.WithCancel(context.Background())
-	defer stopWriting()
-	written := make(chan error, 1)
-	go func() {
-		if d.inbound == nil {
-			written <- nil
-			return
-		}
-		written <- d.inbound.Run(writeCtx)
-	}()
-	tellCtx, stopTelling := context.WithCancel(context.Background())
-	serving.Go(func() { d.tell(tellCtx, notify) })
 
-	log.Info("serving", zap.String("version", o.Version), zap.String("instance", cfg.Instance), zap.Int("pid", os.Getpid()),
-		zap.String("redis", cfg.Redis.Where()), zap.Stringer("tcp", tcpListener.Addr()), zap.Stringer("control", controlListener.Addr()),
+	r.writer = startTask(d.write)
+	telling, stopTelling := context.WithCancel(context.Background())
+	r.stopTelling = stopTelling
+	r.rest.Go(func() { d.tell(telling) })
+	return r
+}
+
+// write runs the inbound writer, if there is one.
+func (d *daemon) write(ctx context.Context) error {
+	if d.inbound == nil {
+		return nil
+	}
+	return d.inbound.Run(ctx)
+}
+
+// end closes the control socket, and returns when all that start has started has
+// ended.
+func (r *running) end() {
+	r.stopTelling()
+	r.control.Shutdown()
+	r.rest.Wait()
+}
+
+// ready announces that the daemon serves.
+func (d *daemon) ready(s *sockets) {
+	cfg := d.served.config()
+	d.log.Info("serving", zap.String("version", d.options.Version), zap.String("instance", cfg.Instance), zap.Int("pid", os.Getpid()),
+		zap.String("redis", cfg.Redis.Where()), zap.Stringer("tcp", s.tcp.Addr()), zap.Stringer("control", s.operators.Addr()),
 		zap.String("event", "started"))
-	notify.Ready(d.summary())
-	if o.Ready != nil {
-		o.Ready()
-	}
-
-	// 1. The first signal, or the command, starts the drain.
-	var order stop
-	select {
-	case sig := <-sigs.C:
-		order = stop{why: signals.Name(sig), timeout: time.Duration(d.config().Drain.Timeout)}
-	case order = <-d.stops:
-	}
-	d.leave(order.why)
-	notify.Stopping("draining: " + order.why)
-	log.Info("draining", zap.String("why", order.why), zap.Duration("timeout", order.timeout), zap.Int("clients", d.tcp.Stats().Clients),
-		zap.String("event", "draining"))
-
-	// 2. The loop takes nothing more; 3. to 5. clients are told, served and left
-	// time. A second signal ends the waiting.
-	d.reloading.Lock() // a reload that is under way gives up
-	for _, l := range d.lists() {
-		l.Stop()
-	}
-	d.loop.StopTaking()
-	d.reloading.Unlock()
-	drainCtx, hurry := context.WithCancel(context.Background())
-	if order.quit {
-		hurry()
-	}
-	drained := make(chan struct{})
-	serving.Go(func() {
-		defer hurry()
-		for {
-			select {
-			case sig := <-sigs.C:
-				log.Warn("not waiting for the clients any more", zap.String("why", "second signal: "+signals.Name(sig)))
-				return
-			case again := <-d.stops:
-				if again.quit {
-					log.Warn("not waiting for the clients any more", zap.String("why", again.why))
-					return
-				}
-			case <-drained:
-				return
-			}
-		}
-	})
-	tcp.Stop()
-	d.tcp.Drain(drainCtx, order.timeout)
-	close(drained)
-
-	// 6. Nobody is there any more: what was confirmed is removed, the rest stays
-	// in Redis. The books close.
-	stopWriting()
-	stopLoop()
-	for _, ended := range []chan error{written, looped} {
-		if err := <-ended; err != nil {
-			log.Error("the end was not clean", zap.Error(err))
-		}
-	}
-	total := d.books()
-	log.Info("drained", zap.Uint64("taken", total.Taken), zap.Uint64("confirmed", total.Confirmed),
-		zap.Uint64("returned", total.Returned), zap.Uint64("dead", total.Dead), zap.Uint64("gone", total.Gone))
-
-	close(d.over)
-
-	// 7. The control socket closes last.
-	stopTelling()
-	control.Shutdown()
-	serving.Wait()
-	return order.code
-}
-
-// controlGroup is the group whose members may use the control socket.
-const controlGroup = "edged"
-
-// listenForMonitors returns nil where there is no path, or where the socket
-// cannot be had: items are relayed without it too.
-func listenForMonitors(path string, passed sockets, log *zap.Logger) net.Listener {
-	if path == "" {
-		return nil
-	}
-	ln, err := passed.or(StatusSocket, func() (net.Listener, error) { return uds.Listen(path, 0o666, "") })
-	if err != nil {
-		log.Warn("can't listen for monitors; serving without", zap.String("key", "control.status_socket"), zap.Error(err))
-		return nil
-	}
-	return ln
-}
-
-// build makes the parts and ties them together.
-func (d *daemon) build(log *zap.Logger, notify *systemd.Notifier, redis poller.RedisOptions, sec tcpserver.Security) {
-	cfg := d.cfg
-	lists := make([]poller.List, len(cfg.Lists))
-	subjects := make([]tcpserver.List, len(cfg.Lists))
-	for i, list := range cfg.Lists {
-		var l relayed
-		l, lists[i], subjects[i] = d.relay(list, cfg)
-		d.relayed = append(d.relayed, l)
-	}
-
-	// The loop waits for Redis three times at most before it shows a sign of life:
-	// to connect, to introduce itself, and for an answer.
-	timeout := time.Duration(cfg.Redis.Timeout)
-	if most := notify.Watchdog() / 4; most > 0 && timeout > most {
-		log.Warn("redis.timeout is too long for systemd's watchdog; taking a quarter of WatchdogSec", zap.Duration("timeout", most))
-		timeout = most
-	}
-	redis.Timeout = timeout
-	d.loop = poller.New(poller.Options{
-		Redis:        redis,
-		Instance:     cfg.Instance,
-		Lists:        lists,
-		PollInterval: time.Duration(cfg.Redis.PollInterval),
-		Lease:        time.Duration(cfg.Redis.Lease),
-		BatchItems:   cfg.Delivery.BatchItems,
-		BatchBytes:   int(cfg.Delivery.BatchBytes),
-		MaxPayload:   int(cfg.TCP.MaxPayload),
-		Alive:        d.alive,
-		MaxSleep:     notify.Watchdog() / 3,
-		Log:          log.Named("poller"),
-	})
-	sinks := make([]tcpserver.Sink, len(cfg.Inbound))
-	if len(cfg.Inbound) > 0 {
-		targets := make([]inbound.List, len(cfg.Inbound))
-		for i, in := range cfg.Inbound {
-			targets[i] = inbound.List{Subject: in.Subject, Key: in.List, MaxLen: in.MaxLen, FromRight: in.TakeFrom == config.TakeRight}
-			sinks[i] = tcpserver.Sink{Subject: in.Subject, Write: func(payload []byte, answer func([]byte)) { d.inbound.Write(i, payload, answer) }}
-		}
-		d.inbound = inbound.New(inbound.Options{
-			Redis: redis.NewRoutes(), Lists: targets, Buffer: int(cfg.Delivery.InboundBuffer), Log: log.Named("inbound"),
-		})
-	}
-	d.tcp = tcpserver.New(tcpserver.Options{
-		Sinks:          sinks,
-		Name:           cfg.Instance,
-		Version:        d.version,
-		Lists:          subjects,
-		Services:       d.services(),
-		Security:       sec,
-		MaxPayload:     int(cfg.TCP.MaxPayload),
-		MaxControlLine: int(cfg.TCP.MaxControlLine),
-		Limits:         d.limits(cfg),
-		Log:            log.Named("tcp"),
-	})
-}
-
-// limits are what reload may change of the TCP server's.
-func (d *daemon) limits(cfg *config.Config) tcpserver.Limits {
-	return tcpserver.Limits{
-		MaxConnections:   d.fitting(cfg.TCP.MaxConnections),
-		MaxPerAddress:    cfg.TCP.MaxPerAddress,
-		MaxSubscriptions: cfg.TCP.MaxSubscriptions,
-		MaxPending:       int(cfg.TCP.MaxPending),
-		ConnectTimeout:   time.Duration(cfg.TCP.ConnectTimeout),
-		PingInterval:     time.Duration(cfg.TCP.PingInterval),
-		ReceiptTimeout:   time.Duration(cfg.Delivery.ReceiptTimeout),
-	}
-}
-
-// relay makes the window of a list, and what the loop and the TCP server are told
-// of it.
-func (d *daemon) relay(list config.List, cfg *config.Config) (relayed, poller.List, tcpserver.List) {
-	window, memory := bounds(cfg)
-	wake := func() { d.loop.Wake() }
-	source := poller.List{Key: list.Key, Subject: list.Subject, FromRight: list.TakeFrom == config.TakeRight}
-	subject := tcpserver.List{Name: list.Key, Subject: list.Subject}
-	if list.Ack == config.AckExplicit {
-		w := relay.NewExplicit(relay.ExplicitOptions{
-			Window: window, Memory: memory, Changed: wake,
-			AckWait: time.Duration(list.AckWait), Backoff: durations(list.Backoff),
-			MaxDeliver: list.MaxDeliver, MaxAckPending: list.MaxAckPending,
-		})
-		source.Explicit, subject.Joiner, subject.Confirm = promptExplicit{w, d}, w, tcpserver.Acknowledged
-		return relayed{list, w}, source, subject
-	}
-	w := relay.NewList(relay.Options{Window: window, Memory: memory, Changed: wake})
-	source.Window, subject.Joiner = promptWindow{w, d}, w
-	if list.Ack == config.AckNone {
-		subject.Confirm = tcpserver.OnWrite
-	}
-	return relayed{list, w}, source, subject
-}
-
-// promptWindow and promptExplicit let the loop write to idle clients what it has
-// offered.
-type promptWindow struct {
-	poller.Window
-	daemon *daemon
-}
-
-func (w promptWindow) Offer(b *batch.Batch) bool {
-	w.daemon.tcp.Hold()
-	defer w.daemon.tcp.Flush()
-	return w.Window.Offer(b)
-}
-
-type promptExplicit struct {
-	poller.ExplicitWindow
-	daemon *daemon
-}
-
-func (w promptExplicit) Offer(b *batch.Batch) {
-	w.daemon.tcp.Hold()
-	defer w.daemon.tcp.Flush()
-	w.ExplicitWindow.Offer(b)
-}
-
-// bounds are those of each list's window.
-func bounds(cfg *config.Config) (window, memory int) {
-	return cfg.Delivery.WindowItems, int(cfg.Delivery.Memory) / len(cfg.Lists)
-}
-
-func durations(all []config.Duration) []time.Duration {
-	list := make([]time.Duration, len(all))
-	for i, d := range all {
-		list[i] = time.Duration(d)
-	}
-	return list
-}
-
-// tell keeps systemd informed until ctx is done: how it is while it serves, and
-// while it drains that it needs more time, which the drain's own timeout bounds.
-func (d *daemon) tell(ctx context.Context, notify *systemd.Notifier) {
-	if notify == nil {
-		return
-	}
-	const every = time.Second
-	ticker := time.NewTicker(every)
-	defer ticker.Stop()
-	told := ""
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-		}
-		if d.draining() != "" {
-			notify.ExtendTimeout(10 * every)
-		}
-		if text := d.summary(); text != told {
-			notify.Status(text)
-			told = text
-		}
-	}
-}
-
-// alive is called by the loop each time round.
-func (d *daemon) alive(now time.Time) {
-	standStill("poll")
-	d.watchdog.Check(now)
-}
-
-// probe takes the locks of the relay and of the TCP server: where one of them is
-// held for good it does not return.
-func (d *daemon) probe() {
-	for _, w := range d.lists() {
-		jam(w.window)
-		w.Stats()
-	}
-	d.tcp.Stats()
-}
-
-// leave notes that the drain has begun; it is called once.
-func (d *daemon) leave(why string) {
-	d.mu.Lock()
-	d.leaving = why
-	d.mu.Unlock()
-	close(d.left)
-}
-
-// draining tells why the daemon drains; it is empty while it serves.
-func (d *daemon) draining() string {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.leaving
-}
-
-// lists returns those that are served now.
-func (d *daemon) lists() []relayed {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.relayed
-}
-
-// config returns what is in force.
-func (d *daemon) config() *config.Config {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.inForce
-}
-
-// books adds up the lists' books, of those too that are not served any more.
-func (d *daemon) books() relay.Stats {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	total := d.past
-	for _, l := range d.relayed {
-		s := l.Stats()
-		addBooks(&total, s)
-		total.InFlight += s.InFlight
-		if total.Oldest.IsZero() || !s.Oldest.IsZero() && s.Oldest.Before(total.Oldest) {
-			total.Oldest = s.Oldest
-		}
-	}
-	return total
-}
-
-func addBooks(total *relay.Stats, s relay.Stats) {
-	total.Taken += s.Taken
-	total.Confirmed += s.Confirmed
-	total.Returned += s.Returned
-	total.Dead += s.Dead
-	total.Gone += s.Gone
-	total.Redelivered += s.Redelivered
-}
-
-// summary is the state in words: "2 lists, 3 clients, backlog 12".
-func (d *daemon) summary() string {
-	var backlog int64
-	failing := ""
-	for _, s := range d.loop.Lists() {
-		backlog += s.Backlog
-		if s.State == poller.Failing {
-			failing = "; " + s.Reason
-		}
-	}
-	text := fmt.Sprintf("%s, %s, backlog %d%s", counted(len(d.lists()), "list"), counted(d.tcp.Stats().Clients, "client"), backlog, failing)
-	if why := d.draining(); why != "" {
-		return fmt.Sprintf("draining (%s): %s", why, text)
-	}
-	return text
-}
-
-// warnIfOpen says in the log where everybody on a network can have the items.
-func (d *daemon) warnIfOpen() {
-	if addr, ok := d.listen.(*net.TCPAddr); ok && !addr.IP.IsLoopback() && open(d.config().TCP) {
-		d.log.Warn("listening beyond loopback without authentication: whoever reaches the port gets the items",
-			zap.Stringer("address", addr))
+	d.options.Notify.Ready(d.summary())
+	if d.options.Ready != nil {
+		d.options.Ready(s.tcp.Addr())
 	}
 }

@@ -24,9 +24,7 @@ func (d *daemon) fitting(configured int) int {
 	if shortage != "" {
 		d.log.Warn("too few files may be open for all clients", zap.String("clients", shortage))
 	}
-	d.mu.Lock()
-	d.shortage = shortage
-	d.mu.Unlock()
+	d.shortage.Store(&shortage)
 	return fit
 }
 

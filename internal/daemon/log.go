@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
+	"edged/internal/config"
 	logjournal "edged/internal/journal"
 	"edged/internal/loglimit"
 )
@@ -16,24 +17,34 @@ import (
 // repeated bounds lines with the same message.
 var repeated = loglimit.Limits{Lines: 20, Per: 10 * time.Second}
 
-// newLog logs to the journal where w is that, by send; else to w: readable on a
-// terminal, JSON elsewhere, unless log.format says which. The level can be changed
-// while it runs. close writes what is left.
-func (d *daemon) newLog(w io.Writer, send logjournal.Send) (log *zap.Logger, close func()) {
-	format := d.cfg.Log.Format
+// logging is the daemon's log.
+type logging struct {
+	*zap.Logger
+	level   zap.AtomicLevel // can be changed while the daemon runs
+	dropped func() uint64   // the number of lines that did not reach the journal; nil if the log is not the journal's
+	close   func()          // writes the lines that are left
+}
+
+// newLog logs to the journal by send, if w is connected to it; else to w: readable
+// on a terminal, JSON elsewhere, unless log.format says which.
+func newLog(cfg config.Log, w io.Writer, send logjournal.Send) *logging {
+	l := &logging{level: zap.NewAtomicLevel()}
+	l.level.UnmarshalText([]byte(cfg.Level)) // config has checked it
+	format := cfg.Format
 	var core zapcore.Core
 	stop := func() {}
 	if format == "auto" && onJournal(w) {
-		c := logjournal.New(d.level, send)
-		core, stop, d.logDropped = c, c.Close, c.Dropped
+		c := logjournal.New(l.level, send)
+		core, stop, l.dropped = c, c.Close, c.Dropped
 	} else {
-		core = zapcore.NewCore(encoder(format == "console" || format == "auto" && onTerminal(w)), zapcore.Lock(zapcore.AddSync(w)), d.level)
+		core = zapcore.NewCore(encoder(format == "console" || format == "auto" && onTerminal(w)), zapcore.Lock(zapcore.AddSync(w)), l.level)
 	}
-	log = zap.New(loglimit.New(core, repeated))
-	return log, func() {
-		_ = log.Sync()
+	l.Logger = zap.New(loglimit.New(core, repeated))
+	l.close = func() {
+		_ = l.Sync()
 		stop()
 	}
+	return l
 }
 
 func encoder(forPeople bool) zapcore.Encoder {

@@ -14,9 +14,19 @@ import (
 	"time"
 )
 
-// ListenForProfiles listens at a loopback address and at no other: a profile tells
+// ServeProfiles gives Go's profiles to `go tool pprof` at a loopback address, until
+// stop is called.
+func ServeProfiles(address string) (stop func(), err error) {
+	l, err := listenForProfiles(address)
+	if err != nil {
+		return nil, err
+	}
+	return serveProfiles(l), nil
+}
+
+// listenForProfiles listens at a loopback address and at no other: a profile tells
 // what is in memory.
-func ListenForProfiles(address string) (net.Listener, error) {
+func listenForProfiles(address string) (net.Listener, error) {
 	resolved, err := net.ResolveTCPAddr("tcp", address)
 	if err != nil {
 		return nil, err
@@ -27,10 +37,9 @@ func ListenForProfiles(address string) (net.Listener, error) {
 	return net.ListenTCP("tcp", resolved)
 }
 
-// ServeProfiles gives Go's profiles to `go tool pprof`, one at a time, until stop
-// is called. It speaks as much HTTP as that needs: net/http/pprof would make edged
-// a tenth larger.
-func ServeProfiles(l net.Listener) (stop func()) {
+// serveProfiles gives the profiles, one at a time, until stop is called. It speaks as
+// much HTTP as that needs: net/http/pprof would make edged a tenth larger.
+func serveProfiles(l net.Listener) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	running.Go(func() {

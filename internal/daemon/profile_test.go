@@ -25,11 +25,11 @@ func profile(t *testing.T, l net.Listener, path string) (head string, body []byt
 }
 
 func TestProfilesAreServedAsGoToolPprofReadsThem(t *testing.T) {
-	l, err := ListenForProfiles("127.0.0.1:0")
+	l, err := listenForProfiles("127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	stop := ServeProfiles(l)
+	stop := serveProfiles(l)
 	defer stop()
 	for _, path := range []string{"/debug/pprof/heap", "/debug/pprof/goroutine", "/debug/pprof/profile?seconds=0"} {
 		if head, body := profile(t, l, path); head != "HTTP/1.0 200 OK" || !bytes.HasPrefix(body, []byte("\x1f\x8b")) {
@@ -44,11 +44,11 @@ func TestProfilesAreServedAsGoToolPprofReadsThem(t *testing.T) {
 }
 
 func TestStoppingDoesNotWaitForAProfileToBeDone(t *testing.T) {
-	l, err := ListenForProfiles("127.0.0.1:0")
+	l, err := listenForProfiles("127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	stop := ServeProfiles(l)
+	stop := serveProfiles(l)
 	conn, err := net.Dial("tcp", l.Addr().String())
 	if err != nil {
 		t.Fatal(err)
@@ -63,7 +63,7 @@ func TestStoppingDoesNotWaitForAProfileToBeDone(t *testing.T) {
 
 func TestProfilesAreForLoopbackOnly(t *testing.T) {
 	for _, address := range []string{":0", "0.0.0.0:0", "[::]:0", "192.0.2.1:6060", "6060", ""} {
-		if l, err := ListenForProfiles(address); err == nil {
+		if l, err := listenForProfiles(address); err == nil {
 			l.Close()
 			t.Errorf("it listens at %q", address)
 		}

@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap"
 
 	"edged/internal/config"
+	"edged/internal/tcpserver"
 	"edged/internal/uds"
 )
 
@@ -59,66 +60,86 @@ func keyed(keys []string) string {
 	return strings.Join(shown, ", ")
 }
 
-// reload reads the configuration again and applies it: all of it or, where it is
-// bad or has changes that need a restart, nothing. Who leaves does not stop it; a
-// drain does.
+// reload reads the configuration again and applies it: all of it, or nothing if it is
+// bad or has changes that need a restart. It goes on if the operator disconnects; a
+// drain ends it.
 func (d *daemon) reload(ctx context.Context, _ []string, send func(uds.Answer) error) error {
 	if !d.reloading.TryLock() {
 		return uds.Errorf("Busy", "nothing was applied: another reload is under way")
 	}
 	defer d.reloading.Unlock()
-	if why := d.draining(); why != "" {
+	if why := d.life.draining(); why != "" {
 		return uds.Errorf("Draining", "nothing was applied: it drains (%s)", why)
 	}
-	if d.reread == nil {
-		return uds.Errorf("NoFile", "there is no configuration file to read again")
-	}
-	cfg, err := d.reread()
+	c, err := d.changes()
 	if err != nil {
-		return badConfig(err)
+		return err
 	}
-	old := d.config()
-	a := reloadAnswer{State: "ending", Changed: config.Changes(old, cfg), Added: []string{}, Removed: []string{}}
-	if a.Changed == nil {
-		a.Changed = []string{}
-	}
-	if fixed := needRestart(a.Changed); len(fixed) > 0 {
-		return uds.Errorf("NeedsRestart", "nothing was applied; this needs a restart: %s", strings.Join(fixed, ", "))
-	}
-	sec, err := security(cfg.TCP)
-	if err != nil {
-		return badConfig(err)
-	}
+	return d.apply(ctx, c, send)
+}
 
-	going, coming := listChanges(old.Lists, cfg.Lists)
-	for _, l := range going {
-		a.Removed = append(a.Removed, l.Key)
+// changes are what a reload applies.
+type changes struct {
+	cfg           *config.Config
+	sec           tcpserver.Security
+	keys          []string      // of the configuration
+	going, coming []config.List // one that was changed is in both
+}
+
+// changes reads the configuration again, and holds it against the one in force.
+func (d *daemon) changes() (c changes, err error) {
+	if d.options.Reread == nil {
+		return c, uds.Errorf("NoFile", "there is no configuration file to read again")
 	}
-	for _, l := range coming {
-		a.Added = append(a.Added, l.Key)
+	if c.cfg, err = d.options.Reread(); err != nil {
+		return c, badConfig(err)
 	}
+	old := d.served.config()
+	c.keys = config.Changes(old, c.cfg)
+	if fixed := needRestart(c.keys); len(fixed) > 0 {
+		return c, uds.Errorf("NeedsRestart", "nothing was applied; this needs a restart: %s", strings.Join(fixed, ", "))
+	}
+	if c.sec, err = security(c.cfg.TCP); err != nil {
+		return c, badConfig(err)
+	}
+	c.going, c.coming = listChanges(old.Lists, c.cfg.Lists)
+	return c, nil
+}
+
+// apply puts the changes into force, and sends how far it is.
+func (d *daemon) apply(ctx context.Context, c changes, send func(uds.Answer) error) error {
+	a := reloadAnswer{State: "ending", Changed: append([]string{}, c.keys...), Added: keysOf(c.coming), Removed: keysOf(c.going)}
 	paused := make(map[string]bool)
 	for _, s := range d.loop.Lists() {
 		paused[s.Key] = s.Paused
 	}
-	if err := d.endLists(ctx, going, time.Duration(old.Drain.Timeout), &a, send); err != nil {
+
+	if err := d.endLists(ctx, c.going, d.drainTimeout(), &a, send); err != nil {
 		return err
 	}
-	d.mu.Lock()
-	d.inForce = cfg
-	d.mu.Unlock()
-	if err := d.beginLists(ctx, coming, cfg, paused); err != nil {
+	d.served.replace(c.cfg, d.served.lists())
+	if err := d.beginLists(ctx, c.coming, c.cfg, paused); err != nil {
 		return err
 	}
-	if err := d.loop.SetBatch(ctx, cfg.Delivery.BatchItems, int(cfg.Delivery.BatchBytes)); err != nil {
+
+	if err := d.loop.SetBatch(ctx, c.cfg.Delivery.BatchItems, int(c.cfg.Delivery.BatchBytes)); err != nil {
 		return err
 	}
-	d.level.UnmarshalText([]byte(cfg.Log.Level)) // config has checked it
-	d.tcp.SetLimits(d.limits(cfg))
-	a.Disconnected = d.tcp.Reload(sec)
+	d.log.level.UnmarshalText([]byte(c.cfg.Log.Level)) // config has checked it
+	d.tcp.SetLimits(d.limits(c.cfg))
+	a.Disconnected = d.tcp.Reload(c.sec)
 	d.warnIfOpen()
 	a.State, a.InFlight = "reloaded", 0
 	return send(a)
+}
+
+// keysOf returns the keys of lists, which are not nil: JSON has [] then, not null.
+func keysOf(lists []config.List) []string {
+	keys := make([]string, len(lists))
+	for i, l := range lists {
+		keys[i] = l.Key
+	}
+	return keys
 }
 
 // listChanges returns the lists that are no more, and those that are new. One that
@@ -159,14 +180,7 @@ func (d *daemon) endLists(ctx context.Context, going []config.List, timeout time
 		}
 		d.log.Info("the list is not served any more", zap.String("list", l.Key))
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for _, l := range d.relayed {
-		if goes(l) {
-			addBooks(&d.past, l.Stats())
-		}
-	}
-	d.relayed = slices.DeleteFunc(slices.Clone(d.relayed), goes)
+	d.served.remove(goes)
 	return nil
 }
 
@@ -179,7 +193,7 @@ func (d *daemon) awaitConfirmed(which func(relayed) bool, timeout time.Duration,
 	deadline, tell := time.Now().Add(timeout), time.Now()
 	for {
 		a.InFlight = 0
-		for _, l := range d.lists() {
+		for _, l := range d.served.lists() {
 			if which(l) {
 				a.InFlight += l.Stats().InFlight
 			}
@@ -193,8 +207,8 @@ func (d *daemon) awaitConfirmed(which func(relayed) bool, timeout time.Duration,
 			tell = now.Add(time.Second)
 		}
 		select {
-		case <-d.left:
-			return uds.Errorf("Draining", "nothing was applied: it drains (%s)", d.draining())
+		case <-d.life.left:
+			return uds.Errorf("Draining", "nothing was applied: it drains (%s)", d.life.draining())
 		case <-ticker.C:
 		}
 	}
@@ -202,7 +216,7 @@ func (d *daemon) awaitConfirmed(which func(relayed) bool, timeout time.Duration,
 
 // beginLists puts lists into service, and gives all their share of the bounds.
 func (d *daemon) beginLists(ctx context.Context, coming []config.List, cfg *config.Config, paused map[string]bool) error {
-	lists := slices.Clone(d.lists())
+	lists := slices.Clone(d.served.lists())
 	for _, list := range coming {
 		l, source, subject := d.relay(list, cfg)
 		source.Paused = paused[list.Key]
@@ -221,9 +235,7 @@ func (d *daemon) beginLists(ctx context.Context, coming []config.List, cfg *conf
 			served = append(served, lists[i])
 		}
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.relayed = served
+	d.served.replace(cfg, served)
 	return nil
 }
 

@@ -3,7 +3,9 @@ package daemon
 import (
 	"crypto/tls"
 	"fmt"
+	"net"
 
+	"go.uber.org/zap"
 	"golang.org/x/crypto/bcrypt"
 
 	"edged/internal/config"
@@ -57,7 +59,15 @@ func tlsConfig(cfg config.TLS) (*tls.Config, error) {
 	return c, nil
 }
 
-// open tells whether everybody who reaches the port can connect.
+// warnIfOpen says in the log if every host on a network can read the items.
+func (d *daemon) warnIfOpen() {
+	if addr, ok := d.address.(*net.TCPAddr); ok && !addr.IP.IsLoopback() && open(d.served.config().TCP) {
+		d.log.Warn("listening beyond loopback without authentication: whoever reaches the port gets the items",
+			zap.Stringer("address", addr))
+	}
+}
+
+// open reports whether every client that reaches the port can connect.
 func open(cfg config.TCP) bool {
 	return cfg.Auth.TokenFile == "" && len(cfg.Users) == 0 && cfg.TLS.CAFile == ""
 }
