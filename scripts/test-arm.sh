@@ -31,7 +31,7 @@ done
 
 echo "arm: unit tests, emulated"
 GOARCH=arm64 go test -timeout 200s -exec qemu-aarch64-static -skip 'TestAStandardOutputThatNobodyReads|TestTheRuleHoldsAfterEveryStepOfRandomPlays' \
-	./internal/{batch,config,relay,signals,subscriber,systemd,tcpserver,uds}
+	./internal/{batch,config,relay,signals,subscriber,systemd,tcpserver,uds,watchdog}
 GOARCH=arm GOARM=7 go test -timeout 200s -exec qemu-arm-static -skip RandomPlays \
 	./internal/{batch,relay,tcpserver}
 

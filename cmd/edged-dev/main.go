@@ -137,7 +137,7 @@ func (s *samples) start(server string) {
 	}
 }
 
-// stop ends what start has started, if anything.
+// stop ends the goroutines of start, if there are any.
 func (s *samples) stop() {
 	if s.cancel != nil {
 		s.cancel()

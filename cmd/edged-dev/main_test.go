@@ -47,7 +47,7 @@ func temporary(t *testing.T) (folder string) {
 	return folder
 }
 
-// output reads what a process prints.
+// output reads the standard output of a process.
 type output struct {
 	*bufio.Scanner
 	t *testing.T

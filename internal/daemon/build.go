@@ -151,8 +151,8 @@ func (d *daemon) relay(list config.List, cfg *config.Config) (relayed, poller.Li
 	return relayed{list, w}, source, subject
 }
 
-// promptWindow and promptExplicit let the loop write to idle clients what it has
-// offered.
+// promptWindow and promptExplicit let the loop write the items that it offers to
+// idle clients.
 type promptWindow struct {
 	poller.Window
 	daemon *daemon

@@ -92,7 +92,7 @@ func (d *daemon) watch(ctx context.Context, args []string, send func(uds.Answer)
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-d.life.left:
+		case <-d.life.begun:
 		case <-ticker.C:
 		}
 	}
@@ -154,7 +154,7 @@ func (d *daemon) drain(ctx context.Context, args []string, send func(uds.Answer)
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-d.life.over:
+		case <-d.life.drained:
 			return send(d.progress("drained", deadline))
 		case <-ticker.C:
 		}

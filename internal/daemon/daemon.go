@@ -3,7 +3,7 @@
 // each other; this package ties them together.
 //
 // Main is for a program that is edged; Run runs a daemon beside others in a process.
-// Who starts which goroutine, and the order of the drain, is in docs/ARCHITECTURE.md.
+// docs/ARCHITECTURE.md lists the goroutines and the steps of the drain.
 package daemon
 
 import (
@@ -34,7 +34,7 @@ const (
 	ExitConfig = 78 // EX_CONFIG of sysexits.h
 )
 
-// Options are what a daemon needs from the program that runs it.
+// Options are the surroundings of a daemon.
 type Options struct {
 	Config  *config.Config
 	Reread  func() (*config.Config, error) // reads the configuration again; nil if there is no file
@@ -42,7 +42,7 @@ type Options struct {
 	Stderr  io.Writer                      // for the log, and for errors before there is one
 	Ready   func(tcp net.Addr)             // called when the daemon serves clients at tcp; may be nil
 
-	// What a process has only once. Main sets these. Each may be nil.
+	// Things that a process has only once. Main sets them. Each may be nil.
 	Signals <-chan os.Signal        // the first starts the drain, the second ends it
 	Notify  *systemd.Notifier       // the service manager
 	Sockets map[string]net.Listener // to serve on, by name, instead of opening sockets; Run closes them
@@ -57,7 +57,7 @@ func Run(ctx context.Context, o Options) (code int) {
 	return serve(ctx, o, log)
 }
 
-// daemon is the wired whole: what the control commands report on.
+// daemon is the wired whole, which the control commands report on.
 type daemon struct {
 	options Options
 	started time.Time
@@ -100,7 +100,7 @@ func serve(ctx context.Context, o Options, log *logging) (code int) {
 	return why.code
 }
 
-// running is what start has started. Every goroutine is waited for before serve
+// running are the goroutines of a daemon. serve waits for all of them before it
 // returns.
 type running struct {
 	loop, writer task
@@ -158,8 +158,7 @@ func (d *daemon) write(ctx context.Context) error {
 	return d.inbound.Run(ctx)
 }
 
-// end closes the control socket, and returns when all that start has started has
-// ended.
+// end closes the control socket, and returns when the last goroutine has ended.
 func (r *running) end() {
 	r.stopTelling()
 	r.control.Shutdown()

@@ -7,7 +7,7 @@ import (
 	"edged/internal/config"
 )
 
-// Describe writes what a daemon with this configuration runs.
+// Describe writes a summary of a valid configuration.
 func Describe(w io.Writer, cfg *config.Config) {
 	fmt.Fprintf(w, "the configuration is good: %s from Redis at %s to clients at %s\n",
 		counted(len(cfg.Lists), "list"), cfg.Redis.Where(), cfg.TCP.Listen)

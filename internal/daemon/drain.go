@@ -32,7 +32,7 @@ func (d *daemon) awaitStop(ctx context.Context) stop {
 
 // beginDrain announces the drain (1) and lets the loop take nothing more (2).
 func (d *daemon) beginDrain(s stop) {
-	d.life.leave(s.why)
+	d.life.beginDrain(s.why)
 	d.options.Notify.Stopping("draining: " + s.why)
 	d.log.Info("draining", zap.String("why", s.why), zap.Duration("timeout", s.timeout), zap.Int("clients", d.tcp.Stats().Clients),
 		zap.String("event", "draining"))
@@ -45,7 +45,7 @@ func (d *daemon) beginDrain(s stop) {
 	d.loop.StopTaking()
 }
 
-// drainClients stops accepting (2). Clients are told (3), get and confirm what is in
+// drainClients stops accepting (2). Clients are told (3), get and confirm the items in
 // flight (4), and have until the timeout to leave (5). A second signal, the order to
 // quit, or the end of ctx ends the waiting.
 func (d *daemon) drainClients(ctx context.Context, s stop, listener *watchdog.Listener) {
@@ -100,5 +100,5 @@ func (d *daemon) closeBooks(r *running) {
 	total := d.served.books()
 	d.log.Info("drained", zap.Uint64("taken", total.Taken), zap.Uint64("confirmed", total.Confirmed),
 		zap.Uint64("returned", total.Returned), zap.Uint64("dead", total.Dead), zap.Uint64("gone", total.Gone))
-	close(d.life.over)
+	close(d.life.drained)
 }

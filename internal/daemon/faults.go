@@ -10,8 +10,8 @@ import (
 	"edged/internal/batch"
 )
 
-// This build is for the tests of the watchdog. EDGED_FAULT says what is to stand
-// still: poll, tcp, control or relay; it does as soon as the file faultFile exists.
+// This build is for the tests of the watchdog. EDGED_FAULT names the part that stands
+// still as soon as the file faultFile exists: poll, tcp, control or relay.
 const faultFile = "/run/edged/fault"
 
 func faulty(where string) bool {
@@ -19,7 +19,7 @@ func faulty(where string) bool {
 	return err == nil && os.Getenv("EDGED_FAULT") == where
 }
 
-// standStill never returns where the fault is.
+// standStill never returns if the part has the fault.
 func standStill(where string) {
 	if faulty(where) {
 		select {}
@@ -33,7 +33,7 @@ func jam(w window) {
 	}
 }
 
-// breakable returns a listener whose Accept never returns where the fault is.
+// breakable returns a listener whose Accept never returns if it has the fault.
 func breakable(name string, ln net.Listener) net.Listener { return faultyListener{ln, name} }
 
 type faultyListener struct {

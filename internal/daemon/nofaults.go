@@ -4,8 +4,8 @@ package daemon
 
 import "net"
 
-// standStill, breakable and jam are where a build with the tag "faults" breaks the
-// daemon: see faults.go.
+// A build with the tag "faults" breaks the daemon in standStill, breakable and jam:
+// see faults.go.
 func standStill(string) {}
 
 func breakable(_ string, ln net.Listener) net.Listener { return ln }

@@ -12,9 +12,9 @@ import (
 	"edged/internal/systemd"
 )
 
-// Main is Run for a daemon that has the process to itself. All that the daemon does
-// to its process is here: signals, the log of go-redis, the memory limit, and what
-// systemd passes.
+// Main is Run for a daemon that has the process to itself. All effects on the process
+// are here: signals, the log of go-redis, the memory limit, and the sockets and
+// notifications of systemd.
 func Main(ctx context.Context, o Options) (code int) {
 	// Never stopped: a signal that comes after the drain must not kill the process
 	// before it has returned its exit code.

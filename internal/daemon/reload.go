@@ -78,7 +78,7 @@ func (d *daemon) reload(ctx context.Context, _ []string, send func(uds.Answer) e
 	return d.apply(ctx, c, send)
 }
 
-// changes are what a reload applies.
+// changes are the input of a reload.
 type changes struct {
 	cfg           *config.Config
 	sec           tcpserver.Security
@@ -207,7 +207,7 @@ func (d *daemon) awaitConfirmed(which func(relayed) bool, timeout time.Duration,
 			tell = now.Add(time.Second)
 		}
 		select {
-		case <-d.life.left:
+		case <-d.life.begun:
 			return uds.Errorf("Draining", "nothing was applied: it drains (%s)", d.life.draining())
 		case <-ticker.C:
 		}

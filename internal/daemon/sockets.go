@@ -27,7 +27,7 @@ var socketNetworks = map[string]string{TCPSocket: "tcp", ControlSocket: "unix", 
 // controlGroup is the group whose members may use the control socket.
 const controlGroup = "edged"
 
-// sockets are what the daemon accepts connections on.
+// sockets are the listeners of the daemon.
 type sockets struct {
 	tcp       *watchdog.Listener
 	operators *watchdog.Listener
@@ -98,11 +98,11 @@ func (s *sockets) close() {
 }
 
 // passed are the listening sockets that systemd passed, by name; nil if it passed
-// none. It passes all that the configuration asks for or none at all: if some were
-// missing, it would not be clear where the daemon can be reached.
+// none. They must be all that the configuration asks for, or none: a daemon that
+// serves on some of them only would be hard to reach.
 type passed map[string]net.Listener
 
-// check holds what was passed against the configuration.
+// check compares the sockets with the configuration.
 func (p passed) check(cfg *config.Config, log *zap.Logger) error {
 	if p == nil {
 		return nil

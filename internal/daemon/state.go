@@ -12,16 +12,16 @@ import (
 
 // lifecycle takes the orders to end, and tells how far the end has come.
 type lifecycle struct {
-	orders chan stop     // orders to drain or to quit; holds one
-	left   chan struct{} // closed when the drain begins
-	over   chan struct{} // closed when the books are
+	orders  chan stop     // orders to drain or to quit; holds one
+	begun   chan struct{} // closed when the drain begins
+	drained chan struct{} // closed with the books
 
 	mu  sync.Mutex
 	why string // guarded by mu; why the daemon drains, empty while it serves
 }
 
 func newLifecycle() *lifecycle {
-	return &lifecycle{orders: make(chan stop, 1), left: make(chan struct{}), over: make(chan struct{})}
+	return &lifecycle{orders: make(chan stop, 1), begun: make(chan struct{}), drained: make(chan struct{})}
 }
 
 // stop is an order to end.
@@ -51,12 +51,12 @@ func (l *lifecycle) order(s stop) {
 	}
 }
 
-// leave notes that the drain has begun; it is called once.
-func (l *lifecycle) leave(why string) {
+// beginDrain notes that the drain has begun; it is called once.
+func (l *lifecycle) beginDrain(why string) {
 	l.mu.Lock()
 	l.why = why
 	l.mu.Unlock()
-	close(l.left)
+	close(l.begun)
 }
 
 // draining returns why the daemon drains; it is empty while the daemon serves.
@@ -88,7 +88,7 @@ type window interface {
 	Stop()
 }
 
-// config returns the configuration in force: what reload has changed is in it.
+// config returns the configuration in force, with the changes of reload.
 func (s *served) config() *config.Config {
 	s.mu.Lock()
 	defer s.mu.Unlock()

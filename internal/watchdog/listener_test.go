@@ -50,8 +50,8 @@ func TestAnAcceptLoopWithoutClientsGoesRound(t *testing.T) {
 	}
 }
 
-// A client that connects after Stop stays in the queue of the socket, where the next
-// daemon finds it.
+// A client that connects after Stop stays in the queue of the socket: the next daemon
+// accepts it.
 func TestAStoppedListenerRefusesNoConnection(t *testing.T) {
 	l, _ := watched(t, 0)
 	address := l.Addr().String()

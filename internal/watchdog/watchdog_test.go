@@ -33,7 +33,7 @@ func TestTheReportIsSentOnlyWhileAllLoopsGoRound(t *testing.T) {
 
 	now := time.Now()
 	for _, step := range []struct {
-		what          string
+		name          string
 		first, second time.Duration // since their last beats; -1: they have ended
 		sent          bool
 	}{
@@ -55,7 +55,7 @@ func TestTheReportIsSentOnlyWhileAllLoopsGoRound(t *testing.T) {
 		w.Check(now)
 		w.Check(now.Add(time.Second)) // too early to look again
 		if sent := m.reports == 1; sent != step.sent {
-			t.Errorf("%s: %d reports", step.what, m.reports)
+			t.Errorf("%s: %d reports", step.name, m.reports)
 		}
 	}
 	if probes != 6 {
