@@ -10,20 +10,21 @@ DEBS ?= amd64 arm64 armhf
 
 export CGO_ENABLED ?= 0
 LDFLAGS = -s -w -X main.version=$(VERSION)
-# Nothing of the in-memory Redis of -dev is worth inlining: half a megabyte less.
-SMALL = -gcflags=github.com/alicebob/miniredis/v2/...=-l -gcflags=github.com/yuin/gopher-lua/...=-l
-BUILD = go build -trimpath -ldflags '$(LDFLAGS)' $(SMALL)
+BUILD = go build -trimpath -ldflags '$(LDFLAGS)'
 
-.PHONY: help run build build-arm64 man install test test-compat crash bench bench-compare costs tools check fmt clean test-systemd build-armv7 test-arm64 build-amd64 deb release
+.PHONY: help run build build-dev build-arm64 man install test test-compat crash bench bench-compare costs tools check fmt clean test-systemd build-armv7 test-arm64 build-amd64 deb release
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-run: build ## build edged and try it: in-memory Redis, sample items, nothing else needed
-	@bin/edged -dev
+run: build build-dev ## try edged: in-memory Redis, sample items, nothing else needed
+	@bin/edged-dev
 
 build: ## build bin/edged for this machine
 	$(BUILD) -o bin/edged ./cmd/edged
+
+build-dev: ## build bin/edged-dev, which is edged on an in-memory Redis
+	$(BUILD) -o bin/edged-dev ./cmd/edged-dev
 
 build-amd64: ## build bin/edged-amd64
 	GOOS=linux GOARCH=amd64 $(BUILD) -o bin/edged-amd64 ./cmd/edged

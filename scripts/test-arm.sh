@@ -2,7 +2,7 @@
 # test-arm.sh: what bin/edged-arm64 and bin/edged-armv7 do on an emulated processor,
 # with qemu's user mode. `make test-arm64` builds them first.
 #
-# Left out, by name: cmd/edged, internal/dev and a test of internal/signals start
+# Left out, by name: cmd/edged, cmd/edged-dev and a test of internal/signals start
 # themselves as another process, which needs binfmt; internal/poller and
 # internal/inbound take over a minute (10,000 items through the whole daemon below
 # stand in for them); most random plays of internal/relay.
@@ -31,7 +31,7 @@ done
 
 echo "arm: unit tests, emulated"
 GOARCH=arm64 go test -timeout 200s -exec qemu-aarch64-static -skip 'TestAStandardOutputThatNobodyReads|TestTheRuleHoldsAfterEveryStepOfRandomPlays' \
-	./internal/{batch,config,relay,signals,subscriber,systemd,tcpserver,uds}
+	./internal/{batch,config,relay,signals,subscriber,systemd,tcpserver,uds,watchdog}
 GOARCH=arm GOARM=7 go test -timeout 200s -exec qemu-arm-static -skip RandomPlays \
 	./internal/{batch,relay,tcpserver}
 

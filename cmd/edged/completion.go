@@ -5,6 +5,7 @@ import (
 	"io"
 	"strings"
 
+	"edged/internal/daemon"
 	"edged/internal/uds"
 )
 
@@ -24,7 +25,7 @@ type subcommand struct {
 // subcommands are in the order of the usage.
 func subcommands() []subcommand {
 	ctl := []string{"-socket", "help"}
-	for _, c := range (&daemon{}).commands() {
+	for _, c := range daemon.Commands() {
 		ctl = append(ctl, c.Name)
 	}
 	return []subcommand{
@@ -47,7 +48,7 @@ func runCompletion(args []string, stdout, stderr io.Writer) int {
 	case "bash":
 		writeBash(stdout)
 	case "zsh":
-		writeZsh(stdout, (&daemon{}).commands())
+		writeZsh(stdout, daemon.Commands())
 	default:
 		fmt.Fprintf(stderr, "edged completion: there is no shell %q here\n%s", flags.Arg(0), completionUsage)
 		return exitUsage
@@ -56,7 +57,7 @@ func runCompletion(args []string, stdout, stderr io.Writer) int {
 }
 
 func writeBash(w io.Writer) {
-	names := []string{"-config", "-dev", "-h"}
+	names := []string{"-config", "-h"}
 	for _, s := range subcommands() {
 		names = append(names, s.name)
 	}

@@ -5,6 +5,8 @@ import (
 	"go/parser"
 	"go/token"
 	"io/fs"
+	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -56,12 +58,12 @@ func goFiles(t *testing.T) []goFile {
 	return all
 }
 
-// Components know no component beside them, so that each can be understood,
-// tested and replaced alone; cmd/edged wires them. What they share is
-// internal/batch, the vocabulary.
+// Components know no component beside them, nor the configuration, so that each can
+// be understood, tested and replaced alone; internal/daemon wires them, and only
+// commands import it. They share internal/batch, the vocabulary.
 func TestComponentsImportNoComponentBesideThem(t *testing.T) {
 	for _, s := range goFiles(t) {
-		if strings.HasPrefix(s.folder, "cmd/") {
+		if strings.HasPrefix(s.folder, "cmd/") || s.folder == "internal/daemon" {
 			continue
 		}
 		allowed := []string{"edged/internal/batch"}
@@ -72,8 +74,33 @@ func TestComponentsImportNoComponentBesideThem(t *testing.T) {
 			allowed = append(allowed, "edged/"+s.folder, "edged/internal/redistest", "edged/internal/relay")
 		}
 		for _, imported := range s.imports {
-			if strings.HasPrefix(imported, "edged/") && !slices.Contains(allowed, imported) {
-				t.Errorf("%s imports %s: give it an interface, and tie the two together in cmd/edged", s.path, imported)
+			switch {
+			case !strings.HasPrefix(imported, "edged/"), slices.Contains(allowed, imported):
+			case imported == "edged/internal/config":
+				t.Errorf("%s imports %s: give it Options of its own, which internal/daemon fills in", s.path, imported)
+			default:
+				t.Errorf("%s imports %s: give it an interface, and tie the two together in internal/daemon", s.path, imported)
+			}
+		}
+	}
+}
+
+// The in-memory Redis belongs to cmd/edged-dev.
+func TestTheProductCarriesNoRedisAndNoLua(t *testing.T) {
+	cmd := exec.Command("go", "list", "-deps", ".")
+	cmd.Stderr = os.Stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	packages := strings.Fields(string(out))
+	if !slices.Contains(packages, "edged/internal/daemon") {
+		t.Fatalf("go list names only %d packages, and not internal/daemon", len(packages))
+	}
+	for _, imported := range packages {
+		for _, kept := range []string{"github.com/alicebob/miniredis", "github.com/yuin/gopher-lua", "edged/internal/redistest", "testing"} {
+			if imported == kept || strings.HasPrefix(imported, kept+"/") {
+				t.Errorf("cmd/edged depends on %s", imported)
 			}
 		}
 	}

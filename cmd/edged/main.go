@@ -16,16 +16,20 @@ import (
 	"syscall"
 
 	"edged/internal/config"
+	"edged/internal/daemon"
 	"edged/internal/subscriber"
 )
 
 // Exit codes. systemd is told not to restart after exitConfig.
 const (
 	exitOK     = 0
-	exitFailed = 1
+	exitFailed = daemon.ExitFailed
 	exitUsage  = 2
-	exitConfig = 78 // EX_CONFIG of sysexits.h
+	exitConfig = daemon.ExitConfig
 )
+
+// version is a semantic version.
+var version = "0.1.0" // set by the Makefile's VERSION
 
 // defaultConfig is read where it exists and no other file was named.
 const defaultConfig = "/etc/edged/edged.toml"
@@ -34,7 +38,6 @@ const usage = `edged relays the items of Redis lists to TCP clients, and loses n
 
   edged [-config FILE]        serve; without -config: the file
                               ` + defaultConfig + `, or the defaults
-  edged -dev                  try it: in-memory Redis, sample items, on loopback
   edged check [FILE]          say all that is wrong with a configuration, or
                               what it would run
   edged ctl COMMAND...        send a command to the daemon (edged ctl help)
@@ -69,7 +72,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		case "completion":
 			return runCompletion(args[1:], stdout, stderr)
 		case "version", "-version", "--version":
-			fmt.Fprintln(stdout, currentVersion().line())
+			fmt.Fprintln(stdout, daemon.VersionOf(version))
 			return exitOK
 		case "help":
 			fmt.Fprint(stdout, usage)
@@ -83,26 +86,28 @@ func run(args []string, stdout, stderr io.Writer) int {
 	if code, done := parse(flags, args, 0, 0); done {
 		return code
 	}
+	if *dev {
+		fmt.Fprintln(stderr, "edged: -dev is a program of its own now: make run, or bin/edged-dev")
+		return exitUsage
+	}
 	if *pprof != "" {
-		l, err := listenForProfiles(*pprof)
+		stop, err := daemon.ServeProfiles(*pprof)
 		if err != nil {
 			fmt.Fprintf(stderr, "edged: -pprof: %v\n", err)
 			return exitFailed
 		}
-		defer serveProfiles(l)()
-	}
-	if *dev {
-		if *file != "" {
-			fmt.Fprintln(stderr, "edged: -dev brings its own configuration; leave -config out")
-			return exitUsage
-		}
-		return serveDev(stdout, stderr)
+		defer stop()
 	}
 	cfg, code := load(*file, stderr)
 	if cfg == nil {
 		return code
 	}
-	return serve(cfg, func() (*config.Config, error) { return read(*file) }, stderr, nil)
+	return daemon.Main(context.Background(), daemon.Options{
+		Config:  cfg,
+		Reread:  func() (*config.Config, error) { return read(*file) },
+		Version: version,
+		Stderr:  stderr,
+	})
 }
 
 // read reads the configuration.
@@ -137,19 +142,7 @@ func runCheck(args []string, stdout, stderr io.Writer) int {
 	if cfg == nil {
 		return code
 	}
-	fmt.Fprintf(stdout, "the configuration is good: %s from Redis at %s to clients at %s\n",
-		counted(len(cfg.Lists), "list"), cfg.Redis.Where(), cfg.TCP.Listen)
-	for _, l := range cfg.Lists {
-		fmt.Fprintf(stdout, "list     %s, subject %s, ack %s, taken from the %s\n", printable(l.Key), l.Subject, l.Ack, l.TakeFrom)
-	}
-	for _, in := range cfg.Inbound {
-		fmt.Fprintf(stdout, "inbound  %s to the list %s\n", in.Subject, printable(in.List))
-	}
-	fmt.Fprintf(stdout, "control  %s for operators", cfg.Control.Socket)
-	if cfg.Control.StatusSocket != "" {
-		fmt.Fprintf(stdout, ", %s for monitors", cfg.Control.StatusSocket)
-	}
-	fmt.Fprintln(stdout)
+	daemon.Describe(stdout, cfg)
 	return exitOK
 }
 

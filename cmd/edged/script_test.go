@@ -152,7 +152,6 @@ func setup(env *testscript.Env) error {
 	folder := shortFolder(tb)
 	w := &world{redis: redistest.Start(tb), processes: map[string]*process{}}
 	env.Values["world"] = w
-	env.Setenv("TMPDIR", folder) // for edged -dev, whose socket is in there
 	env.Setenv("CONTROL", filepath.Join(folder, "control.sock"))
 	env.Setenv("STATUS", filepath.Join(folder, "status.sock"))
 	env.Setenv("REDIS", w.redis.Address())
@@ -236,7 +235,7 @@ func startProcess(ts *testscript.TestScript, name, program string, args ...strin
 		out: ts.MkAbs(name + ".out"), err: ts.MkAbs(name + ".err"),
 	}
 	p.Args[0] = program
-	for _, key := range []string{"PATH", "TMPDIR", "HOME", "GORACE"} {
+	for _, key := range []string{"PATH", "HOME", "GORACE"} {
 		p.Env = append(p.Env, key+"="+ts.Getenv(key))
 	}
 	p.Dir = ts.MkAbs(".")

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"edged/internal/config"
+	"edged/internal/daemon"
 )
 
 const unitFolder = "../../deploy/systemd"
@@ -82,9 +83,9 @@ func TestSocketUnitsFitTheProgram(t *testing.T) {
 		t.Fatal(err)
 	}
 	for file, want := range map[string]map[string]string{
-		"edged.socket":         {"FileDescriptorName": tcpSocket, "ListenStream": defaults.TCP.Listen, "Service": "edged.service"},
-		"edged-control.socket": {"FileDescriptorName": controlSocket, "ListenStream": defaults.Control.Socket, "Service": "edged.service", "SocketMode": "0660"},
-		"edged-status.socket":  {"FileDescriptorName": statusSocket, "ListenStream": defaults.Control.StatusSocket, "Service": "edged.service", "SocketMode": "0666"},
+		"edged.socket":         {"FileDescriptorName": daemon.TCPSocket, "ListenStream": defaults.TCP.Listen, "Service": "edged.service"},
+		"edged-control.socket": {"FileDescriptorName": daemon.ControlSocket, "ListenStream": defaults.Control.Socket, "Service": "edged.service", "SocketMode": "0660"},
+		"edged-status.socket":  {"FileDescriptorName": daemon.StatusSocket, "ListenStream": defaults.Control.StatusSocket, "Service": "edged.service", "SocketMode": "0666"},
 	} {
 		unit := settings(t, file)
 		for key, value := range want {

@@ -181,10 +181,10 @@ func TestARestartUnderLoadRefusesNobodyAndLosesNothing(t *testing.T) {
 
 func TestALoopThatStandsStillIsKilledAndLeavesItsGoroutinesInTheJournal(t *testing.T) {
 	for fault, trace := range map[string]string{
-		"poll":    "main.(*lifeline).feed",
-		"tcp":     "main.(*door).Accept",
-		"control": "main.(*door).Accept",
-		"relay":   "main.stuck.Deliver",
+		"poll":    "daemon.(*daemon).alive",
+		"tcp":     "watchdog.(*Listener).Accept",
+		"control": "watchdog.(*Listener).Accept",
+		"relay":   "daemon.stuck.Deliver",
 	} {
 		t.Run(fault, func(t *testing.T) {
 			prepare(t, "[redis]\npoll_interval = \"100ms\"\n")

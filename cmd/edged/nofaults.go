@@ -1,9 +1,0 @@
-//go:build !faults
-
-package main
-
-// standStill and jam are where a build with the tag "faults" breaks the daemon: see
-// faults.go.
-func standStill(string) {}
-
-func jam(window) {}

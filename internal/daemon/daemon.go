@@ -1,0 +1,178 @@
+// Package daemon is the composition root: it builds the components from a
+// configuration, runs them, and drains them in order. Components know nothing of
+// each other; this package ties them together.
+//
+// Main is for a program that is edged; Run runs a daemon beside others in a process.
+// docs/ARCHITECTURE.md lists the goroutines and the steps of the drain.
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/journal"
+	"go.uber.org/zap"
+
+	"edged/internal/config"
+	"edged/internal/inbound"
+	"edged/internal/poller"
+	"edged/internal/systemd"
+	"edged/internal/tcpserver"
+	"edged/internal/uds"
+	"edged/internal/watchdog"
+)
+
+// Exit codes of Main and Run. systemd is told not to restart after ExitConfig.
+const (
+	ExitFailed = 1
+	ExitConfig = 78 // EX_CONFIG of sysexits.h
+)
+
+// Options are the surroundings of a daemon.
+type Options struct {
+	Config  *config.Config
+	Reread  func() (*config.Config, error) // reads the configuration again; nil if there is no file
+	Version string                         // a semantic version: NATS clients read it in INFO
+	Stderr  io.Writer                      // for the log, and for errors before there is one
+	Ready   func(tcp net.Addr)             // called when the daemon serves clients at tcp; may be nil
+
+	// Things that a process has only once. Main sets them. Each may be nil.
+	Signals <-chan os.Signal        // the first starts the drain, the second ends it
+	Notify  *systemd.Notifier       // the service manager
+	Sockets map[string]net.Listener // to serve on, by name, instead of opening sockets; Run closes them
+}
+
+// Run runs a daemon from start to drain and returns its exit code. If ctx ends, so
+// does the daemon, without waiting for its clients. Run has no effect on the process
+// around the daemon.
+func Run(ctx context.Context, o Options) (code int) {
+	log := newLog(o.Config.Log, o.Stderr, journal.Send)
+	defer log.close()
+	return serve(ctx, o, log)
+}
+
+// daemon is the wired whole, which the control commands report on.
+type daemon struct {
+	options Options
+	started time.Time
+	log     *logging
+
+	loop     *poller.Loop
+	tcp      *tcpserver.Server
+	inbound  *inbound.Writer // nil if clients write to no list
+	control  *uds.Server
+	watchdog *watchdog.Watchdog
+	address  net.Addr // where clients connect
+
+	life      *lifecycle
+	served    served
+	reloading sync.Mutex             // held by reload, and when the drain begins
+	shortage  atomic.Pointer[string] // why not all of tcp.max_connections fit; empty or nil if they do
+}
+
+// serve is the life of the daemon, from top to bottom.
+func serve(ctx context.Context, o Options, log *logging) (code int) {
+	d, err := build(o, log)
+	if err != nil {
+		fmt.Fprintf(o.Stderr, "edged: %v\n", err)
+		return ExitConfig
+	}
+	sockets, code := d.listen()
+	if sockets == nil {
+		return code
+	}
+	defer sockets.close()
+
+	running := d.start(sockets)
+	d.ready(sockets)
+	why := d.awaitStop(ctx)
+
+	d.beginDrain(why)
+	d.drainClients(ctx, why, sockets.tcp)
+	d.closeBooks(running)
+	running.end() // the control socket closes last
+	return why.code
+}
+
+// running are the goroutines of a daemon. serve waits for all of them before it
+// returns.
+type running struct {
+	loop, writer task
+	control      *uds.Server
+	stopTelling  context.CancelFunc
+	rest         sync.WaitGroup // the accept loops, and tell
+}
+
+// task is a goroutine that runs until it is cancelled.
+type task struct {
+	cancel context.CancelFunc
+	ended  chan error
+}
+
+func startTask(run func(context.Context) error) task {
+	ctx, cancel := context.WithCancel(context.Background())
+	t := task{cancel, make(chan error, 1)}
+	go func() { t.ended <- run(ctx) }()
+	return t
+}
+
+// start starts the loop, the accept loops and the rest.
+func (d *daemon) start(s *sockets) *running {
+	r := &running{control: d.control, loop: startTask(d.loop.Run)}
+	r.rest.Go(func() {
+		if err := d.tcp.Serve(s.tcp); err != nil {
+			d.life.order(stop{why: "the TCP listener failed: " + err.Error(), timeout: d.drainTimeout(), code: ExitFailed})
+		}
+	})
+	r.rest.Go(func() {
+		if err := d.control.Serve(s.operators, uds.Admin); err != nil {
+			d.log.Error("the control socket is gone", zap.Error(err))
+		}
+	})
+	if s.monitors != nil {
+		r.rest.Go(func() {
+			if err := d.control.Serve(s.monitors, uds.User); err != nil {
+				d.log.Error("the status socket is gone", zap.Error(err))
+			}
+		})
+	}
+
+	r.writer = startTask(d.write)
+	telling, stopTelling := context.WithCancel(context.Background())
+	r.stopTelling = stopTelling
+	r.rest.Go(func() { d.tell(telling) })
+	return r
+}
+
+// write runs the inbound writer, if there is one.
+func (d *daemon) write(ctx context.Context) error {
+	if d.inbound == nil {
+		return nil
+	}
+	return d.inbound.Run(ctx)
+}
+
+// end closes the control socket, and returns when the last goroutine has ended.
+func (r *running) end() {
+	r.stopTelling()
+	r.control.Shutdown()
+	r.rest.Wait()
+}
+
+// ready announces that the daemon serves.
+func (d *daemon) ready(s *sockets) {
+	cfg := d.served.config()
+	d.log.Info("serving", zap.String("version", d.options.Version), zap.String("instance", cfg.Instance), zap.Int("pid", os.Getpid()),
+		zap.String("redis", cfg.Redis.Where()), zap.Stringer("tcp", s.tcp.Addr()), zap.Stringer("control", s.operators.Addr()),
+		zap.String("event", "started"))
+	d.options.Notify.Ready(d.summary())
+	if d.options.Ready != nil {
+		d.options.Ready(s.tcp.Addr())
+	}
+}

@@ -1,0 +1,260 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+
+	"edged/internal/config"
+	"edged/internal/tcpserver"
+	"edged/internal/uds"
+)
+
+// reloadable are the keys, or what they begin with, that reload applies.
+var reloadable = []string{
+	"list", "delivery.batch_items", "delivery.batch_bytes", "delivery.window_items", "delivery.memory",
+	"delivery.receipt_timeout", "tcp.max_connections", "tcp.max_connections_per_address", "tcp.max_subscriptions", "tcp.max_pending",
+	"tcp.connect_timeout", "tcp.ping_interval", "tcp.tls", "tcp.auth", "tcp.user", "drain.timeout", "log.level",
+}
+
+// reloadAnswer is a line of reload: how far it is, then what it has done.
+type reloadAnswer struct {
+	State        string   `json:"state"`        // ending, while lists that go have items on their way; then reloaded
+	InFlight     int      `json:"in_flight"`    // of those
+	Changed      []string `json:"changed"`      // keys; what files hold is read again in any case
+	Added        []string `json:"added"`        // keys of lists; one that was changed is removed and added
+	Removed      []string `json:"removed"`      // keys of lists
+	Disconnected int      `json:"disconnected"` // clients whose rights have changed
+}
+
+func (a reloadAnswer) Text(w io.Writer) {
+	if a.State == "ending" {
+		fmt.Fprintf(w, "ending %s: %s on their way\n", keyed(a.Removed), counted(a.InFlight, "item"))
+		return
+	}
+	changed := "no key has changed"
+	if len(a.Changed) > 0 {
+		changed = "changed: " + strings.Join(a.Changed, ", ")
+	}
+	if len(a.Removed) > 0 {
+		changed += "; lists removed: " + keyed(a.Removed)
+	}
+	if len(a.Added) > 0 {
+		changed += "; lists added: " + keyed(a.Added)
+	}
+	fmt.Fprintf(w, "%s; certificates and passwords were read again; %s disconnected\n", changed, counted(a.Disconnected, "client"))
+}
+
+// keyed are keys of lists in words.
+func keyed(keys []string) string {
+	shown := make([]string, len(keys))
+	for i, key := range keys {
+		shown[i] = printable(key)
+	}
+	return strings.Join(shown, ", ")
+}
+
+// reload reads the configuration again and applies it: all of it, or nothing if it is
+// bad or has changes that need a restart. It goes on if the operator disconnects; a
+// drain ends it.
+func (d *daemon) reload(ctx context.Context, _ []string, send func(uds.Answer) error) error {
+	if !d.reloading.TryLock() {
+		return uds.Errorf("Busy", "nothing was applied: another reload is under way")
+	}
+	defer d.reloading.Unlock()
+	if why := d.life.draining(); why != "" {
+		return uds.Errorf("Draining", "nothing was applied: it drains (%s)", why)
+	}
+	c, err := d.changes()
+	if err != nil {
+		return err
+	}
+	return d.apply(ctx, c, send)
+}
+
+// changes are the input of a reload.
+type changes struct {
+	cfg           *config.Config
+	sec           tcpserver.Security
+	keys          []string      // of the configuration
+	going, coming []config.List // one that was changed is in both
+}
+
+// changes reads the configuration again, and holds it against the one in force.
+func (d *daemon) changes() (c changes, err error) {
+	if d.options.Reread == nil {
+		return c, uds.Errorf("NoFile", "there is no configuration file to read again")
+	}
+	if c.cfg, err = d.options.Reread(); err != nil {
+		return c, badConfig(err)
+	}
+	old := d.served.config()
+	c.keys = config.Changes(old, c.cfg)
+	if fixed := needRestart(c.keys); len(fixed) > 0 {
+		return c, uds.Errorf("NeedsRestart", "nothing was applied; this needs a restart: %s", strings.Join(fixed, ", "))
+	}
+	if c.sec, err = security(c.cfg.TCP); err != nil {
+		return c, badConfig(err)
+	}
+	c.going, c.coming = listChanges(old.Lists, c.cfg.Lists)
+	return c, nil
+}
+
+// apply puts the changes into force, and sends how far it is.
+func (d *daemon) apply(ctx context.Context, c changes, send func(uds.Answer) error) error {
+	a := reloadAnswer{State: "ending", Changed: append([]string{}, c.keys...), Added: keysOf(c.coming), Removed: keysOf(c.going)}
+	paused := make(map[string]bool)
+	for _, s := range d.loop.Lists() {
+		paused[s.Key] = s.Paused
+	}
+
+	if err := d.endLists(ctx, c.going, d.drainTimeout(), &a, send); err != nil {
+		return err
+	}
+	d.served.replace(c.cfg, d.served.lists())
+	if err := d.beginLists(ctx, c.coming, c.cfg, paused); err != nil {
+		return err
+	}
+
+	if err := d.loop.SetBatch(ctx, c.cfg.Delivery.BatchItems, int(c.cfg.Delivery.BatchBytes)); err != nil {
+		return err
+	}
+	d.log.level.UnmarshalText([]byte(c.cfg.Log.Level)) // config has checked it
+	d.tcp.SetLimits(d.limits(c.cfg))
+	a.Disconnected = d.tcp.Reload(c.sec)
+	d.warnIfOpen()
+	a.State, a.InFlight = "reloaded", 0
+	return send(a)
+}
+
+// keysOf returns the keys of lists, which are not nil: JSON has [] then, not null.
+func keysOf(lists []config.List) []string {
+	keys := make([]string, len(lists))
+	for i, l := range lists {
+		keys[i] = l.Key
+	}
+	return keys
+}
+
+// listChanges returns the lists that are no more, and those that are new. One that
+// was changed is both.
+func listChanges(old, now []config.List) (going, coming []config.List) {
+	without := func(some, others []config.List) (rest []config.List) {
+		for _, l := range some {
+			if !slices.ContainsFunc(others, func(o config.List) bool { return reflect.DeepEqual(l, o) }) {
+				rest = append(rest, l)
+			}
+		}
+		return rest
+	}
+	return without(old, now), without(now, old)
+}
+
+// endLists takes lists out of service: nothing more is taken of them, what is on
+// its way is confirmed within the timeout, or goes back.
+func (d *daemon) endLists(ctx context.Context, going []config.List, timeout time.Duration, a *reloadAnswer, send func(uds.Answer) error) error {
+	if len(going) == 0 {
+		return nil
+	}
+	goes := func(l relayed) bool {
+		return slices.ContainsFunc(going, func(g config.List) bool { return g.Key == l.Key })
+	}
+	for _, l := range going {
+		if err := d.loop.Finish(ctx, l.Key); err != nil {
+			return listError(l.Key, err)
+		}
+	}
+	if err := d.awaitConfirmed(goes, timeout, a, send); err != nil {
+		return err
+	}
+	for _, l := range going {
+		d.tcp.RemoveList(l.Key)
+		if err := d.loop.Remove(ctx, l.Key); err != nil {
+			d.log.Error("the list did not end cleanly", zap.String("list", l.Key), zap.Error(err))
+		}
+		d.log.Info("the list is not served any more", zap.String("list", l.Key))
+	}
+	d.served.remove(goes)
+	return nil
+}
+
+// awaitConfirmed waits until nothing of some lists is on its way, or for the
+// timeout, and tells each second how far it is.
+func (d *daemon) awaitConfirmed(which func(relayed) bool, timeout time.Duration, a *reloadAnswer, send func(uds.Answer) error) error {
+	const look = 5 * time.Millisecond
+	ticker := time.NewTicker(look)
+	defer ticker.Stop()
+	deadline, tell := time.Now().Add(timeout), time.Now()
+	for {
+		a.InFlight = 0
+		for _, l := range d.served.lists() {
+			if which(l) {
+				a.InFlight += l.Stats().InFlight
+			}
+		}
+		now := time.Now()
+		if a.InFlight == 0 || now.After(deadline) {
+			return nil
+		}
+		if !now.Before(tell) {
+			_ = send(*a) // who leaves does not stop it
+			tell = now.Add(time.Second)
+		}
+		select {
+		case <-d.life.begun:
+			return uds.Errorf("Draining", "nothing was applied: it drains (%s)", d.life.draining())
+		case <-ticker.C:
+		}
+	}
+}
+
+// beginLists puts lists into service, and gives all their share of the bounds.
+func (d *daemon) beginLists(ctx context.Context, coming []config.List, cfg *config.Config, paused map[string]bool) error {
+	lists := slices.Clone(d.served.lists())
+	for _, list := range coming {
+		l, source, subject := d.relay(list, cfg)
+		source.Paused = paused[list.Key]
+		if err := d.loop.Add(ctx, source); err != nil {
+			return err
+		}
+		d.tcp.AddList(subject)
+		d.log.Info("the list is served now", zap.String("list", list.Key))
+		lists = append(lists, l)
+	}
+	var served []relayed // in the order of the configuration
+	window, memory := bounds(cfg)
+	for _, list := range cfg.Lists {
+		if i := slices.IndexFunc(lists, func(l relayed) bool { return l.Key == list.Key }); i >= 0 {
+			lists[i].SetBounds(window, memory)
+			served = append(served, lists[i])
+		}
+	}
+	d.served.replace(cfg, served)
+	return nil
+}
+
+// needRestart picks out the keys that reload does not apply.
+func needRestart(changed []string) (fixed []string) {
+next:
+	for _, key := range changed {
+		for _, prefix := range reloadable {
+			if rest, ok := strings.CutPrefix(key, prefix); ok && (rest == "" || rest[0] == '.' || rest[0] == '[') {
+				continue next
+			}
+		}
+		fixed = append(fixed, key)
+	}
+	return fixed
+}
+
+// badConfig is the error for a configuration that can't be used. It has a line for
+// each problem, and an answer only one.
+func badConfig(err error) error {
+	return uds.Errorf("BadConfig", "nothing was applied: %s", strings.ReplaceAll(err.Error(), "\n", "; "))
+}
