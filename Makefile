@@ -72,7 +72,7 @@ test-arm64: tools build-arm64 build-armv7 ## both ARM builds, emulated: unit tes
 deb: build man $(addprefix build-,$(DEBS:armhf=armv7)) ## Debian packages for amd64, arm64 and armhf, in bin
 	scripts/deb.sh $(VERSION) $(DEBS)
 
-release: deb ## all that a release is: packages, binaries, lists of parts (SBOM), checksums
+release: deb ## all that a release is: packages, binaries, lists of parts and licences (SBOM), checksums
 	cd bin && sha256sum edged-amd64 edged-arm64 edged-armv7 edged_$(VERSION)_* >SHA256SUMS
 
 crash: ## the proof: kill and stop everything, 200,000 items a run, and count
