@@ -112,7 +112,7 @@ update: ## bring every Go module and npm package up to date, check, test, and li
 	@scripts/update.sh
 
 fmt: ## format the Go files
-	gofmt -w cmd internal docs test examples bench
+	gofmt -w cmd internal docs test examples bench scripts
 
 clean: ## remove what was built
 	rm -rf bin test/js/node_modules

@@ -7,7 +7,7 @@ failed=0
 
 tool() { go tool -modfile="$root/tools/go.mod" "$@"; }
 
-unformatted=$(gofmt -l cmd internal docs test examples bench)
+unformatted=$(gofmt -l cmd internal docs test examples bench scripts)
 if [ -n "$unformatted" ]; then
 	echo "gofmt: run \`make fmt\` for: $unformatted" >&2
 	failed=1

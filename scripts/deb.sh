@@ -16,10 +16,10 @@ for arch in "$@"; do
 	share=bin/deb/share
 	rm -rf bin/deb
 	mkdir -p "$share/doc/edged/examples"
-	cp README.md docs/*.md deploy/deb/copyright "$share/doc/edged/"
+	cp README.md CHANGELOG.md docs/*.md deploy/deb/copyright "$share/doc/edged/"
 	cp deploy/systemd/redis-socket.conf configs/edged.toml "$share/doc/edged/examples/"
 	go run ./scripts/sbom "$binary" >"$share/doc/edged/sbom.json"
-	printf 'edged (%s) stable; urgency=medium\n\n  * See the history of the sources.\n\n -- edged developers <edged@localhost.localdomain>  %s\n' \
+	printf 'edged (%s) stable; urgency=medium\n\n  * See CHANGELOG.md beside this file.\n\n -- edged developers <edged@localhost.localdomain>  %s\n' \
 		"$version" "$(date -u -R -d "@$SOURCE_DATE_EPOCH")" | gzip -9n >"$share/doc/edged/changelog.gz"
 	for page in bin/man/*; do
 		mkdir -p "$share/man/man${page##*.}"
