@@ -62,7 +62,11 @@ after=$(requirements)
 outcome=0
 make check test || outcome=$?
 
-echo "update: the changes:"
+if [ "$before" = "$after" ]; then
+	echo "update: everything was up to date"
+else
+	echo "update: the changes:"
+fi
 awk '
 	NR == FNR { old[$1 " " $2] = $3; next }
 	{ is = old[$1 " " $2]; delete old[$1 " " $2] }
