@@ -2,17 +2,15 @@
 # it needs where it can, and says what to install where it can't.
 
 VERSION ?= 0.1.0
-STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
-GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.9.0
-BENCHSTAT = golang.org/x/perf/cmd/benchstat@v0.0.0-20260908200009-22c9c6c9d4da
-NFPM = github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.45.2
+# The tools that the checks and packages need, in a module of their own.
+TOOL = go tool -modfile=tools/go.mod
 DEBS ?= amd64 arm64 armhf
 
 export CGO_ENABLED ?= 0
 LDFLAGS = -s -w -X main.version=$(VERSION)
 BUILD = go build -trimpath -ldflags '$(LDFLAGS)'
 
-.PHONY: help run build build-dev build-arm64 man install test test-compat crash bench bench-compare costs tools check fmt clean test-systemd build-armv7 test-arm64 build-amd64 deb release
+.PHONY: help run build build-dev build-arm64 man install test test-compat crash bench bench-compare costs tools check cross update fmt clean test-systemd build-armv7 test-arm64 build-amd64 deb release
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -73,9 +71,9 @@ test-arm64: tools build-arm64 build-armv7 ## both ARM builds, emulated: unit tes
 	VERSION=$(VERSION) scripts/test-arm.sh
 
 deb: build man $(addprefix build-,$(DEBS:armhf=armv7)) ## Debian packages for amd64, arm64 and armhf, in bin
-	scripts/deb.sh $(NFPM) $(VERSION) $(DEBS)
+	scripts/deb.sh $(VERSION) $(DEBS)
 
-release: deb ## all that a release is: packages, binaries, lists of parts (SBOM), checksums
+release: deb ## all that a release is: packages, binaries, lists of parts and licences (SBOM), checksums
 	cd bin && sha256sum edged-amd64 edged-arm64 edged-armv7 edged_$(VERSION)_* >SHA256SUMS
 
 crash: ## the proof: kill and stop everything, 200,000 items a run, and count
@@ -98,16 +96,24 @@ bench-compare: ## hold two outcomes of bench side by side: OLD=old.json NEW=new.
 	@test -n "$(OLD)" -a -n "$(NEW)" || { echo "usage: make bench-compare OLD=old.json NEW=new.json" >&2; exit 2; }
 	@mkdir -p bin
 	@cd bench && go run . -benchfmt '$(abspath $(OLD))' >../bin/old.txt && go run . -benchfmt '$(abspath $(NEW))' >../bin/new.txt
-	@go run $(BENCHSTAT) bin/old.txt bin/new.txt
+	@$(TOOL) benchstat bin/old.txt bin/new.txt
 
 tools: ## install what the tests need and this machine lacks
 	@scripts/tools.sh
 
-check: ## gofmt, go vet, staticcheck, go mod tidy, govulncheck
-	@scripts/check.sh $(STATICCHECK) $(GOVULNCHECK)
+check: cross ## gofmt, go vet, staticcheck, go mod tidy, govulncheck, builds for other machines
+	@scripts/check.sh
+
+cross: ## build for every kind of machine that edged runs on, and keep nothing
+	@set -e; for target in darwin/arm64 linux/arm64 linux/arm; do \
+	  echo "check: go build for $$target"; \
+	  GOOS=$${target%/*} GOARCH=$${target#*/} GOARM=7 $(BUILD) -o /dev/null ./cmd/...; done
+
+update: ## bring every Go module and npm package up to date, check, test, and list the changes
+	@scripts/update.sh
 
 fmt: ## format the Go files
-	gofmt -w cmd internal docs test examples bench
+	gofmt -w cmd internal docs test examples bench scripts
 
 clean: ## remove what was built
 	rm -rf bin test/js/node_modules

@@ -1,11 +1,11 @@
 #!/bin/bash
-# deb.sh NFPM VERSION ARCH...: makes bin/edged_VERSION_ARCH.deb for each of the
+# deb.sh VERSION ARCH...: makes bin/edged_VERSION_ARCH.deb for each of the
 # architectures, which are Debian's names, from the binaries and manual pages in
 # bin/; bin/edged, which runs on this machine, writes the completions.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-nfpm=$1 version=$2
-shift 2
+version=$1
+shift
 # The same sources make the same packages.
 SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || echo 0)}
 export SOURCE_DATE_EPOCH
@@ -16,10 +16,10 @@ for arch in "$@"; do
 	share=bin/deb/share
 	rm -rf bin/deb
 	mkdir -p "$share/doc/edged/examples"
-	cp README.md docs/*.md deploy/deb/copyright "$share/doc/edged/"
+	cp README.md CHANGELOG.md docs/*.md deploy/deb/copyright "$share/doc/edged/"
 	cp deploy/systemd/redis-socket.conf configs/edged.toml "$share/doc/edged/examples/"
 	go run ./scripts/sbom "$binary" >"$share/doc/edged/sbom.json"
-	printf 'edged (%s) stable; urgency=medium\n\n  * See the history of the sources.\n\n -- edged developers <edged@localhost.localdomain>  %s\n' \
+	printf 'edged (%s) stable; urgency=medium\n\n  * See CHANGELOG.md beside this file.\n\n -- edged developers <edged@localhost.localdomain>  %s\n' \
 		"$version" "$(date -u -R -d "@$SOURCE_DATE_EPOCH")" | gzip -9n >"$share/doc/edged/changelog.gz"
 	for page in bin/man/*; do
 		mkdir -p "$share/man/man${page##*.}"
@@ -30,7 +30,7 @@ for arch in "$@"; do
 	bin/edged completion zsh >"$share/zsh/vendor-completions/_edged"
 	chmod -R u=rwX,go=rX "$share"
 	find "$share" -exec touch -d "@$SOURCE_DATE_EPOCH" {} +
-	ARCH=$arch VERSION=$version BINARY=$binary go run "$nfpm" package -f deploy/deb/nfpm.yaml -p deb -t "bin/edged_${version}_$arch.deb" >/dev/null
+	ARCH=$arch VERSION=$version BINARY=$binary go tool -modfile=tools/go.mod nfpm package -f deploy/deb/nfpm.yaml -p deb -t "bin/edged_${version}_$arch.deb" >/dev/null
 	cp "$share/doc/edged/sbom.json" "bin/edged_${version}_$arch.sbom.json"
 	echo "bin/edged_${version}_$arch.deb"
 done

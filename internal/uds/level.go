@@ -3,8 +3,6 @@ package uds
 import (
 	"net"
 	"os"
-
-	"golang.org/x/sys/unix"
 )
 
 // Level is how much somebody may do. The zero value is the lowest.
@@ -24,9 +22,9 @@ type peer struct {
 	level    Level
 }
 
-// peerOf asks the kernel (SO_PEERCRED, unix(7)) who connected. Root and the
-// daemon's own user are Admin, others Operator, where the kernel says nothing
-// User; nobody is above the ceiling.
+// peerOf returns the process at the other end of a connection. Root and the
+// daemon's own user are Admin, other users Operator, unknown ones User; the ceiling
+// bounds them all.
 func peerOf(c net.Conn, ceiling Level) peer {
 	unknown := peer{pid: -1, uid: -1}
 	conn, ok := c.(*net.UnixConn)
@@ -37,19 +35,20 @@ func peerOf(c net.Conn, ceiling Level) peer {
 	if err != nil {
 		return unknown
 	}
-	var cred *unix.Ucred
-	if raw.Control(func(fd uintptr) {
-		cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
-	}) != nil || err != nil {
+
+	var pid, uid int
+	var known bool
+	err = raw.Control(func(fd uintptr) { pid, uid, known = credentials(fd) })
+	if err != nil || !known {
 		return unknown
 	}
-	return peer{pid: int(cred.Pid), uid: int(cred.Uid), level: min(levelOf(cred.Uid, uint32(os.Geteuid())), ceiling)}
+	return peer{pid: pid, uid: uid, level: min(levelOf(uid, os.Geteuid()), ceiling)}
 }
 
 // levelOf is the level of a user to a daemon that runs as the user own. In a user
 // namespace (systemd's PrivateUsers=) the others all have the number 65534,
 // user_namespaces(7): that the socket's mode let them in is what counts.
-func levelOf(uid, own uint32) Level {
+func levelOf(uid, own int) Level {
 	if uid == 0 || uid == own {
 		return Admin
 	}

@@ -1,6 +1,7 @@
 package uds
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -17,12 +18,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxPath is the longest path of a socket, in bytes: sun_path of unix(7) with
-// its closing NUL.
-const maxPath = 107
-
 // Listen listens on a Unix socket at path, whose file gets the given permission
-// bits whatever the umask is, and has at no time more than those.
+// bits whatever the umask is, and on Linux has at no time more than those.
 //
 // A socket file that no process answers on is replaced. One that is answered,
 // and a file that is no socket, are errors and stay as they are. Of several
@@ -47,7 +44,7 @@ func (l *listener) open() error {
 	case path == "" || path[0] == '@':
 		return errors.New("it needs the path of a file: abstract sockets have no permissions")
 	case len(path) > maxPath:
-		return fmt.Errorf("the path has %d bytes, Linux takes at most %d; choose a shorter one", len(path), maxPath)
+		return fmt.Errorf("the path has %d bytes, a socket takes at most %d; choose a shorter one", len(path), maxPath)
 	}
 
 	// Between the look at an old file and its removal another process may have
@@ -62,14 +59,9 @@ func (l *listener) open() error {
 	}
 
 	config := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
-		// bind takes the mode of the file from that of the socket, less the umask.
-		var chmodErr error
-		if err := c.Control(func(fd uintptr) {
-			chmodErr = unix.Fchmod(int(fd), uint32(mode.Perm()))
-		}); err != nil {
-			return err
-		}
-		return chmodErr
+		var modeErr error
+		err := c.Control(func(fd uintptr) { modeErr = limitMode(fd, mode) })
+		return cmp.Or(err, modeErr)
 	}}
 	inner, err := config.Listen(context.Background(), "unix", path)
 	if err != nil {

@@ -662,7 +662,7 @@ func TestNobodyIsAboveTheCeilingOfTheSocket(t *testing.T) {
 
 func TestLevelsOfUsers(t *testing.T) {
 	for _, test := range []struct {
-		uid, own uint32
+		uid, own int
 		want     Level
 	}{
 		{0, 990, Admin}, {990, 990, Admin}, {1000, 990, Operator}, {65534, 990, Operator}, {1000, 0, Operator},

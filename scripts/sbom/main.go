@@ -1,7 +1,8 @@
 // Command sbom BINARY prints the list of a Go binary's parts, as a CycloneDX 1.5
 // document (https://cyclonedx.org/docs/1.5/json/): the modules that the linker says
-// are in it, with their versions and checksums. It prints the same for the same
-// binary, so there is no serial number and no time in it.
+// are in it, with their versions, checksums and licences. It prints the same for the
+// same binary, so there is no serial number and no time in it. It runs in the
+// module's root, and fails if it does not know a licence.
 package main
 
 import (
@@ -23,6 +24,8 @@ type component struct {
 	Version string `json:"version,omitempty"`
 	PURL    string `json:"purl,omitempty"`
 	Hashes  []hash `json:"hashes,omitempty"`
+
+	Licenses []licenseChoice `json:"licenses,omitempty"`
 }
 
 type hash struct {
@@ -52,11 +55,16 @@ func describe(path string) error {
 	}
 	sum := sha256.Sum256(data)
 	whole := component{Type: "application", Name: filepath.Base(path), Hashes: []hash{{"SHA-256", hex.EncodeToString(sum[:])}}}
+
 	goVersion := strings.TrimPrefix(info.GoVersion, "go")
 	parts := []component{{Type: "library", Name: "std", Version: goVersion, PURL: "pkg:golang/std@" + goVersion}}
 	for _, m := range info.Deps {
 		parts = append(parts, module(m))
 	}
+	if err := addLicenses(parts); err != nil {
+		return err
+	}
+
 	out := json.NewEncoder(os.Stdout)
 	out.SetIndent("", "  ")
 	return out.Encode(map[string]any{
