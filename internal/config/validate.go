@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"unicode"
+
+	"edged/internal/subject"
 )
 
 // maxSocketPath is how long the path of a Unix socket may be: sun_path in
@@ -318,19 +320,19 @@ func (p *parser) validateInbound(inbound []Inbound, lists []List) {
 	}
 }
 
-func (p *parser) validateInboundSubject(path, subject string, lists []List) {
-	if subject == "" {
+func (p *parser) validateInboundSubject(path, pattern string, lists []List) {
+	if pattern == "" {
 		p.problem(path, "write the subject that clients publish to")
 		return
 	}
-	if err := checkPattern(subject); err != nil {
-		p.problem(path, "the subject %q %v: choose another", subject, err)
+	if err := checkPattern(pattern); err != nil {
+		p.problem(path, "the subject %q %v: choose another", pattern, err)
 		return
 	}
 	for i, l := range lists {
-		if matches(subject, l.Subject) {
+		if subject.Matches(pattern, l.Subject) {
 			p.problem(path, "the subject %q stands for %q too, which is that of %s and which nobody may publish to: choose another",
-				subject, l.Subject, index("list", i))
+				pattern, l.Subject, index("list", i))
 		}
 	}
 }
@@ -470,42 +472,11 @@ func checkPattern(subject string) error {
 	return nil
 }
 
-// checkSyntax holds a subject to the rules of
-// https://docs.nats.io/nats-concepts/subjects for subjects with wildcards.
-func checkSyntax(subject string) error {
-	unfit := func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }
-	tokens := strings.Split(subject, ".")
-	switch {
-	case len(subject) > maxName:
+// checkSyntax bounds the length of a subject and holds it to the rules of
+// subject.Check.
+func checkSyntax(s string) error {
+	if len(s) > maxName {
 		return fmt.Errorf("is longer than %d bytes", maxName)
-	case slices.Contains(tokens, ""):
-		return errors.New("has an empty part between dots")
-	case strings.ContainsFunc(subject, unfit):
-		return errors.New("has a space or a control character in it")
 	}
-	for i, token := range tokens {
-		if len(token) > 1 && strings.ContainsAny(token, "*>") {
-			return errors.New("has a wildcard that is only a piece of the part between dots")
-		}
-		if token == ">" && i < len(tokens)-1 {
-			return errors.New("has a > before its end")
-		}
-	}
-	return nil
-}
-
-// matches tells whether pattern, which may have wildcards, stands for subject.
-func matches(pattern, subject string) bool {
-	tokens := strings.Split(subject, ".")
-	for i, p := range strings.Split(pattern, ".") {
-		switch {
-		case i == len(tokens):
-			return false
-		case p == ">":
-			return true
-		case p != "*" && p != tokens[i]:
-			return false
-		}
-	}
-	return strings.Count(pattern, ".") == len(tokens)-1
+	return subject.Check(s)
 }

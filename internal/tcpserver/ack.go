@@ -6,12 +6,10 @@ import (
 	"errors"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
-	"unicode"
-	"unicode/utf8"
 
 	"edged/internal/batch"
+	"edged/internal/subject"
 )
 
 // Items that are acknowledged one by one carry a reply subject in the shape that
@@ -33,17 +31,6 @@ const (
 	// still acknowledge.
 	keptMembers = 64
 )
-
-// subjectToken replaces what can't stand in a token of a subject.
-func subjectToken(name string) string {
-	return strings.Map(func(r rune) rune {
-		switch {
-		case r == '.', r == '*', r == '>', r == utf8.RuneError, unicode.IsSpace(r), unicode.IsControl(r):
-			return '_'
-		}
-		return r
-	}, name)
-}
 
 // nameForAcks gives a member the first name that no other active one of this
 // client has, and forgets the oldest of those who had it before.
@@ -98,16 +85,16 @@ func appendAckEnd(data []byte, b *batch.Batch, i int) []byte {
 }
 
 // parseAckSubject reads the reply subject of an item.
-func parseAckSubject(subject []byte) (name []byte, seq uint64, taken time.Time, ok bool) {
-	rest, ok := bytes.CutPrefix(subject, ackPrefix)
+func parseAckSubject(reply []byte) (name []byte, seq uint64, taken time.Time, ok bool) {
+	rest, ok := bytes.CutPrefix(reply, ackPrefix)
 	var f [7][]byte // list, consumer, deliveries, sequence numbers, nanoseconds, pending
 	if !ok || bytes.Count(rest, []byte(".")) != len(f)-1 {
 		return nil, 0, taken, false
 	}
 	for i := range f {
-		f[i], rest, _ = nextToken(rest)
+		f[i], rest, _ = subject.Cut(rest)
 	}
-	name = subject[len(ackPrefix):][:len(f[0])+1+len(f[1])]
+	name = reply[len(ackPrefix):][:len(f[0])+1+len(f[1])]
 	seq, err := strconv.ParseUint(string(f[3]), 10, 64)
 	if err != nil || seq == 0 {
 		return nil, 0, taken, false
@@ -187,8 +174,8 @@ func (c *client) acknowledge(cmd command) {
 }
 
 // acknowledgeItem hands an acknowledgement to the member that was given the item.
-func (c *client) acknowledgeItem(subject []byte, ack batch.Ack, removed func(error)) error {
-	name, seq, taken, ok := parseAckSubject(subject)
+func (c *client) acknowledgeItem(reply []byte, ack batch.Ack, removed func(error)) error {
+	name, seq, taken, ok := parseAckSubject(reply)
 	if !ok {
 		return errAckSubject
 	}

@@ -1,6 +1,10 @@
 package tcpserver
 
-import "slices"
+import (
+	"slices"
+
+	"edged/internal/subject"
+)
 
 // lists are those that are served. A value is never changed.
 type lists struct {
@@ -16,7 +20,7 @@ type list struct {
 
 // with returns the lists and one more, with a token of its own.
 func (ls *lists) with(l List) *lists {
-	token := subjectToken(l.Name)
+	token := subject.Token(l.Name)
 	for slices.ContainsFunc(ls.all, func(other list) bool { return other.token == token }) {
 		token += "_"
 	}
@@ -36,8 +40,8 @@ func (ls *lists) without(name string) *lists {
 	return newLists(slices.DeleteFunc(slices.Clone(ls.all), func(l list) bool { return l.Name == name }))
 }
 
-// owns tells whether a subject is that of a list.
-func (ls *lists) owns(subject []byte) bool { return ls.own[string(subject)] }
+// owns reports whether a literal subject is that of a list.
+func (ls *lists) owns(literal []byte) bool { return ls.own[string(literal)] }
 
 // AddList makes a list of one more subject: it belongs to the daemon from now on,
 // and the subscriptions that match it become members, in the order of their

@@ -3,6 +3,8 @@ package tcpserver
 import (
 	"bytes"
 	"strconv"
+
+	"edged/internal/subject"
 )
 
 // publish reads PUB and HPUB.
@@ -13,7 +15,7 @@ func (c *client) publish(cmd command) error {
 	c.received.Add(1)
 	own := c.server.lists.Load()
 	switch {
-	case !validLiteral(cmd.subject), len(cmd.reply) > 0 && !validLiteral(cmd.reply):
+	case !subject.Literal(cmd.subject), len(cmd.reply) > 0 && !subject.Literal(cmd.reply):
 		c.server.count(func(st *Stats) { st.Denied++ })
 		if c.connect.Pedantic {
 			c.refuse(errPublishSubject)
@@ -78,14 +80,14 @@ func (c *client) noResponders(cmd command) {
 	c.own.to.reset()
 }
 
-// sink returns who takes what is published to a subject; nil is nobody special.
-func (s *Server) sink(subject []byte) *Sink {
-	if sink := s.sinks[string(subject)]; sink != nil || len(s.wildSinks) == 0 {
+// sink returns the Sink for messages to a literal subject; nil when there is none.
+func (s *Server) sink(literal []byte) *Sink {
+	if sink := s.sinks[string(literal)]; sink != nil || len(s.wildSinks) == 0 {
 		return sink
 	}
-	name := string(subject)
+	name := string(literal)
 	for _, sink := range s.wildSinks {
-		if subjectMatches(sink.Subject, name) {
+		if subject.Matches(sink.Subject, name) {
 			return sink
 		}
 	}

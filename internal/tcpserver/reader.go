@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"edged/internal/batch"
+	"edged/internal/subject"
 )
 
 // reader is what only the reading goroutine uses, but for what it says otherwise.
@@ -207,7 +208,7 @@ func (c *client) admit(o connectOptions) error {
 
 // subscribe reads SUB. The subscription is complete when it returns.
 func (c *client) subscribe(cmd command) {
-	valid, wild := validSubject(cmd.subject)
+	valid, wild := subject.Valid(cmd.subject)
 	if !valid {
 		c.refuse(errSubject)
 		return
@@ -221,7 +222,7 @@ func (c *client) subscribe(cmd command) {
 		}
 		return
 	}
-	if wild && tokens(sub.subject) > maxTokens {
+	if wild && subject.Tokens(sub.subject) > maxTokens {
 		c.refuse(errTokens, sub.subject)
 		return
 	}

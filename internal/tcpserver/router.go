@@ -4,7 +4,13 @@ import (
 	"math/rand/v2"
 	"strings"
 	"sync"
+
+	"edged/internal/subject"
 )
+
+// maxTokens is the most tokens that a subject with wildcards may have. Each of them
+// costs a node of the router: a control line of dots would cost much more than itself.
+const maxTokens = 64
 
 // router knows who is subscribed to what. Literal subjects are looked up in a
 // map; only patterns stand in a trie, so a message costs one lookup and a walk
@@ -137,20 +143,20 @@ type groupPick struct {
 	seen int
 }
 
-// match finds who gets a message to the literal subject. It overwrites what is
-// in to, but for except and only. Who can't receive any more is left out.
-func (r *router) match(subject []byte, to *receivers) {
+// match finds the receivers of a message to a literal subject. It overwrites to,
+// except for its fields except and only. Subscriptions that have ended are left out.
+func (r *router) match(literal []byte, to *receivers) {
 	to.reset()
-	to.subject = subject
+	to.subject = literal
 	r.mu.RLock()
-	to.add(r.literals[string(subject)])
-	r.patterns.match(subject, to)
+	to.add(r.literals[string(literal)])
+	r.patterns.match(literal, to)
 	r.mu.RUnlock()
 }
 
-func (n *node) match(subject []byte, to *receivers) {
+func (n *node) match(literal []byte, to *receivers) {
 	to.add(n.tail)
-	token, rest, more := nextToken(subject)
+	token, rest, more := subject.Cut(literal)
 	for _, child := range [2]*node{n.next[string(token)], n.star} {
 		switch {
 		case child == nil:

@@ -8,6 +8,8 @@ import (
 	"slices"
 
 	"golang.org/x/crypto/bcrypt"
+
+	"edged/internal/subject"
 )
 
 // Security says who may connect, and what they may do. The zero value lets
@@ -123,10 +125,10 @@ func (s *Server) Reload(sec Security) (disconnected int) {
 	return disconnected
 }
 
-// permits tells whether the rules allow a subject, which may have wildcards. A
-// pattern that stands for only a part of it does not count.
-func (r *Rules) permits(subject string) bool {
-	covers := func(pattern string) bool { return subjectMatches(pattern, subject) }
+// permits reports whether the rules allow all that name stands for, a literal subject
+// or a pattern.
+func (r *Rules) permits(name string) bool {
+	covers := func(pattern string) bool { return subject.Matches(pattern, name) }
 	return (len(r.Allow) == 0 || slices.ContainsFunc(r.Allow, covers)) && !slices.ContainsFunc(r.Deny, covers)
 }
 
@@ -137,15 +139,15 @@ func (r Rules) equal(other Rules) bool {
 // any tells whether there are rules at all.
 func (r *Rules) any() bool { return len(r.Allow) > 0 || len(r.Deny) > 0 }
 
-// mayPublish tells whether the client may publish to a subject.
-func (c *client) mayPublish(subject []byte) bool {
-	return c.user == nil || !c.user.Publish.any() || c.user.Publish.permits(string(subject))
+// mayPublish reports whether the client may publish to a literal subject.
+func (c *client) mayPublish(literal []byte) bool {
+	return c.user == nil || !c.user.Publish.any() || c.user.Publish.permits(string(literal))
 }
 
-// maySubscribe tells whether the client may subscribe to a subject, with
+// maySubscribe reports whether the client may subscribe to a subject, with
 // wildcards or not.
-func (c *client) maySubscribe(subject string) bool {
-	return c.user == nil || c.user.Subscribe.permits(subject)
+func (c *client) maySubscribe(name string) bool {
+	return c.user == nil || c.user.Subscribe.permits(name)
 }
 
 // deniedBelow returns the patterns that keep some of what a permitted pattern
@@ -155,7 +157,7 @@ func (c *client) deniedBelow(pattern string) (denied []string) {
 		return nil
 	}
 	for _, d := range c.user.Subscribe.Deny {
-		if subjectsOverlap(d, pattern) {
+		if subject.Overlap(d, pattern) {
 			denied = append(denied, d)
 		}
 	}

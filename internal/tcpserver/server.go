@@ -52,6 +52,7 @@ import (
 	"go.uber.org/zap"
 
 	"edged/internal/batch"
+	"edged/internal/subject"
 )
 
 // List is a Redis list as the server sees it: whoever subscribes to its subject
@@ -245,7 +246,7 @@ func New(opts Options) *Server {
 	s.lists.Store(all)
 	for i := range opts.Sinks {
 		sink := &opts.Sinks[i]
-		if _, wild := validSubject([]byte(sink.Subject)); wild {
+		if _, wild := subject.Valid([]byte(sink.Subject)); wild {
 			s.wildSinks = append(s.wildSinks, sink)
 		} else if s.sinks[sink.Subject] == nil {
 			s.sinks[sink.Subject] = sink

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 
 	"edged/internal/batch"
+	"edged/internal/subject"
 )
 
 // subscription is one SUB of a client. It receives messages from clients, and is
@@ -57,14 +58,14 @@ func newSubscription(c *client, cmd command, wild bool) *subscription {
 	}
 }
 
-// denies tells whether the literal subject is kept from the subscription.
-func (sub *subscription) denies(subject string) bool {
-	return slices.ContainsFunc(sub.deny, func(d string) bool { return subjectMatches(d, subject) })
+// denies reports whether messages to a literal subject are kept from the subscription.
+func (sub *subscription) denies(literal string) bool {
+	return slices.ContainsFunc(sub.deny, func(d string) bool { return subject.Matches(d, literal) })
 }
 
-// takes tells whether a list's items are for the subscription.
+// takes reports whether a list's items are for the subscription.
 func (sub *subscription) takes(l list) bool {
-	return subjectMatches(sub.subject, l.Subject) && !sub.denies(l.Subject)
+	return subject.Matches(sub.subject, l.Subject) && !sub.denies(l.Subject)
 }
 
 // open tells whether the subscription takes messages.
