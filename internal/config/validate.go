@@ -6,12 +6,12 @@ import (
 	"fmt"
 	"net"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"unicode"
 
+	"edged/internal/password"
 	"edged/internal/subject"
 )
 
@@ -231,9 +231,6 @@ func (p *parser) validateTLS(t TLS) {
 	}
 }
 
-// bcryptHash has a cost that a login can wait for: 4 to 16.
-var bcryptHash = regexp.MustCompile(`^\$2[aby]\$(0[4-9]|1[0-6])\$[./A-Za-z0-9]{53}$`)
-
 // maxRules is how many patterns a list of a user can have: all of them are looked
 // at for a message.
 const maxRules = 100
@@ -256,9 +253,10 @@ func (p *parser) validateUsers(users []User) {
 			p.problem(path+".password", "a user needs a password: write its bcrypt hash, which `edged passwd` makes, or set password_file")
 		case u.Password != "" && u.PasswordFile != "":
 			p.problem(path+".password_file", "there is a password already: remove one of the two")
-		case u.Password != "" && !bcryptHash.MatchString(u.Password):
+		case u.Password != "" && !password.Allowed(u.Password):
 			// Not repeated here: it may be the password itself.
-			p.problem(path+".password", "this is no bcrypt hash of a cost from 4 to 16: `edged passwd` makes one of a password; one in the clear belongs in a file of its own, see password_file")
+			p.problem(path+".password", "this is no bcrypt hash of a cost from %d to %d: `edged passwd` makes one of a password; one in the clear belongs in a file of its own, see password_file",
+				password.MinCost, password.MaxCost)
 		}
 		for key, patterns := range map[string][]string{
 			"publish.allow": u.Publish.Allow, "publish.deny": u.Publish.Deny,

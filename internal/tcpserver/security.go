@@ -4,11 +4,9 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"crypto/tls"
-	"regexp"
 	"slices"
 
-	"golang.org/x/crypto/bcrypt"
-
+	"edged/internal/password"
 	"edged/internal/subject"
 )
 
@@ -43,20 +41,19 @@ type Secret string
 // String keeps secrets out of logs.
 func (Secret) String() string { return "(secret)" }
 
-var bcryptHash = regexp.MustCompile(`^\$2[aby]\$\d\d\$[./A-Za-z0-9]{53}$`)
-
-// matches tells whether given is the secret. How long that takes tells nothing
-// about it.
+// matches reports whether given is the secret. The time that it takes says nothing
+// about the secret.
 func (c *client) matches(secret Secret, given string) bool {
-	if !bcryptHash.MatchString(string(secret)) {
+	if _, hashed := password.Cost(string(secret)); !hashed {
 		want, got := sha256.Sum256([]byte(secret)), sha256.Sum256([]byte(given))
 		return subtle.ConstantTimeCompare(want[:], got[:]) == 1
 	}
-	// It is slow on purpose. One at a time: whoever floods the port with passwords
-	// gets one core at most.
+
+	// It is slow on purpose. One at a time, so that a flood of passwords takes one core
+	// at most.
 	c.server.hashing.Lock()
 	defer c.server.hashing.Unlock()
-	return !c.ended.Load() && bcrypt.CompareHashAndPassword([]byte(secret), []byte(given)) == nil
+	return !c.ended.Load() && password.Matches(string(secret), given)
 }
 
 // closed tells whether clients have to say who they are.

@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"unicode"
+
+	"edged/internal/nearest"
 )
 
 // Answer is what a command has to say. Text writes it as lines for people, none
@@ -124,22 +126,21 @@ func (t *table) admit(req request, level Level) (*Command, error) {
 	return c, nil
 }
 
-// find returns the command of that name, in whatever case it is written, or an
-// error that says what may have been meant.
+// find returns the command of that name, in either case, or an error that names the
+// nearest command.
 func (t *table) find(name string) (*Command, error) {
 	lower := strings.ToLower(name)
 	if c := t.byName[lower]; c != nil {
 		return c, nil
 	}
+
+	names := make([]string, len(t.list))
+	for i, c := range t.list {
+		names[i] = c.Name
+	}
 	hint := ""
-	best := min(3, len(lower)) // two slips at most, and something must be right
-	for _, c := range t.list {
-		if len(lower) > len(c.Name)+best {
-			continue
-		}
-		if d := distance(lower, c.Name); d < best {
-			best, hint = d, fmt.Sprintf("did you mean %q? ", c.Name)
-		}
+	if meant := nearest.Name(lower, names); meant != "" {
+		hint = fmt.Sprintf("did you mean %q? ", meant)
 	}
 	return nil, Errorf(UnknownCommand, "there is no command %.40q; %s\"help\" lists the commands", name, hint)
 }
@@ -157,27 +158,6 @@ func argCount(c *Command) string {
 	default:
 		return fmt.Sprintf("%d to %d arguments", c.MinArgs, c.MaxArgs)
 	}
-}
-
-// distance is the Levenshtein distance of a and b, in bytes.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			substituted := diagonal
-			if a[i] != b[j] {
-				substituted++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(substituted, diagonal+1, row[j]+1)
-		}
-	}
-	return row[len(b)]
 }
 
 func (t *table) help(_ context.Context, args []string) (Answer, error) {
