@@ -40,7 +40,8 @@ type daemon struct {
 	reread    func() (*config.Config, error) // reads the configuration again; nil where there is no file
 	reloading sync.Mutex                     // held by reload, and when the drain begins
 
-	logDropped func() uint64 // lines that did not reach the journal; nil where it is not the journal's
+	logDropped  func() uint64 // lines that did not reach the journal; nil where it is not the journal's
+	logRepeated func() uint64 // lines dropped because their message came too often
 
 	mu       sync.Mutex     // guards everything below
 	inForce  *config.Config // cfg with what reload has changed

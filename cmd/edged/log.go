@@ -10,11 +10,14 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	logjournal "edged/internal/journal"
-	"edged/internal/loglimit"
+	"edged/internal/logsample"
 )
 
-// repeated bounds lines with the same message.
-var repeated = loglimit.Limits{Lines: 20, Per: 10 * time.Second}
+// At most repeats lines with the same message are written per repeatInterval.
+const (
+	repeats        = 20
+	repeatInterval = 10 * time.Second
+)
 
 // newLog logs to the journal where w is that, by send; else to w: readable on a
 // terminal, JSON elsewhere, unless log.format says which. The level can be changed
@@ -29,7 +32,9 @@ func (d *daemon) newLog(w io.Writer, send logjournal.Send) (log *zap.Logger, clo
 	} else {
 		core = zapcore.NewCore(encoder(format == "console" || format == "auto" && onTerminal(w)), zapcore.Lock(zapcore.AddSync(w)), d.level)
 	}
-	log = zap.New(loglimit.New(core, repeated))
+	limited := logsample.New(core, repeats, repeatInterval)
+	d.logRepeated = limited.Dropped
+	log = zap.New(limited)
 	return log, func() {
 		_ = log.Sync()
 		stop()
