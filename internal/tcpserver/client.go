@@ -31,37 +31,30 @@ type client struct {
 	bytesIn  atomic.Uint64
 	bytesOut atomic.Uint64
 
-	reader  // owned by the reading goroutine
-	*writer // owned by the writing goroutine; nil while there is none, changed with mu held
+	reader // owned by the reader goroutine
 
-	mu         sync.Mutex // guards everything below
-	admitted   *Security  // that let it in; nil before
-	user       *User      // nil for one with all rights; changed by the reader alone
-	connect    connectOptions
-	connected  bool // CONNECT was read
-	subs       map[string]*subscription
-	members    map[*member]struct{} // of subs, and of past ones that still owe or may acknowledge
-	expired    []*subscription      // got all they asked for; the writer retires them
-	sent       uint64               // messages, list items included
-	queue      queue
-	idle       bool // nobody writes
-	due        bool // whoever writes is to look at the client
-	askPing    bool // a PING is due though no items need one
-	timer      *time.Timer
-	fires      time.Time // when timer does; zero when it has
-	nextPing   time.Time
-	greeted    bool // a first PING or PONG has come: INFO may follow
-	ldm        bool // INFO with ldm is owed, or was sent
-	owed       int  // list items delivered and not confirmed
-	progress   time.Time
-	unsent     int        // bytes that the kernel held when it was looked at last
-	pinged     bool       // a PING is outstanding, or being written
-	pingOut    uint64     // bytesOut behind it; 0 while it is being written
-	pingThere  time.Time  // when the client's host was seen to have it
-	early      bool       // its PONG came before it was written
-	unanswered int        // intervals that passed with it
-	covered    []delivery // written before the outstanding PING
-	uncovered  []delivery // written after it
+	// writer is owned by the writer goroutine, or by Uncork; nil when the client is
+	// idle, changed with mu held.
+	writer *writer
+
+	mu        sync.Mutex // guards everything below
+	admitted  *Security  // that let it in; nil before
+	user      *User      // nil for one with all rights; changed by the reader alone
+	connect   connectOptions
+	connected bool // CONNECT was read
+	subs      map[string]*subscription
+	members   map[*member]struct{} // of subs, and of past ones that still owe or may acknowledge
+	expired   []*subscription      // got all they asked for; the writer retires them
+	sent      uint64               // messages, list items included
+	queue     queue
+	pings     pings
+	idle      bool // there is no writer
+	due       bool // the writer is to look at the client
+	timer     *time.Timer
+	fires     time.Time // when timer does; zero when it has
+
+	infoAllowed bool // a first PING or PONG has come: INFO may follow
+	ldm         bool // INFO with ldm is due, or was sent
 }
 
 // ending is why a client is gone.
@@ -138,9 +131,9 @@ func newClient(s *Server, id uint64, conn net.Conn) *client {
 	return c
 }
 
-// turnAway says why a connection does not become a client, where that can be said
-// without a TLS handshake. The few bytes fit in the socket's buffer.
-func (c *client) turnAway(limit string) {
+// reject closes a connection that does not become a client. It says why if that needs
+// no TLS handshake; the few bytes fit in the socket's buffer.
+func (c *client) reject(limit string) {
 	c.log(zap.WarnLevel, "connection refused: "+limit+" reached")
 	if c.tls == nil || !c.tls.first {
 		c.conn.SetWriteDeadline(time.Now().Add(flushTimeout))
@@ -162,7 +155,7 @@ func (c *client) info() ClientInfo {
 		Since:         c.since,
 		Subscriptions: len(c.subs),
 		Pending:       c.queue.bytes,
-		Owed:          c.owed,
+		Owed:          c.pings.owed,
 		Received:      c.received.Load(),
 		Sent:          c.sent,
 		BytesIn:       c.bytesIn.Load(),
@@ -186,7 +179,7 @@ func (c *client) end(why ending) {
 		c.conn.SetWriteDeadline(time.Now().Add(flushTimeout))
 	}
 	c.wakeWriter()
-	owed := c.owed
+	owed := c.pings.owed
 	c.mu.Unlock()
 	if !why.flush {
 		c.conn.Close()
@@ -238,8 +231,8 @@ func (c *client) ok() {
 	}
 }
 
-// lameDuck tells the client that the server is going. Clients do not expect INFO
-// before their first PING is answered, so it may have to wait for that.
+// lameDuck tells the client that the server is shutting down. Clients do not expect
+// INFO before their first PING is answered, so it may have to wait for that.
 func (c *client) lameDuck() {
 	line := c.infoLine(true)
 	c.mu.Lock()
@@ -248,18 +241,18 @@ func (c *client) lameDuck() {
 		return
 	}
 	c.ldm = true
-	if c.greeted {
+	if c.infoAllowed {
 		c.wakeWriter()
 		put(c.server, &c.queue, line)
 	}
 }
 
-// greet notes that the client has shown that INFO may follow. mu is held.
-func (c *client) greet() {
-	if c.greeted {
+// allowInfo notes that INFO may be sent, and sends one that has waited for it. mu is held.
+func (c *client) allowInfo() {
+	if c.infoAllowed {
 		return
 	}
-	c.greeted = true
+	c.infoAllowed = true
 	if c.ldm {
 		c.wakeWriter()
 		put(c.server, &c.queue, c.infoLine(true))

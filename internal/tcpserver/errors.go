@@ -24,7 +24,7 @@ const (
 	errClientProtocol   violation = "invalid client protocol"
 )
 
-// refusal says why a command was not obeyed; the connection goes on. It is a format.
+// refusal says why a command was not executed; the connection goes on. It is a format.
 type refusal string
 
 const (
@@ -38,7 +38,7 @@ const (
 	errTokens         refusal = "Permissions Violation for Subscription to %q, too many tokens"
 )
 
-// refuse tells the client that a command was not obeyed.
+// refuse tells the client that a command was not executed.
 func (c *client) refuse(why refusal, args ...any) {
 	c.send(errLine(fmt.Sprintf(string(why), args...)))
 }

@@ -21,8 +21,8 @@ type inputs struct {
 	large sync.Pool // of *[largeInput]byte
 }
 
-// input is what has come from a client and is not obeyed yet. While it waits for
-// more it holds no more memory than that takes, but where there is TLS.
+// input is what has come from a client and is not executed yet. Without TLS, it holds no
+// more memory than that while it waits for more.
 type input struct {
 	spare *inputs
 	raw   syscall.RawConn       // nil: from is read
@@ -77,7 +77,7 @@ func (in *input) try(fd uintptr) (done bool) {
 	}
 }
 
-// drop removes the first n bytes, which are obeyed.
+// drop removes the first n bytes, whose commands are executed.
 func (in *input) drop(n int) {
 	full := in.have == len(in.buf)
 	in.have = copy(in.buf, in.buf[n:in.have])
@@ -91,8 +91,8 @@ func (in *input) drop(n int) {
 	}
 }
 
-// makeRoom makes room for more where there is none. It is made for what has come,
-// not for what was announced.
+// makeRoom enlarges a buffer that is full. The size follows what has come, not what
+// was announced.
 func (in *input) makeRoom() {
 	switch {
 	case in.have < len(in.buf):

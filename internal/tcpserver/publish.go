@@ -160,7 +160,7 @@ func (s *sender) send(msg message) bool {
 func (s *sender) deliver(sub *subscription, msg message) bool {
 	to := sub.client
 	to.mu.Lock()
-	if sub.room(1) == 0 {
+	if sub.accepts(1) == 0 {
 		to.mu.Unlock()
 		return false
 	}

@@ -12,7 +12,8 @@ import (
 	"edged/internal/subject"
 )
 
-// reader is what only the reading goroutine uses, but for what it says otherwise.
+// reader is the state of the reader goroutine. Other goroutines use only the fields
+// that say so.
 type reader struct {
 	in     *input
 	need   int  // bytes that it takes to go on
@@ -24,14 +25,14 @@ type reader struct {
 	// server's joining held, for writing by other goroutines.
 	given map[string][]*member
 
-	trusted bool // it was let in: more than CONNECT is obeyed
+	trusted bool // it is authenticated: commands other than CONNECT are executed
 }
 
-// read is the first reading goroutine.
+// read is the first reader goroutine.
 func (c *client) read() {
 	from := io.Reader(c.conn)
 	if c.tls != nil {
-		err := c.shake()
+		err := c.handshake()
 		if err != nil {
 			c.end(endTLS(err))
 		}
@@ -49,14 +50,14 @@ func (c *client) read() {
 	go c.readOn()
 }
 
-// readOn is the reading goroutine. A frugal one obeys what has come, and then another
-// one waits for more: a stack does not shrink to the 2 KiB any more that are enough to
+// readOn is the reader goroutine. A frugal one executes the commands that have come, and
+// then another one waits for more: a stack does not shrink to the 2 KiB any more that are enough to
 // wait, as long as little stands on it here and in fill. TLS takes more in any case.
 func (c *client) readOn() {
 	defer c.server.wg.Done()
 	err := c.in.fill()
 	for err == nil {
-		if err = c.obeyAll(); err != nil {
+		if err = c.executeAll(); err != nil {
 			break
 		}
 		if c.frugal {
@@ -112,8 +113,8 @@ func (c *client) leave() {
 	}
 }
 
-// obeyAll obeys the commands that have come.
-func (c *client) obeyAll() error {
+// executeAll executes the commands that have come.
+func (c *client) executeAll() error {
 	in := c.in
 	c.bytesIn.Add(uint64(in.n))
 	lim := limits{controlLine: c.server.opts.MaxControlLine, payload: c.server.opts.MaxPayload}
@@ -130,7 +131,7 @@ func (c *client) obeyAll() error {
 			c.need = more
 			break
 		}
-		if err := c.obey(cmd); err != nil {
+		if err := c.execute(cmd); err != nil {
 			return err
 		}
 		done += length
@@ -140,8 +141,8 @@ func (c *client) obeyAll() error {
 	return nil
 }
 
-// obey does what a command asks for. An error ends the connection.
-func (c *client) obey(cmd command) error {
+// execute executes a command. An error ends the connection.
+func (c *client) execute(cmd command) error {
 	switch cmd.op {
 	case opPub:
 		return c.publish(cmd)
@@ -152,18 +153,18 @@ func (c *client) obey(cmd command) error {
 	case opPing:
 		c.send("PONG\r\n")
 		c.mu.Lock()
-		c.greet()
+		c.allowInfo()
 		c.mu.Unlock()
 	case opPong:
 		c.pong()
 	case opConnect:
-		return c.introduce(cmd.options)
+		return c.readConnect(cmd.options)
 	}
 	return nil
 }
 
-// introduce reads CONNECT. It may come again.
-func (c *client) introduce(options []byte) error {
+// readConnect reads CONNECT. It may come again.
+func (c *client) readConnect(options []byte) error {
 	o, err := parseConnect(options)
 	if err != nil {
 		return err
@@ -332,18 +333,18 @@ func (c *client) finish(sub *subscription, limit int) {
 	}
 }
 
-// dropAbandoned drops what others owe now. mu is held.
+// dropAbandoned drops the deliveries that other clients owe now. mu is held.
 func (c *client) dropAbandoned() {
 	left := func(d delivery) bool { return d.member != nil && d.member.left.Load() }
 	c.queue.segments = slices.DeleteFunc(c.queue.segments, func(s segment) bool { return left(s.delivery) })
-	c.covered = slices.DeleteFunc(c.covered, left)
-	c.uncovered = slices.DeleteFunc(c.uncovered, left)
+	c.pings.drop(left)
 }
 
-// abandon makes what the member owes the debt of others. The client's mu is held.
+// abandon ends the member's debt: other clients owe its items now. The client's mu is
+// held.
 func (m *member) abandon() {
 	m.left.Store(true)
-	m.sub.client.owed -= m.owed
+	m.sub.client.pings.settle(m.owed)
 	m.owed = 0
 }
 
@@ -357,29 +358,18 @@ func (c *client) dropIfDone(m *member) {
 
 // pong reads PONG, which confirms what was written before the PING.
 func (c *client) pong() {
+	now := time.Now()
 	c.mu.Lock()
-	c.greet()
-	if !c.pinged {
-		c.mu.Unlock()
-		return // nobody asked
-	}
-	if c.pingOut == 0 {
-		c.early = true // it counts when all that it stands for has been written
-		c.mu.Unlock()
-		return
-	}
-	c.pinged, c.pingOut, c.pingThere, c.unanswered = false, 0, time.Time{}, 0
-	c.progress = time.Now()
-	confirmed := c.covered
-	c.covered = nil
-	if len(c.uncovered) > 0 {
-		c.wakeWriter() // for the next PING
+	c.allowInfo()
+	confirmed := c.pings.pong(now)
+	if c.pings.wanted() {
+		c.wakeWriter()
 	}
 	c.mu.Unlock()
 	c.confirm(confirmed)
 }
 
-// confirm settles deliveries. It is called without a lock.
+// confirm settles deliveries. No lock is held.
 func (c *client) confirm(all []delivery) {
 	if len(all) == 0 {
 		return
@@ -391,10 +381,11 @@ func (c *client) confirm(all []delivery) {
 			continue
 		}
 		m.owed -= d.items
-		c.owed -= d.items
+		c.pings.settle(d.items)
 		c.dropIfDone(m)
 	}
 	c.mu.Unlock()
+
 	for _, d := range all {
 		d.receipt.Confirm()
 	}

@@ -151,9 +151,9 @@ type Server struct {
 	first     time.Duration  // from accept to the first PING
 	wg        sync.WaitGroup // the goroutines of clients
 
-	holding sync.Mutex // guards held; taken behind a client's mu
-	held    held
-	spare   []*client // memory for held; Flush's
+	corking sync.Mutex // guards corked; taken after a client's mu
+	corked  corked
+	spare   []*client // memory for corked.clients, owned by Uncork
 
 	security atomic.Pointer[Security] // stored with mu held
 	limits   atomic.Pointer[Limits]
@@ -308,7 +308,7 @@ func (s *Server) isStopped() bool {
 	}
 }
 
-// admit makes conn a client, or turns it away.
+// admit makes conn a client, or rejects it.
 func (s *Server) admit(conn net.Conn) {
 	s.mu.Lock()
 	if s.stopped {
@@ -336,7 +336,7 @@ func (s *Server) admit(conn net.Conn) {
 	}
 	s.mu.Unlock()
 	if limit != "" {
-		c.turnAway(limit)
+		c.reject(limit)
 		return
 	}
 	c.log(zap.DebugLevel, "client connected")

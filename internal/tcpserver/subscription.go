@@ -73,8 +73,8 @@ func (sub *subscription) open() bool {
 	return !sub.full.Load() && !sub.client.ended.Load()
 }
 
-// room is how many of n messages the subscription takes. client.mu is held.
-func (sub *subscription) room(n int) int {
+// accepts returns how many of n messages the subscription takes. client.mu is held.
+func (sub *subscription) accepts(n int) int {
 	if !sub.open() {
 		return 0
 	}
@@ -101,7 +101,7 @@ func (m *member) Deliver(b *batch.Batch, from, to int, receipt batch.Receipt) (t
 	c := m.sub.client
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	n := m.sub.room(to - from)
+	n := m.sub.accepts(to - from)
 	if n == 0 {
 		return 0
 	}

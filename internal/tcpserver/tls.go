@@ -51,9 +51,9 @@ func (t *tlsConn) suffices(sec *Security) bool {
 	}
 }
 
-// shake does the handshake, behind INFO where that comes first. The writer waits
+// handshake does the TLS handshake, after INFO if that comes first. The writer waits
 // for ready, which is the caller's to close.
-func (c *client) shake() error {
+func (c *client) handshake() error {
 	c.conn.SetDeadline(c.since.Add(c.server.limits.Load().ConnectTimeout))
 	if !c.tls.first {
 		if _, err := c.conn.Write(c.infoLine(false)); err != nil {
