@@ -11,8 +11,8 @@ import (
 	"go.uber.org/zap/zapcore"
 )
 
-// flushTimeout is what a client that has left, or has to, gets to take what is
-// queued for it.
+// flushTimeout is the time in which a client whose connection ends can take the bytes
+// that are queued for it.
 const flushTimeout = time.Second
 
 // client is one connection.
@@ -20,9 +20,9 @@ type client struct {
 	server *Server
 	id     uint64
 	conn   net.Conn        // as it was accepted
-	ip     string          // of the other side; empty where it has none
+	ip     string          // of the other side; empty if it has none
 	tls    *tlsConn        // over conn; nil for none
-	raw    syscall.RawConn // of conn, to write without waiting; nil where that can't be done
+	raw    syscall.RawConn // of conn, to write without waiting; nil if that can't be done
 	since  time.Time
 	wrote  chan struct{} // closed when the last writer has ended
 	ended  atomic.Bool   // set once, under mu: nothing more is queued
@@ -38,12 +38,12 @@ type client struct {
 	writer *writer
 
 	mu        sync.Mutex // guards everything below
-	admitted  *Security  // that let it in; nil before
-	user      *User      // nil for one with all rights; changed by the reader alone
+	admitted  *Security  // under which it was authenticated; nil before
+	user      *User      // nil for one with all rights; changed only by the reader
 	connect   connectOptions
 	connected bool // CONNECT was read
 	subs      map[string]*subscription
-	members   map[*member]struct{} // of subs, and of past ones that still owe or may acknowledge
+	members   map[*member]struct{} // of subs, and of past ones that still owe or can acknowledge
 	expired   []*subscription      // got all they asked for; the writer retires them
 	sent      uint64               // messages, list items included
 	queue     queue
@@ -62,7 +62,7 @@ type ending struct {
 	reason string
 	level  zapcore.Level
 	count  func(*Stats) // may be nil
-	flush  bool         // what is queued is still written, for flushTimeout at most
+	flush  bool         // queued bytes are still written, for flushTimeout at most
 }
 
 var (
@@ -83,7 +83,7 @@ var (
 		level: zap.InfoLevel, count: func(st *Stats) { st.ConnectTimeouts++ }, flush: true}
 )
 
-// endTLS is the ending of a client whose handshake came to nothing.
+// endTLS is the ending of a client whose handshake failed.
 func endTLS(err error) ending {
 	return ending{reason: "the TLS handshake: " + err.Error(),
 		level: zap.InfoLevel, count: func(st *Stats) { st.TLSFailures++ }}
@@ -99,8 +99,8 @@ func endFor(v violation) ending {
 		level: zap.InfoLevel, count: func(st *Stats) { st.ProtocolErrors++ }, flush: true}
 }
 
-// newClient is called with s.mu held, so that the client gets the Security that
-// everybody gets.
+// newClient is called with s.mu held, so that Reload either sees the client or has
+// stored the Security that it gets.
 func newClient(s *Server, id uint64, conn net.Conn) *client {
 	c := &client{
 		server:  s,
@@ -194,8 +194,8 @@ func (c *client) end(why ending) {
 	c.log(why.level, "client disconnected", fields...)
 }
 
-// log writes a line that says which client it is about. A logger for each client
-// would keep kilobytes for a line or two.
+// log writes a line that names the client. A logger for each client would keep kilobytes
+// for a line or two.
 func (c *client) log(level zapcore.Level, text string, fields ...zap.Field) {
 	entry := c.server.log.Check(level, text)
 	if entry == nil {
@@ -224,7 +224,7 @@ func (c *client) send(line string) {
 	}
 }
 
-// ok answers a command where the client wants that.
+// ok answers a command with +OK if the client is verbose.
 func (c *client) ok() {
 	if c.connect.Verbose {
 		c.send("+OK\r\n")

@@ -2,8 +2,7 @@ package tcpserver
 
 import "fmt"
 
-// What clients are told with -ERR stands here, and in docs/PROTOCOL.md: a test
-// holds the two together. The texts are those of nats-server (server/errors.go,
+// The texts of -ERR stand here and in docs/PROTOCOL.md; a test compares the two. The texts are those of nats-server (server/errors.go,
 // parser.go and client.go of v2.15), because client libraries compare them.
 
 // violation is an error that ends a connection.

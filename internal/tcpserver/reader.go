@@ -19,10 +19,11 @@ type reader struct {
 	need   int  // bytes that it takes to go on
 	frugal bool // its stack is kept small; set before the client starts
 
-	pub sender // for what the client publishes
-	own sender // for what the daemon sends because of it
-	// By name in reply subjects: who may acknowledge; see nameForAcks. Used with the
-	// server's joining held, for writing by other goroutines.
+	pub sender // for messages that the client publishes
+	own sender // for answers of the daemon to them
+	// given has the members that can acknowledge, by their names in reply subjects; see
+	// nameForAcks. It is used with the server's joining held, by other goroutines only
+	// with joining held for writing.
 	given map[string][]*member
 
 	trusted bool // it is authenticated: commands other than CONNECT are executed
@@ -36,7 +37,7 @@ func (c *client) read() {
 		if err != nil {
 			c.end(endTLS(err))
 		}
-		close(c.tls.ready) // behind the end: the writer would find another reason for it
+		close(c.tls.ready) // after c.end, or the writer would end it for another reason
 		if err != nil {
 			defer c.server.wg.Done()
 			c.quit(err)
@@ -70,7 +71,7 @@ func (c *client) readOn() {
 	c.quit(err)
 }
 
-// quit takes the client down when the connection ends, whoever ended it.
+// quit ends the client when its connection has ended, for whatever reason.
 func (c *client) quit(err error) {
 	var v violation
 	switch {
@@ -90,7 +91,7 @@ func (c *client) quit(err error) {
 	c.server.forget(c)
 }
 
-// leave takes the client out of everything it takes part in.
+// leave ends the client's subscriptions and memberships.
 func (c *client) leave() {
 	c.server.joining.RLock()
 	defer c.server.joining.RUnlock()
@@ -173,7 +174,7 @@ func (c *client) readConnect(options []byte) error {
 		return err
 	}
 	c.conn.SetReadDeadline(time.Time{})
-	o.Password, o.Token = "", "" // nobody needs them any more
+	o.Password, o.Token = "", "" // no longer needed
 	c.mu.Lock()
 	c.connect, c.connected = o, true
 	c.mu.Unlock()
@@ -185,8 +186,8 @@ func (c *client) readConnect(options []byte) error {
 	return nil
 }
 
-// admit lets the client in, if what it says about itself is right. It can't become
-// somebody else later: what it has subscribed to would not be theirs.
+// admit authenticates the client. A later CONNECT can't change its user, who might not
+// be allowed to have its subscriptions.
 func (c *client) admit(o connectOptions) error {
 	for s := c.server; ; {
 		sec := s.security.Load()
@@ -194,13 +195,13 @@ func (c *client) admit(o connectOptions) error {
 		switch {
 		case !ok || c.trusted && u.name() != c.user.name():
 			return errAuthorization
-		case c.trusted: // it keeps the rights that its subscriptions go with, until Reload comes to it
+		case c.trusted: // it keeps the rights that its subscriptions were made with, until Reload
 			return nil
 		}
 		c.mu.Lock()
 		c.user, c.admitted = u, sec
 		c.mu.Unlock()
-		if s.security.Load() == sec { // else Reload may not have seen it
+		if s.security.Load() == sec { // otherwise Reload may have missed it
 			c.trusted = true
 			return nil
 		}
@@ -290,14 +291,14 @@ func (c *client) unsubscribe(cmd command) {
 }
 
 // finish ends the memberships of a subscription that has got limit messages or
-// more already: the client passes over those beyond. What it owes beyond them
-// goes to others at once; with a limit of 0 that is everything.
+// more already: the client passes over those beyond. Items that it owes beyond them go
+// to other members at once; with a limit of 0 that is all of them.
 //
-// In which order messages and items came is not known any more. So messages are
-// taken to have come first, and where items of several lists are owed none of
-// them is kept: an item may come again that the client has seen, and none is
-// confirmed that it has passed over. Items that are acknowledged one by one need
-// no such care: they stay owed, and those passed over come again when overdue.
+// The order in which messages and items came is no longer known. So messages are taken
+// to have come first, and if items of several lists are owed none of them is kept: an
+// item that the client has seen may be redelivered, but none that it has passed over is
+// confirmed. Items that are acknowledged one by one need no such care: they stay owed,
+// and those passed over are redelivered when they are overdue.
 func (c *client) finish(sub *subscription, limit int) {
 	c.mu.Lock()
 	owing, owed := 0, 0
@@ -348,15 +349,15 @@ func (m *member) abandon() {
 	m.owed = 0
 }
 
-// dropIfDone forgets a member that gets nothing more and owes nothing. What is
-// owed where items are acknowledged one by one is not known here. mu is held.
+// dropIfDone forgets a member that gets nothing more and owes nothing. Debts for items
+// that are acknowledged one by one are not known here. mu is held.
 func (c *client) dropIfDone(m *member) {
 	if m.finished && m.owed == 0 && m.confirm != Acknowledged {
 		delete(c.members, m)
 	}
 }
 
-// pong reads PONG, which confirms what was written before the PING.
+// pong reads PONG, which confirms the items that were written before the PING.
 func (c *client) pong() {
 	now := time.Now()
 	c.mu.Lock()

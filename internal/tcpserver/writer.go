@@ -8,12 +8,12 @@ import (
 )
 
 const (
-	// roundSize is how much is written at once, in bytes: enough to make the
-	// system calls cheap, and little enough for confirmations to keep flowing.
+	// roundSize is the size of a round, in bytes: large enough to make the system
+	// calls cheap, and small enough for confirmations to keep flowing.
 	roundSize = 256 << 10
-	// firstPing is how soon a client is asked for a first sign of life.
+	// firstPing is the time from accept to a client's first PING.
 	firstPing = 2 * time.Second
-	// looks is how often progress is looked for within ReceiptTimeout.
+	// looks is the number of looks for progress within ReceiptTimeout.
 	looks = 4
 	// keptSegments bounds the queue's memory that is kept for the next time.
 	keptSegments = 256
@@ -28,7 +28,7 @@ type writer struct {
 	round round
 }
 
-// round is what is written at once.
+// round is a part of the queue that is written at once.
 type round struct {
 	began      bool // and is not written yet
 	segments   []segment
@@ -373,7 +373,7 @@ func (c *client) tryWrite() (all bool) {
 	return len(r.rest) == 0
 }
 
-// maxBuffers is how many buffers a system call writes at most (IOV_MAX).
+// maxBuffers is the most buffers that a system call writes (IOV_MAX).
 const maxBuffers = 1024
 
 // consume takes the first n bytes off bufs.
@@ -387,7 +387,7 @@ func consume(bufs *net.Buffers, n int) {
 	}
 }
 
-// writeBufs writes the round, however long that takes as long as there is progress.
+// writeBufs writes the round, however long that takes while there is progress.
 func (c *client) writeBufs() error {
 	r := &c.writer.round
 	if c.tls != nil && r.sealed == nil {
