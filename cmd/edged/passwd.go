@@ -6,7 +6,7 @@ import (
 	"io"
 	"strings"
 
-	"golang.org/x/crypto/bcrypt"
+	"edged/internal/password"
 )
 
 const passwdUsage = `usage: edged passwd < FILE
@@ -30,7 +30,7 @@ func runPasswd(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		fmt.Fprint(stderr, "edged passwd: there is no password on standard input\n")
 		return exitUsage
 	}
-	hash, err := bcrypt.GenerateFromPassword([]byte(line), bcrypt.DefaultCost)
+	hash, err := password.Hash(line)
 	if err != nil {
 		fmt.Fprintf(stderr, "edged passwd: %v\n", err)
 		return exitFailed

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/BurntSushi/toml"
+
+	"edged/internal/nearest"
 )
 
 // Parse reads a file's content; name stands for it in the errors, which are
@@ -211,11 +213,8 @@ func keysOf(t reflect.Type) (keys []string) {
 // spelled nearly so, or one of that name in another table.
 func hint(key string, table reflect.Type) string {
 	known := keysOf(table)
-	nearest := slices.MinFunc(known, func(a, b string) int {
-		return cmp.Compare(distance(key, a), distance(key, b))
-	})
-	if distance(key, nearest) <= max(1, len(nearest)/3) {
-		return fmt.Sprintf(": did you mean %s?", nearest)
+	if meant := nearest.Name(key, known); meant != "" {
+		return fmt.Sprintf(": did you mean %s?", meant)
 	}
 	root := reflect.TypeFor[Config]()
 	if slices.Contains(keysOf(root), key) {
@@ -231,26 +230,4 @@ func hint(key string, table reflect.Type) string {
 		}
 	}
 	return fmt.Sprintf(": remove it, or use one of %s", strings.Join(known, ", "))
-}
-
-// distance is the number of bytes to insert, delete or replace to make b of a
-// (Levenshtein's).
-func distance(a, b string) int {
-	row := make([]int, len(b)+1) // row[j]: from what was read of a to b[:j]
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			change := diagonal
-			if a[i] != b[j] {
-				change++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(change, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
 }

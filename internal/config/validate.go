@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"net"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"unicode"
+
+	"edged/internal/password"
+	"edged/internal/subject"
 )
 
 // maxSocketPath is how long the path of a Unix socket may be: sun_path in
@@ -229,9 +231,6 @@ func (p *parser) validateTLS(t TLS) {
 	}
 }
 
-// bcryptHash has a cost that a login can wait for: 4 to 16.
-var bcryptHash = regexp.MustCompile(`^\$2[aby]\$(0[4-9]|1[0-6])\$[./A-Za-z0-9]{53}$`)
-
 // maxRules is how many patterns a list of a user can have: all of them are looked
 // at for a message.
 const maxRules = 100
@@ -254,9 +253,10 @@ func (p *parser) validateUsers(users []User) {
 			p.problem(path+".password", "a user needs a password: write its bcrypt hash, which `edged passwd` makes, or set password_file")
 		case u.Password != "" && u.PasswordFile != "":
 			p.problem(path+".password_file", "there is a password already: remove one of the two")
-		case u.Password != "" && !bcryptHash.MatchString(u.Password):
+		case u.Password != "" && !password.Allowed(u.Password):
 			// Not repeated here: it may be the password itself.
-			p.problem(path+".password", "this is no bcrypt hash of a cost from 4 to 16: `edged passwd` makes one of a password; one in the clear belongs in a file of its own, see password_file")
+			p.problem(path+".password", "this is no bcrypt hash of a cost from %d to %d: `edged passwd` makes one of a password; one in the clear belongs in a file of its own, see password_file",
+				password.MinCost, password.MaxCost)
 		}
 		for key, patterns := range map[string][]string{
 			"publish.allow": u.Publish.Allow, "publish.deny": u.Publish.Deny,
@@ -318,19 +318,19 @@ func (p *parser) validateInbound(inbound []Inbound, lists []List) {
 	}
 }
 
-func (p *parser) validateInboundSubject(path, subject string, lists []List) {
-	if subject == "" {
+func (p *parser) validateInboundSubject(path, pattern string, lists []List) {
+	if pattern == "" {
 		p.problem(path, "write the subject that clients publish to")
 		return
 	}
-	if err := checkPattern(subject); err != nil {
-		p.problem(path, "the subject %q %v: choose another", subject, err)
+	if err := checkPattern(pattern); err != nil {
+		p.problem(path, "the subject %q %v: choose another", pattern, err)
 		return
 	}
 	for i, l := range lists {
-		if matches(subject, l.Subject) {
+		if subject.Matches(pattern, l.Subject) {
 			p.problem(path, "the subject %q stands for %q too, which is that of %s and which nobody may publish to: choose another",
-				subject, l.Subject, index("list", i))
+				pattern, l.Subject, index("list", i))
 		}
 	}
 }
@@ -470,42 +470,11 @@ func checkPattern(subject string) error {
 	return nil
 }
 
-// checkSyntax holds a subject to the rules of
-// https://docs.nats.io/nats-concepts/subjects for subjects with wildcards.
-func checkSyntax(subject string) error {
-	unfit := func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }
-	tokens := strings.Split(subject, ".")
-	switch {
-	case len(subject) > maxName:
+// checkSyntax bounds the length of a subject and holds it to the rules of
+// subject.Check.
+func checkSyntax(s string) error {
+	if len(s) > maxName {
 		return fmt.Errorf("is longer than %d bytes", maxName)
-	case slices.Contains(tokens, ""):
-		return errors.New("has an empty part between dots")
-	case strings.ContainsFunc(subject, unfit):
-		return errors.New("has a space or a control character in it")
 	}
-	for i, token := range tokens {
-		if len(token) > 1 && strings.ContainsAny(token, "*>") {
-			return errors.New("has a wildcard that is only a piece of the part between dots")
-		}
-		if token == ">" && i < len(tokens)-1 {
-			return errors.New("has a > before its end")
-		}
-	}
-	return nil
-}
-
-// matches tells whether pattern, which may have wildcards, stands for subject.
-func matches(pattern, subject string) bool {
-	tokens := strings.Split(subject, ".")
-	for i, p := range strings.Split(pattern, ".") {
-		switch {
-		case i == len(tokens):
-			return false
-		case p == ">":
-			return true
-		case p != "*" && p != tokens[i]:
-			return false
-		}
-	}
-	return strings.Count(pattern, ".") == len(tokens)-1
+	return subject.Check(s)
 }

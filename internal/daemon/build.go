@@ -141,38 +141,38 @@ func (d *daemon) relay(list config.List, cfg *config.Config) (relayed, poller.Li
 			AckWait: time.Duration(list.AckWait), Backoff: durations(list.Backoff),
 			MaxDeliver: list.MaxDeliver, MaxAckPending: list.MaxAckPending,
 		})
-		source.Explicit, subject.Joiner, subject.Confirm = promptExplicit{w, d}, w, tcpserver.Acknowledged
+		source.Explicit, subject.Joiner, subject.Confirm = corkedExplicit{w, d}, w, tcpserver.Acknowledged
 		return relayed{list, w}, source, subject
 	}
 	w := relay.NewList(relay.Options{Window: window, Memory: memory, Changed: wake})
-	source.Window, subject.Joiner = promptWindow{w, d}, w
+	source.Window, subject.Joiner = corkedWindow{w, d}, w
 	if list.Ack == config.AckNone {
 		subject.Confirm = tcpserver.OnWrite
 	}
 	return relayed{list, w}, source, subject
 }
 
-// promptWindow and promptExplicit let the loop write the items that it offers to
+// corkedWindow and corkedExplicit let the loop write the items that it offers to
 // idle clients.
-type promptWindow struct {
+type corkedWindow struct {
 	poller.Window
 	daemon *daemon
 }
 
-func (w promptWindow) Offer(b *batch.Batch) bool {
-	w.daemon.tcp.Hold()
-	defer w.daemon.tcp.Flush()
+func (w corkedWindow) Offer(b *batch.Batch) bool {
+	w.daemon.tcp.Cork()
+	defer w.daemon.tcp.Uncork()
 	return w.Window.Offer(b)
 }
 
-type promptExplicit struct {
+type corkedExplicit struct {
 	poller.ExplicitWindow
 	daemon *daemon
 }
 
-func (w promptExplicit) Offer(b *batch.Batch) {
-	w.daemon.tcp.Hold()
-	defer w.daemon.tcp.Flush()
+func (w corkedExplicit) Offer(b *batch.Batch) {
+	w.daemon.tcp.Cork()
+	defer w.daemon.tcp.Uncork()
 	w.ExplicitWindow.Offer(b)
 }
 

@@ -86,7 +86,8 @@ type statusAnswer struct {
 	Gone        uint64  `json:"gone"`
 	Redelivered uint64  `json:"redelivered"`
 
-	LogDropped uint64 `json:"log_lines_dropped"`
+	LogDropped  uint64 `json:"log_lines_dropped"`
+	LogRepeated uint64 `json:"log_lines_repeated"`
 
 	Faults []string        `json:"faults"` // what does not work, and why
 	TCP    tcpserver.Stats `json:"tcp"`
@@ -98,7 +99,7 @@ func (d *daemon) status() statusAnswer {
 		State: "serving", Why: d.life.draining(), Version: d.options.Version, Instance: cfg.Instance, PID: os.Getpid(),
 		Uptime: time.Since(d.started).Seconds(), Redis: cfg.Redis.Where(), Listen: d.address.String(), Lists: len(d.served.lists()),
 		InFlight: b.InFlight, Taken: b.Taken, Confirmed: b.Confirmed, Returned: b.Returned, Dead: b.Dead, Gone: b.Gone,
-		Redelivered: b.Redelivered, Faults: []string{}, TCP: d.tcp.Stats(),
+		Redelivered: b.Redelivered, LogRepeated: d.log.repeated(), Faults: []string{}, TCP: d.tcp.Stats(),
 	}
 	if a.Why != "" {
 		a.State = "draining"
@@ -133,6 +134,9 @@ func (a statusAnswer) Text(w io.Writer) {
 	fmt.Fprintf(w, "lists      %d, backlog %d items, %d of them on their way\n", a.Lists, a.Backlog, a.InFlight)
 	fmt.Fprintf(w, "books      %d taken = %d confirmed + %d returned + %d dead + %d gone + %d on their way\n",
 		a.Taken, a.Confirmed, a.Returned, a.Dead, a.Gone, a.InFlight)
+	if a.LogRepeated > 0 {
+		fmt.Fprintf(w, "log        %d lines dropped: more than %d with the same message in %s\n", a.LogRepeated, repeats, repeatInterval)
+	}
 	for _, f := range a.Faults {
 		fmt.Fprintf(w, "fault      %s\n", f)
 	}

@@ -11,18 +11,22 @@ import (
 
 	"edged/internal/config"
 	logjournal "edged/internal/journal"
-	"edged/internal/loglimit"
+	"edged/internal/logsample"
 )
 
-// repeated bounds lines with the same message.
-var repeated = loglimit.Limits{Lines: 20, Per: 10 * time.Second}
+// At most repeats lines with the same message are written per repeatInterval.
+const (
+	repeats        = 20
+	repeatInterval = 10 * time.Second
+)
 
 // logging is the daemon's log.
 type logging struct {
 	*zap.Logger
-	level   zap.AtomicLevel // can be changed while the daemon runs
-	dropped func() uint64   // the number of lines that did not reach the journal; nil if the log is not the journal's
-	close   func()          // writes the lines that are left
+	level    zap.AtomicLevel // can be changed while the daemon runs
+	dropped  func() uint64   // the number of lines that did not reach the journal; nil if the log is not the journal's
+	repeated func() uint64   // the number of lines dropped because their message came too often
+	close    func()          // writes the lines that are left
 }
 
 // newLog logs to the journal by send, if w is connected to it; else to w: readable
@@ -39,7 +43,9 @@ func newLog(cfg config.Log, w io.Writer, send logjournal.Send) *logging {
 	} else {
 		core = zapcore.NewCore(encoder(format == "console" || format == "auto" && onTerminal(w)), zapcore.Lock(zapcore.AddSync(w)), l.level)
 	}
-	l.Logger = zap.New(loglimit.New(core, repeated))
+	limited := logsample.New(core, repeats, repeatInterval)
+	l.repeated = limited.Dropped
+	l.Logger = zap.New(limited)
 	l.close = func() {
 		_ = l.Sync()
 		stop()

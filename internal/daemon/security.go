@@ -6,9 +6,9 @@ import (
 	"net"
 
 	"go.uber.org/zap"
-	"golang.org/x/crypto/bcrypt"
 
 	"edged/internal/config"
+	"edged/internal/password"
 	"edged/internal/tcpserver"
 )
 
@@ -25,14 +25,14 @@ func security(cfg config.TCP) (sec tcpserver.Security, err error) {
 	}
 	sec.Token = tcpserver.Secret(token)
 	for i, u := range cfg.Users {
-		password := u.Password
+		secret := u.Password
 		if u.PasswordFile != "" {
-			if password, err = readClientSecret(fmt.Sprintf("tcp.user[%d].password_file", i), u.PasswordFile); err != nil {
+			if secret, err = readClientSecret(fmt.Sprintf("tcp.user[%d].password_file", i), u.PasswordFile); err != nil {
 				return sec, err
 			}
 		}
 		sec.Users = append(sec.Users, tcpserver.User{
-			Name: u.Name, Password: tcpserver.Secret(password),
+			Name: u.Name, Password: tcpserver.Secret(secret),
 			Publish: tcpserver.Rules(u.Publish), Subscribe: tcpserver.Rules(u.Subscribe),
 		})
 	}
@@ -72,18 +72,15 @@ func open(cfg config.TCP) bool {
 	return cfg.Auth.TokenFile == "" && len(cfg.Users) == 0 && cfg.TLS.CAFile == ""
 }
 
-// maxCost bounds what a login costs, as internal/config does for hashes that stand
-// in the configuration itself.
-const maxCost = 16
-
-// readClientSecret reads what a client has to know, in the clear or as a hash.
+// readClientSecret reads a client's password or token, in the clear or as a hash.
 func readClientSecret(key, name string) (string, error) {
 	secret, err := readSecret(key, name)
 	if err != nil {
 		return "", err
 	}
-	if cost, err := bcrypt.Cost([]byte(secret)); err == nil && cost > maxCost {
-		return "", fmt.Errorf("%s: the bcrypt hash in %s has a cost of %d, at most %d are allowed: every login would take minutes", key, name, cost, maxCost)
+	if cost, hashed := password.Cost(secret); hashed && !password.Allowed(secret) {
+		return "", fmt.Errorf("%s: the bcrypt hash in %s has a cost of %d, allowed are %d to %d: `edged passwd` makes one",
+			key, name, cost, password.MinCost, password.MaxCost)
 	}
 	return secret, nil
 }

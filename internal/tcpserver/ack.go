@@ -6,12 +6,10 @@ import (
 	"errors"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
-	"unicode"
-	"unicode/utf8"
 
 	"edged/internal/batch"
+	"edged/internal/subject"
 )
 
 // Items that are acknowledged one by one carry a reply subject in the shape that
@@ -20,33 +18,22 @@ import (
 //
 //	$JS.ACK.<list>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<ns>.<pending>
 //
-// The consumer is "edged"; where a client is a member of a list more than once at
-// the same time, the others are "edged-2" and so on, so that it can acknowledge
-// for each. Sequence numbers start at 1, as in JetStream.
+// The consumer is "edged". If a client is a member of a list more than once at the same
+// time, the other consumers are "edged-2" and so on, so that it can acknowledge for each.
+// Sequence numbers start at 1, as in JetStream.
 
 var ackPrefix = []byte("$JS.ACK.")
 
 const (
-	// maxAckEnd is what appendAckEnd appends at most: four numbers of 64 bits.
+	// maxAckEnd is the most that appendAckEnd appends: four numbers of 64 bits.
 	maxAckEnd = 4*20 + 4
-	// keptMembers is for how many past memberships under one name a client may
-	// still acknowledge.
+	// keptMembers is the number of past memberships under one name for which a client
+	// can still acknowledge.
 	keptMembers = 64
 )
 
-// subjectToken replaces what can't stand in a token of a subject.
-func subjectToken(name string) string {
-	return strings.Map(func(r rune) rune {
-		switch {
-		case r == '.', r == '*', r == '>', r == utf8.RuneError, unicode.IsSpace(r), unicode.IsControl(r):
-			return '_'
-		}
-		return r
-	}, name)
-}
-
-// nameForAcks gives a member the first name that no other active one of this
-// client has, and forgets the oldest of those who had it before.
+// nameForAcks gives a member the first name that no other active member of this client
+// has, and forgets the oldest of the members that had it before.
 func (c *client) nameForAcks(m *member, l list) {
 	if c.given == nil {
 		c.given = make(map[string][]*member)
@@ -69,7 +56,7 @@ func (c *client) nameForAcks(m *member, l list) {
 	}
 }
 
-// inUse tells whether the member that was given a name last is active.
+// inUse reports whether the member that was given a name last is active.
 func (c *client) inUse(name string) bool {
 	past := c.given[name]
 	if len(past) == 0 {
@@ -98,16 +85,16 @@ func appendAckEnd(data []byte, b *batch.Batch, i int) []byte {
 }
 
 // parseAckSubject reads the reply subject of an item.
-func parseAckSubject(subject []byte) (name []byte, seq uint64, taken time.Time, ok bool) {
-	rest, ok := bytes.CutPrefix(subject, ackPrefix)
+func parseAckSubject(reply []byte) (name []byte, seq uint64, taken time.Time, ok bool) {
+	rest, ok := bytes.CutPrefix(reply, ackPrefix)
 	var f [7][]byte // list, consumer, deliveries, sequence numbers, nanoseconds, pending
 	if !ok || bytes.Count(rest, []byte(".")) != len(f)-1 {
 		return nil, 0, taken, false
 	}
 	for i := range f {
-		f[i], rest, _ = nextToken(rest)
+		f[i], rest, _ = subject.Cut(rest)
 	}
-	name = subject[len(ackPrefix):][:len(f[0])+1+len(f[1])]
+	name = reply[len(ackPrefix):][:len(f[0])+1+len(f[1])]
 	seq, err := strconv.ParseUint(string(f[3]), 10, 64)
 	if err != nil || seq == 0 {
 		return nil, 0, taken, false
@@ -119,9 +106,9 @@ func parseAckSubject(subject []byte) (name []byte, seq uint64, taken time.Time, 
 	return name, seq - 1, time.Unix(0, ns), true
 }
 
-// parseAck reads what a client says about an item, the way nats-server does
-// (server/consumer.go of v2.15, processAck and processNak). next tells whether
-// the client asks for another item in the same breath.
+// parseAck reads an acknowledgement, the way nats-server does (server/consumer.go of
+// v2.15, processAck and processNak). next reports whether the client also asks for
+// another item.
 func parseAck(payload []byte) (ack batch.Ack, next, ok bool) {
 	payload = bytes.TrimSpace(payload)
 	has := func(verb string) bool { return bytes.HasPrefix(payload, []byte(verb)) }
@@ -140,8 +127,8 @@ func parseAck(payload []byte) (ack batch.Ack, next, ok bool) {
 	return ack, false, false
 }
 
-// parseDelay reads {"delay": nanoseconds} or a duration such as 1.5s. What can't
-// be read is no delay.
+// parseDelay reads {"delay": nanoseconds} or a duration such as 1.5s. An invalid one is
+// no delay.
 func parseDelay(arg []byte) time.Duration {
 	arg = bytes.TrimSpace(arg)
 	if len(arg) > 0 && arg[0] == '{' {
@@ -162,8 +149,8 @@ var (
 	errAckPayload = errors.New("the payload is none of +ACK, -NAK, +WPI, +TERM and +NXT")
 )
 
-// acknowledge reads what is published to the reply subject of an item. A publisher
-// that wants to know is told when the item is out of Redis.
+// acknowledge executes a PUB to the reply subject of an item. A publisher that gave
+// a reply subject gets an answer when the item is out of Redis.
 func (c *client) acknowledge(cmd command) {
 	ack, next, known := parseAck(cmd.payload)
 	var removed func(error)
@@ -178,8 +165,8 @@ func (c *client) acknowledge(cmd command) {
 	if err == nil {
 		return
 	}
-	// Refused, which who did not ask need not know: an acknowledgement of an
-	// earlier connection, for an item that comes again.
+	// Refused: most likely an acknowledgement for an item of an earlier connection,
+	// which is delivered again. Only a client that asked is told.
 	c.server.count(func(st *Stats) { st.AcksRefused++ })
 	if removed != nil {
 		removed(err)
@@ -187,8 +174,8 @@ func (c *client) acknowledge(cmd command) {
 }
 
 // acknowledgeItem hands an acknowledgement to the member that was given the item.
-func (c *client) acknowledgeItem(subject []byte, ack batch.Ack, removed func(error)) error {
-	name, seq, taken, ok := parseAckSubject(subject)
+func (c *client) acknowledgeItem(reply []byte, ack batch.Ack, removed func(error)) error {
+	name, seq, taken, ok := parseAckSubject(reply)
 	if !ok {
 		return errAckSubject
 	}
@@ -203,10 +190,10 @@ func (c *client) acknowledgeItem(subject []byte, ack batch.Ack, removed func(err
 	return err
 }
 
-// ackAnswer returns what answers an acknowledgement, from any goroutine: with an
-// empty message when all is well, otherwise with the status "no responders": it is
-// the only answer that nats.go's AckSync, which reads no payload, takes for a
-// failure. A client that reads no headers gets a payload.
+// ackAnswer returns the function that answers an acknowledgement, from any goroutine:
+// with an empty message if it succeeded, otherwise with the status "no responders". That
+// is the only answer that nats.go's AckSync, which reads no payload, takes for a failure.
+// A client that reads no headers gets a payload.
 func (c *client) ackAnswer(reply []byte) func(error) {
 	s, headers, only := c.server, c.connect.Headers, c.answersTo(reply)
 	msg := message{subject: bytes.Clone(reply)}

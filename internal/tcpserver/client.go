@@ -11,8 +11,8 @@ import (
 	"go.uber.org/zap/zapcore"
 )
 
-// flushTimeout is what a client that has left, or has to, gets to take what is
-// queued for it.
+// flushTimeout is the time in which a client whose connection ends can take the bytes
+// that are queued for it.
 const flushTimeout = time.Second
 
 // client is one connection.
@@ -20,9 +20,9 @@ type client struct {
 	server *Server
 	id     uint64
 	conn   net.Conn        // as it was accepted
-	ip     string          // of the other side; empty where it has none
+	ip     string          // of the other side; empty if it has none
 	tls    *tlsConn        // over conn; nil for none
-	raw    syscall.RawConn // of conn, to write without waiting; nil where that can't be done
+	raw    syscall.RawConn // of conn, to write without waiting; nil if that can't be done
 	since  time.Time
 	wrote  chan struct{} // closed when the last writer has ended
 	ended  atomic.Bool   // set once, under mu: nothing more is queued
@@ -31,37 +31,30 @@ type client struct {
 	bytesIn  atomic.Uint64
 	bytesOut atomic.Uint64
 
-	reader  // owned by the reading goroutine
-	*writer // owned by the writing goroutine; nil while there is none, changed with mu held
+	reader // owned by the reader goroutine
 
-	mu         sync.Mutex // guards everything below
-	admitted   *Security  // that let it in; nil before
-	user       *User      // nil for one with all rights; changed by the reader alone
-	connect    connectOptions
-	connected  bool // CONNECT was read
-	subs       map[string]*subscription
-	members    map[*member]struct{} // of subs, and of past ones that still owe or may acknowledge
-	expired    []*subscription      // got all they asked for; the writer retires them
-	sent       uint64               // messages, list items included
-	queue      queue
-	idle       bool // nobody writes
-	due        bool // whoever writes is to look at the client
-	askPing    bool // a PING is due though no items need one
-	timer      *time.Timer
-	fires      time.Time // when timer does; zero when it has
-	nextPing   time.Time
-	greeted    bool // a first PING or PONG has come: INFO may follow
-	ldm        bool // INFO with ldm is owed, or was sent
-	owed       int  // list items delivered and not confirmed
-	progress   time.Time
-	unsent     int        // bytes that the kernel held when it was looked at last
-	pinged     bool       // a PING is outstanding, or being written
-	pingOut    uint64     // bytesOut behind it; 0 while it is being written
-	pingThere  time.Time  // when the client's host was seen to have it
-	early      bool       // its PONG came before it was written
-	unanswered int        // intervals that passed with it
-	covered    []delivery // written before the outstanding PING
-	uncovered  []delivery // written after it
+	// writer is owned by the writer goroutine, or by Uncork; nil when the client is
+	// idle, changed with mu held.
+	writer *writer
+
+	mu        sync.Mutex // guards everything below
+	admitted  *Security  // under which it was authenticated; nil before
+	user      *User      // nil for one with all rights; changed only by the reader
+	connect   connectOptions
+	connected bool // CONNECT was read
+	subs      map[string]*subscription
+	members   map[*member]struct{} // of subs, and of past ones that still owe or can acknowledge
+	expired   []*subscription      // got all they asked for; the writer retires them
+	sent      uint64               // messages, list items included
+	queue     queue
+	pings     pings
+	idle      bool // there is no writer
+	due       bool // the writer is to look at the client
+	timer     *time.Timer
+	fires     time.Time // when timer does; zero when it has
+
+	infoAllowed bool // a first PING or PONG has come: INFO may follow
+	ldm         bool // INFO with ldm is due, or was sent
 }
 
 // ending is why a client is gone.
@@ -69,7 +62,7 @@ type ending struct {
 	reason string
 	level  zapcore.Level
 	count  func(*Stats) // may be nil
-	flush  bool         // what is queued is still written, for flushTimeout at most
+	flush  bool         // queued bytes are still written, for flushTimeout at most
 }
 
 var (
@@ -90,7 +83,7 @@ var (
 		level: zap.InfoLevel, count: func(st *Stats) { st.ConnectTimeouts++ }, flush: true}
 )
 
-// endTLS is the ending of a client whose handshake came to nothing.
+// endTLS is the ending of a client whose handshake failed.
 func endTLS(err error) ending {
 	return ending{reason: "the TLS handshake: " + err.Error(),
 		level: zap.InfoLevel, count: func(st *Stats) { st.TLSFailures++ }}
@@ -106,8 +99,8 @@ func endFor(v violation) ending {
 		level: zap.InfoLevel, count: func(st *Stats) { st.ProtocolErrors++ }, flush: true}
 }
 
-// newClient is called with s.mu held, so that the client gets the Security that
-// everybody gets.
+// newClient is called with s.mu held, so that Reload either sees the client or has
+// stored the Security that it gets.
 func newClient(s *Server, id uint64, conn net.Conn) *client {
 	c := &client{
 		server:  s,
@@ -138,9 +131,9 @@ func newClient(s *Server, id uint64, conn net.Conn) *client {
 	return c
 }
 
-// turnAway says why a connection does not become a client, where that can be said
-// without a TLS handshake. The few bytes fit in the socket's buffer.
-func (c *client) turnAway(limit string) {
+// reject closes a connection that does not become a client. It says why if that needs
+// no TLS handshake; the few bytes fit in the socket's buffer.
+func (c *client) reject(limit string) {
 	c.log(zap.WarnLevel, "connection refused: "+limit+" reached")
 	if c.tls == nil || !c.tls.first {
 		c.conn.SetWriteDeadline(time.Now().Add(flushTimeout))
@@ -162,7 +155,7 @@ func (c *client) info() ClientInfo {
 		Since:         c.since,
 		Subscriptions: len(c.subs),
 		Pending:       c.queue.bytes,
-		Owed:          c.owed,
+		Owed:          c.pings.owed,
 		Received:      c.received.Load(),
 		Sent:          c.sent,
 		BytesIn:       c.bytesIn.Load(),
@@ -186,7 +179,7 @@ func (c *client) end(why ending) {
 		c.conn.SetWriteDeadline(time.Now().Add(flushTimeout))
 	}
 	c.wakeWriter()
-	owed := c.owed
+	owed := c.pings.owed
 	c.mu.Unlock()
 	if !why.flush {
 		c.conn.Close()
@@ -201,8 +194,8 @@ func (c *client) end(why ending) {
 	c.log(why.level, "client disconnected", fields...)
 }
 
-// log writes a line that says which client it is about. A logger for each client
-// would keep kilobytes for a line or two.
+// log writes a line that names the client. A logger for each client would keep kilobytes
+// for a line or two.
 func (c *client) log(level zapcore.Level, text string, fields ...zap.Field) {
 	entry := c.server.log.Check(level, text)
 	if entry == nil {
@@ -231,15 +224,15 @@ func (c *client) send(line string) {
 	}
 }
 
-// ok answers a command where the client wants that.
+// ok answers a command with +OK if the client is verbose.
 func (c *client) ok() {
 	if c.connect.Verbose {
 		c.send("+OK\r\n")
 	}
 }
 
-// lameDuck tells the client that the server is going. Clients do not expect INFO
-// before their first PING is answered, so it may have to wait for that.
+// lameDuck tells the client that the server is shutting down. Clients do not expect
+// INFO before their first PING is answered, so it may have to wait for that.
 func (c *client) lameDuck() {
 	line := c.infoLine(true)
 	c.mu.Lock()
@@ -248,18 +241,18 @@ func (c *client) lameDuck() {
 		return
 	}
 	c.ldm = true
-	if c.greeted {
+	if c.infoAllowed {
 		c.wakeWriter()
 		put(c.server, &c.queue, line)
 	}
 }
 
-// greet notes that the client has shown that INFO may follow. mu is held.
-func (c *client) greet() {
-	if c.greeted {
+// allowInfo notes that INFO may be sent, and sends one that has waited for it. mu is held.
+func (c *client) allowInfo() {
+	if c.infoAllowed {
 		return
 	}
-	c.greeted = true
+	c.infoAllowed = true
 	if c.ldm {
 		c.wakeWriter()
 		put(c.server, &c.queue, c.infoLine(true))

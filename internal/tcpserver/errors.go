@@ -2,8 +2,7 @@ package tcpserver
 
 import "fmt"
 
-// What clients are told with -ERR stands here, and in docs/PROTOCOL.md: a test
-// holds the two together. The texts are those of nats-server (server/errors.go,
+// The texts of -ERR stand here and in docs/PROTOCOL.md; a test compares the two. The texts are those of nats-server (server/errors.go,
 // parser.go and client.go of v2.15), because client libraries compare them.
 
 // violation is an error that ends a connection.
@@ -24,7 +23,7 @@ const (
 	errClientProtocol   violation = "invalid client protocol"
 )
 
-// refusal says why a command was not obeyed; the connection goes on. It is a format.
+// refusal says why a command was not executed; the connection goes on. It is a format.
 type refusal string
 
 const (
@@ -38,7 +37,7 @@ const (
 	errTokens         refusal = "Permissions Violation for Subscription to %q, too many tokens"
 )
 
-// refuse tells the client that a command was not obeyed.
+// refuse tells the client that a command was not executed.
 func (c *client) refuse(why refusal, args ...any) {
 	c.send(errLine(fmt.Sprintf(string(why), args...)))
 }

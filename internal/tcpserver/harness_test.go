@@ -125,7 +125,7 @@ func (c *conn) expect(lines ...string) {
 	}
 }
 
-// sync is a barrier: all that was sent has been obeyed, and nothing else came.
+// sync is a barrier: all commands that were sent have been executed, and nothing else came.
 func (c *conn) sync() {
 	c.t.Helper()
 	c.send("PING\r\n")

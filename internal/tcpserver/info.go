@@ -7,8 +7,8 @@ import (
 	"sync"
 )
 
-// info is the server's introduction. What is not here must stay away: clients
-// read jetstream and connect_urls as promises.
+// info is the content of INFO. Clients take fields such as jetstream and connect_urls for
+// promises, so only these are sent.
 type info struct {
 	ServerID   string `json:"server_id"`
 	ServerName string `json:"server_name"`
@@ -27,7 +27,7 @@ type info struct {
 	LameDuck   bool   `json:"ldm,omitempty"`
 }
 
-// infoLine is the INFO for a client, with ldm when the server is going.
+// infoLine returns the INFO for a client, with ldm when the server is shutting down.
 func (c *client) infoLine(lameDuck bool) []byte {
 	in := info{
 		ServerID:   c.server.id,
@@ -55,10 +55,10 @@ func (c *client) infoLine(lameDuck bool) []byte {
 	return append(line, "\r\n"...)
 }
 
-// connectOptions are what a client says about itself in CONNECT.
+// connectOptions are the options in CONNECT.
 type connectOptions struct {
 	Verbose      bool   `json:"verbose"`  // answer every command with +OK
-	Pedantic     bool   `json:"pedantic"` // check what is published
+	Pedantic     bool   `json:"pedantic"` // check the subjects of messages
 	Echo         *bool  `json:"echo"`     // false: not its own messages
 	Headers      bool   `json:"headers"`
 	NoResponders bool   `json:"no_responders"`

@@ -8,21 +8,21 @@ import (
 	"syscall"
 )
 
-// A client that only takes items sends little, so what comes is read into a small
-// buffer first, and into a large one where it fills that. Both in bytes.
+// A client that only takes items sends little, so its bytes are read into a small buffer
+// first, and into a large one when they fill that. Both in bytes.
 const (
 	smallInput = 512
 	largeInput = 32 << 10
 )
 
-// inputs are buffers that nobody reads into at the moment.
+// inputs are the buffers that are not in use.
 type inputs struct {
 	small sync.Pool // of *[smallInput]byte
 	large sync.Pool // of *[largeInput]byte
 }
 
-// input is what has come from a client and is not obeyed yet. While it waits for
-// more it holds no more memory than that takes, but where there is TLS.
+// input is what has come from a client and is not executed yet. Without TLS, it holds no
+// more memory than that while it waits for more.
 type input struct {
 	spare *inputs
 	raw   syscall.RawConn       // nil: from is read
@@ -31,8 +31,8 @@ type input struct {
 
 	buf  []byte
 	have int   // bytes in buf
-	n    int   // of these, what the last fill read
-	err  error // what that ended with
+	n    int   // of these, the bytes that the last fill read
+	err  error // of the last fill
 }
 
 // newInput reads from, which is conn or lies over it.
@@ -45,7 +45,7 @@ func newInput(spare *inputs, conn net.Conn, from io.Reader) *input {
 	return in
 }
 
-// fill reads once, behind what there is already.
+// fill reads once, and appends the bytes to buf.
 func (in *input) fill() error {
 	if in.raw == nil {
 		in.makeRoom()
@@ -59,7 +59,7 @@ func (in *input) fill() error {
 	return in.err
 }
 
-// try reads where there is something to read. It reports whether there was.
+// try reads if there is something to read. It reports whether there was.
 func (in *input) try(fd uintptr) (done bool) {
 	in.makeRoom()
 	for {
@@ -77,7 +77,7 @@ func (in *input) try(fd uintptr) (done bool) {
 	}
 }
 
-// drop removes the first n bytes, which are obeyed.
+// drop removes the first n bytes, whose commands are executed.
 func (in *input) drop(n int) {
 	full := in.have == len(in.buf)
 	in.have = copy(in.buf, in.buf[n:in.have])
@@ -91,8 +91,8 @@ func (in *input) drop(n int) {
 	}
 }
 
-// makeRoom makes room for more where there is none. It is made for what has come,
-// not for what was announced.
+// makeRoom enlarges a buffer that is full. The size follows what has come, not what
+// was announced.
 func (in *input) makeRoom() {
 	switch {
 	case in.have < len(in.buf):
@@ -110,7 +110,7 @@ func (in *input) makeRoom() {
 	}
 }
 
-// keep puts buf, which has what is there, in the place of the buffer.
+// keep replaces the buffer by buf, which has its content.
 func (in *input) keep(buf []byte) {
 	switch len(in.buf) {
 	case smallInput:

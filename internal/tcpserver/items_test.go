@@ -472,7 +472,7 @@ func TestAfterUnsubTheServerKeepsNothingOfTheItems(t *testing.T) {
 			client := s.snapshot()[0]
 			client.mu.Lock()
 			defer client.mu.Unlock()
-			kept := len(client.covered) + len(client.uncovered)
+			kept := len(client.pings.covered) + len(client.pings.uncovered)
 			for _, seg := range client.queue.segments {
 				if seg.batch != nil {
 					kept++
@@ -488,7 +488,7 @@ func TestAfterUnsubTheServerKeepsNothingOfTheItems(t *testing.T) {
 func pinging(c *client) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.pinged
+	return c.pings.outstanding
 }
 
 func TestAPongThatComesBeforeItsPingConfirmsNothingUnwritten(t *testing.T) {

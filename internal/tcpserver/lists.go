@@ -1,8 +1,12 @@
 package tcpserver
 
-import "slices"
+import (
+	"slices"
 
-// lists are those that are served. A value is never changed.
+	"edged/internal/subject"
+)
+
+// lists are the lists that are served. A value is never changed.
 type lists struct {
 	all []list
 	own map[string]bool // their subjects
@@ -16,7 +20,7 @@ type list struct {
 
 // with returns the lists and one more, with a token of its own.
 func (ls *lists) with(l List) *lists {
-	token := subjectToken(l.Name)
+	token := subject.Token(l.Name)
 	for slices.ContainsFunc(ls.all, func(other list) bool { return other.token == token }) {
 		token += "_"
 	}
@@ -31,17 +35,17 @@ func newLists(all []list) *lists {
 	return ls
 }
 
-// without returns the lists but the one of this name.
+// without returns the lists except the one of this name.
 func (ls *lists) without(name string) *lists {
 	return newLists(slices.DeleteFunc(slices.Clone(ls.all), func(l list) bool { return l.Name == name }))
 }
 
-// owns tells whether a subject is that of a list.
-func (ls *lists) owns(subject []byte) bool { return ls.own[string(subject)] }
+// owns reports whether a literal subject is that of a list.
+func (ls *lists) owns(literal []byte) bool { return ls.own[string(literal)] }
 
-// AddList makes a list of one more subject: it belongs to the daemon from now on,
-// and the subscriptions that match it become members, in the order of their
-// clients. No other list has its name or its subject.
+// AddList adds a list: its subject belongs to the daemon from now on, and the
+// subscriptions that match it become members, in the order of their clients. No other
+// list may have its name or its subject.
 func (s *Server) AddList(l List) {
 	s.joining.Lock()
 	defer s.joining.Unlock()
@@ -57,9 +61,9 @@ func (s *Server) AddList(l List) {
 	}
 }
 
-// RemoveList ends a list: its subject is anybody's again, its members owe nothing
-// any more, their subscriptions are ordinary ones. What is queued of it and was not
-// written yet is not written any more.
+// RemoveList ends a list: its subject no longer belongs to the daemon, its members no
+// longer owe anything, their subscriptions become ordinary ones. Items that are queued
+// and not yet written are dropped.
 func (s *Server) RemoveList(name string) {
 	s.joining.Lock()
 	defer s.joining.Unlock()

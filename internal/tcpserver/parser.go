@@ -5,7 +5,7 @@ import (
 	"math"
 )
 
-// op is what a command asks for.
+// op is the operation of a command.
 type op byte
 
 const (
@@ -31,13 +31,13 @@ type command struct {
 	options []byte // opConnect: a JSON object
 }
 
-// limits bound what a client may send, in bytes.
+// limits bound the commands of a client, in bytes.
 type limits struct {
 	controlLine int // the arguments of a command
 	payload     int // header block and payload together
 }
 
-// verbs are what clients may send. No verb is the beginning of another one.
+// verbs are the verbs of clients' commands. No verb is the beginning of another one.
 var verbs = []struct {
 	name string
 	op   op
@@ -147,9 +147,8 @@ func parsePub(cmd command, in, args []byte, body int, lim limits) (_ command, n,
 	return cmd, end + len(crlf), 0, nil
 }
 
-// findVerb tells which verb in starts with and how long it is. Where in is the
-// beginning of a verb and no more, kind is 0; where it can't become one, ok is
-// false.
+// findVerb returns the verb that in starts with, and its length. If in is the beginning
+// of a verb and no more, kind is 0; if it can't become one, ok is false.
 func findVerb(in []byte) (length int, kind op, ok bool) {
 	for _, v := range verbs {
 		n := min(len(in), len(v.name))
@@ -201,7 +200,7 @@ func fields(args []byte, f [][]byte) int {
 	return count
 }
 
-// number reads digits. What is too large for an int is the largest int.
+// number reads digits. A number that is too large for an int is the largest int.
 func number(b []byte) (n int, ok bool) {
 	for _, c := range b {
 		if c < '0' || c > '9' {

@@ -3,6 +3,8 @@ package tcpserver
 import (
 	"bytes"
 	"strconv"
+
+	"edged/internal/subject"
 )
 
 // publish reads PUB and HPUB.
@@ -13,7 +15,7 @@ func (c *client) publish(cmd command) error {
 	c.received.Add(1)
 	own := c.server.lists.Load()
 	switch {
-	case !validLiteral(cmd.subject), len(cmd.reply) > 0 && !validLiteral(cmd.reply):
+	case !subject.Literal(cmd.subject), len(cmd.reply) > 0 && !subject.Literal(cmd.reply):
 		c.server.count(func(st *Stats) { st.Denied++ })
 		if c.connect.Pedantic {
 			c.refuse(errPublishSubject)
@@ -25,12 +27,12 @@ func (c *client) publish(cmd command) error {
 		c.server.count(func(st *Stats) { st.Denied++ })
 		c.refuse(errPublish, cmd.subject)
 		return nil
-	case own.owns(cmd.reply): // an answer would be no item of the list
+	case own.owns(cmd.reply): // an answer would look like an item of the list
 		c.server.count(func(st *Stats) { st.Denied++ })
 		c.refuse(errReply, cmd.reply)
 		return nil
 	}
-	if bytes.HasPrefix(cmd.subject, ackPrefix) { // who was given an item may say what became of it
+	if bytes.HasPrefix(cmd.subject, ackPrefix) { // needs no permission: the client was given the item
 		c.acknowledge(cmd)
 		return nil
 	}
@@ -52,7 +54,7 @@ func (c *client) publish(cmd command) error {
 	return nil
 }
 
-// serve lets the daemon answer a request, where it has a service for it.
+// serve answers a request if the daemon has a service for it. It reports whether it has.
 func (c *client) serve(cmd command) bool {
 	payload, ok := c.server.services.answer(cmd.subject, cmd.payload)
 	if ok && len(cmd.reply) > 0 {
@@ -63,9 +65,9 @@ func (c *client) serve(cmd command) bool {
 	return ok
 }
 
-// noResponders tells the client that nobody is there to answer, the way
-// nats-server v2.15 does (server/client.go, processInboundClientMsg): a status
-// without payload to its own subscription.
+// noResponders tells the client that its request has no receiver, the way nats-server
+// v2.15 does (server/client.go, processInboundClientMsg): by a status without payload to
+// its own subscription.
 func (c *client) noResponders(cmd command) {
 	status := "NATS/1.0 503\r\nNats-Subject: " + string(cmd.subject) + "\r\n\r\n"
 	c.server.router.match(cmd.reply, &c.own.to)
@@ -78,22 +80,22 @@ func (c *client) noResponders(cmd command) {
 	c.own.to.reset()
 }
 
-// sink returns who takes what is published to a subject; nil is nobody special.
-func (s *Server) sink(subject []byte) *Sink {
-	if sink := s.sinks[string(subject)]; sink != nil || len(s.wildSinks) == 0 {
+// sink returns the Sink for messages to a literal subject; nil when there is none.
+func (s *Server) sink(literal []byte) *Sink {
+	if sink := s.sinks[string(literal)]; sink != nil || len(s.wildSinks) == 0 {
 		return sink
 	}
-	name := string(subject)
+	name := string(literal)
 	for _, sink := range s.wildSinks {
-		if subjectMatches(sink.Subject, name) {
+		if subject.Matches(sink.Subject, name) {
 			return sink
 		}
 	}
 	return nil
 }
 
-// answer returns a function that answers a request; nil where no answer is
-// wanted. It may be called from any goroutine.
+// answer returns a function that answers a request, from any goroutine; nil if no answer
+// is wanted.
 func (c *client) answer(reply []byte) func(payload []byte) {
 	if len(reply) == 0 {
 		return nil
@@ -106,21 +108,21 @@ func (c *client) answer(reply []byte) func(payload []byte) {
 	}
 }
 
-// message is what is sent on. Nobody keeps its slices.
+// message is a message to be delivered. Its slices are not kept.
 type message struct {
 	subject, reply, header, payload []byte
 }
 
-// sender sends messages to whoever is subscribed. Everything in it but the server
-// is scratch, so a sender belongs to one goroutine.
+// sender sends messages to the subscriptions that match. Everything in it except the
+// server is scratch memory, so a sender belongs to one goroutine.
 type sender struct {
 	server *Server
 	to     receivers
 	line   []byte
 }
 
-// send sends a message to whoever is subscribed to its subject and reports
-// whether anybody took it.
+// send sends a message to the subscriptions that match its subject, and reports whether
+// one of them took it.
 func (s *sender) send(msg message) bool {
 	r, to := s.server.router, &s.to
 	r.match(msg.subject, to)
@@ -136,8 +138,8 @@ func (s *sender) send(msg message) bool {
 			again = append(again, g.name)
 		}
 	}
-	// Somebody was chosen in the moment they stopped taking messages: they are
-	// not chosen again, so this comes to an end.
+	// The member that was chosen had just stopped taking messages. It is not chosen
+	// again, so this loop ends.
 	for _, name := range again {
 		for done := false; !done; {
 			r.match(msg.subject, to)
@@ -158,7 +160,7 @@ func (s *sender) send(msg message) bool {
 func (s *sender) deliver(sub *subscription, msg message) bool {
 	to := sub.client
 	to.mu.Lock()
-	if sub.room(1) == 0 {
+	if sub.accepts(1) == 0 {
 		to.mu.Unlock()
 		return false
 	}

@@ -2,13 +2,13 @@ package tcpserver
 
 import "edged/internal/batch"
 
-// chunkSize is the size of the buffers that hold what is queued for a client.
+// chunkSize is the size of the buffers that hold the bytes queued for a client.
 const chunkSize = 16 << 10
 
 const crlf = "\r\n"
 
-// queue is what is to be written to a client, in order. It is guarded by the
-// client's mu.
+// queue holds the bytes and items to be written to a client, in order. The client's mu
+// guards it.
 type queue struct {
 	segments []segment
 	bytes    int // in chunks, also those that are being written
@@ -24,7 +24,7 @@ type segment struct {
 	from, to int
 }
 
-// delivery is what a client owes for items.
+// delivery is a client's debt for items.
 type delivery struct {
 	member  *member
 	items   int

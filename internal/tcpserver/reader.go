@@ -9,32 +9,35 @@ import (
 	"time"
 
 	"edged/internal/batch"
+	"edged/internal/subject"
 )
 
-// reader is what only the reading goroutine uses, but for what it says otherwise.
+// reader is the state of the reader goroutine. Other goroutines use only the fields
+// that say so.
 type reader struct {
 	in     *input
 	need   int  // bytes that it takes to go on
 	frugal bool // its stack is kept small; set before the client starts
 
-	pub sender // for what the client publishes
-	own sender // for what the daemon sends because of it
-	// By name in reply subjects: who may acknowledge; see nameForAcks. Used with the
-	// server's joining held, for writing by other goroutines.
+	pub sender // for messages that the client publishes
+	own sender // for answers of the daemon to them
+	// given has the members that can acknowledge, by their names in reply subjects; see
+	// nameForAcks. It is used with the server's joining held, by other goroutines only
+	// with joining held for writing.
 	given map[string][]*member
 
-	trusted bool // it was let in: more than CONNECT is obeyed
+	trusted bool // it is authenticated: commands other than CONNECT are executed
 }
 
-// read is the first reading goroutine.
+// read is the first reader goroutine.
 func (c *client) read() {
 	from := io.Reader(c.conn)
 	if c.tls != nil {
-		err := c.shake()
+		err := c.handshake()
 		if err != nil {
 			c.end(endTLS(err))
 		}
-		close(c.tls.ready) // behind the end: the writer would find another reason for it
+		close(c.tls.ready) // after c.end, or the writer would end it for another reason
 		if err != nil {
 			defer c.server.wg.Done()
 			c.quit(err)
@@ -48,14 +51,14 @@ func (c *client) read() {
 	go c.readOn()
 }
 
-// readOn is the reading goroutine. A frugal one obeys what has come, and then another
-// one waits for more: a stack does not shrink to the 2 KiB any more that are enough to
+// readOn is the reader goroutine. A frugal one executes the commands that have come, and
+// then another one waits for more: a stack does not shrink to the 2 KiB any more that are enough to
 // wait, as long as little stands on it here and in fill. TLS takes more in any case.
 func (c *client) readOn() {
 	defer c.server.wg.Done()
 	err := c.in.fill()
 	for err == nil {
-		if err = c.obeyAll(); err != nil {
+		if err = c.executeAll(); err != nil {
 			break
 		}
 		if c.frugal {
@@ -68,7 +71,7 @@ func (c *client) readOn() {
 	c.quit(err)
 }
 
-// quit takes the client down when the connection ends, whoever ended it.
+// quit ends the client when its connection has ended, for whatever reason.
 func (c *client) quit(err error) {
 	var v violation
 	switch {
@@ -88,7 +91,7 @@ func (c *client) quit(err error) {
 	c.server.forget(c)
 }
 
-// leave takes the client out of everything it takes part in.
+// leave ends the client's subscriptions and memberships.
 func (c *client) leave() {
 	c.server.joining.RLock()
 	defer c.server.joining.RUnlock()
@@ -111,8 +114,8 @@ func (c *client) leave() {
 	}
 }
 
-// obeyAll obeys the commands that have come.
-func (c *client) obeyAll() error {
+// executeAll executes the commands that have come.
+func (c *client) executeAll() error {
 	in := c.in
 	c.bytesIn.Add(uint64(in.n))
 	lim := limits{controlLine: c.server.opts.MaxControlLine, payload: c.server.opts.MaxPayload}
@@ -129,7 +132,7 @@ func (c *client) obeyAll() error {
 			c.need = more
 			break
 		}
-		if err := c.obey(cmd); err != nil {
+		if err := c.execute(cmd); err != nil {
 			return err
 		}
 		done += length
@@ -139,8 +142,8 @@ func (c *client) obeyAll() error {
 	return nil
 }
 
-// obey does what a command asks for. An error ends the connection.
-func (c *client) obey(cmd command) error {
+// execute executes a command. An error ends the connection.
+func (c *client) execute(cmd command) error {
 	switch cmd.op {
 	case opPub:
 		return c.publish(cmd)
@@ -151,18 +154,18 @@ func (c *client) obey(cmd command) error {
 	case opPing:
 		c.send("PONG\r\n")
 		c.mu.Lock()
-		c.greet()
+		c.allowInfo()
 		c.mu.Unlock()
 	case opPong:
 		c.pong()
 	case opConnect:
-		return c.introduce(cmd.options)
+		return c.readConnect(cmd.options)
 	}
 	return nil
 }
 
-// introduce reads CONNECT. It may come again.
-func (c *client) introduce(options []byte) error {
+// readConnect reads CONNECT. It may come again.
+func (c *client) readConnect(options []byte) error {
 	o, err := parseConnect(options)
 	if err != nil {
 		return err
@@ -171,7 +174,7 @@ func (c *client) introduce(options []byte) error {
 		return err
 	}
 	c.conn.SetReadDeadline(time.Time{})
-	o.Password, o.Token = "", "" // nobody needs them any more
+	o.Password, o.Token = "", "" // no longer needed
 	c.mu.Lock()
 	c.connect, c.connected = o, true
 	c.mu.Unlock()
@@ -183,8 +186,8 @@ func (c *client) introduce(options []byte) error {
 	return nil
 }
 
-// admit lets the client in, if what it says about itself is right. It can't become
-// somebody else later: what it has subscribed to would not be theirs.
+// admit authenticates the client. A later CONNECT can't change its user, who might not
+// be allowed to have its subscriptions.
 func (c *client) admit(o connectOptions) error {
 	for s := c.server; ; {
 		sec := s.security.Load()
@@ -192,13 +195,13 @@ func (c *client) admit(o connectOptions) error {
 		switch {
 		case !ok || c.trusted && u.name() != c.user.name():
 			return errAuthorization
-		case c.trusted: // it keeps the rights that its subscriptions go with, until Reload comes to it
+		case c.trusted: // it keeps the rights that its subscriptions were made with, until Reload
 			return nil
 		}
 		c.mu.Lock()
 		c.user, c.admitted = u, sec
 		c.mu.Unlock()
-		if s.security.Load() == sec { // else Reload may not have seen it
+		if s.security.Load() == sec { // otherwise Reload may have missed it
 			c.trusted = true
 			return nil
 		}
@@ -207,7 +210,7 @@ func (c *client) admit(o connectOptions) error {
 
 // subscribe reads SUB. The subscription is complete when it returns.
 func (c *client) subscribe(cmd command) {
-	valid, wild := validSubject(cmd.subject)
+	valid, wild := subject.Valid(cmd.subject)
 	if !valid {
 		c.refuse(errSubject)
 		return
@@ -221,7 +224,7 @@ func (c *client) subscribe(cmd command) {
 		}
 		return
 	}
-	if wild && tokens(sub.subject) > maxTokens {
+	if wild && subject.Tokens(sub.subject) > maxTokens {
 		c.refuse(errTokens, sub.subject)
 		return
 	}
@@ -288,14 +291,14 @@ func (c *client) unsubscribe(cmd command) {
 }
 
 // finish ends the memberships of a subscription that has got limit messages or
-// more already: the client passes over those beyond. What it owes beyond them
-// goes to others at once; with a limit of 0 that is everything.
+// more already: the client passes over those beyond. Items that it owes beyond them go
+// to other members at once; with a limit of 0 that is all of them.
 //
-// In which order messages and items came is not known any more. So messages are
-// taken to have come first, and where items of several lists are owed none of
-// them is kept: an item may come again that the client has seen, and none is
-// confirmed that it has passed over. Items that are acknowledged one by one need
-// no such care: they stay owed, and those passed over come again when overdue.
+// The order in which messages and items came is no longer known. So messages are taken
+// to have come first, and if items of several lists are owed none of them is kept: an
+// item that the client has seen may be redelivered, but none that it has passed over is
+// confirmed. Items that are acknowledged one by one need no such care: they stay owed,
+// and those passed over are redelivered when they are overdue.
 func (c *client) finish(sub *subscription, limit int) {
 	c.mu.Lock()
 	owing, owed := 0, 0
@@ -331,54 +334,43 @@ func (c *client) finish(sub *subscription, limit int) {
 	}
 }
 
-// dropAbandoned drops what others owe now. mu is held.
+// dropAbandoned drops the deliveries that other clients owe now. mu is held.
 func (c *client) dropAbandoned() {
 	left := func(d delivery) bool { return d.member != nil && d.member.left.Load() }
 	c.queue.segments = slices.DeleteFunc(c.queue.segments, func(s segment) bool { return left(s.delivery) })
-	c.covered = slices.DeleteFunc(c.covered, left)
-	c.uncovered = slices.DeleteFunc(c.uncovered, left)
+	c.pings.drop(left)
 }
 
-// abandon makes what the member owes the debt of others. The client's mu is held.
+// abandon ends the member's debt: other clients owe its items now. The client's mu is
+// held.
 func (m *member) abandon() {
 	m.left.Store(true)
-	m.sub.client.owed -= m.owed
+	m.sub.client.pings.settle(m.owed)
 	m.owed = 0
 }
 
-// dropIfDone forgets a member that gets nothing more and owes nothing. What is
-// owed where items are acknowledged one by one is not known here. mu is held.
+// dropIfDone forgets a member that gets nothing more and owes nothing. Debts for items
+// that are acknowledged one by one are not known here. mu is held.
 func (c *client) dropIfDone(m *member) {
 	if m.finished && m.owed == 0 && m.confirm != Acknowledged {
 		delete(c.members, m)
 	}
 }
 
-// pong reads PONG, which confirms what was written before the PING.
+// pong reads PONG, which confirms the items that were written before the PING.
 func (c *client) pong() {
+	now := time.Now()
 	c.mu.Lock()
-	c.greet()
-	if !c.pinged {
-		c.mu.Unlock()
-		return // nobody asked
-	}
-	if c.pingOut == 0 {
-		c.early = true // it counts when all that it stands for has been written
-		c.mu.Unlock()
-		return
-	}
-	c.pinged, c.pingOut, c.pingThere, c.unanswered = false, 0, time.Time{}, 0
-	c.progress = time.Now()
-	confirmed := c.covered
-	c.covered = nil
-	if len(c.uncovered) > 0 {
-		c.wakeWriter() // for the next PING
+	c.allowInfo()
+	confirmed := c.pings.pong(now)
+	if c.pings.wanted() {
+		c.wakeWriter()
 	}
 	c.mu.Unlock()
 	c.confirm(confirmed)
 }
 
-// confirm settles deliveries. It is called without a lock.
+// confirm settles deliveries. No lock is held.
 func (c *client) confirm(all []delivery) {
 	if len(all) == 0 {
 		return
@@ -390,10 +382,11 @@ func (c *client) confirm(all []delivery) {
 			continue
 		}
 		m.owed -= d.items
-		c.owed -= d.items
+		c.pings.settle(d.items)
 		c.dropIfDone(m)
 	}
 	c.mu.Unlock()
+
 	for _, d := range all {
 		d.receipt.Confirm()
 	}

@@ -4,10 +4,16 @@ import (
 	"math/rand/v2"
 	"strings"
 	"sync"
+
+	"edged/internal/subject"
 )
 
-// router knows who is subscribed to what. Literal subjects are looked up in a
-// map; only patterns stand in a trie, so a message costs one lookup and a walk
+// maxTokens is the most tokens that a subject with wildcards may have. Each of them
+// costs a node of the router: a control line of dots would cost much more than itself.
+const maxTokens = 64
+
+// router finds the subscriptions that a message goes to. Literal subjects are looked up
+// in a map and only patterns stand in a trie, so a message costs one lookup and a walk
 // past the patterns that could match it.
 //
 // Its lock is held for lookups and changes only, never while something is sent.
@@ -58,7 +64,7 @@ func (r *router) add(sub *subscription) {
 	n.subs = append(n.subs, sub)
 }
 
-// remove takes subscriptions out. Those that are not there are passed over.
+// remove removes subscriptions. Those that are not there are passed over.
 func (r *router) remove(subs ...*subscription) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -75,7 +81,7 @@ func (r *router) remove(subs ...*subscription) {
 	}
 }
 
-// remove takes sub out below n, and the nodes that nobody needs any more.
+// remove removes sub below n, and the nodes that are no longer needed.
 func (n *node) remove(pattern string, sub *subscription) {
 	token, rest, more := strings.Cut(pattern, ".")
 	child := n.next[token]
@@ -122,8 +128,8 @@ func without(subs []*subscription, sub *subscription) []*subscription {
 // receivers are the subscriptions that a message goes to: the plain ones, and
 // one of each queue group.
 type receivers struct {
-	except *client // left out: the sender that wants no echo
-	only   *client // gets it and nobody else; nil for everybody
+	except *client // left out: the publisher, if it wants no echo
+	only   *client // the only one that gets it; nil for no restriction
 
 	subject []byte
 	plain   []*subscription
@@ -137,20 +143,20 @@ type groupPick struct {
 	seen int
 }
 
-// match finds who gets a message to the literal subject. It overwrites what is
-// in to, but for except and only. Who can't receive any more is left out.
-func (r *router) match(subject []byte, to *receivers) {
+// match finds the receivers of a message to a literal subject. It overwrites to,
+// except for its fields except and only. Subscriptions that have ended are left out.
+func (r *router) match(literal []byte, to *receivers) {
 	to.reset()
-	to.subject = subject
+	to.subject = literal
 	r.mu.RLock()
-	to.add(r.literals[string(subject)])
-	r.patterns.match(subject, to)
+	to.add(r.literals[string(literal)])
+	r.patterns.match(literal, to)
 	r.mu.RUnlock()
 }
 
-func (n *node) match(subject []byte, to *receivers) {
+func (n *node) match(literal []byte, to *receivers) {
 	to.add(n.tail)
-	token, rest, more := nextToken(subject)
+	token, rest, more := subject.Cut(literal)
 	for _, child := range [2]*node{n.next[string(token)], n.star} {
 		switch {
 		case child == nil:
@@ -162,7 +168,7 @@ func (n *node) match(subject []byte, to *receivers) {
 	}
 }
 
-// reset empties t, so that it keeps nobody from being collected.
+// reset empties t, so that it keeps no subscription in memory.
 func (t *receivers) reset() {
 	clear(t.plain)
 	clear(t.groups)

@@ -7,40 +7,12 @@ import (
 	"math/rand/v2"
 	"strings"
 	"testing"
+
+	"edged/internal/subject"
 )
 
-func TestSubjects(t *testing.T) {
-	for _, tc := range []struct {
-		subject     string
-		valid, wild bool
-	}{
-		{"a", true, false}, {"a.b", true, false}, {"ä.☃", true, false}, {"a*.>b", true, false},
-		{"*", true, true}, {">", true, true}, {"a.*.b", true, true}, {"a.*.>", true, true},
-		{"", false, false}, {".", false, false}, {"a.", false, false}, {".a", false, false}, {"a..b", false, false},
-		{">.a", false, false}, {"a b", false, false}, {"a\tb", false, false}, {"a\x00", false, false},
-		{"a\rb", false, false}, {"a\nb", false, false}, {"\xc3", false, false},
-	} {
-		if valid, wild := validSubject([]byte(tc.subject)); valid != tc.valid || valid && wild != tc.wild {
-			t.Errorf("%q: valid %v, wild %v", tc.subject, valid, wild)
-		}
-	}
-}
-
-// TestRouterAgreesWithSimpleMatching compares the router with subjectMatches.
+// TestRouterAgreesWithSimpleMatching compares the router with subject.Matches.
 func TestRouterAgreesWithSimpleMatching(t *testing.T) {
-	for _, tc := range []struct {
-		pattern, literal string
-		want             bool
-	}{
-		{"a", "a", true}, {"a", "b", false}, {"a", "a.b", false}, {"a.b", "a", false},
-		{"*", "a", true}, {"*", "a.b", false}, {">", "a", true}, {">", "a.b.c", true},
-		{"a.>", "a", false}, {"a.>", "a.b", true}, {"a.*.c", "a.b.c", true}, {"a.*.c", "a.b.d", false}, {"*.>", "a", false},
-	} {
-		if got := subjectMatches(tc.pattern, tc.literal); got != tc.want {
-			t.Errorf("%q matches %q: %v", tc.pattern, tc.literal, got)
-		}
-	}
-
 	rng := rand.New(rand.NewPCG(1, 2))
 	pick := func(words string, n int) string {
 		parts := make([]string, 1+rng.IntN(n))
@@ -59,7 +31,7 @@ func TestRouterAgreesWithSimpleMatching(t *testing.T) {
 			if rng.IntN(3) == 0 {
 				pattern += ".>"
 			}
-			_, wild := validSubject([]byte(pattern))
+			_, wild := subject.Valid([]byte(pattern))
 			sub := &subscription{client: c, subject: pattern, wild: wild}
 			r.add(sub)
 			subs = append(subs, sub)
@@ -74,7 +46,7 @@ func TestRouterAgreesWithSimpleMatching(t *testing.T) {
 			literal := pick("abcd", 5)
 			want := make(map[*subscription]bool)
 			for _, sub := range subs {
-				if subjectMatches(sub.subject, literal) {
+				if subject.Matches(sub.subject, literal) {
 					want[sub] = true
 				}
 			}

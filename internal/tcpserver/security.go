@@ -4,24 +4,24 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"crypto/tls"
-	"regexp"
 	"slices"
 
-	"golang.org/x/crypto/bcrypt"
+	"edged/internal/password"
+	"edged/internal/subject"
 )
 
-// Security says who may connect, and what they may do. The zero value lets
-// everybody do everything. What it points to must not be changed any more once
-// the server has it.
+// Security says which clients may connect, and which rights they have. With the zero
+// value every client may connect and has all rights. The values that it points to must
+// not be changed once the server has it.
 type Security struct {
-	Token Secret // lets in who knows it, with all rights; empty for none
+	Token Secret // authenticates a client that gets all rights; empty for none
 	Users []User // no two have the same name
 
 	TLS      *tls.Config // asked of every client; nil for none
-	TLSFirst bool        // INFO comes behind the handshake, not before it
+	TLSFirst bool        // INFO comes after the handshake, not before it
 }
 
-// User is somebody who connects with a name and a password.
+// User is a user that connects with a name and a password.
 type User struct {
 	Name      string
 	Password  Secret
@@ -29,8 +29,8 @@ type User struct {
 	Subscribe Rules
 }
 
-// Rules are the subjects that somebody may use: those that a pattern of Allow
-// stands for, all where it is empty; but none that a pattern of Deny stands for.
+// Rules are the subjects that a user may use: those that a pattern of Allow stands for,
+// or all if Allow is empty, except those that a pattern of Deny stands for.
 type Rules struct {
 	Allow, Deny []string
 }
@@ -41,26 +41,25 @@ type Secret string
 // String keeps secrets out of logs.
 func (Secret) String() string { return "(secret)" }
 
-var bcryptHash = regexp.MustCompile(`^\$2[aby]\$\d\d\$[./A-Za-z0-9]{53}$`)
-
-// matches tells whether given is the secret. How long that takes tells nothing
-// about it.
+// matches reports whether given is the secret. The time that it takes says nothing
+// about the secret.
 func (c *client) matches(secret Secret, given string) bool {
-	if !bcryptHash.MatchString(string(secret)) {
+	if _, hashed := password.Cost(string(secret)); !hashed {
 		want, got := sha256.Sum256([]byte(secret)), sha256.Sum256([]byte(given))
 		return subtle.ConstantTimeCompare(want[:], got[:]) == 1
 	}
-	// It is slow on purpose. One at a time: whoever floods the port with passwords
-	// gets one core at most.
+
+	// It is slow on purpose. One at a time, so that a flood of passwords takes one core
+	// at most.
 	c.server.hashing.Lock()
 	defer c.server.hashing.Unlock()
-	return !c.ended.Load() && bcrypt.CompareHashAndPassword([]byte(secret), []byte(given)) == nil
+	return !c.ended.Load() && password.Matches(string(secret), given)
 }
 
-// closed tells whether clients have to say who they are.
+// closed reports whether clients have to authenticate themselves.
 func (sec *Security) closed() bool { return sec.Token != "" || len(sec.Users) > 0 }
 
-// user returns the user of this name; nil where there is none.
+// user returns the user of this name; nil if there is none.
 func (sec *Security) user(name string) *User {
 	if i := slices.IndexFunc(sec.Users, func(u User) bool { return u.Name == name }); i >= 0 {
 		return &sec.Users[i]
@@ -68,7 +67,8 @@ func (sec *Security) user(name string) *User {
 	return nil
 }
 
-// authenticate finds out who says this. The user is nil for one with all rights.
+// authenticate finds the user that the options belong to: nil for one with all rights. ok
+// reports whether the client may connect.
 func (c *client) authenticate(sec *Security, o connectOptions) (u *User, ok bool) {
 	switch {
 	case !sec.closed():
@@ -85,8 +85,8 @@ func (c *client) authenticate(sec *Security, o connectOptions) (u *User, ok bool
 	return u, c.matches(u.Password, o.Password)
 }
 
-// keeps tells whether a client that was let in by old, as u, is let in by sec
-// with the same credentials and rights.
+// keeps reports whether a client that was authenticated under old, as u, has the same
+// credentials and rights under sec.
 func (sec *Security) keeps(old *Security, u *User) bool {
 	switch {
 	case u != nil:
@@ -99,11 +99,10 @@ func (sec *Security) keeps(old *Security, u *User) bool {
 	}
 }
 
-// Reload puts another Security in the place of the present one: new connections
-// get it. A client stays if it would be let in with what it said, to do the same
-// as now, over a connection like its own; the others are disconnected. It returns
-// how many those are. Whoever may have shown a certificate that is not good any
-// more, because the authorities are others, is among them.
+// Reload replaces the Security: new connections get the new one. A client stays if its
+// credentials still give it the same rights, over a connection like its own. The other
+// clients are disconnected; it returns their number. If the authorities have changed,
+// clients that may have shown a certificate of an old one are among them.
 func (s *Server) Reload(sec Security) (disconnected int) {
 	s.mu.Lock()
 	s.security.Store(&sec)
@@ -123,10 +122,10 @@ func (s *Server) Reload(sec Security) (disconnected int) {
 	return disconnected
 }
 
-// permits tells whether the rules allow a subject, which may have wildcards. A
-// pattern that stands for only a part of it does not count.
-func (r *Rules) permits(subject string) bool {
-	covers := func(pattern string) bool { return subjectMatches(pattern, subject) }
+// permits reports whether the rules allow all that name stands for, a literal subject
+// or a pattern.
+func (r *Rules) permits(name string) bool {
+	covers := func(pattern string) bool { return subject.Matches(pattern, name) }
 	return (len(r.Allow) == 0 || slices.ContainsFunc(r.Allow, covers)) && !slices.ContainsFunc(r.Deny, covers)
 }
 
@@ -134,37 +133,36 @@ func (r Rules) equal(other Rules) bool {
 	return slices.Equal(r.Allow, other.Allow) && slices.Equal(r.Deny, other.Deny)
 }
 
-// any tells whether there are rules at all.
+// any reports whether there are rules at all.
 func (r *Rules) any() bool { return len(r.Allow) > 0 || len(r.Deny) > 0 }
 
-// mayPublish tells whether the client may publish to a subject.
-func (c *client) mayPublish(subject []byte) bool {
-	return c.user == nil || !c.user.Publish.any() || c.user.Publish.permits(string(subject))
+// mayPublish reports whether the client may publish to a literal subject.
+func (c *client) mayPublish(literal []byte) bool {
+	return c.user == nil || !c.user.Publish.any() || c.user.Publish.permits(string(literal))
 }
 
-// maySubscribe tells whether the client may subscribe to a subject, with
+// maySubscribe reports whether the client may subscribe to a subject, with
 // wildcards or not.
-func (c *client) maySubscribe(subject string) bool {
-	return c.user == nil || c.user.Subscribe.permits(subject)
+func (c *client) maySubscribe(name string) bool {
+	return c.user == nil || c.user.Subscribe.permits(name)
 }
 
-// deniedBelow returns the patterns that keep some of what a permitted pattern
-// stands for from the client.
+// deniedBelow returns the patterns that deny the client a part of a permitted pattern.
 func (c *client) deniedBelow(pattern string) (denied []string) {
 	if c.user == nil {
 		return nil
 	}
 	for _, d := range c.user.Subscribe.Deny {
-		if subjectsOverlap(d, pattern) {
+		if subject.Overlap(d, pattern) {
 			denied = append(denied, d)
 		}
 	}
 	return denied
 }
 
-// answersTo says who gets what the daemon sends to a reply subject for this
-// client: nil is everybody who is subscribed. A client that may not publish to it
-// does not get there by asking the daemon to.
+// answersTo returns the only client that may get the daemon's answers to a reply subject
+// of this client; nil if every subscriber may. Without it a client that is not allowed to
+// publish to a subject could make the daemon publish there.
 func (c *client) answersTo(reply []byte) (only *client) {
 	if c.mayPublish(reply) {
 		return nil
@@ -172,7 +170,7 @@ func (c *client) answersTo(reply []byte) (only *client) {
 	return c
 }
 
-// name is empty for nobody in particular.
+// name returns the user's name, empty for nil.
 func (u *User) name() string {
 	if u == nil {
 		return ""

@@ -424,28 +424,6 @@ func TestConnectionsOfOneAddressAreBounded(t *testing.T) {
 	}
 }
 
-func TestPatternsCoverAndOverlap(t *testing.T) {
-	for _, tc := range []struct {
-		a, b            string
-		covers, overlap bool
-	}{
-		{"a", "a", true, true}, {"a", "b", false, false}, {"a", "a.b", false, false},
-		{"*", "a", true, true}, {"a", "*", false, true}, {"*", "*", true, true}, {"*", ">", false, true},
-		{">", "*", true, true}, {">", "a.*.>", true, true}, {"a.*", "a.>", false, true}, {"a.>", "a.*", true, true},
-		{"a.>", "a", false, false}, {"*.b", "a.*", false, true}, {"*.b", "a.c", false, false}, {"a.*.c", "a.b.>", false, true},
-		{"a.>", "b.>", false, false}, {">", ">", true, true}, {"a.>", "a.>", true, true}, {"a.*.>", "a.>", false, true},
-	} {
-		if got := subjectMatches(tc.a, tc.b); got != tc.covers {
-			t.Errorf("%s covers %s: %v, want %v", tc.a, tc.b, got, tc.covers)
-		}
-		for _, p := range [][2]string{{tc.a, tc.b}, {tc.b, tc.a}} {
-			if got := subjectsOverlap(p[0], p[1]); got != tc.overlap {
-				t.Errorf("%s overlaps %s: %v, want %v", p[0], p[1], got, tc.overlap)
-			}
-		}
-	}
-}
-
 func TestSecretsAreNotPrinted(t *testing.T) {
 	sec := Security{Token: "hunter2", Users: []User{{Name: "ann", Password: "hunter2"}}}
 	if text := fmt.Sprintf("%v %+v %s", sec, sec, sec.Token); strings.Contains(text, "hunter2") {

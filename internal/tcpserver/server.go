@@ -1,39 +1,38 @@
-// Package tcpserver serves the NATS client protocol: to programs that take the
-// items of Redis lists, and among them to whoever publishes and subscribes.
+// Package tcpserver serves the NATS client protocol to programs that take the items of
+// Redis lists, and carries the messages that clients publish for each other.
 //
-// Every client has one goroutine that reads, and one that writes while there is
-// something to write. What is for a client stands in one queue and reaches it in that
-// order: a PONG follows every message queued before the PING was read, a PING of the
-// server follows the list items that it stands for.
+// Every client has one reader goroutine, and one writer goroutine while there is
+// something to write. Items and messages for a client stand in one queue and reach it in
+// that order: a PONG follows every message that was queued before the PING was read,
+// a PING of the server follows the list items that it covers.
 //
-// A client that is idle takes about 8 KiB, as there may be a thousand of them: it has
-// no buffers, which stand in pools, no writer, and a reader on a stack of 2 KiB.
+// An idle client takes about 8 KiB, as there may be a thousand of them: its buffers and
+// its writer are in pools, and its reader has a stack of 2 KiB.
 //
-// Nothing waits on a client but its own goroutines. Messages between clients
-// are copied into the receiver's queue; a receiver with more than MaxPending
-// bytes there is cut off. List items are paced by whoever delivers them: they
-// are delivered only as far as they are confirmed, so they need no limit here.
+// Only a client's own goroutines wait for it. Messages between clients are copied into
+// the receiver's queue; a receiver with more than MaxPending bytes there is cut off. List
+// items need no such limit, as their source delivers only as many as its window of
+// unconfirmed items allows.
 //
-// Confirmations follow the protocol as every client implements it: a client
-// answers a PING after it has read what stood before it, so its PONG confirms
-// all items that were written before that PING. One PING is outstanding at most;
-// items that are written meanwhile are covered by the next one.
+// A client answers a PING after it has read everything before it, so its PONG confirms
+// all items that were written before that PING. At most one PING is outstanding; items
+// that are written meanwhile are covered by the next one.
 //
-// Items of a list that is Acknowledged are confirmed one by one instead, by what
-// the client publishes to their reply subjects. That, and what is published to a
-// Sink, goes to no other client. It may be answered from any goroutine.
+// Items of a list that is Acknowledged are confirmed one by one instead, by messages that
+// the client publishes to their reply subjects. Those messages, and messages to a Sink,
+// go to no other client. They may be answered from any goroutine.
 //
-// Who may connect, and what they may do, is Security, which Reload changes while
-// clients are connected. What the daemon itself answers a client goes to nobody
-// that the client may not publish to.
+// Security says which clients may connect, and which rights they have; Reload changes it
+// while clients are connected. The daemon's own answers to a client do not reach
+// subscribers that the client could not publish to.
 //
 // Lists are added and removed while clients are connected: subscriptions that match
 // become members, and ordinary ones again.
 //
-// Locks are taken in this order: the server's joining, then those of whoever calls
-// Deliver, then a client's mu. None but joining is held while a List's Joiner, a
-// Membership, a Receipt or a Sink is called. The router's mu and the server's are never
-// held together with a client's, except that the server's may be held first.
+// Locks are taken in this order: the server's joining, then those of the caller of
+// Deliver, then a client's mu. Only joining is held while a List's Joiner, a Membership,
+// a Receipt or a Sink is called. The router's mu and the server's are never held together
+// with a client's, except that the server's may be taken first.
 package tcpserver
 
 import (
@@ -52,22 +51,22 @@ import (
 	"go.uber.org/zap"
 
 	"edged/internal/batch"
+	"edged/internal/subject"
 )
 
-// List is a Redis list as the server sees it: whoever subscribes to its subject
-// joins it.
+// List is a Redis list as the server sees it: subscriptions to its subject join it.
 type List struct {
-	Name    string       // its key; stands in the reply subjects of items, where they have one
-	Subject string       // a literal; belongs to the daemon, clients may not publish to it
+	Name    string       // its key; a token of the items' reply subjects, if they have one
+	Subject string       // a literal; belongs to the daemon, clients must not publish to it
 	Confirm Confirmation // when a delivery counts as confirmed
-	Joiner  Joiner       // where Confirm is Acknowledged, its memberships are batch.Acknowledgers
+	Joiner  Joiner       // if Confirm is Acknowledged, its memberships are batch.Acknowledgers
 }
 
-// Joiner is where the subscribers of a list become members of its parties.
+// Joiner makes subscriptions members of a list's parties.
 type Joiner interface {
-	// Join makes m a member: of the queue group named group, or where group is
-	// empty of a party of its own. Members with the same key share one encoding
-	// of every batch. Deliver may be called before Join has returned.
+	// Join makes m a member of the queue group named group or, if group is empty, of
+	// a party of its own. Members with the same key share one encoding of every batch.
+	// Deliver may be called before Join has returned.
 	Join(group, key string, m batch.Member) batch.Membership
 }
 
@@ -75,7 +74,7 @@ type Joiner interface {
 type Confirmation int
 
 const (
-	OnPong  Confirmation = iota // the client answered a PING that was sent behind the items
+	OnPong  Confirmation = iota // the client answered a PING that was sent after the items
 	OnWrite                     // the items were written to the client's socket
 
 	// Acknowledged means that the client publishes to the item's reply subject
@@ -84,24 +83,24 @@ const (
 	Acknowledged
 )
 
-// Sink takes what clients publish to a subject in place of other clients. Header
-// blocks are dropped.
+// Sink takes the messages that clients publish to a subject, in place of other clients.
+// Header blocks are dropped.
 type Sink struct {
 	Subject string // a literal or with wildcards; belongs to the daemon
-	// Write takes a payload, which it must not keep. It must not block. It calls
-	// answer once, then or later and from any goroutine, with what the publisher
-	// is to be told; answer is nil where the publisher wants to hear nothing.
+	// Write takes a payload, which it must not keep. It must not block. It calls answer
+	// once, then or later and from any goroutine, with the reply to the publisher; answer
+	// is nil if the publisher wants none.
 	Write func(payload []byte, answer func(reply []byte))
 }
 
-// Options say what a Server serves, to whom, and within which limits. All limits
-// and times must be positive, but where it says something else.
+// Options are the options of a Server. All limits and times must be positive, unless
+// a field says something else.
 type Options struct {
 	Name     string // server_name in INFO
 	Version  string // must be a semantic version: clients read it
 	Lists    []List
 	Services []Service
-	Sinks    []Sink // the first one that matches takes it, literal subjects before others
+	Sinks    []Sink // the first that matches gets a message, literal subjects before patterns
 
 	Security Security // until Reload
 
@@ -125,9 +124,8 @@ type Limits struct {
 	ReceiptTimeout time.Duration // without progress while something is owed
 }
 
-// SetLimits puts other limits in the place of the present ones. Nobody is
-// disconnected for that: who has more already keeps it. A client's next PING is
-// sent when it was due before.
+// SetLimits replaces the limits. No client is disconnected for that: one that is over
+// a limit already stays so. A client's next PING is sent when it was due before.
 func (s *Server) SetLimits(l Limits) { s.limits.Store(&l) }
 
 // Server accepts clients and carries messages to them. Its methods may be
@@ -150,9 +148,9 @@ type Server struct {
 	first     time.Duration  // from accept to the first PING
 	wg        sync.WaitGroup // the goroutines of clients
 
-	holding sync.Mutex // guards held; taken behind a client's mu
-	held    held
-	spare   []*client // memory for held; Flush's
+	corking sync.Mutex // guards corked; taken after a client's mu
+	corked  corked
+	spare   []*client // memory for corked.clients, owned by Uncork
 
 	security atomic.Pointer[Security] // stored with mu held
 	limits   atomic.Pointer[Limits]
@@ -172,20 +170,20 @@ type Server struct {
 	past      Stats // counters; those of clients are added when they are gone
 }
 
-// Stats count what happened since the start.
+// Stats are counters since the start.
 type Stats struct {
 	Clients         int    `json:"clients"`          // connected now
 	Accepted        uint64 `json:"accepted"`         // connections that became clients
 	Refused         uint64 `json:"refused"`          // connections over MaxConnections or MaxPerAddress
-	TLSFailures     uint64 `json:"tls_failures"`     // handshakes that came to nothing
+	TLSFailures     uint64 `json:"tls_failures"`     // handshakes that failed
 	AuthFailures    uint64 `json:"auth_failures"`    // clients that did not have the right to connect
 	SlowConsumers   uint64 `json:"slow_consumers"`   // clients cut off: more than MaxPending was queued
 	Stuck           uint64 `json:"stuck"`            // clients cut off: no progress for ReceiptTimeout
 	Stale           uint64 `json:"stale"`            // clients cut off: PINGs were not answered
 	ConnectTimeouts uint64 `json:"connect_timeouts"` // clients that did not send CONNECT in time
-	ProtocolErrors  uint64 `json:"protocol_errors"`  // clients disconnected for what they sent
-	Denied          uint64 `json:"denied"`           // messages not sent on: a list's subject, an invalid one, or one the user has no right to
-	AcksRefused     uint64 `json:"acks_refused"`     // acknowledgements of what the client was never given, or that say nothing known
+	ProtocolErrors  uint64 `json:"protocol_errors"`  // clients disconnected for violating the protocol
+	Denied          uint64 `json:"denied"`           // messages not delivered: a list's subject, an invalid one, or one that the user has no right to
+	AcksRefused     uint64 `json:"acks_refused"`     // acknowledgements of items that the client was never given, or with an unknown payload
 	MessagesIn      uint64 `json:"messages_in"`
 	MessagesOut     uint64 `json:"messages_out"` // list items included
 	BytesIn         uint64 `json:"bytes_in"`
@@ -203,14 +201,14 @@ type ClientInfo struct {
 	Since         time.Time `json:"since"`
 	Subscriptions int       `json:"subscriptions"`
 	Pending       int       `json:"pending"`  // bytes queued, list items not counted
-	Owed          int       `json:"owed"`     // list items that it has not confirmed, or that are not written where it acknowledges them
+	Owed          int       `json:"owed"`     // list items not confirmed or, if it acknowledges them, not written
 	Received      uint64    `json:"received"` // messages from it
 	Sent          uint64    `json:"sent"`     // messages to it, list items included
 	BytesIn       uint64    `json:"bytes_in"`
 	BytesOut      uint64    `json:"bytes_out"`
 }
 
-// New makes a server that serves nobody yet.
+// New makes a server; Serve starts it.
 func New(opts Options) *Server {
 	if opts.Log == nil {
 		opts.Log = zap.NewNop()
@@ -245,7 +243,7 @@ func New(opts Options) *Server {
 	s.lists.Store(all)
 	for i := range opts.Sinks {
 		sink := &opts.Sinks[i]
-		if _, wild := validSubject([]byte(sink.Subject)); wild {
+		if _, wild := subject.Valid([]byte(sink.Subject)); wild {
 			s.wildSinks = append(s.wildSinks, sink)
 		} else if s.sinks[sink.Subject] == nil {
 			s.sinks[sink.Subject] = sink
@@ -254,9 +252,9 @@ func New(opts Options) *Server {
 	return s
 }
 
-// Serve accepts clients on ln until Drain or Close, then returns nil. It closes
-// ln, and waits for no client. An error means that ln was closed by someone else;
-// others, too many open files for example, are logged and tried again.
+// Serve accepts clients on ln until Drain or Close, then returns nil. It closes ln, and
+// waits for no client. It returns an error if ln was closed by another goroutine. After
+// other errors, too many open files for example, it logs them and tries again.
 func (s *Server) Serve(ln net.Listener) error {
 	defer ln.Close()
 	s.mu.Lock()
@@ -283,7 +281,7 @@ func (s *Server) Serve(ln net.Listener) error {
 		case s.isStopped():
 			return nil
 		case errors.Is(err, os.ErrDeadlineExceeded):
-			continue // somebody wanted to see the loop go round
+			continue // a deadline only checks that this loop runs
 		case errors.Is(err, net.ErrClosed):
 			return fmt.Errorf("accepting clients on %s: %w", ln.Addr(), err)
 		}
@@ -307,7 +305,7 @@ func (s *Server) isStopped() bool {
 	}
 }
 
-// admit makes conn a client, or turns it away.
+// admit makes conn a client, or rejects it.
 func (s *Server) admit(conn net.Conn) {
 	s.mu.Lock()
 	if s.stopped {
@@ -335,18 +333,19 @@ func (s *Server) admit(conn net.Conn) {
 	}
 	s.mu.Unlock()
 	if limit != "" {
-		c.turnAway(limit)
+		c.reject(limit)
 		return
 	}
 	c.log(zap.DebugLevel, "client connected")
 	c.start()
 }
 
-// fewClients may take 8 KiB each for a stack. More are frugal: a new goroutine for
-// each read costs some microseconds.
+// fewClients is the number of clients that may take 8 KiB each for a stack. Further ones
+// are frugal: a new goroutine for each read costs some microseconds.
 const fewClients = 64
 
-// forget ends a client's time in the books. Its goroutines still run.
+// forget removes a client and adds its counters to those of the past. Its goroutines
+// still run.
 func (s *Server) forget(c *client) {
 	info := c.info()
 	s.mu.Lock()
@@ -361,7 +360,7 @@ func (s *Server) forget(c *client) {
 	}
 }
 
-// count changes the counters of what is not a client's own.
+// count changes the counters that no client has of its own.
 func (s *Server) count(change func(*Stats)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -386,8 +385,8 @@ func (s *Server) stopAccepting() bool {
 	return true
 }
 
-// Drain closes the listeners, tells every client once that the server is going,
-// and waits until they have gone: they keep full service until then. From 80 %
+// Drain closes the listeners, tells every client once that the server is shutting down,
+// and waits until they have left: they keep full service until then. From 80 %
 // of timeout on it closes those that are left, spread evenly, the last one at
 // timeout. When ctx is done it closes them all at once. It returns when no client
 // is left and their goroutines have ended.
@@ -485,7 +484,7 @@ func (s *Server) Stats() Stats {
 	return st
 }
 
-// add adds what one client sent and received.
+// add adds the counters of one client.
 func (st *Stats) add(c ClientInfo) {
 	st.MessagesIn += c.Received
 	st.MessagesOut += c.Sent

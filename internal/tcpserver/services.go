@@ -18,8 +18,8 @@ import (
 type Service struct {
 	Name    string // of the endpoint: letters, digits, - and _
 	Subject string // a literal
-	// Answer returns what a request is answered with. It must not block, and must
-	// not keep the payload. It is called from any goroutine.
+	// Answer returns the answer to a request. It must not block, and must not keep the
+	// payload. It is called from any goroutine.
 	Answer func(payload []byte) []byte
 }
 
@@ -56,7 +56,7 @@ func newServices(id, version string, all []Service) *services {
 	return s
 }
 
-// answer answers a request; ok is false where the subject is none of theirs.
+// answer answers a request; ok is false if the subject is none of theirs.
 func (s *services) answer(subject, payload []byte) (reply []byte, ok bool) {
 	if e := s.subject[string(subject)]; e != nil {
 		start := time.Now()

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 
 	"edged/internal/batch"
+	"edged/internal/subject"
 )
 
 // subscription is one SUB of a client. It receives messages from clients, and is
@@ -17,7 +18,7 @@ type subscription struct {
 	wild    bool
 	queue   string // empty for none
 	sid     string
-	deny    []string // patterns of what its user does not get, though subject stands for it
+	deny    []string // patterns of subjects that are denied to its user although subject stands for them
 
 	// full is set once, under client.mu: nothing more is taken.
 	full atomic.Bool
@@ -33,16 +34,16 @@ type member struct {
 	sub     *subscription
 	list    string // its name
 	confirm Confirmation
-	name    string // in the reply subjects of items, where they are acknowledged
+	name    string // in the reply subjects of items, if they are acknowledged
 	key     string // of its encodings
 	encode  func(*batch.Batch) *batch.Encoding
 
-	// left is set once: what is still queued is owed by others.
+	// left is set once: other clients owe the items that are still queued.
 	left atomic.Bool
 
 	// Guarded by client.mu.
 	membership batch.Membership // nil until Join has returned
-	owed       int              // items not confirmed; not written, where they are acknowledged
+	owed       int              // items not confirmed; not written, if they are acknowledged
 	finished   bool             // gets nothing more
 }
 
@@ -57,23 +58,23 @@ func newSubscription(c *client, cmd command, wild bool) *subscription {
 	}
 }
 
-// denies tells whether the literal subject is kept from the subscription.
-func (sub *subscription) denies(subject string) bool {
-	return slices.ContainsFunc(sub.deny, func(d string) bool { return subjectMatches(d, subject) })
+// denies reports whether messages to a literal subject are kept from the subscription.
+func (sub *subscription) denies(literal string) bool {
+	return slices.ContainsFunc(sub.deny, func(d string) bool { return subject.Matches(d, literal) })
 }
 
-// takes tells whether a list's items are for the subscription.
+// takes reports whether a list's items are for the subscription.
 func (sub *subscription) takes(l list) bool {
-	return subjectMatches(sub.subject, l.Subject) && !sub.denies(l.Subject)
+	return subject.Matches(sub.subject, l.Subject) && !sub.denies(l.Subject)
 }
 
-// open tells whether the subscription takes messages.
+// open reports whether the subscription takes messages.
 func (sub *subscription) open() bool {
 	return !sub.full.Load() && !sub.client.ended.Load()
 }
 
-// room is how many of n messages the subscription takes. client.mu is held.
-func (sub *subscription) room(n int) int {
+// accepts returns how many of n messages the subscription takes. client.mu is held.
+func (sub *subscription) accepts(n int) int {
 	if !sub.open() {
 		return 0
 	}
@@ -83,7 +84,7 @@ func (sub *subscription) room(n int) int {
 	return n
 }
 
-// took counts n messages more. client.mu is held.
+// took counts n more messages. client.mu is held.
 func (sub *subscription) took(n int) {
 	c := sub.client
 	sub.sent += n
@@ -100,7 +101,7 @@ func (m *member) Deliver(b *batch.Batch, from, to int, receipt batch.Receipt) (t
 	c := m.sub.client
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	n := m.sub.room(to - from)
+	n := m.sub.accepts(to - from)
 	if n == 0 {
 		return 0
 	}
@@ -116,8 +117,8 @@ func (m *member) Deliver(b *batch.Batch, from, to int, receipt batch.Receipt) (t
 	return n
 }
 
-// retire ends a subscription that has got all it asked for. What it has taken
-// stays owed.
+// retire ends a subscription that has got all it asked for. The items that it has taken
+// stay owed.
 func (sub *subscription) retire() {
 	c := sub.client
 	c.server.joining.RLock()
@@ -134,11 +135,11 @@ func (sub *subscription) retire() {
 	}
 }
 
-// encode makes the MSG frames of a batch, one behind the other. Items that are
+// encode makes the MSG frames of a batch, one after the other. Items that are
 // acknowledged one by one get a reply subject under the member's name.
 func encode(b *batch.Batch, sid, name string) *batch.Encoding {
 	prefix := "MSG " + b.Subject() + " " + sid + " "
-	reply := 0 // bytes at most of what differs in reply subjects
+	reply := 0 // most bytes of the part that differs in reply subjects
 	if b.Tries() > 0 {
 		prefix += ackBegin(b, name)
 		reply = maxAckEnd

@@ -154,14 +154,14 @@ func TestKernelSendingOnIsProgress(t *testing.T) {
 	})
 
 	at := time.Now()
-	c.progress = at
+	c.pings.progress = at
 	if c.stuck(at.Add(500 * time.Millisecond)) {
 		t.Error("stuck before the time is over")
 	}
 	eventually(t, "the kernel sent something on", func() bool {
 		peer.Read(make([]byte, 64<<10))
 		held, _ := sendQueue(server)
-		return held < c.unsent
+		return held < c.pings.unsent
 	})
 	at = at.Add(2 * time.Second)
 	if c.stuck(at) {

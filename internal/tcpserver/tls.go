@@ -15,16 +15,15 @@ const maxWaiting = 16 << 10
 
 var errTooManyRecords = errors.New("the client makes TLS say more than it reads")
 
-// tlsConn is TLS over a client's connection. The client's own goroutines use
-// it; deadlines, and being closed by others, are the business of the connection
-// below.
+// tlsConn is TLS over a client's connection. Only the client's own goroutines use it.
+// Deadlines are set on the connection below, and other goroutines close only that one.
 type tlsConn struct {
 	*tls.Conn
 	out    *records
-	first  bool           // INFO comes behind the handshake
+	first  bool           // INFO comes after the handshake
 	verify bool           // the client has to show a certificate
 	by     *x509.CertPool // authorities of the client's certificate
-	ready  chan struct{}  // closed when the handshake is over, well or not
+	ready  chan struct{}  // closed when the handshake has succeeded or failed
 }
 
 func newTLS(conn net.Conn, sec *Security) *tlsConn {
@@ -33,13 +32,14 @@ func newTLS(conn net.Conn, sec *Security) *tlsConn {
 		verify: verifies(sec.TLS), by: sec.TLS.ClientCAs, ready: make(chan struct{})}
 }
 
-// verifies tells whether clients have to show certificates.
+// verifies reports whether clients have to show certificates.
 func verifies(config *tls.Config) bool {
 	return config.ClientAuth == tls.RequireAndVerifyClientCert
 }
 
-// suffices tells whether the connection is what sec asks of a new one. With other
-// authorities nobody's certificate is looked at again: who has a good one comes back.
+// suffices reports whether the connection is as sec asks of a new one. If the authorities
+// have changed it is not: certificates are not checked again, and a client with a good
+// one reconnects.
 func (t *tlsConn) suffices(sec *Security) bool {
 	switch {
 	case sec.TLS == nil:
@@ -51,9 +51,9 @@ func (t *tlsConn) suffices(sec *Security) bool {
 	}
 }
 
-// shake does the handshake, behind INFO where that comes first. The writer waits
+// handshake does the TLS handshake, after INFO if that comes first. The writer waits
 // for ready, which is the caller's to close.
-func (c *client) shake() error {
+func (c *client) handshake() error {
 	c.conn.SetDeadline(c.since.Add(c.server.limits.Load().ConnectTimeout))
 	if !c.tls.first {
 		if _, err := c.conn.Write(c.infoLine(false)); err != nil {
@@ -72,8 +72,7 @@ func (c *client) shake() error {
 	return nil
 }
 
-// seal makes records of bufs, behind those that wait already. It uses the memory
-// of into.
+// seal makes records of bufs, after those that wait already. It uses the memory of into.
 func (t *tlsConn) seal(bufs [][]byte, into []byte) ([]byte, error) {
 	t.out.lend(into)
 	for _, b := range bufs {
@@ -84,9 +83,9 @@ func (t *tlsConn) seal(bufs [][]byte, into []byte) ([]byte, error) {
 	return t.out.take(), nil
 }
 
-// records takes what TLS writes to a connection. Behind the handshake it collects
-// them, to be written by whoever takes them: so many go out in one system call,
-// and a deadline, which TLS would not survive, never hits it.
+// records is the connection that TLS writes to. After the handshake it collects the
+// records, and the caller of take writes them: so many go out in one system call, and
+// a write that TLS makes never meets a deadline, which TLS would not survive.
 type records struct {
 	net.Conn
 	collect bool // set once, by the handshake
@@ -110,7 +109,7 @@ func (r *records) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// lend gives memory for what is to be collected.
+// lend gives memory for the records to be collected.
 func (r *records) lend(memory []byte) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -125,7 +124,7 @@ func (r *records) take() []byte {
 	return all
 }
 
-// Close writes what waits, which is TLS's goodbye, for flushTimeout at most.
+// Close writes the records that wait, TLS's close_notify, for flushTimeout at most.
 func (r *records) Close() error {
 	if rest := r.take(); len(rest) > 0 {
 		r.Conn.SetWriteDeadline(time.Now().Add(flushTimeout))

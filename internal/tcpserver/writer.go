@@ -8,19 +8,19 @@ import (
 )
 
 const (
-	// roundSize is how much is written at once, in bytes: enough to make the
-	// system calls cheap, and little enough for confirmations to keep flowing.
+	// roundSize is the size of a round, in bytes: large enough to make the system
+	// calls cheap, and small enough for confirmations to keep flowing.
 	roundSize = 256 << 10
-	// firstPing is how soon a client is asked for a first sign of life.
+	// firstPing is the time from accept to a client's first PING.
 	firstPing = 2 * time.Second
-	// looks is how often progress is looked for within ReceiptTimeout.
+	// looks is the number of looks for progress within ReceiptTimeout.
 	looks = 4
 	// keptSegments bounds the queue's memory that is kept for the next time.
 	keptSegments = 256
 )
 
-// writer is what whoever writes works with: the writing goroutine, or Flush in its
-// place. The memory is used again.
+// writer is the state of a client's writer goroutine, or of Uncork in its place. It
+// comes from a pool: a client has one only while something is written to it.
 type writer struct {
 	out   []segment // taken from the queue
 	more  []segment // of out, not yet in a round
@@ -28,14 +28,14 @@ type writer struct {
 	round round
 }
 
-// round is what is written at once.
+// round is a part of the queue that is written at once.
 type round struct {
 	began      bool // and is not written yet
 	segments   []segment
 	deliveries []delivery
 	written    []delivery // those that count as confirmed when written
 	queued     int        // bytes in chunks
-	asks       bool       // a PING stands at the end
+	asks       bool       // a PING ends it
 	bufs       net.Buffers
 	rest       net.Buffers // of bufs, or of the records made of them, not yet written
 	sealed     *[]byte     // the records' memory
@@ -43,7 +43,7 @@ type round struct {
 
 var ping = []byte("PING\r\n")
 
-// write is the writing goroutine: it ends when there is nothing to write, and
+// write is the writer goroutine: it ends when there is nothing to write, and
 // wakeWriter starts it again. The last one closes the connection.
 func (c *client) write() {
 	defer c.server.wg.Done()
@@ -59,9 +59,9 @@ func (c *client) write() {
 	}
 }
 
-// await takes what there is to write. It returns false when the writing goroutine
-// is to end: there is nothing, or the connection has ended and all is written that
-// still can be.
+// await takes what is queued. It returns false when the writer goroutine is to end:
+// nothing is queued, or the connection has ended and all that can still be written is
+// written.
 func (c *client) await() bool {
 	for {
 		c.mu.Lock()
@@ -73,7 +73,7 @@ func (c *client) await() bool {
 		c.due = false
 		idle := !work && !ended && !due && len(expired) == 0
 		if idle {
-			c.restWriter()
+			c.putWriter()
 		}
 		c.mu.Unlock()
 
@@ -86,7 +86,7 @@ func (c *client) await() bool {
 		switch {
 		case idle:
 			return false
-		case ended && c.finished():
+		case ended && c.writer.finished():
 			c.close()
 			return false
 		case ended || work:
@@ -95,42 +95,44 @@ func (c *client) await() bool {
 	}
 }
 
-// take takes what is queued, if all is written that was taken before, and tells
+// take takes what is queued, if all that was taken before is written, and reports
 // whether there is something to write. mu is held.
 func (c *client) take() (work bool) {
-	if !c.finished() {
+	w := c.writer
+	if !w.finished() {
 		return true
 	}
-	c.out, c.queue.segments = c.queue.segments, c.out
-	c.more = c.out
-	return len(c.out) > 0 || !c.pinged && (c.askPing || len(c.uncovered) > 0)
+	w.out, c.queue.segments = c.queue.segments, w.out
+	w.more = w.out
+	return len(w.out) > 0 || c.pings.wanted()
 }
 
-// finished tells whether all is written that was taken.
-func (c *client) finished() bool { return !c.round.began && len(c.more) == 0 }
+// finished reports whether all that was taken is written.
+func (w *writer) finished() bool { return !w.round.began && len(w.more) == 0 }
 
 // writeAll writes what was taken, however long that takes.
 func (c *client) writeAll() error {
-	for {
-		if !c.round.began {
+	for w := c.writer; ; {
+		if !w.round.began {
 			c.fill()
 		}
 		if err := c.writeBufs(); err != nil {
 			return err
 		}
-		if c.roundWritten(); len(c.more) == 0 {
+		if c.roundWritten(); len(w.more) == 0 {
 			return nil
 		}
 	}
 }
 
-// writeNow is for who has hired the writer: it writes what is queued, as far as the
-// socket takes it at once. What is left, and all else, is the writing goroutine's.
+// writeNow writes what is queued, as far as the socket takes it at once. The caller has
+// called getWriter. The rest is left to the writer goroutine.
 func (c *client) writeNow() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	others := func() bool { return c.ended.Load() || c.due || len(c.expired) > 0 }
-	work := c.raw == nil || c.queue.size() > promptBytes || others()
+	work := c.raw == nil || c.queue.size() > corkedBytes || others()
+
 	if !work && c.take() {
 		c.mu.Unlock()
 		c.fill()
@@ -139,39 +141,41 @@ func (c *client) writeNow() {
 			c.roundWritten()
 		}
 		c.mu.Lock()
-		work = !all || others() || c.take() // once only: others may queue for ever
+		work = !all || others() || c.take() // once only: more may be queued for ever
 	}
+
 	if work {
 		c.server.wg.Add(1)
 		go c.write()
 	} else {
-		c.restWriter()
+		c.putWriter()
 	}
 }
 
-// wakeWriter lets somebody write what is being queued: best before that, so that
-// the queue uses memory that is there. mu is held.
+// wakeWriter starts the writer goroutine unless a writer is running. Call it before
+// something is queued, so that the queue uses the writer's spare memory. mu is held.
 func (c *client) wakeWriter() {
 	if c.idle {
-		c.hireWriter()
+		c.getWriter()
 		c.server.wg.Add(1)
 		go c.write()
 	}
 }
 
-// hireWriter makes the caller the one who writes. mu is held, and nobody writes.
-func (c *client) hireWriter() {
+// getWriter gives the client a writer, with which the caller must write what is queued.
+// mu is held, and the client is idle.
+func (c *client) getWriter() {
 	c.idle = false
 	c.writer = c.server.writers.Get().(*writer)
-	if c.queue.segments == nil {
-		c.queue.segments, c.spare = c.spare[:0], nil
+	if w := c.writer; c.queue.segments == nil {
+		c.queue.segments, w.spare = w.spare[:0], nil
 	}
 }
 
-// restWriter gives back what whoever wrote has worked with. mu is held.
-func (c *client) restWriter() {
+// putWriter returns the writer to the pool when there is nothing to write. mu is held.
+func (c *client) putWriter() {
 	c.idle = true
-	c.spare, c.queue.segments = c.queue.segments, nil
+	c.writer.spare, c.queue.segments = c.queue.segments, nil
 	c.server.writers.Put(c.writer)
 	c.writer = nil
 }
@@ -195,8 +199,8 @@ func (c *client) close() {
 func (c *client) start() {
 	c.mu.Lock()
 	c.writer = c.server.writers.Get().(*writer)
-	c.nextPing = c.since.Add(c.server.first)
-	c.fires = c.nextPing
+	c.pings.next = c.since.Add(c.server.first)
+	c.fires = c.pings.next
 	c.timer = time.AfterFunc(time.Until(c.fires), c.tick)
 	c.mu.Unlock()
 	go c.write()
@@ -205,12 +209,7 @@ func (c *client) start() {
 
 // arm sets the timer for the next look at the client. mu is held.
 func (c *client) arm(now time.Time) {
-	next := c.nextPing
-	if c.owed > 0 {
-		if look := now.Add(c.lookInterval()); look.Before(next) {
-			next = look
-		}
-	}
+	next := c.pings.nextLook(now, c.lookInterval())
 	if c.ended.Load() || !c.fires.IsZero() && !next.Before(c.fires) { // too soon does no harm
 		return
 	}
@@ -220,8 +219,8 @@ func (c *client) arm(now time.Time) {
 	}
 }
 
-// tick is what the timer does, in a goroutine of its own. Where somebody writes,
-// it is them who look, before they write on.
+// tick is called by the timer, in a goroutine of its own. If a writer is running, it
+// looks at the client before its next write.
 func (c *client) tick() {
 	defer c.server.wg.Done()
 	c.mu.Lock()
@@ -236,24 +235,19 @@ func (c *client) tick() {
 
 func (c *client) lookInterval() time.Duration { return c.server.limits.Load().ReceiptTimeout / looks }
 
-// look looks for clients that make no progress or do not answer.
+// look cuts the client off if it makes no progress or does not answer.
 func (c *client) look() {
 	now := time.Now()
+	limits := c.server.limits.Load()
 	c.mu.Lock()
-	owing := c.owed > 0
-	pingDue := !now.Before(c.nextPing)
-	if pingDue {
-		c.nextPing = now.Add(c.server.limits.Load().PingInterval)
-		if c.pinged {
-			c.unanswered++
-		} else if c.connected && !c.ended.Load() {
-			c.askPing = true
-			c.wakeWriter()
-		}
+	owing := c.pings.owed > 0
+	if c.pings.tick(now, limits.PingInterval, c.connected && !c.ended.Load()) {
+		c.wakeWriter()
 	}
-	stale := c.unanswered >= 2
+	stale := c.pings.stale()
 	c.arm(now)
 	c.mu.Unlock()
+
 	switch {
 	case stale:
 		c.send(errLine(errStale))
@@ -264,52 +258,43 @@ func (c *client) look() {
 	}
 }
 
-// stuck tells whether ReceiptTimeout has passed without progress. Progress is a
-// PONG, bytes that the socket took, and bytes that the kernel got rid of: a slow
-// client behind a large socket buffer makes progress that no write shows. Once
-// the client's host has the PING only the PONG counts: others may write to the
-// client for ever.
+// stuck reports whether ReceiptTimeout has passed without progress.
 func (c *client) stuck(now time.Time) bool {
+	written := c.bytesOut.Load() // before the kernel is asked: at least that much is on its way
 	unsent, known := sendQueue(c.conn)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if known && unsent < c.unsent {
-		c.progress = now
+	if known {
+		c.pings.looked(now, written, unsent)
 	}
-	c.unsent = unsent
-	if known && c.pingOut > 0 && c.bytesOut.Load()-uint64(unsent) >= c.pingOut {
-		if c.pingThere.IsZero() {
-			c.pingThere = now
-		}
-		return now.Sub(c.pingThere) >= c.server.limits.Load().ReceiptTimeout
-	}
-	return now.Sub(c.progress) >= c.server.limits.Load().ReceiptTimeout
+	return c.pings.stuck(now, c.server.limits.Load().ReceiptTimeout)
 }
 
-// owe notes that n items more are to be confirmed. mu is held.
+// owe notes that the client is to confirm n more items. mu is held.
 func (c *client) owe(n int) {
-	if c.owed += n; c.owed == n {
+	if c.pings.owe(n) {
 		now := time.Now()
-		c.progress = now
+		c.pings.moved(now)
 		c.arm(now)
 	}
 }
 
-// fill makes a round of the first segments of more, about roundSize bytes. Where
-// deliveries wait for a PING and none is outstanding, it stands at the end.
+// fill makes a round of the first segments of more, about roundSize bytes. A PING ends
+// it if one is wanted.
 func (c *client) fill() {
-	r := &c.round
+	w := c.writer
+	r := &w.round
 	r.began, r.bufs, r.deliveries, r.written, r.queued = true, r.bufs[:0], r.deliveries[:0], r.written[:0], 0
 	ended := c.ended.Load()
 	n := 0
-	for size := 0; n < len(c.more) && size < roundSize; n++ {
-		seg := &c.more[n]
+	for size := 0; n < len(w.more) && size < roundSize; n++ {
+		seg := &w.more[n]
 		switch {
 		case seg.chunk != nil:
 			r.bufs = append(r.bufs, seg.chunk[:seg.used])
 			r.queued += seg.used
 			size += seg.used
-		case ended || seg.member.left.Load(): // owed by others now
+		case ended || seg.member.left.Load(): // owed by other clients now
 		default:
 			var bytes int
 			r.bufs, bytes = seg.batch.Encoded(seg.member.key, seg.member.encode).Append(r.bufs, seg.from, seg.to)
@@ -317,26 +302,24 @@ func (c *client) fill() {
 			size += bytes
 		}
 	}
-	r.segments, c.more = c.more[:n], c.more[n:]
+	r.segments, w.more = w.more[:n], w.more[n:]
 
 	c.mu.Lock()
 	for _, d := range r.deliveries {
 		switch {
 		case d.member.left.Load(): // since this round began
 		case d.member.confirm == OnPong:
-			c.uncovered = append(c.uncovered, d)
+			c.pings.written(d)
 		default:
 			r.written = append(r.written, d)
 		}
 	}
-	r.asks = !c.pinged && !ended && (c.askPing || len(c.uncovered) > 0)
-	if r.asks {
-		c.covered, c.uncovered = c.uncovered, nil
-		c.pinged, c.askPing, c.early = true, false, false
+	if r.asks = !ended && c.pings.wanted(); r.asks {
+		c.pings.ask()
 		r.bufs = append(r.bufs, ping)
 	}
-	if c.owed == 0 {
-		c.progress = time.Now()
+	if c.pings.owed == 0 {
+		c.pings.moved(time.Now())
 	}
 	c.mu.Unlock()
 	r.rest = r.bufs
@@ -344,7 +327,8 @@ func (c *client) fill() {
 
 // roundWritten notes that the round is written.
 func (c *client) roundWritten() {
-	r := &c.round
+	w := c.writer
+	r := &w.round
 	for _, seg := range r.segments {
 		if seg.chunk != nil {
 			c.server.chunks.Put(seg.chunk)
@@ -352,38 +336,34 @@ func (c *client) roundWritten() {
 			seg.batch.Release()
 		}
 	}
+
 	c.mu.Lock()
 	c.queue.bytes -= r.queued
-	c.progress = time.Now()
-	if r.asks {
-		c.pingOut = c.bytesOut.Load()
-	}
-	answered := r.asks && c.early
+	answered := c.pings.roundDone(time.Now(), r.asks, c.bytesOut.Load())
 	c.mu.Unlock()
-	if answered {
-		c.pong()
-	}
+	c.confirm(answered)
 	c.confirm(r.written)
+
 	r.began = false
 	clear(r.deliveries)
 	clear(r.written)
 	clear(r.segments)
-	if len(c.more) > 0 {
+	if len(w.more) > 0 {
 		return
 	}
-	if c.more, c.out = nil, c.out[:0]; cap(c.out) > keptSegments {
-		c.out = nil
+	if w.more, w.out = nil, w.out[:0]; cap(w.out) > keptSegments {
+		w.out = nil
 	}
 }
 
-// tryWrite writes what the socket takes at once, and tells whether that is all.
+// tryWrite writes what the socket takes at once, and reports whether that is all.
 func (c *client) tryWrite() (all bool) {
-	r := &c.round
+	r := &c.writer.round
 	c.raw.Write(func(fd uintptr) bool {
 		for len(r.rest) > 0 {
 			n, err := writev(fd, r.rest[:min(len(r.rest), maxBuffers)])
 			if n <= 0 || err != nil {
-				break // who waits learns of an error
+				break // writeRest learns of an error
 			}
 			c.bytesOut.Add(uint64(n))
 			consume(&r.rest, n)
@@ -393,7 +373,7 @@ func (c *client) tryWrite() (all bool) {
 	return len(r.rest) == 0
 }
 
-// maxBuffers is how many buffers a system call writes at most (IOV_MAX).
+// maxBuffers is the most buffers that a system call writes (IOV_MAX).
 const maxBuffers = 1024
 
 // consume takes the first n bytes off bufs.
@@ -407,9 +387,9 @@ func consume(bufs *net.Buffers, n int) {
 	}
 }
 
-// writeBufs writes the round, however long that takes as long as there is progress.
+// writeBufs writes the round, however long that takes while there is progress.
 func (c *client) writeBufs() error {
-	r := &c.round
+	r := &c.writer.round
 	if c.tls != nil && r.sealed == nil {
 		r.sealed = c.server.sealed.Get().(*[]byte)
 		var err error
@@ -427,7 +407,7 @@ func (c *client) writeBufs() error {
 }
 
 func (c *client) writeRest() error {
-	r := &c.round
+	r := &c.writer.round
 	if c.raw != nil && c.tryWrite() {
 		return nil
 	}
@@ -453,7 +433,7 @@ func (c *client) writeRest() error {
 		now := time.Now()
 		if n > 0 {
 			c.mu.Lock()
-			c.progress = now
+			c.pings.moved(now)
 			c.mu.Unlock()
 		}
 		if c.stuck(now) {

@@ -10,11 +10,13 @@ import (
 	"strconv"
 	"strings"
 	"unicode"
+
+	"edged/internal/nearest"
 )
 
-// Answer is what a command has to say. Text writes it as lines for people, none
-// of which is "OK" or begins with "ERR "; encoding/json makes one object of the
-// same value. Payloads and whatever else came from outside are written quoted.
+// Answer is the answer to a command. Text writes it as lines for people, none of which is
+// "OK" or begins with "ERR "; encoding/json makes one object of the same value. Payloads
+// and all other strings from outside are written quoted.
 type Answer interface {
 	Text(w io.Writer)
 }
@@ -24,8 +26,8 @@ type Command struct {
 	Name    string // "pause"; lower case
 	Args    string // "LIST|all", for help
 	Summary string // one line
-	Example string // shown by "help COMMAND", ready to paste; just Name where empty
-	Level   Level  // that one needs for it
+	Example string // shown by "help COMMAND", ready to paste; Name if empty
+	Level   Level  // that the client needs for it
 
 	MinArgs, MaxArgs int
 
@@ -43,7 +45,7 @@ type Command struct {
 	Stream func(ctx context.Context, args []string, send func(Answer) error) error
 }
 
-// usage is the command as one writes it.
+// usage returns the command's name and arguments.
 func (c *Command) usage() string {
 	return strings.TrimSpace(c.Name + " " + c.Args)
 }
@@ -69,7 +71,7 @@ type Error struct {
 	Message string `json:"message"`
 }
 
-// Errorf makes an Error. What it echoes from the input belongs under %q.
+// Errorf makes an Error. Arguments that come from the input belong under %q.
 func Errorf(code, format string, args ...any) *Error {
 	return &Error{Code: code, Message: fmt.Sprintf(format, args...)}
 }
@@ -83,8 +85,8 @@ type table struct {
 	path   string // of the socket, for examples
 }
 
-// newTable makes the table of help and the given commands. It panics where two
-// have one name: that is a mistake in the program.
+// newTable makes the table of help and the given commands. It panics if two have the same
+// name, which is a mistake in the program.
 func newTable(commands []Command, path string) *table {
 	t := &table{byName: make(map[string]*Command), path: path}
 	help := Command{
@@ -105,8 +107,8 @@ func newTable(commands []Command, path string) *table {
 	return t
 }
 
-// admit returns the command of a request, which somebody of that level may run
-// now. An error comes with the command where there is such a one.
+// admit returns the command of a request, if a client of that level may run it. An error
+// comes with the command if the command exists.
 func (t *table) admit(req request, level Level) (*Command, error) {
 	if req.err != nil {
 		return nil, req.err
@@ -124,22 +126,21 @@ func (t *table) admit(req request, level Level) (*Command, error) {
 	return c, nil
 }
 
-// find returns the command of that name, in whatever case it is written, or an
-// error that says what may have been meant.
+// find returns the command of that name, in either case, or an error that names the
+// nearest command.
 func (t *table) find(name string) (*Command, error) {
 	lower := strings.ToLower(name)
 	if c := t.byName[lower]; c != nil {
 		return c, nil
 	}
+
+	names := make([]string, len(t.list))
+	for i, c := range t.list {
+		names[i] = c.Name
+	}
 	hint := ""
-	best := min(3, len(lower)) // two slips at most, and something must be right
-	for _, c := range t.list {
-		if len(lower) > len(c.Name)+best {
-			continue
-		}
-		if d := distance(lower, c.Name); d < best {
-			best, hint = d, fmt.Sprintf("did you mean %q? ", c.Name)
-		}
+	if meant := nearest.Name(lower, names); meant != "" {
+		hint = fmt.Sprintf("did you mean %q? ", meant)
 	}
 	return nil, Errorf(UnknownCommand, "there is no command %.40q; %s\"help\" lists the commands", name, hint)
 }
@@ -157,27 +158,6 @@ func argCount(c *Command) string {
 	default:
 		return fmt.Sprintf("%d to %d arguments", c.MinArgs, c.MaxArgs)
 	}
-}
-
-// distance is the Levenshtein distance of a and b, in bytes.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			substituted := diagonal
-			if a[i] != b[j] {
-				substituted++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(substituted, diagonal+1, row[j]+1)
-		}
-	}
-	return row[len(b)]
 }
 
 func (t *table) help(_ context.Context, args []string) (Answer, error) {
@@ -308,7 +288,7 @@ func clean(err error) *Error {
 	return e
 }
 
-// printable escapes what would break the line or drive a terminal.
+// printable escapes characters that would break the line or control a terminal.
 func printable(s string) string {
 	var b strings.Builder
 	for _, r := range s {

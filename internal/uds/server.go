@@ -1,6 +1,6 @@
 // Package uds is the control socket: a command a line in, an answer out, made
 // for socat and for scripts. It listens, frames, and knows the table of
-// commands; what the commands do is registered by others. Only help is its own.
+// commands; other packages register the commands, except help.
 //
 // LF, CRLF or the end of the input end a line of at most 4 KiB; ";" separates
 // commands on it; blank commands are nothing. Words are separated by spaces and
@@ -15,8 +15,8 @@
 // gets the answers it is owed, then the connection closes. Some commands answer
 // in parts over time, in JSON an object a line; the OK comes at their end.
 //
-// Who is at the other end is asked of the kernel, and each listener has a ceiling:
-// see Level. What takes more than User is logged, done or refused.
+// The kernel says which user a client is, and each listener has a ceiling: see Level.
+// Commands that need more than User are logged, whether they run or are refused.
 //
 // Each listener has one goroutine and each connection has one; Serve and
 // Shutdown return when they are gone.
@@ -46,13 +46,13 @@ const (
 	maxBackoff    = time.Second      // between attempts to accept
 )
 
-// Options is what a Server needs to know.
+// Options are the options of a Server.
 type Options struct {
 	Commands       []Command     // in the order in which help lists them
 	Path           string        // of a socket, for the examples of help
-	MaxConnections int           // at a time, of each listener; 16 where 0
-	IdleTimeout    time.Duration // for a client to send a whole line; 5 minutes where 0
-	FileCheck      time.Duration // between looks whether a socket's file is there; 10 seconds where 0
+	MaxConnections int           // at a time, of each listener; 16 if 0
+	IdleTimeout    time.Duration // for a client to send a whole line; 5 minutes if 0
+	FileCheck      time.Duration // between checks that a socket's file is there; 10 seconds if 0
 	Log            *zap.Logger   // nil logs nothing
 }
 
@@ -69,18 +69,18 @@ type Server struct {
 	stopping chan struct{}  // closed when Shutdown begins
 	serving  sync.WaitGroup // the calls of Serve; Add under mu while not stopping
 
-	mu    sync.Mutex
-	ports map[*port]struct{}    // guarded by mu
-	conns map[net.Conn]struct{} // guarded by mu; those being refused too
+	mu      sync.Mutex
+	sockets map[*socket]struct{}  // guarded by mu
+	conns   map[net.Conn]struct{} // guarded by mu; those being refused too
 }
 
-// port is a listener and its connections. Its numbers are guarded by Server.mu.
-type port struct {
+// socket is a listener and its connections. Server.mu guards its numbers.
+type socket struct {
 	net.Listener
 	ceiling  Level
 	served   int  // connections
 	refusing int  // connections that are being told why they are refused
-	full     bool // somebody was refused since a place was free
+	full     bool // a connection was refused since there was a free place
 }
 
 // New makes a server. Two commands of one name make it panic.
@@ -92,7 +92,7 @@ func New(o Options) *Server {
 		fileCheck:      o.FileCheck,
 		log:            o.Log,
 		stopping:       make(chan struct{}),
-		ports:          make(map[*port]struct{}),
+		sockets:        make(map[*socket]struct{}),
 		conns:          make(map[net.Conn]struct{}),
 	}
 	if s.maxConnections == 0 {
@@ -111,24 +111,23 @@ func New(o Options) *Server {
 	return s
 }
 
-// Serve answers the clients of ln, which it closes, until Shutdown; it returns
-// nil then. It returns an error where ln was closed by somebody else: the whole
-// server is stopping then. Nobody who comes by ln has more than the ceiling. Serve
-// may be called for several listeners at once; each has MaxConnections, so that
-// those who may only look cannot lock the others out.
+// Serve answers the clients of ln, which it closes, until Shutdown; it returns nil then.
+// If ln was closed by another goroutine it returns an error, and the whole server stops.
+// No client of ln has a level above the ceiling. Serve may be called for several listeners
+// at once; each has MaxConnections, so that clients of a read-only socket cannot lock out
+// those of another.
 //
-// Where ln is one of Listen, or has a method Unwrap that returns it, its file is put
-// back when somebody has deleted it. That an Accept of ln's fails by a deadline means
-// nothing to Serve but that its loop goes round.
+// If ln comes from Listen, or has a method Unwrap that returns such a listener, its file
+// is put back when it has been deleted. When Accept fails by a deadline, Serve goes on.
 func (s *Server) Serve(ln net.Listener, ceiling Level) error {
 	defer ln.Close()
-	p := &port{Listener: ln, ceiling: ceiling}
+	sock := &socket{Listener: ln, ceiling: ceiling}
 	s.mu.Lock()
 	if s.isStopping() {
 		s.mu.Unlock()
 		return nil
 	}
-	s.ports[p] = struct{}{}
+	s.sockets[sock] = struct{}{}
 	s.serving.Add(1)
 	s.mu.Unlock()
 	defer s.serving.Done()
@@ -144,7 +143,7 @@ func (s *Server) Serve(ln net.Listener, ceiling Level) error {
 		switch {
 		case err == nil:
 			backoff = 5 * time.Millisecond
-			s.admit(c, p, &conns)
+			s.admit(c, sock, &conns)
 		case s.isStopping():
 			return nil
 		case errors.Is(err, os.ErrDeadlineExceeded):
@@ -244,8 +243,8 @@ func (s *Server) stop() {
 		return
 	}
 	close(s.stopping)
-	for p := range s.ports {
-		_ = p.Close()
+	for sock := range s.sockets {
+		_ = sock.Close()
 	}
 	for c := range s.conns {
 		_ = c.SetReadDeadline(time.Now())
@@ -262,7 +261,7 @@ func (s *Server) isStopping() bool {
 }
 
 // admit starts the goroutine of a connection, within the limits.
-func (s *Server) admit(c net.Conn, p *port, conns *sync.WaitGroup) {
+func (s *Server) admit(c net.Conn, sock *socket, conns *sync.WaitGroup) {
 	refusal := Errorf(TooManyConnections, "%d connections are open, which is the limit; close one and try again", s.maxConnections)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -270,22 +269,22 @@ func (s *Server) admit(c net.Conn, p *port, conns *sync.WaitGroup) {
 	case s.isStopping():
 		_ = c.Close()
 		return
-	case p.served < s.maxConnections:
-		p.served++
+	case sock.served < s.maxConnections:
+		sock.served++
 		conns.Go(func() {
-			s.converse(c, peerOf(c, p.ceiling))
-			s.forget(c, func() { p.served--; p.full = false })
+			s.answer(c, peerOf(c, sock.ceiling))
+			s.forget(c, func() { sock.served--; sock.full = false })
 		})
-	case p.refusing < s.maxConnections:
-		if !p.full {
-			p.full = true
+	case sock.refusing < s.maxConnections:
+		if !sock.full {
+			sock.full = true
 			s.log.Warn("the control socket refuses connections: there are too many",
 				zap.Int("max_connections", s.maxConnections))
 		}
-		p.refusing++
+		sock.refusing++
 		conns.Go(func() {
 			s.cutOff(c, refusal)
-			s.forget(c, func() { p.refusing-- })
+			s.forget(c, func() { sock.refusing-- })
 		})
 	default: // a flood: not worth a goroutine; the new socket takes the few bytes at once
 		_ = s.send(c, render(nil, refusal, false))
@@ -295,8 +294,8 @@ func (s *Server) admit(c net.Conn, p *port, conns *sync.WaitGroup) {
 	s.conns[c] = struct{}{}
 }
 
-// forget closes a connection, last of all: whoever sees the end of a connection
-// that was served finds its place free.
+// forget closes a connection, last of all: a client that sees the end of a connection
+// finds its place free.
 func (s *Server) forget(c net.Conn, leave func()) {
 	s.mu.Lock()
 	delete(s.conns, c)
@@ -305,9 +304,9 @@ func (s *Server) forget(c net.Conn, leave func()) {
 	_ = c.Close()
 }
 
-// converse answers the commands of a connection until the client is done, is
-// cut off, or the server stops.
-func (s *Server) converse(c net.Conn, who peer) {
+// answer answers the commands of a connection until the client is done, is cut off, or
+// the server stops.
+func (s *Server) answer(c net.Conn, who peer) {
 	r := bufio.NewReaderSize(c, maxLine+len("\r\n"))
 	for {
 		// One deadline for the whole line: a byte now and then is idle as well.
@@ -381,9 +380,9 @@ func (s *Server) send(c net.Conn, answer []byte) error {
 	return err
 }
 
-// cutOff tells the client why its connection ends. It takes in what the client
-// goes on sending for a moment: socat, for one, fails with a broken pipe before
-// it has read the answer.
+// cutOff tells the client why its connection ends. For a moment it reads and discards
+// further input: otherwise socat, for one, fails with a broken pipe before it has read
+// the answer.
 func (s *Server) cutOff(c net.Conn, why *Error) {
 	if s.send(c, render(nil, why, false)) != nil {
 		return

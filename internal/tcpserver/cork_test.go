@@ -11,16 +11,16 @@ import (
 	"edged/internal/batch"
 )
 
-// promptly offers items as the loop does.
-func (m *fakeMembership) promptly(s *Server, items ...string) {
-	s.Hold()
+// offerCorked offers items between Cork and Uncork, as the loop does.
+func (m *fakeMembership) offerCorked(s *Server, items ...string) {
+	s.Cork()
 	m.offer(items...)
-	s.Flush()
+	s.Uncork()
 }
 
-// What is written by Flush, by the client's goroutine and by others stands in one
-// order, and everything is confirmed.
-func TestWhatFlushWritesStandsInOrderWithAllElse(t *testing.T) {
+// Uncork and the writer goroutine write a client's items and messages in one order, and
+// every item is confirmed.
+func TestUncorkKeepsTheOrderOfItemsAndMessages(t *testing.T) {
 	const items = 2000
 	s, addr, l := withList(t, testOptions(), OnPong)
 	c, other := dial(t, addr), dial(t, addr)
@@ -31,7 +31,7 @@ func TestWhatFlushWritesStandsInOrderWithAllElse(t *testing.T) {
 	defer sending.Wait()
 	sending.Go(func() {
 		for i := range items {
-			m.promptly(s, fmt.Sprint("item ", i))
+			m.offerCorked(s, fmt.Sprint("item ", i))
 		}
 	})
 	sending.Go(func() {
@@ -77,17 +77,17 @@ func TestWhatFlushWritesStandsInOrderWithAllElse(t *testing.T) {
 	c.Close()
 }
 
-// A socket that is full keeps nobody; the client gets the rest when it reads on.
-func TestFlushDoesNotWaitForAClientThatDoesNotRead(t *testing.T) {
+// A full socket blocks nothing; the client gets the rest when it reads on.
+func TestUncorkDoesNotWaitForAClientThatDoesNotRead(t *testing.T) {
 	s, addr, l := withList(t, testOptions(), OnWrite)
 	c := dial(t, addr)
 	c.send("SUB items 1\r\n")
 	m := l.member(t, 0)
 	c.sync()
-	item := strings.Repeat("x", promptBytes/2)
+	item := strings.Repeat("x", corkedBytes/2)
 	offered := 0
 	for unsent := 0; unsent == 0 || offered < 100; offered++ { // until the socket takes no more
-		m.promptly(s, item)
+		m.offerCorked(s, item)
 		unsent = 0
 		for _, n := range m.confirmed() {
 			unsent += 1 - n
@@ -101,22 +101,22 @@ func TestFlushDoesNotWaitForAClientThatDoesNotRead(t *testing.T) {
 	}
 }
 
-// More clients than Flush writes to, and one behind a connection that can't be
+// There are more clients than Uncork writes to, and then one whose connection can't be
 // written to without waiting.
-func TestWhatFlushDoesNotWriteItselfIsWritten(t *testing.T) {
+func TestTheWriterGoroutineWritesWhatUncorkDoesNot(t *testing.T) {
 	s, addr, l := withList(t, testOptions(), OnPong)
 	var clients []*conn
-	for i := range promptClients + 2 {
+	for i := range corkedClients + 2 {
 		c := dial(t, addr)
 		c.send("SUB items 1\r\n")
 		l.member(t, i)
 		clients = append(clients, c)
 	}
-	s.Hold()
+	s.Cork()
 	for i := range clients {
 		l.member(t, i).offer("one", "two")
 	}
-	s.Flush()
+	s.Uncork()
 	for _, c := range clients {
 		c.expect("MSG items 1 3", "one", "MSG items 1 3", "two", "PING")
 	}
@@ -128,20 +128,20 @@ func TestWhatFlushDoesNotWriteItselfIsWritten(t *testing.T) {
 	c := pipes.dial(t)
 	c.send("CONNECT {}\r\nSUB items 1\r\n")
 	c.sync()
-	l.member(t, 0).promptly(s, "one")
+	l.member(t, 0).offerCorked(s, "one")
 	c.expect("MSG items 1 3", "one", "PING")
 }
 
-// A subscription that has got all it asked for ends, though Flush wrote the last.
+// A subscription that has got all it asked for ends when Uncork wrote the last item, too.
 func TestASubscriptionEndsWhoeverWroteItsLastItem(t *testing.T) {
 	s, addr, l := withList(t, testOptions(), OnPong)
 	c := dial(t, addr)
 	c.send("SUB items 1\r\nUNSUB 1 2\r\n")
 	c.sync()
 	m := l.member(t, 0)
-	m.promptly(s, "one")
+	m.offerCorked(s, "one")
 	c.expect("MSG items 1 3", "one", "PING")
-	m.promptly(s, "two", "three")
+	m.offerCorked(s, "two", "three")
 	c.expect("MSG items 1 3", "two")
 	eventually(t, "the membership ends", func() bool {
 		_, finished := m.state()
@@ -157,8 +157,9 @@ type encore struct {
 
 func (e encore) Confirm() { e.to.Deliver(e.b, 0, e.b.Len(), e) }
 
-// What is queued while Flush writes is not Flush's: it would never come back.
-func TestFlushReturnsThoughMoreIsQueuedAllTheTime(t *testing.T) {
+// Uncork leaves what is queued while it writes to the writer goroutine: otherwise it
+// might never return.
+func TestUncorkReturnsThoughMoreIsQueuedAllTheTime(t *testing.T) {
 	s, addr, l := withList(t, testOptions(), OnWrite)
 	c := dial(t, addr)
 	c.send("SUB items 1\r\n")
@@ -170,17 +171,17 @@ func TestFlushReturnsThoughMoreIsQueuedAllTheTime(t *testing.T) {
 	t.Cleanup(reading.Wait)
 	t.Cleanup(func() { c.Close() })
 
-	s.Hold()
+	s.Cork()
 	encore{m.takes, batch.Of("items", 0, []byte("one"))}.Confirm()
 	flushed := make(chan struct{})
 	go func() {
-		s.Flush()
+		s.Uncork()
 		close(flushed)
 	}()
 	select {
 	case <-flushed:
 	case <-time.After(patience):
-		t.Error("Flush goes on writing")
+		t.Error("Uncork goes on writing")
 		c.Close()
 		<-flushed
 	}

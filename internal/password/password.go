@@ -1,0 +1,50 @@
+// Package password knows the bcrypt hashes that edged accepts in place of passwords
+// and tokens: which strings are hashes, which costs are allowed, and which passwords
+// match.
+package password
+
+import (
+	"regexp"
+	"strconv"
+
+	"golang.org/x/crypto/bcrypt"
+)
+
+// MinCost and MaxCost bound the cost of a hash. One step doubles the time that a login
+// takes: a cost of 16 takes seconds on an edge box, the highest one of bcrypt months.
+const (
+	MinCost = bcrypt.MinCost // 4
+	MaxCost = 16
+)
+
+// form is that of a bcrypt hash: version, cost, and 22 characters of salt followed
+// by 31 of checksum (golang.org/x/crypto/bcrypt).
+var form = regexp.MustCompile(`^\$2[aby]\$(\d\d)\$[./A-Za-z0-9]{53}$`)
+
+// Cost returns the cost of a bcrypt hash; ok reports whether s is one.
+func Cost(s string) (cost int, ok bool) {
+	found := form.FindStringSubmatch(s)
+	if found == nil {
+		return 0, false
+	}
+	cost, err := strconv.Atoi(found[1])
+	return cost, err == nil
+}
+
+// Allowed reports whether s is a bcrypt hash with a cost from MinCost to MaxCost.
+func Allowed(s string) bool {
+	cost, ok := Cost(s)
+	return ok && MinCost <= cost && cost <= MaxCost
+}
+
+// Matches reports whether given is the password that hash was made of. It takes as long
+// as the cost of hash demands.
+func Matches(hash, given string) bool {
+	return bcrypt.CompareHashAndPassword([]byte(hash), []byte(given)) == nil
+}
+
+// Hash returns a bcrypt hash of a password of at most 72 bytes.
+func Hash(password string) (string, error) {
+	hash, err := bcrypt.GenerateFromPassword([]byte(password), bcrypt.DefaultCost)
+	return string(hash), err
+}
