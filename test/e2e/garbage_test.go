@@ -73,7 +73,7 @@ func TestGarbageOnThePortDisturbsNobody(t *testing.T) {
 
 func dial(t *testing.T, d *daemon) net.Conn {
 	t.Helper()
-	conn, err := net.Dial("tcp", d.tcp)
+	conn, err := net.Dial("tcp", d.Address)
 	if err != nil {
 		t.Fatal(err)
 	}

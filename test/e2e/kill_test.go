@@ -89,8 +89,8 @@ func TestKillingTheDaemonLosesNothing(t *testing.T) {
 		for _, box := range boxes {
 			box.wait(t, len(box.all())+window)
 		}
-		d.kill()
-		d.restart()
+		d.Kill()
+		d.Start()
 	}
 	pushed := p.finish()
 	for i, list := range lists {
@@ -114,7 +114,7 @@ func TestKillingAClientLosesNothing(t *testing.T) {
 	for range kills {
 		client := startSub(t, d, "events")
 		client.inbox.wait(t, window)
-		client.kill()
+		client.Kill()
 		outputs = append(outputs, client.all())
 	}
 	pushed := p.finish()
@@ -155,11 +155,11 @@ func TestRestartsInMidStreamLoseNothingAndRepeatOnlyWhatWasReturned(t *testing.T
 		for _, box := range boxes {
 			box.wait(t, len(box.all())+window)
 		}
-		d.signal(syscall.SIGTERM)
+		d.Signal(syscall.SIGTERM)
 		b := d.close()
 		returned += b.returned
 		confirmed += b.confirmed
-		d.restart()
+		d.Start()
 	}
 	pushed := p.finish()
 	duplicates := 0
@@ -174,7 +174,7 @@ func TestRestartsInMidStreamLoseNothingAndRepeatOnlyWhatWasReturned(t *testing.T
 	}
 	waitEmpty(t, r, lists...)
 	nc.Close()
-	d.signal(syscall.SIGTERM)
+	d.Signal(syscall.SIGTERM)
 	if confirmed += d.close().confirmed; confirmed != 2*pushed {
 		t.Errorf("%d items were confirmed, %d pushed", confirmed, 2*pushed)
 	}

@@ -122,7 +122,7 @@ func TestAutoUnsubscribeLeavesTheOtherItemsInTheList(t *testing.T) {
 	// those beyond it, so they have to stay. (The daemon is frozen until the client
 	// knows its own limit.)
 	for from := take; from < 20*take; from += take {
-		freeze(t, d.cmd)
+		freeze(t, d.Process)
 		box, done := newInbox(), make(chan struct{})
 		sub, err := nc.Subscribe("events", func(m *nats.Msg) { box.add(string(m.Data)) })
 		if err == nil {
@@ -132,13 +132,13 @@ func TestAutoUnsubscribeLeavesTheOtherItemsInTheList(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		thaw(d.cmd)
+		thaw(d.Process)
 		<-done
 		wantRun(t, box.all(), from, from+take)
 		redistest.Eventually(t, "three more are confirmed", func() bool { return r.Len("events") == int64(n-from-take) })
 	}
 	nc.Close()
-	d.signal(syscall.SIGTERM)
+	d.Signal(syscall.SIGTERM)
 	b := d.close()
 	left := inRedis(t, r, "events")
 	wantRun(t, left, n-len(left), n)
@@ -272,9 +272,9 @@ func TestClientsReconnectToARestartedDaemonWithTheirSubscriptions(t *testing.T) 
 	_, news := subscribe(t, nc, "news.*", "")
 	_, jobs := subscribe(t, nc, "jobs", "workers")
 
-	d.signal(syscall.SIGTERM)
+	d.Signal(syscall.SIGTERM)
 	d.close()
-	d.restart()
+	d.Start()
 	<-back
 	flush(t, nc)
 	r.Push("events", "0")

@@ -2,8 +2,7 @@ package e2e
 
 import (
 	"fmt"
-	"os"
-	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -17,17 +16,7 @@ import (
 // reload writes other settings and takes them up.
 func (d *daemon) reload(settings ...string) {
 	d.t.Helper()
-	path := filepath.Join(d.folder, "edged.toml")
-	text, err := os.ReadFile(path)
-	if err != nil {
-		d.t.Fatal(err)
-	}
-	fixed := strings.TrimSuffix(string(text), strings.Join(d.settings, "\n")+"\n")
-	d.settings = settings
-	if err := os.WriteFile(path, []byte(fixed+strings.Join(settings, "\n")+"\n"), 0o600); err != nil {
-		d.t.Fatal(err)
-	}
-	if answer := d.control("reload"); !strings.HasSuffix(answer, "\nOK\n") {
+	if answer := d.Reload(slices.Concat(instance, settings)...); !strings.HasSuffix(answer, "\nOK\n") {
 		d.t.Fatalf("reload answers %q", answer)
 	}
 }

@@ -37,7 +37,7 @@ func file(t *testing.T, name, content string) string {
 // refused connects in vain and returns why.
 func refused(t *testing.T, d *daemon, opts ...nats.Option) error {
 	t.Helper()
-	nc, err := nats.Connect("nats://"+d.tcp, append(opts, nats.Timeout(patience))...)
+	nc, err := nats.Connect("nats://"+d.Address, append(opts, nats.Timeout(patience))...)
 	if err == nil {
 		nc.Close()
 		t.Error("a client was let in")
@@ -200,7 +200,7 @@ func TestRenewedCertificatesDropNoConnection(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if answer := d.control("reload"); !strings.HasSuffix(answer, "OK\n") {
+	if answer := d.Control("reload"); !strings.HasSuffix(answer, "OK\n") {
 		t.Fatalf("reload is answered %q", answer)
 	}
 	r.Push("events", numbers(0, 1000)...)

@@ -44,7 +44,7 @@ func TestAHundredThousandItemsOfEachListArriveInOrderAndUnchanged(t *testing.T) 
 	waitEmpty(t, r, lists...)
 
 	nc.Close()
-	d.signal(syscall.SIGTERM)
+	d.Signal(syscall.SIGTERM)
 	if b := d.close(); b.confirmed != 2*n || b.taken != 2*n {
 		t.Errorf("books are %+v, want %d confirmed and no more taken", b, 2*n)
 	}
