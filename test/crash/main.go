@@ -35,6 +35,8 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+
+	"edged/internal/edgedtest"
 )
 
 func main() {
@@ -74,7 +76,11 @@ func run(ctx context.Context, out io.Writer, opts options) error {
 	}
 	defer os.RemoveAll(folder)
 	binary := filepath.Join(folder, "edged")
-	if err := build(ctx, binary, opts.race); err != nil {
+	var flags []string
+	if opts.race {
+		flags = append(flags, "-race")
+	}
+	if err := edgedtest.Build(ctx, binary, flags...); err != nil {
 		return err
 	}
 	redis, err := startRedis(folder)
@@ -104,7 +110,7 @@ func run(ctx context.Context, out io.Writer, opts options) error {
 			case ctx.Err() != nil:
 				return errors.New("interrupted")
 			case err != nil:
-				return fmt.Errorf("%s, seed %d: %v\nthe log of edged:\n%s", name, opts.seed, err, r.daemon.log)
+				return fmt.Errorf("%s, seed %d: %v\nthe log of edged:\n%s", name, opts.seed, err, r.daemon.History())
 			}
 			fmt.Fprintf(out, format, name, got.pushed, got.lost, got.twice, got.disorder, got.corrupted)
 			if wrong := got.wrong(mode, opts.faults); wrong != "" {
