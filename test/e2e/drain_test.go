@@ -33,9 +33,11 @@ var waysToDrain = []struct {
 // On lame duck mode these clients do what an application should: take what is on
 // its way, and leave. Nothing bounds the drain but that they do.
 func TestClientsThatAreToldToLeaveTakeWhatIsOnItsWay(t *testing.T) {
+	t.Parallel()
 	const n = 20_000
 	for _, way := range waysToDrain {
 		t.Run(way.name, func(t *testing.T) {
+			t.Parallel()
 			r := redistest.Start(t)
 			d := startEdged(t, r, `drain.timeout = "1h"`)
 			var boxes [3]*inbox
@@ -108,8 +110,10 @@ func inBoth(left []string, came ...[]string) int {
 }
 
 func TestADrainWithoutClientsEndsAtOnce(t *testing.T) {
+	t.Parallel()
 	for _, way := range waysToDrain {
 		t.Run(way.name, func(t *testing.T) {
+			t.Parallel()
 			r := redistest.Start(t)
 			r.Push("events", numbers(0, 10)...)
 			d := startEdged(t, r, `drain.timeout = "1h"`)
@@ -154,6 +158,7 @@ func startMute(t *testing.T, d *daemon, subject string) (box *inbox, told *bool,
 }
 
 func TestAClientThatNeverLeavesIsClosedAtTheEndOfTheDrain(t *testing.T) {
+	t.Parallel()
 	const n = 100
 	r := redistest.Start(t)
 	r.Push("events", numbers(0, n)...)
@@ -172,6 +177,7 @@ func TestAClientThatNeverLeavesIsClosedAtTheEndOfTheDrain(t *testing.T) {
 }
 
 func TestASecondSignalDoesNotWaitForClients(t *testing.T) {
+	t.Parallel()
 	const n = 100
 	ways := map[string]func(*daemon){
 		"signal": func(d *daemon) { d.Signal(syscall.SIGINT) },
@@ -179,6 +185,7 @@ func TestASecondSignalDoesNotWaitForClients(t *testing.T) {
 	}
 	for name, hurry := range ways {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			r := redistest.Start(t)
 			r.Push("events", numbers(0, n)...)
 			d := startEdged(t, r, `drain.timeout = "1h"`)
@@ -204,6 +211,7 @@ func TestASecondSignalDoesNotWaitForClients(t *testing.T) {
 
 // The control socket says how it is until the end.
 func TestTheControlSocketAnswersDuringTheDrain(t *testing.T) {
+	t.Parallel()
 	r := redistest.Start(t)
 	d := startEdged(t, r, `drain.timeout = "1h"`)
 	told := make(chan struct{})
@@ -223,6 +231,7 @@ func TestTheControlSocketAnswersDuringTheDrain(t *testing.T) {
 // The last client's leaving ends the loop, often in the middle of a round. That is
 // no error, and the log has none.
 func TestClientsThatLeaveInTheMiddleOfARoundAreNoFault(t *testing.T) {
+	t.Parallel()
 	r := redistest.Start(t)
 	r.Push("events", numbers(0, 100_000)...)
 	r.Push("readings", numbers(0, 100_000)...)
@@ -244,6 +253,7 @@ func TestClientsThatLeaveInTheMiddleOfARoundAreNoFault(t *testing.T) {
 
 // The built-in subscriber leaves when everything that it got is confirmed.
 func TestEdgedSubLeavesADrainingDaemonWithAllThatItPrintedConfirmed(t *testing.T) {
+	t.Parallel()
 	const n = 50_000
 	r := redistest.Start(t)
 	d := startEdged(t, r, `drain.timeout = "1h"`)

@@ -46,6 +46,7 @@ func next(t *testing.T, c chan *nats.Msg, want string) *nats.Msg {
 func inFlight(r *redistest.Server) int64 { return r.Len("{events}:edged:inflight:e2e") }
 
 func TestEveryKindOfAcknowledgementOfNatsGoWorks(t *testing.T) {
+	t.Parallel()
 	r := redistest.Start(t)
 	d := startEdged(t, r, explicit)
 	c := messages(t, connect(t, d), "events")
@@ -103,6 +104,7 @@ func TestEveryKindOfAcknowledgementOfNatsGoWorks(t *testing.T) {
 }
 
 func TestWhatAClientDidNotAcknowledgeComesToTheNext(t *testing.T) {
+	t.Parallel()
 	r := redistest.Start(t)
 	d := startEdged(t, r, explicit)
 	first := connect(t, d)
@@ -119,6 +121,7 @@ func TestWhatAClientDidNotAcknowledgeComesToTheNext(t *testing.T) {
 }
 
 func TestKilledAgainAndAgainExplicitItemsAreNotLost(t *testing.T) {
+	t.Parallel()
 	const n, kills = 20_000, 8
 	r := redistest.Start(t)
 	d := startEdged(t, r, explicit)
@@ -147,6 +150,7 @@ func TestKilledAgainAndAgainExplicitItemsAreNotLost(t *testing.T) {
 }
 
 func TestDeadLettersAreShownAndPutBack(t *testing.T) {
+	t.Parallel()
 	r := redistest.Start(t)
 	d := startEdged(t, r, explicit)
 	c := messages(t, connect(t, d), "events")
@@ -166,6 +170,7 @@ func TestDeadLettersAreShownAndPutBack(t *testing.T) {
 }
 
 func TestClientsWriteToListsAndAreToldWhenRedisHasTheItem(t *testing.T) {
+	t.Parallel()
 	r := redistest.Start(t)
 	d := startEdged(t, r, explicit+"[[inbound]]\nsubject = \"in.orders\"\nlist = \"orders\"\nmax_len = 2\n")
 	nc := connect(t, d)
@@ -199,6 +204,7 @@ func TestClientsWriteToListsAndAreToldWhenRedisHasTheItem(t *testing.T) {
 }
 
 func TestATermSignalLeavesUnacknowledgedItemsAtTheHeadInOrder(t *testing.T) {
+	t.Parallel()
 	r := redistest.Start(t)
 	d := startEdged(t, r, explicit)
 	c := messages(t, connect(t, d), "events")

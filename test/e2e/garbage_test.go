@@ -14,6 +14,7 @@ import (
 )
 
 func TestGarbageOnThePortDisturbsNobody(t *testing.T) {
+	t.Parallel()
 	const n = 100_000
 	noise := make([]byte, 1<<20)
 	rand.Read(noise)

@@ -13,6 +13,7 @@ import (
 )
 
 func TestTheJavaScriptClientWorks(t *testing.T) {
+	t.Parallel()
 	folder := filepath.Join("..", "js")
 	if _, err := exec.LookPath("node"); err != nil {
 		t.Fatal("this test needs Node.js: run `make test`, or install Debian's package nodejs")

@@ -74,6 +74,7 @@ func wantNoGaps(t *testing.T, items []string) (stepsBack int) {
 }
 
 func TestKillingTheDaemonLosesNothing(t *testing.T) {
+	t.Parallel()
 	const kills = 20
 	lists := []string{"events", "readings"}
 	r := redistest.Start(t)
@@ -106,6 +107,7 @@ func TestKillingTheDaemonLosesNothing(t *testing.T) {
 }
 
 func TestKillingAClientLosesNothing(t *testing.T) {
+	t.Parallel()
 	const kills = 20
 	r := redistest.Start(t)
 	d := startEdged(t, r)
@@ -139,6 +141,7 @@ func TestKillingAClientLosesNothing(t *testing.T) {
 }
 
 func TestRestartsInMidStreamLoseNothingAndRepeatOnlyWhatWasReturned(t *testing.T) {
+	t.Parallel()
 	const restarts = 10
 	lists := []string{"events", "readings"}
 	r := redistest.Start(t)

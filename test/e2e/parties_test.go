@@ -8,6 +8,7 @@ import (
 )
 
 func TestEveryPlainSubscriberGetsAllItemsAndAQueueGroupSharesThem(t *testing.T) {
+	t.Parallel()
 	const n = 50_000
 	r := redistest.Start(t)
 	d := startEdged(t, r)
@@ -39,6 +40,7 @@ func TestEveryPlainSubscriberGetsAllItemsAndAQueueGroupSharesThem(t *testing.T) 
 }
 
 func TestAMemberThatDiesLeavesItsItemsToTheOthers(t *testing.T) {
+	t.Parallel()
 	r := redistest.Start(t)
 	d := startEdged(t, r)
 	_, plain := subscribe(t, connect(t, d), "events", "")
@@ -73,6 +75,7 @@ func distinct(boxes ...[]string) int {
 }
 
 func TestAListThatNobodyConfirmsIsDelivered(t *testing.T) {
+	t.Parallel()
 	const n = 20_000
 	r := redistest.Start(t)
 	d := startEdged(t, r, `[[list]]

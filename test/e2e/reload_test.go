@@ -24,6 +24,7 @@ func (d *daemon) reload(settings ...string) {
 // Items of two lists are pushed and delivered all the while: one confirms what was
 // received, the other each item.
 func TestListsComeAndGoUnderLoadAndNothingIsLostOrDoubled(t *testing.T) {
+	t.Parallel()
 	const steady, received, acked = "[[list]]\nkey = \"steady\"\n", "[[list]]\nkey = \"received\"\n", "[[list]]\nkey = \"acked\"\nack = \"explicit\"\n"
 	r := redistest.Start(t)
 	d := startEdged(t, r, steady, received, acked)

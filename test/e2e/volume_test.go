@@ -12,6 +12,7 @@ import (
 )
 
 func TestAHundredThousandItemsOfEachListArriveInOrderAndUnchanged(t *testing.T) {
+	t.Parallel()
 	const n = 100_000
 	lists := []string{"events", "readings"}
 	item := func(list string, i int) string {
@@ -56,6 +57,7 @@ func TestAHundredThousandItemsOfEachListArriveInOrderAndUnchanged(t *testing.T) 
 }
 
 func TestABacklogOfAMillionDoesNotKeepTheOtherListWaiting(t *testing.T) {
+	t.Parallel()
 	const backlog = 1_000_000
 	r := redistest.Start(t)
 	if err := r.Client().Eval(context.Background(),
