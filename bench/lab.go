@@ -22,12 +22,19 @@ type lab struct {
 	quick  bool
 	redis  *process
 	conn   *redisConn // the producer's
+
+	address string // where the server that is measured listens
+	release func() // gives the address back
 }
 
 // newLab builds edged and nats-server and starts Redis.
 func newLab(ctx context.Context, quick bool) (l *lab, err error) {
 	l = &lab{quick: quick}
+	if l.address, l.release, err = edgedtest.Reserve(); err != nil {
+		return nil, err
+	}
 	if l.folder, err = os.MkdirTemp("", "e"); err != nil {
+		l.release()
 		return nil, err
 	}
 	made := l // a failure returns nil
@@ -65,6 +72,7 @@ func (l *lab) close() {
 	if l.redis != nil {
 		l.redis.Kill()
 	}
+	l.release()
 	os.RemoveAll(l.folder)
 }
 
@@ -118,12 +126,8 @@ func edged(ack string) starter {
 		if err := l.conn.ok("FLUSHALL"); err != nil {
 			return nil, err
 		}
-		address, err := freeAddress()
-		if err != nil {
-			return nil, err
-		}
 		d := &edgedtest.Daemon{
-			Binary: l.path("edged"), Folder: l.folder, Redis: "unix://" + l.redis.address, Address: address,
+			Binary: l.path("edged"), Folder: l.folder, Redis: "unix://" + l.redis.address, Address: l.address,
 			Settings: []string{`instance = "bench"`},
 		}
 		for _, list := range lists {
@@ -133,18 +137,14 @@ func edged(ack string) starter {
 			err := d.Launch()
 			return d.Process, err
 		}
-		return launch(ctx, &process{name: "edged", address: address, control: d.Socket()}, true, start)
+		return launch(ctx, &process{name: "edged", address: l.address, control: d.Socket()}, true, start)
 	}
 }
 
 // natsServer starts nats-server, which has nothing to do with Redis.
 func natsServer(ctx context.Context, l *lab) (*process, error) {
-	address, err := freeAddress()
-	if err != nil {
-		return nil, err
-	}
-	host, port, _ := strings.Cut(address, ":")
-	return launch(ctx, &process{name: "nats-server", address: address}, true,
+	host, port, _ := strings.Cut(l.address, ":")
+	return launch(ctx, &process{name: "nats-server", address: l.address}, true,
 		program(l.path("nats-server"), "-a", host, "-p", port))
 }
 
@@ -153,12 +153,8 @@ func python(ctx context.Context, l *lab) (*process, error) {
 	if err := l.conn.ok("FLUSHALL"); err != nil {
 		return nil, err
 	}
-	address, err := freeAddress()
-	if err != nil {
-		return nil, err
-	}
-	command := append([]string{"python3", l.path("baseline.py"), l.redis.address, address}, lists...)
-	return launch(ctx, &process{name: "python", address: address}, false, program(command...))
+	command := append([]string{"python3", l.path("baseline.py"), l.redis.address, l.address}, lists...)
+	return launch(ctx, &process{name: "python", address: l.address}, false, program(command...))
 }
 
 // preload pushes n items of size bytes, no two of them the same, one half into

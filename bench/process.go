@@ -86,16 +86,6 @@ func (p *process) command(line string) error {
 	return err
 }
 
-// freeAddress is a loopback address that nobody listens on at the moment.
-func freeAddress() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	defer l.Close()
-	return l.Addr().String(), nil
-}
-
 // usage is what a process has taken from the machine.
 type usage struct {
 	cpu      time.Duration // of all its threads that live

@@ -1,7 +1,6 @@
 package edgedtest
 
 import (
-	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -23,11 +22,10 @@ type Daemon struct {
 	Binary   string   // program
 	Folder   string   // of the configuration and the sockets, with a short path
 	Redis    string   // redis.address
-	Address  string   // where clients connect; empty for any port, which it then keeps
+	Address  string   // where clients connect, such as one that Reserve returns
 	Settings []string // further lines of the configuration, such as `drain.timeout = "1s"`
 	Env      []string // variables besides those of this process
 
-	listen  string          // tcp.listen of the present process
 	earlier strings.Builder // output of the processes before this one
 }
 
@@ -40,13 +38,12 @@ func (d *Daemon) ConfigFile() string { return filepath.Join(d.Folder, "edged.tom
 // configure writes the configuration.
 func (d *Daemon) configure() error {
 	text := fmt.Sprintf("redis.address = %q\ntcp.listen = %q\ncontrol.socket = %q\ncontrol.status_socket = %q\nlog.format = \"json\"\n%s\n",
-		d.Redis, d.listen, d.Socket(), filepath.Join(d.Folder, "status.sock"), strings.Join(d.Settings, "\n"))
+		d.Redis, d.Address, d.Socket(), filepath.Join(d.Folder, "status.sock"), strings.Join(d.Settings, "\n"))
 	return os.WriteFile(d.ConfigFile(), []byte(text), 0o600)
 }
 
 // Launch writes the configuration and starts a process. It does not wait for it.
 func (d *Daemon) Launch() error {
-	d.listen = cmp.Or(d.Address, "127.0.0.1:0")
 	if err := d.configure(); err != nil {
 		return err
 	}
@@ -71,12 +68,10 @@ func (d *Daemon) Start() error {
 	if err := d.Launch(); err != nil {
 		return err
 	}
-	serving, err := d.AwaitLog("serving")
-	if err != nil {
+	if _, err := d.AwaitLog("serving"); err != nil {
 		d.Kill()
 		return fmt.Errorf("%v\n%s", err, d.Output())
 	}
-	d.Address, _ = serving["tcp"].(string)
 	return nil
 }
 

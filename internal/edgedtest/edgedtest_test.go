@@ -98,3 +98,23 @@ func TestControlSendsALineAndReturnsTheWholeAnswer(t *testing.T) {
 		t.Errorf("answer %q, %v", answer, err)
 	}
 }
+
+func TestAReservedAddressIsForThoseWhoKnowIt(t *testing.T) {
+	address, release, err := Reserve()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer release()
+	for range 2 {
+		ln, err := net.Listen("tcp", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn, err := net.Dial("tcp", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn.Close()
+		ln.Close()
+	}
+}

@@ -43,6 +43,17 @@ func Exit(code int) {
 	os.Exit(code)
 }
 
+// Address reserves an address for the duration of a test.
+func Address(tb testing.TB) string {
+	tb.Helper()
+	address, release, err := Reserve()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(release)
+	return address
+}
+
 // Server is a daemon that belongs to a test and fails it.
 type Server struct {
 	*Daemon
@@ -53,11 +64,12 @@ type Server struct {
 // SIGTERM and with code 0; a failed test shows its log.
 func New(tb testing.TB, redis string, settings ...string) *Server {
 	tb.Helper()
+	address := Address(tb)
 	folder, err := os.MkdirTemp("", "e") // tb.TempDir is too long for a socket's path
 	if err != nil {
 		tb.Fatal(err)
 	}
-	s := &Server{Daemon: &Daemon{Folder: folder, Redis: redis, Settings: settings}, tb: tb}
+	s := &Server{Daemon: &Daemon{Folder: folder, Redis: redis, Address: address, Settings: settings}, tb: tb}
 	tb.Cleanup(func() {
 		if s.Process != nil && !s.HasEnded() {
 			if err := s.Stop(syscall.SIGTERM); err != nil {

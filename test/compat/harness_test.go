@@ -81,12 +81,15 @@ func start(t testing.TB, k kind, set settings) *server {
 	if err := writeFiles(); err != nil {
 		t.Fatal(err)
 	}
-	s := &server{t: t, kind: k, settings: set, tcp: "127.0.0.1:-1"} // any port, for nats-server
+	s := &server{t: t, kind: k, settings: set}
 	if k == edged {
 		s.redis = redistest.Start(t)
 		s.daemon = edgedtest.New(t, s.redis.Address(), `drain.timeout = "1h"`, withFiles(set.edged))
+		s.tcp = s.daemon.Address
 	} else if err := buildNATSServer(); err != nil {
 		t.Fatal(err)
+	} else {
+		s.tcp = edgedtest.Address(t)
 	}
 	t.Cleanup(s.stop)
 	s.start()
@@ -101,7 +104,7 @@ func (s *server) start() {
 	s.t.Helper()
 	if s.kind == edged {
 		s.daemon.Start()
-		s.process, s.tcp = s.daemon.Process, s.daemon.Address
+		s.process = s.daemon.Process
 		return
 	}
 
@@ -121,12 +124,10 @@ func (s *server) start() {
 		}
 	})
 
-	const listening = "Listening for client connections on "
-	line, err := process.AwaitLine(func(line string) bool { return strings.Contains(line, listening) })
-	if err != nil {
+	listening := func(line string) bool { return strings.Contains(line, "Listening for client connections on "+s.tcp) }
+	if _, err := process.AwaitLine(listening); err != nil {
 		s.t.Fatalf("nats-server does not listen: %v", err)
 	}
-	_, s.tcp, _ = strings.Cut(strings.TrimSpace(line), listening)
 }
 
 // stop ends the process without waiting for its clients, if it is still there.

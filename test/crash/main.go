@@ -83,6 +83,11 @@ func run(ctx context.Context, out io.Writer, opts options) error {
 	if err := edgedtest.Build(ctx, binary, flags...); err != nil {
 		return err
 	}
+	address, release, err := edgedtest.Reserve()
+	if err != nil {
+		return err
+	}
+	defer release()
 	redis, err := startRedis(folder)
 	if err != nil {
 		return err
@@ -103,7 +108,7 @@ func run(ctx context.Context, out io.Writer, opts options) error {
 				scenario: s, mode: mode, faults: opts.faults, items: opts.items,
 				random: rand.New(rand.NewPCG(opts.seed, uint64(i*len(modes)+j))), // its own, so that -only changes no moment
 				redis:  redis,
-				daemon: newDaemon(binary, folder, redis.address(), mode),
+				daemon: newDaemon(binary, folder, address, redis.address(), mode),
 			}
 			got, err := r.run(ctx)
 			switch {
