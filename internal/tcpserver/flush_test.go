@@ -21,6 +21,7 @@ func (m *fakeMembership) promptly(s *Server, items ...string) {
 // What is written by Flush, by the client's goroutine and by others stands in one
 // order, and everything is confirmed.
 func TestWhatFlushWritesStandsInOrderWithAllElse(t *testing.T) {
+	t.Parallel()
 	const items = 2000
 	s, addr, l := withList(t, testOptions(), OnPong)
 	c, other := dial(t, addr), dial(t, addr)
@@ -79,6 +80,7 @@ func TestWhatFlushWritesStandsInOrderWithAllElse(t *testing.T) {
 
 // A socket that is full keeps nobody; the client gets the rest when it reads on.
 func TestFlushDoesNotWaitForAClientThatDoesNotRead(t *testing.T) {
+	t.Parallel()
 	s, addr, l := withList(t, testOptions(), OnWrite)
 	c := dial(t, addr)
 	c.send("SUB items 1\r\n")
@@ -104,6 +106,7 @@ func TestFlushDoesNotWaitForAClientThatDoesNotRead(t *testing.T) {
 // More clients than Flush writes to, and one behind a connection that can't be
 // written to without waiting.
 func TestWhatFlushDoesNotWriteItselfIsWritten(t *testing.T) {
+	t.Parallel()
 	s, addr, l := withList(t, testOptions(), OnPong)
 	var clients []*conn
 	for i := range promptClients + 2 {
@@ -134,6 +137,7 @@ func TestWhatFlushDoesNotWriteItselfIsWritten(t *testing.T) {
 
 // A subscription that has got all it asked for ends, though Flush wrote the last.
 func TestASubscriptionEndsWhoeverWroteItsLastItem(t *testing.T) {
+	t.Parallel()
 	s, addr, l := withList(t, testOptions(), OnPong)
 	c := dial(t, addr)
 	c.send("SUB items 1\r\nUNSUB 1 2\r\n")
@@ -159,6 +163,7 @@ func (e encore) Confirm() { e.to.Deliver(e.b, 0, e.b.Len(), e) }
 
 // What is queued while Flush writes is not Flush's: it would never come back.
 func TestFlushReturnsThoughMoreIsQueuedAllTheTime(t *testing.T) {
+	t.Parallel()
 	s, addr, l := withList(t, testOptions(), OnWrite)
 	c := dial(t, addr)
 	c.send("SUB items 1\r\n")

@@ -10,6 +10,7 @@ import (
 )
 
 func TestSubjects(t *testing.T) {
+	t.Parallel()
 	for _, tc := range []struct {
 		subject     string
 		valid, wild bool
@@ -28,6 +29,7 @@ func TestSubjects(t *testing.T) {
 
 // TestRouterAgreesWithSimpleMatching compares the router with subjectMatches.
 func TestRouterAgreesWithSimpleMatching(t *testing.T) {
+	t.Parallel()
 	for _, tc := range []struct {
 		pattern, literal string
 		want             bool
@@ -98,6 +100,7 @@ func TestRouterAgreesWithSimpleMatching(t *testing.T) {
 }
 
 func TestMessagesReachEveryMatchingSubscription(t *testing.T) {
+	t.Parallel()
 	_, addr := serve(t, testOptions())
 	a, b, pub := dial(t, addr), dial(t, addr), dial(t, addr)
 	a.send("SUB foo.bar 1\r\n")
@@ -115,6 +118,7 @@ func TestMessagesReachEveryMatchingSubscription(t *testing.T) {
 }
 
 func TestQueueGroupGetsEachMessageOnce(t *testing.T) {
+	t.Parallel()
 	_, addr := serve(t, testOptions())
 	a, b, pub := dial(t, addr), dial(t, addr), dial(t, addr)
 	a.send("SUB foo q 1\r\nSUB foo 2\r\n")
@@ -144,6 +148,7 @@ func TestQueueGroupGetsEachMessageOnce(t *testing.T) {
 }
 
 func TestQueueGroupPassesOverFinishedMembers(t *testing.T) {
+	t.Parallel()
 	_, addr := serve(t, testOptions())
 	a, b, pub := dial(t, addr), dial(t, addr), dial(t, addr)
 	a.send("SUB foo q 1\r\nUNSUB 1 3\r\n")
@@ -170,6 +175,7 @@ func TestQueueGroupPassesOverFinishedMembers(t *testing.T) {
 }
 
 func TestUnsubWithCount(t *testing.T) {
+	t.Parallel()
 	s, addr := serve(t, testOptions())
 	c := dial(t, addr)
 	c.send("SUB foo 1\r\nUNSUB 1 2\r\n" + strings.Repeat("PUB foo 0\r\n\r\n", 5))
@@ -184,6 +190,7 @@ func TestUnsubWithCount(t *testing.T) {
 }
 
 func TestSecondSubWithTheSameSidChangesNothing(t *testing.T) {
+	t.Parallel()
 	_, addr := serve(t, testOptions())
 	c := dial(t, addr)
 	c.send("SUB foo 1\r\nSUB bar 1\r\nPUB bar 0\r\n\r\nPUB foo 0\r\n\r\n")
@@ -192,6 +199,7 @@ func TestSecondSubWithTheSameSidChangesNothing(t *testing.T) {
 }
 
 func TestNoEcho(t *testing.T) {
+	t.Parallel()
 	_, addr := serve(t, testOptions())
 	c, other := dialWith(t, addr, `{"echo":false,"headers":true,"no_responders":true}`), dial(t, addr)
 	c.send("SUB foo 1\r\nSUB foo q 2\r\nSUB re 3\r\n")
@@ -210,6 +218,7 @@ func TestNoEcho(t *testing.T) {
 }
 
 func TestRequestAndReply(t *testing.T) {
+	t.Parallel()
 	opts := testOptions()
 	opts.Services = echo
 	_, addr := serve(t, opts)
@@ -227,6 +236,7 @@ func TestRequestAndReply(t *testing.T) {
 }
 
 func TestNoRespondersIsSaidAtOnceToWhoAskedForIt(t *testing.T) {
+	t.Parallel()
 	_, addr := serve(t, testOptions())
 	c := dial(t, addr)
 	c.send("SUB inbox.* 4\r\nPUB nobody inbox.1 2\r\nhi\r\n")
@@ -239,6 +249,7 @@ func TestNoRespondersIsSaidAtOnceToWhoAskedForIt(t *testing.T) {
 }
 
 func TestHeadersAreTakenOffForClientsWithoutThem(t *testing.T) {
+	t.Parallel()
 	_, addr := serve(t, testOptions())
 	with, without := dial(t, addr), dialWith(t, addr, `{}`)
 	for _, c := range []*conn{with, without} {
@@ -251,6 +262,7 @@ func TestHeadersAreTakenOffForClientsWithoutThem(t *testing.T) {
 }
 
 func TestLargeAndBinaryPayloads(t *testing.T) {
+	t.Parallel()
 	_, addr := serve(t, testOptions())
 	c, pub := dial(t, addr), dial(t, addr)
 	c.send("SUB foo 1\r\n")
@@ -275,6 +287,7 @@ func TestLargeAndBinaryPayloads(t *testing.T) {
 }
 
 func TestHalfAMessageHoldsUpNobodyElse(t *testing.T) {
+	t.Parallel()
 	s, addr := serve(t, testOptions())
 	half, c := dial(t, addr), dial(t, addr)
 	c.send("SUB foo 1\r\n")
