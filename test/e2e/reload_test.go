@@ -48,13 +48,18 @@ func TestListsComeAndGoUnderLoadAndNothingIsLostOrDoubled(t *testing.T) {
 	}
 	flush(t, nc)
 
-	stop, pushed := make(chan struct{}), make(chan int)
+	done, pushed := make(chan struct{}), make(chan int)
+	stop := sync.OnceValue(func() (n int) {
+		close(done)
+		return <-pushed
+	})
+	t.Cleanup(func() { stop() }) // if the test fails meanwhile
 	go func() {
 		n := 0
 		defer func() { pushed <- n }()
 		for {
 			select {
-			case <-stop:
+			case <-done:
 				return
 			default:
 			}
@@ -73,8 +78,7 @@ func TestListsComeAndGoUnderLoadAndNothingIsLostOrDoubled(t *testing.T) {
 		d.reload(steady, acked, received)
 		d.reload(fmt.Sprintf("delivery.window_items = %d\n", 1000+round), steady, received, acked+"max_ack_pending = 500\n")
 	}
-	close(stop)
-	n := <-pushed
+	n := stop()
 	redistest.Eventually(t, "all has come", func() bool {
 		mu.Lock()
 		defer mu.Unlock()
