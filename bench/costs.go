@@ -61,9 +61,9 @@ func account(w load) run {
 		if err != nil {
 			return nil, err
 		}
-		defer server.stop()
+		defer server.Kill()
 		n := l.few(w.items)
-		if err := command(server, "pause all"); err != nil {
+		if err := server.command("pause all"); err != nil {
 			return nil, err
 		}
 		if w.rate == 0 {
@@ -90,7 +90,7 @@ func account(w load) run {
 			return nil, err
 		}
 		begin := time.Now()
-		if err := command(server, "resume all"); err != nil {
+		if err := server.command("resume all"); err != nil {
 			return nil, err
 		}
 		pushed := make(chan error, 1)
@@ -163,17 +163,17 @@ func (l *lab) durable(ctx context.Context) (*lab, func(), error) {
 	}
 	own := *l
 	if own.redis, err = launch(ctx, &process{name: "redis-server", address: filepath.Join(folder, "redis")}, false,
-		"redis-server", "--port", "0", "--unixsocket", filepath.Join(folder, "redis"), "--save", "", "--dir", folder,
-		"--appendonly", "yes", "--auto-aof-rewrite-percentage", "0"); err != nil {
+		program("redis-server", "--port", "0", "--unixsocket", filepath.Join(folder, "redis"), "--save", "", "--dir", folder,
+			"--appendonly", "yes", "--auto-aof-rewrite-percentage", "0")); err != nil {
 		return nil, nil, err
 	}
 	done := func() {
 		own.conn.Close()
-		own.redis.stop()
+		own.redis.Kill()
 		os.RemoveAll(folder)
 	}
 	if own.conn, err = dialRedis(own.redis.address); err != nil {
-		own.redis.stop()
+		own.redis.Kill()
 		return nil, nil, err
 	}
 	return &own, done, nil
@@ -332,7 +332,7 @@ func (p *process) counters() (c counters, err error) {
 		return c, err
 	}
 	c.cpu, c.peak = used.cpu, used.peak
-	folder := filepath.Join("/proc", strconv.Itoa(p.cmd.Process.Pid))
+	folder := filepath.Join("/proc", strconv.Itoa(p.Pid()))
 	stat, err := os.ReadFile(filepath.Join(folder, "stat"))
 	if err != nil {
 		return c, err
@@ -384,7 +384,7 @@ func countCalls(p *process) (*callCounter, error) {
 	if err != nil {
 		return nil, err
 	}
-	threads, err := os.ReadDir(filepath.Join("/proc", strconv.Itoa(p.cmd.Process.Pid), "task"))
+	threads, err := os.ReadDir(filepath.Join("/proc", strconv.Itoa(p.Pid()), "task"))
 	if err != nil {
 		return nil, err
 	}
@@ -440,7 +440,7 @@ func rest(ctx context.Context, l *lab) ([]figure, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer server.stop()
+	defer server.Kill()
 	nobody, err := server.usage()
 	if err != nil {
 		return nil, err

@@ -16,7 +16,7 @@ func drain(clients int) run {
 		if err != nil {
 			return nil, err
 		}
-		defer server.stop()
+		defer server.Kill()
 		crowd, err := dialMany(ctx, server.address, l.few(clients), subscriptions()...)
 		if err != nil {
 			return nil, err
@@ -24,7 +24,7 @@ func drain(clients int) run {
 		defer closeAll(crowd)
 		begin := time.Now()
 		var told atomic.Int64 // when the last client was
-		if err := server.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		if err := server.Signal(syscall.SIGTERM); err != nil {
 			return nil, err
 		}
 		err = each(crowd, func(c *client) error {
@@ -42,12 +42,12 @@ func drain(clients int) run {
 			return nil, err
 		}
 		select {
-		case <-server.ended:
+		case <-server.Ended():
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
 		}
 		took := time.Since(begin)
-		if code := server.cmd.ProcessState.ExitCode(); code != 0 {
+		if code := server.State().ExitCode(); code != 0 {
 			return nil, server.failed(fmt.Errorf("edged ends with code %d", code))
 		}
 		return []figure{{"notify-ms", micros(time.Duration(told.Load())) / 1000}, {"drain-ms", micros(took) / 1000}}, nil

@@ -20,8 +20,8 @@ func fanOut(clients, n int) run {
 		if err != nil {
 			return nil, err
 		}
-		defer server.stop()
-		if err := command(server, "pause all"); err != nil {
+		defer server.Kill()
+		if err := server.command("pause all"); err != nil {
 			return nil, err
 		}
 		n := l.few(n)
@@ -34,7 +34,7 @@ func fanOut(clients, n int) run {
 		}
 		defer closeAll(crowd)
 		begin := time.Now()
-		if err := command(server, "resume all"); err != nil {
+		if err := server.command("resume all"); err != nil {
 			return nil, err
 		}
 		if err := each(crowd, func(c *client) error { return c.receive(n) }); err != nil {
@@ -51,7 +51,7 @@ func pubSub(start starter, clients, n int) run {
 		if err != nil {
 			return nil, err
 		}
-		defer server.stop()
+		defer server.Kill()
 		crowd, err := dialMany(ctx, server.address, clients, "SUB bench.pubsub 1")
 		if err != nil {
 			return nil, err

@@ -15,7 +15,7 @@ func idle(start starter, client bool) run {
 		if err != nil {
 			return nil, err
 		}
-		defer server.stop()
+		defer server.Kill()
 		if client {
 			c, err := dial(ctx, server.address, smallBuffer, subscriptions()...)
 			if err != nil {
@@ -78,7 +78,7 @@ func startTime(start starter) run {
 		if err != nil {
 			return nil, err
 		}
-		defer server.stop()
+		defer server.Kill()
 		return []figure{{"ms", micros(server.started) / 1000}}, nil
 	}
 }

@@ -5,6 +5,7 @@ go 1.26.0
 tool github.com/nats-io/nats-server/v2
 
 require (
+	edged v0.0.0
 	github.com/nats-io/nats.go v1.55.0
 	github.com/redis/go-redis/v9 v9.23.0
 	go.uber.org/goleak v1.3.0
@@ -25,3 +26,5 @@ require (
 	golang.org/x/crypto v0.59.0 // indirect
 	golang.org/x/time v0.16.0 // indirect
 )
+
+replace edged => ../

@@ -9,6 +9,8 @@ import (
 	"runtime"
 	"strings"
 	"time"
+
+	"edged/internal/edgedtest"
 )
 
 // The two lists that everything travels through, half of the items in each.
@@ -20,12 +22,19 @@ type lab struct {
 	quick  bool
 	redis  *process
 	conn   *redisConn // the producer's
+
+	address string // where the server that is measured listens
+	release func() // gives the address back
 }
 
 // newLab builds edged and nats-server and starts Redis.
 func newLab(ctx context.Context, quick bool) (l *lab, err error) {
 	l = &lab{quick: quick}
+	if l.address, l.release, err = edgedtest.Reserve(); err != nil {
+		return nil, err
+	}
 	if l.folder, err = os.MkdirTemp("", "e"); err != nil {
+		l.release()
 		return nil, err
 	}
 	made := l // a failure returns nil
@@ -46,7 +55,7 @@ func newLab(ctx context.Context, quick bool) (l *lab, err error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	l.redis, err = launch(ctx, &process{name: "redis-server", address: l.path("redis")}, false,
-		"redis-server", "--port", "0", "--unixsocket", l.path("redis"), "--save", "", "--dir", l.folder)
+		program("redis-server", "--port", "0", "--unixsocket", l.path("redis"), "--save", "", "--dir", l.folder))
 	if err != nil {
 		return nil, fmt.Errorf("%v; is it installed? `make tools` does it", err)
 	}
@@ -61,8 +70,9 @@ func (l *lab) close() {
 		l.conn.Close()
 	}
 	if l.redis != nil {
-		l.redis.stop()
+		l.redis.Kill()
 	}
+	l.release()
 	os.RemoveAll(l.folder)
 }
 
@@ -116,32 +126,26 @@ func edged(ack string) starter {
 		if err := l.conn.ok("FLUSHALL"); err != nil {
 			return nil, err
 		}
-		address, err := freeAddress()
-		if err != nil {
-			return nil, err
+		d := &edgedtest.Daemon{
+			Binary: l.path("edged"), Folder: l.folder, Redis: "unix://" + l.redis.address, Address: l.address,
+			Settings: []string{`instance = "bench"`},
 		}
-		config := fmt.Sprintf("redis.address = %q\ntcp.listen = %q\ncontrol.socket = %q\ninstance = \"bench\"\n",
-			"unix://"+l.redis.address, address, l.path("control"))
 		for _, list := range lists {
-			config += fmt.Sprintf("[[list]]\nkey = %q\nack = %q\n", list, ack)
+			d.Settings = append(d.Settings, "[[list]]", fmt.Sprintf("key = %q", list), fmt.Sprintf("ack = %q", ack))
 		}
-		file := l.path("edged.toml")
-		if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
-			return nil, err
+		start := func() (*edgedtest.Process, error) {
+			err := d.Launch()
+			return d.Process, err
 		}
-		p := &process{name: "edged", address: address, control: l.path("control")}
-		return launch(ctx, p, true, l.path("edged"), "-config", file)
+		return launch(ctx, &process{name: "edged", address: l.address, control: d.Socket()}, true, start)
 	}
 }
 
 // natsServer starts nats-server, which has nothing to do with Redis.
 func natsServer(ctx context.Context, l *lab) (*process, error) {
-	address, err := freeAddress()
-	if err != nil {
-		return nil, err
-	}
-	host, port, _ := strings.Cut(address, ":")
-	return launch(ctx, &process{name: "nats-server", address: address}, true, l.path("nats-server"), "-a", host, "-p", port)
+	host, port, _ := strings.Cut(l.address, ":")
+	return launch(ctx, &process{name: "nats-server", address: l.address}, true,
+		program(l.path("nats-server"), "-a", host, "-p", port))
 }
 
 // python starts baseline.py.
@@ -149,12 +153,8 @@ func python(ctx context.Context, l *lab) (*process, error) {
 	if err := l.conn.ok("FLUSHALL"); err != nil {
 		return nil, err
 	}
-	address, err := freeAddress()
-	if err != nil {
-		return nil, err
-	}
-	command := append([]string{"python3", l.path("baseline.py"), l.redis.address, address}, lists...)
-	return launch(ctx, &process{name: "python", address: address}, false, command...)
+	command := append([]string{"python3", l.path("baseline.py"), l.redis.address, l.address}, lists...)
+	return launch(ctx, &process{name: "python", address: l.address}, false, program(command...))
 }
 
 // preload pushes n items of size bytes, no two of them the same, one half into

@@ -73,7 +73,7 @@ func relayed(ctx context.Context, l *lab, n int, ready func(), got func([]byte))
 	if err != nil {
 		return err
 	}
-	defer server.stop()
+	defer server.Kill()
 	c, err := dial(ctx, server.address, smallBuffer, subscriptions()...)
 	if err != nil {
 		return err

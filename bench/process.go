@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -11,49 +10,46 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
+
+	"edged/internal/edgedtest"
 )
 
 // process is a server that is measured.
 type process struct {
+	*edgedtest.Process
 	name    string
 	address string // where clients connect
 	control string // edged's control socket
 	started time.Duration
-
-	cmd    *exec.Cmd
-	output bytes.Buffer // read once ended is closed
-	ended  chan struct{}
 }
 
 // launch starts a server and waits until it accepts a connection, and has said
 // INFO where it speaks the NATS protocol.
-func launch(ctx context.Context, p *process, speaks bool, command ...string) (*process, error) {
-	p.cmd = exec.Command(command[0], command[1:]...)
-	p.cmd.Stdout, p.cmd.Stderr = &p.output, &p.output
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C is for the benchmark alone
-	p.ended = make(chan struct{})
+func launch(ctx context.Context, p *process, speaks bool, start func() (*edgedtest.Process, error)) (_ *process, err error) {
 	begin := time.Now()
-	if err := p.cmd.Start(); err != nil {
-		return nil, fmt.Errorf("start %s: %v", p.name, err)
+	if p.Process, err = start(); err != nil {
+		return nil, err
 	}
-	go func() {
-		p.cmd.Wait()
-		close(p.ended)
-	}()
 	for {
 		if accepts(p.address, speaks) {
 			p.started = time.Since(begin)
 			return p, nil
 		}
 		select {
-		case <-p.ended:
-			return nil, p.failed(fmt.Errorf("%s ends at its start: %v", p.name, p.cmd.ProcessState))
+		case <-p.Ended():
+			return nil, p.failed(fmt.Errorf("%s ends at its start: %v", p.name, p.State()))
 		case <-ctx.Done():
 			return nil, p.failed(fmt.Errorf("%s accepts no connection: %v", p.name, context.Cause(ctx)))
 		case <-time.After(100 * time.Microsecond):
 		}
+	}
+}
+
+// program starts any program.
+func program(command ...string) func() (*edgedtest.Process, error) {
+	return func() (*edgedtest.Process, error) {
+		return edgedtest.Start(exec.Command(command[0], command[1:]...))
 	}
 }
 
@@ -75,26 +71,19 @@ func accepts(address string, speaks bool) bool {
 	return err == nil
 }
 
-// stop ends the process and waits for it. Nothing of it is worth keeping.
-func (p *process) stop() {
-	p.cmd.Process.Kill()
-	<-p.ended
-}
-
 // failed ends the process, and is err with what the process has said.
 func (p *process) failed(err error) error {
-	p.stop()
-	return fmt.Errorf("%v\n%s", err, p.output.Bytes())
+	p.Kill()
+	return fmt.Errorf("%v\n%s", err, p.Output())
 }
 
-// freeAddress is a loopback address that nobody listens on at the moment.
-func freeAddress() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
+// command gives edged a command on its control socket.
+func (p *process) command(line string) error {
+	answer, err := edgedtest.Control(p.control, line)
+	if err == nil && !strings.HasSuffix(answer, "OK\n") {
+		err = fmt.Errorf("edged answers %q to %s", answer, line)
 	}
-	defer l.Close()
-	return l.Addr().String(), nil
+	return err
 }
 
 // usage is what a process has taken from the machine.
@@ -107,7 +96,7 @@ type usage struct {
 // usage reads /proc, which counts processor time there in nanoseconds: the
 // ticks of getrusage and ps are too coarse for a process that does next to nothing.
 func (p *process) usage() (u usage, err error) {
-	folder := filepath.Join("/proc", strconv.Itoa(p.cmd.Process.Pid))
+	folder := filepath.Join("/proc", strconv.Itoa(p.Pid()))
 	threads, err := filepath.Glob(filepath.Join(folder, "task", "*", "schedstat"))
 	if err != nil {
 		return u, err

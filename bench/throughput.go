@@ -22,7 +22,7 @@ func oneClient(start starter, read reader, n, size int) run {
 		if err != nil {
 			return nil, err
 		}
-		defer server.stop()
+		defer server.Kill()
 		n := l.few(n)
 		if err := l.preload(n, size); err != nil {
 			return nil, err

@@ -120,8 +120,10 @@ func TestTheProductCarriesNoRedisAndNoLua(t *testing.T) {
 
 func TestTestHelpersStayOutOfTheProgram(t *testing.T) {
 	for _, s := range goFiles(t) {
-		if !s.test && slices.Contains(s.imports, "edged/internal/redistest") {
-			t.Errorf("%s imports internal/redistest, which is for tests", s.path)
+		for _, imported := range s.imports {
+			if !s.test && (imported == "edged/internal/redistest" || imported == "edged/internal/edgedtest") {
+				t.Errorf("%s imports %s, which is for tests", s.path, imported)
+			}
 		}
 	}
 }

@@ -201,6 +201,7 @@ func TestFullBufferRefusesAndLeavesOthersTheirShare(t *testing.T) {
 }
 
 func TestWhileRedisIsAwayWhoAsksIsRefusedAndTheRestWaits(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	w := writer(client(server), 1<<20, List{Key: "l"})
 	run(t, w)
@@ -222,6 +223,7 @@ func TestWhileRedisIsAwayWhoAsksIsRefusedAndTheRestWaits(t *testing.T) {
 }
 
 func TestAnAskedForItemIsItselfTheNextAttempt(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	w := writer(client(server), 1<<20, List{Key: "l"})
 	run(t, w)
@@ -331,6 +333,7 @@ func TestTheEndWritesWhatWaits(t *testing.T) {
 }
 
 func TestTheEndRefusesWhatRedisDoesNotTake(t *testing.T) {
+	t.Parallel()
 	opts := &redis.Options{
 		MaxRetries: -1, DialerRetries: 1, ContextTimeoutEnabled: true,
 		Dialer: func(context.Context, string, string) (net.Conn, error) {
@@ -352,6 +355,7 @@ func TestTheEndRefusesWhatRedisDoesNotTake(t *testing.T) {
 }
 
 func TestTheEndWaitsForARedisThatComesBack(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	server.Kill()
 	w := writer(client(server), 1<<20, List{Key: "l"})

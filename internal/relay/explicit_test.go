@@ -467,6 +467,7 @@ func checkExplicit(t *testing.T, b *bench, acked map[uint64]bool) {
 }
 
 func TestTheRuleHoldsForExplicitListsAfterEveryStepOfRandomPlays(t *testing.T) {
+	t.Parallel()
 	for seed := range uint64(200) {
 		r := rand.New(rand.NewPCG(seed, 2))
 		ops := make([]byte, 600)

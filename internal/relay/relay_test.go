@@ -518,6 +518,7 @@ func play(t *testing.T, ops []byte) {
 }
 
 func TestTheRuleHoldsAfterEveryStepOfRandomPlays(t *testing.T) {
+	t.Parallel()
 	for seed := range uint64(150) {
 		r := rand.New(rand.NewPCG(seed, 1))
 		ops := make([]byte, 600)

@@ -109,6 +109,7 @@ func pub(subject, reply, payload string) string {
 }
 
 func TestExplicitItemsCarryTheReplySubjectOfJetStream(t *testing.T) {
+	t.Parallel()
 	s, addr, l := withExplicit(t)
 	c := dial(t, addr)
 	c.send("SUB items 1\r\n")
@@ -124,6 +125,7 @@ func TestExplicitItemsCarryTheReplySubjectOfJetStream(t *testing.T) {
 }
 
 func TestListsHaveNamesOfTheirOwnInReplySubjects(t *testing.T) {
+	t.Parallel()
 	lists := &lists{}
 	for _, name := range []string{"{a}.b c", "{a}*b>c", "ü\x00\xff\u00a0\t", "{a}_b_c"} {
 		lists = lists.with(List{Name: name})
@@ -138,6 +140,7 @@ func TestListsHaveNamesOfTheirOwnInReplySubjects(t *testing.T) {
 }
 
 func TestAcknowledgementsAreReadAsNatsServerDoes(t *testing.T) {
+	t.Parallel()
 	acked, nak := batch.Ack{Kind: batch.Acked}, batch.Ack{Kind: batch.Refused}
 	later := batch.Ack{Kind: batch.Refused, Delay: 1500 * time.Millisecond}
 	for _, tc := range []struct {
@@ -164,6 +167,7 @@ func TestAcknowledgementsAreReadAsNatsServerDoes(t *testing.T) {
 }
 
 func TestAcknowledgementsReachTheMember(t *testing.T) {
+	t.Parallel()
 	s, addr, l := withExplicit(t)
 	c := dial(t, addr)
 	c.send("SUB items 1\r\n")
@@ -186,6 +190,7 @@ func TestAcknowledgementsReachTheMember(t *testing.T) {
 }
 
 func TestAckWithReplyIsAnsweredWhenTheItemIsRemoved(t *testing.T) {
+	t.Parallel()
 	for _, tc := range []struct {
 		name, connect string
 		err           error
@@ -212,6 +217,7 @@ func TestAckWithReplyIsAnsweredWhenTheItemIsRemoved(t *testing.T) {
 }
 
 func TestAskingForTheNextItemIsNotAnswered(t *testing.T) {
+	t.Parallel()
 	_, addr, l := withExplicit(t)
 	c := dial(t, addr)
 	c.send("SUB items 1\r\nSUB inbox 2\r\n" + pub(ackSubject(0), "inbox", "+NXT 1"))
@@ -222,6 +228,7 @@ func TestAskingForTheNextItemIsNotAnswered(t *testing.T) {
 }
 
 func TestAcknowledgementsOfWhatWasNeverGivenAreRefused(t *testing.T) {
+	t.Parallel()
 	s, addr, l := withExplicit(t)
 	c, other := dial(t, addr), dial(t, addr)
 	c.send("SUB items 1\r\nSUB inbox 2\r\nSUB $JS.ACK.> 3\r\nSUB > 4\r\n")
@@ -250,6 +257,7 @@ func TestAcknowledgementsOfWhatWasNeverGivenAreRefused(t *testing.T) {
 }
 
 func TestWhatIsNoAcknowledgementIsCountedAndIgnored(t *testing.T) {
+	t.Parallel()
 	s, addr, l := withExplicit(t)
 	c := dial(t, addr)
 	c.send("SUB items 1\r\nSUB inbox 2\r\n" + pub(ackSubject(0), "", "+NEW"))
@@ -268,6 +276,7 @@ func TestWhatIsNoAcknowledgementIsCountedAndIgnored(t *testing.T) {
 }
 
 func TestAReplySubjectOfAnItemMayBePassedOn(t *testing.T) {
+	t.Parallel()
 	_, addr := serve(t, testOptions())
 	c := dial(t, addr)
 	c.send("SUB work 1\r\n" + pub("work", ackSubject(0), "hi"))
@@ -275,6 +284,7 @@ func TestAReplySubjectOfAnItemMayBePassedOn(t *testing.T) {
 }
 
 func TestEachMembershipOfAClientIsAcknowledgedByItself(t *testing.T) {
+	t.Parallel()
 	_, addr, l := withExplicit(t)
 	c := dial(t, addr)
 	c.send("SUB items 1\r\nSUB > 2\r\nSUB items q 3\r\n")
@@ -304,6 +314,7 @@ func TestEachMembershipOfAClientIsAcknowledgedByItself(t *testing.T) {
 }
 
 func TestUnsubFromExplicitListLeavesAtOnce(t *testing.T) {
+	t.Parallel()
 	_, addr, l := withExplicit(t)
 	c := dial(t, addr)
 	c.send("SUB items q 1\r\nUNSUB 1\r\n")
@@ -320,6 +331,7 @@ func TestUnsubFromExplicitListLeavesAtOnce(t *testing.T) {
 }
 
 func TestUnsubWithCountFromExplicitListGoesOnOwing(t *testing.T) {
+	t.Parallel()
 	s, addr, l := withExplicit(t)
 	c := dial(t, addr)
 	b := batch.Of("items", 0, []byte("a"), []byte("b"), []byte("c")).Explicit(taken, 0)
@@ -365,6 +377,7 @@ func TestUnsubWithCountFromExplicitListGoesOnOwing(t *testing.T) {
 }
 
 func TestPastMembershipsAreBounded(t *testing.T) {
+	t.Parallel()
 	s, addr, l := withExplicit(t)
 	c := dial(t, addr)
 	const n = keptMembers + 10

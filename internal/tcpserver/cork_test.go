@@ -21,6 +21,7 @@ func (m *fakeMembership) offerCorked(s *Server, items ...string) {
 // Uncork and the writer goroutine write a client's items and messages in one order, and
 // every item is confirmed.
 func TestUncorkKeepsTheOrderOfItemsAndMessages(t *testing.T) {
+	t.Parallel()
 	const items = 2000
 	s, addr, l := withList(t, testOptions(), OnPong)
 	c, other := dial(t, addr), dial(t, addr)
@@ -79,6 +80,7 @@ func TestUncorkKeepsTheOrderOfItemsAndMessages(t *testing.T) {
 
 // A full socket blocks nothing; the client gets the rest when it reads on.
 func TestUncorkDoesNotWaitForAClientThatDoesNotRead(t *testing.T) {
+	t.Parallel()
 	s, addr, l := withList(t, testOptions(), OnWrite)
 	c := dial(t, addr)
 	c.send("SUB items 1\r\n")
@@ -104,6 +106,7 @@ func TestUncorkDoesNotWaitForAClientThatDoesNotRead(t *testing.T) {
 // There are more clients than Uncork writes to, and then one whose connection can't be
 // written to without waiting.
 func TestTheWriterGoroutineWritesWhatUncorkDoesNot(t *testing.T) {
+	t.Parallel()
 	s, addr, l := withList(t, testOptions(), OnPong)
 	var clients []*conn
 	for i := range corkedClients + 2 {
@@ -134,6 +137,7 @@ func TestTheWriterGoroutineWritesWhatUncorkDoesNot(t *testing.T) {
 
 // A subscription that has got all it asked for ends when Uncork wrote the last item, too.
 func TestASubscriptionEndsWhoeverWroteItsLastItem(t *testing.T) {
+	t.Parallel()
 	s, addr, l := withList(t, testOptions(), OnPong)
 	c := dial(t, addr)
 	c.send("SUB items 1\r\nUNSUB 1 2\r\n")
@@ -160,6 +164,7 @@ func (e encore) Confirm() { e.to.Deliver(e.b, 0, e.b.Len(), e) }
 // Uncork leaves what is queued while it writes to the writer goroutine: otherwise it
 // might never return.
 func TestUncorkReturnsThoughMoreIsQueuedAllTheTime(t *testing.T) {
+	t.Parallel()
 	s, addr, l := withList(t, testOptions(), OnWrite)
 	c := dial(t, addr)
 	c.send("SUB items 1\r\n")

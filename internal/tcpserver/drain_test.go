@@ -26,11 +26,13 @@ func (c *conn) expectLameDuck() {
 }
 
 func TestDrainWithoutClientsEndsAtOnce(t *testing.T) {
+	t.Parallel()
 	s, _ := serve(t, testOptions())
 	s.Drain(context.Background(), time.Hour)
 }
 
 func TestDrainTellsEachClientOnceAndEndsWithTheLast(t *testing.T) {
+	t.Parallel()
 	s, addr, l := withList(t, testOptions(), OnPong)
 	a, b := dial(t, addr), dial(t, addr)
 	a.send("SUB items 1\r\nSUB foo 2\r\n")
@@ -65,6 +67,7 @@ func TestDrainTellsEachClientOnceAndEndsWithTheLast(t *testing.T) {
 }
 
 func TestDrainIsToldAfterTheHandshake(t *testing.T) {
+	t.Parallel()
 	s, addr := serve(t, testOptions())
 	c := dialRaw(t, addr)
 	c.send("CONNECT {\"verbose\":true}\r\n")
@@ -88,6 +91,7 @@ func TestDrainIsToldAfterTheHandshake(t *testing.T) {
 }
 
 func TestCancelledDrainClosesEverything(t *testing.T) {
+	t.Parallel()
 	s, addr := serve(t, testOptions())
 	a, b := dial(t, addr), dial(t, addr)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -101,6 +105,7 @@ func TestCancelledDrainClosesEverything(t *testing.T) {
 }
 
 func TestCloseEndsEverythingAndMayBeCalledAgain(t *testing.T) {
+	t.Parallel()
 	s, addr := serve(t, testOptions())
 	c := dial(t, addr)
 	s.Close()
@@ -120,6 +125,7 @@ func TestCloseEndsEverythingAndMayBeCalledAgain(t *testing.T) {
 }
 
 func TestDrainClosesTheRestSpreadOverItsLastPart(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s, ln := servePipes(t, testOptions())
 		start := time.Now()
@@ -144,6 +150,7 @@ func TestDrainClosesTheRestSpreadOverItsLastPart(t *testing.T) {
 }
 
 func TestFailingAcceptIsTriedAgain(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s, ln := servePipes(t, testOptions())
 		start := time.Now()
@@ -161,6 +168,7 @@ func TestFailingAcceptIsTriedAgain(t *testing.T) {
 }
 
 func TestListenerClosedByOthersIsAnError(t *testing.T) {
+	t.Parallel()
 	s := New(testOptions())
 	ln := newPipes()
 	ln.Close()

@@ -34,6 +34,7 @@ func inputOf(t *testing.T) (in *input, conn, peer net.Conn) {
 }
 
 func TestInputThatWaitsHoldsWhatHasComeAndNoMore(t *testing.T) {
+	t.Parallel()
 	for _, size := range []int{0, 1, smallInput - 1, smallInput, smallInput + 1, largeInput - 1} {
 		in, conn, peer := inputOf(t)
 		sent := strings.Repeat("x", size)
@@ -66,6 +67,7 @@ func TestInputThatWaitsHoldsWhatHasComeAndNoMore(t *testing.T) {
 }
 
 func TestInputForgetsTheBufferOfALargeMessage(t *testing.T) {
+	t.Parallel()
 	in, _, peer := inputOf(t)
 	const size = 3 * largeInput
 	go peer.Write(make([]byte, size))

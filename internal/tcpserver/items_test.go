@@ -20,6 +20,7 @@ func wantConfirmed(t *testing.T, m *fakeMembership, want ...int) {
 }
 
 func TestPongConfirmsWhatWasWrittenBeforeItsPing(t *testing.T) {
+	t.Parallel()
 	s, addr, l := withList(t, testOptions(), OnPong)
 	c := dial(t, addr)
 	c.send("SUB items 5\r\n")
@@ -60,6 +61,7 @@ func TestPongConfirmsWhatWasWrittenBeforeItsPing(t *testing.T) {
 }
 
 func TestWriteConfirmsWhereTheListSaysSo(t *testing.T) {
+	t.Parallel()
 	_, addr, l := withList(t, testOptions(), OnWrite)
 	c := dial(t, addr)
 	c.send("SUB items 1\r\n")
@@ -72,6 +74,7 @@ func TestWriteConfirmsWhereTheListSaysSo(t *testing.T) {
 }
 
 func TestItemsDeliveredDuringJoinArrive(t *testing.T) {
+	t.Parallel()
 	_, addr, l := withList(t, testOptions(), OnPong)
 	l.greet = batch.Of("items", 0, []byte("early"))
 	c := dial(t, addr)
@@ -86,6 +89,7 @@ func TestItemsDeliveredDuringJoinArrive(t *testing.T) {
 }
 
 func TestPatternJoinsEveryListItMatches(t *testing.T) {
+	t.Parallel()
 	opts := testOptions()
 	a, b := &fakeList{subject: "items.a"}, &fakeList{subject: "items.b"}
 	opts.Lists = []List{{Subject: "items.a", Joiner: a}, {Subject: "items.b", Joiner: b, Confirm: OnWrite}}
@@ -109,6 +113,7 @@ func TestPatternJoinsEveryListItMatches(t *testing.T) {
 }
 
 func TestUnsubLeavesAndUnwrittenItemsAreNotSent(t *testing.T) {
+	t.Parallel()
 	s, addr, l := withList(t, testOptions(), OnPong)
 	c := dial(t, addr)
 	c.send("SUB items 1\r\n")
@@ -136,6 +141,7 @@ func TestUnsubLeavesAndUnwrittenItemsAreNotSent(t *testing.T) {
 }
 
 func TestUnsubWithCountTakesWhatIsLeft(t *testing.T) {
+	t.Parallel()
 	s, addr, l := withList(t, testOptions(), OnPong)
 	c := dial(t, addr)
 	c.send("SUB items 1\r\n")
@@ -167,6 +173,7 @@ func TestUnsubWithCountTakesWhatIsLeft(t *testing.T) {
 }
 
 func TestUnsubWithCountReachedExactlyFinishes(t *testing.T) {
+	t.Parallel()
 	s, addr, l := withList(t, testOptions(), OnPong)
 	c := dial(t, addr)
 	c.send("SUB items 1\r\nUNSUB 1 2\r\n")
@@ -189,6 +196,7 @@ func TestUnsubWithCountReachedExactlyFinishes(t *testing.T) {
 }
 
 func TestUnsubWithCountAlreadyPassedKeepsTheFirst(t *testing.T) {
+	t.Parallel()
 	for _, tc := range []struct {
 		name      string
 		confirmed bool
@@ -227,6 +235,7 @@ func TestUnsubWithCountAlreadyPassedKeepsTheFirst(t *testing.T) {
 }
 
 func TestUnsubWithCountAlreadyPassedKeepsNothingOfSeveralLists(t *testing.T) {
+	t.Parallel()
 	opts := testOptions()
 	a, b := &fakeList{subject: "items.a"}, &fakeList{subject: "items.b"}
 	opts.Lists = []List{{Subject: "items.a", Joiner: a}, {Subject: "items.b", Joiner: b}}
@@ -251,6 +260,7 @@ func TestUnsubWithCountAlreadyPassedKeepsNothingOfSeveralLists(t *testing.T) {
 }
 
 func TestUnsubCountsMessagesAndItemsTogether(t *testing.T) {
+	t.Parallel()
 	opts := testOptions()
 	l := &fakeList{subject: "items.a"}
 	opts.Lists = []List{{Subject: "items.a", Joiner: l}}
@@ -270,6 +280,7 @@ func TestUnsubCountsMessagesAndItemsTogether(t *testing.T) {
 }
 
 func TestClientThatDisconnectsLeavesOnce(t *testing.T) {
+	t.Parallel()
 	s, addr, l := withList(t, testOptions(), OnPong)
 	c, other := dial(t, addr), dial(t, addr)
 	c.send("SUB items 1\r\nSUB > q 2\r\n")
@@ -291,6 +302,7 @@ func TestClientThatDisconnectsLeavesOnce(t *testing.T) {
 }
 
 func TestBatchIsEncodedOncePerSidAndShared(t *testing.T) {
+	t.Parallel()
 	_, addr, l := withList(t, testOptions(), OnPong)
 	var clients []*conn
 	for i, sid := range []string{"1", "1", "2", "1"} {
@@ -319,6 +331,7 @@ func TestBatchIsEncodedOncePerSidAndShared(t *testing.T) {
 }
 
 func TestPongFollowsTheItemsQueuedBeforeIt(t *testing.T) {
+	t.Parallel()
 	_, addr, l := withList(t, testOptions(), OnWrite)
 	c := dial(t, addr)
 	c.send("SUB items 1\r\n")
@@ -332,6 +345,7 @@ func TestPongFollowsTheItemsQueuedBeforeIt(t *testing.T) {
 }
 
 func TestItemsOfAMegabyte(t *testing.T) {
+	t.Parallel()
 	_, addr, l := withList(t, testOptions(), OnPong)
 	c := dial(t, addr)
 	c.send("SUB items 1\r\n")
@@ -385,6 +399,7 @@ func TestClientThatReadsNothingIsCutOffAndOthersGoOn(t *testing.T) {
 }
 
 func TestClientWithTooMuchQueuedIsCutOff(t *testing.T) {
+	t.Parallel()
 	opts := testOptions()
 	opts.MaxPending = 1 << 20
 	s, addr := serve(t, opts)
@@ -407,6 +422,7 @@ func TestClientWithTooMuchQueuedIsCutOff(t *testing.T) {
 }
 
 func TestClientThatPingsAndNeverReadsIsBounded(t *testing.T) {
+	t.Parallel()
 	opts := testOptions()
 	opts.MaxPending = 1 << 16
 	s, addr := serve(t, opts)
@@ -418,6 +434,7 @@ func TestClientThatPingsAndNeverReadsIsBounded(t *testing.T) {
 }
 
 func TestListItemsAreNotCountedAsPending(t *testing.T) {
+	t.Parallel()
 	opts := testOptions()
 	opts.MaxPending = 1000
 	s, addr, l := withList(t, opts, OnPong)
@@ -452,6 +469,7 @@ func feed(w *relay.List, item []byte) {
 }
 
 func TestAfterUnsubTheServerKeepsNothingOfTheItems(t *testing.T) {
+	t.Parallel()
 	for _, reads := range []bool{false, true} {
 		t.Run(fmt.Sprintf("reads=%v", reads), func(t *testing.T) {
 			window := relay.NewList(relay.Options{Window: 100, Memory: 4 << 20})
@@ -492,6 +510,7 @@ func pinging(c *client) bool {
 }
 
 func TestAPongThatComesBeforeItsPingConfirmsNothingUnwritten(t *testing.T) {
+	t.Parallel()
 	window := relay.NewList(relay.Options{Window: 100, Memory: 64 << 20})
 	opts := testOptions()
 	opts.Lists = []List{{Subject: "items", Joiner: window}}
@@ -530,6 +549,7 @@ func TestAClientThatOwesAReceiptIsCutOffThoughOthersWriteToIt(t *testing.T) {
 // A client that stops reading costs its window and no more; when it reads again, it
 // gets every item.
 func TestClientThatPausesSlowsItsListDownAndMissesNothing(t *testing.T) {
+	t.Parallel()
 	const items, size = 100, 1 << 20 // more than sockets and the window hold
 	wake := make(chan struct{}, 1)
 	window := relay.NewList(relay.Options{Window: 10, Memory: 8 << 20, Changed: func() {

@@ -7,6 +7,7 @@ import (
 )
 
 func TestAListThatIsAddedGetsTheSubscriptionsThatMatchAndMayHaveIt(t *testing.T) {
+	t.Parallel()
 	opts := testOptions()
 	opts.Security.Users = []User{{Name: "ann", Password: "a"}, {Name: "bob", Password: "b", Subscribe: Rules{Deny: []string{"items"}}}}
 	s, addr := serve(t, opts)
@@ -28,6 +29,7 @@ func TestAListThatIsAddedGetsTheSubscriptionsThatMatchAndMayHaveIt(t *testing.T)
 }
 
 func TestAListThatIsRemovedLeavesOrdinarySubscriptionsThatOweNothing(t *testing.T) {
+	t.Parallel()
 	s, addr, l := withList(t, testOptions(), OnPong)
 	c := dial(t, addr)
 	c.send("SUB items 1\r\n")
@@ -51,6 +53,7 @@ func TestAListThatIsRemovedLeavesOrdinarySubscriptionsThatOweNothing(t *testing.
 }
 
 func TestSubscriptionsThatComeAndGoMeanwhileJoinAListOnceAndLeaveIt(t *testing.T) {
+	t.Parallel()
 	s, addr := serve(t, testOptions())
 	var clients sync.WaitGroup
 	for range 4 {
@@ -82,6 +85,7 @@ func TestSubscriptionsThatComeAndGoMeanwhileJoinAListOnceAndLeaveIt(t *testing.T
 }
 
 func TestLimitsThatChangeDisconnectNobody(t *testing.T) {
+	t.Parallel()
 	s, addr := serve(t, testOptions())
 	first := dial(t, addr)
 	fewer := testOptions().Limits

@@ -9,6 +9,7 @@ import (
 )
 
 func TestInfoComesFirstAndPromisesNothingElse(t *testing.T) {
+	t.Parallel()
 	_, addr := serve(t, testOptions())
 	nc, err := net.Dial("tcp", addr)
 	if err != nil {
@@ -48,6 +49,7 @@ func TestInfoComesFirstAndPromisesNothingElse(t *testing.T) {
 
 // TestFatalErrors: what ends a connection, and with which words.
 func TestFatalErrors(t *testing.T) {
+	t.Parallel()
 	opts := testOptions()
 	opts.MaxPayload = 100
 	s, addr := serve(t, opts)
@@ -94,6 +96,7 @@ func TestFatalErrors(t *testing.T) {
 }
 
 func TestHPubNeedsHeadersInConnect(t *testing.T) {
+	t.Parallel()
 	_, addr := serve(t, testOptions())
 	c := dialWith(t, addr, `{}`)
 	c.send("HPUB foo 12 12\r\nNATS/1.0\r\n\r\n\r\n")
@@ -103,6 +106,7 @@ func TestHPubNeedsHeadersInConnect(t *testing.T) {
 
 // TestErrorsThatDoNotDisconnect: the connection is as good as before.
 func TestErrorsThatDoNotDisconnect(t *testing.T) {
+	t.Parallel()
 	opts := testOptions()
 	opts.MaxSubscriptions = 2
 	s, addr, _ := withList(t, opts, OnPong)
@@ -138,6 +142,7 @@ func TestErrorsThatDoNotDisconnect(t *testing.T) {
 }
 
 func TestFloodOfSubscriptionsIsAnsweredOneByOne(t *testing.T) {
+	t.Parallel()
 	opts := testOptions()
 	opts.MaxSubscriptions = 10
 	s, addr := serve(t, opts)
@@ -157,6 +162,7 @@ func TestFloodOfSubscriptionsIsAnsweredOneByOne(t *testing.T) {
 }
 
 func TestVerbsIgnoreCaseAndBlanksSeparate(t *testing.T) {
+	t.Parallel()
 	_, addr := serve(t, testOptions())
 	c := dialRaw(t, addr)
 	c.send("connect \t{\"headers\":true}\r\nsUb \t foo\t  7 \t\r\npub\tfoo \t 2 \r\nhi\r\nhpub foo  12\t14\nNATS/1.0\r\n\r\nhi\r\npIng\npong\r\nunsub  7\r\nPUB foo 0\r\n\r\nPING \r\n")
@@ -166,6 +172,7 @@ func TestVerbsIgnoreCaseAndBlanksSeparate(t *testing.T) {
 // TestInputSplitAnywhere sends a conversation of everything that a client can say,
 // with its errors, cut in two at every byte, byte by byte, and many of them at once.
 func TestInputSplitAnywhere(t *testing.T) {
+	t.Parallel()
 	opts := testOptions()
 	opts.Security.Users = []User{{Name: "ann", Password: "a", Publish: Rules{Deny: []string{"secret"}}, Subscribe: Rules{Deny: []string{"secret"}}}}
 	opts.Services = echo
@@ -209,6 +216,7 @@ func TestInputSplitAnywhere(t *testing.T) {
 // TestViolationSplitAnywhere: an error comes as soon as it is one, however it is
 // cut, and ends the connection.
 func TestViolationSplitAnywhere(t *testing.T) {
+	t.Parallel()
 	opts := testOptions()
 	opts.MaxPayload, opts.MaxControlLine = 100, 100
 	_, ln := servePipes(t, opts)
@@ -232,6 +240,7 @@ func TestViolationSplitAnywhere(t *testing.T) {
 }
 
 func TestVerboseAnswersEveryCommand(t *testing.T) {
+	t.Parallel()
 	_, addr, _ := withList(t, testOptions(), OnPong)
 	c := dialWith(t, addr, `{"verbose":true}`)
 	c.send("SUB foo 1\r\n")
@@ -247,6 +256,7 @@ func TestVerboseAnswersEveryCommand(t *testing.T) {
 
 // What is not sent on is still read, and a client that waits for +OK goes on.
 func TestVerboseClientHearsOfWhatIsNotSentOn(t *testing.T) {
+	t.Parallel()
 	_, addr := serve(t, testOptions())
 	c := dialWith(t, addr, `{"verbose":true}`)
 	c.send("PUB a..b 2\r\nhi\r\nUNSUB none\r\n")
@@ -255,6 +265,7 @@ func TestVerboseClientHearsOfWhatIsNotSentOn(t *testing.T) {
 }
 
 func TestOperationsBeforeConnectAreObeyed(t *testing.T) {
+	t.Parallel()
 	_, addr := serve(t, testOptions())
 	c := dialRaw(t, addr)
 	c.send("PING\r\nSUB foo 1\r\nPUB foo 2\r\nhi\r\n")
@@ -262,6 +273,7 @@ func TestOperationsBeforeConnectAreObeyed(t *testing.T) {
 }
 
 func TestEndOfInputStillGetsItsAnswers(t *testing.T) {
+	t.Parallel()
 	_, addr := serve(t, testOptions())
 	c := dial(t, addr)
 	c.send("SUB foo 1\r\nPUB foo 2\r\nhi\r\nPING\r\n")
@@ -271,6 +283,7 @@ func TestEndOfInputStillGetsItsAnswers(t *testing.T) {
 }
 
 func TestConnectionsOverTheLimitAreTold(t *testing.T) {
+	t.Parallel()
 	opts := testOptions()
 	opts.MaxConnections = 2
 	s, addr := serve(t, opts)
@@ -288,6 +301,7 @@ func TestConnectionsOverTheLimitAreTold(t *testing.T) {
 }
 
 func TestClientsAreDescribed(t *testing.T) {
+	t.Parallel()
 	s, addr := serve(t, testOptions())
 	c := dialWith(t, addr, `{"name":"n","lang":"go","version":"9.9","headers":true}`)
 	dial(t, addr)
@@ -311,6 +325,7 @@ func TestClientsAreDescribed(t *testing.T) {
 }
 
 func TestKick(t *testing.T) {
+	t.Parallel()
 	s, addr := serve(t, testOptions())
 	c, other := dial(t, addr), dial(t, addr)
 	if err := s.Kick(1); err != nil {
@@ -322,6 +337,7 @@ func TestKick(t *testing.T) {
 }
 
 func TestWhatComesInPiecesIsObeyedByFrugalReadersAndOthers(t *testing.T) {
+	t.Parallel()
 	for _, others := range []int{0, fewClients} {
 		_, addr := serve(t, testOptions())
 		for range others {

@@ -13,6 +13,7 @@ import (
 
 // TestRouterAgreesWithSimpleMatching compares the router with subject.Matches.
 func TestRouterAgreesWithSimpleMatching(t *testing.T) {
+	t.Parallel()
 	rng := rand.New(rand.NewPCG(1, 2))
 	pick := func(words string, n int) string {
 		parts := make([]string, 1+rng.IntN(n))
@@ -70,6 +71,7 @@ func TestRouterAgreesWithSimpleMatching(t *testing.T) {
 }
 
 func TestMessagesReachEveryMatchingSubscription(t *testing.T) {
+	t.Parallel()
 	_, addr := serve(t, testOptions())
 	a, b, pub := dial(t, addr), dial(t, addr), dial(t, addr)
 	a.send("SUB foo.bar 1\r\n")
@@ -87,6 +89,7 @@ func TestMessagesReachEveryMatchingSubscription(t *testing.T) {
 }
 
 func TestQueueGroupGetsEachMessageOnce(t *testing.T) {
+	t.Parallel()
 	_, addr := serve(t, testOptions())
 	a, b, pub := dial(t, addr), dial(t, addr), dial(t, addr)
 	a.send("SUB foo q 1\r\nSUB foo 2\r\n")
@@ -116,6 +119,7 @@ func TestQueueGroupGetsEachMessageOnce(t *testing.T) {
 }
 
 func TestQueueGroupPassesOverFinishedMembers(t *testing.T) {
+	t.Parallel()
 	_, addr := serve(t, testOptions())
 	a, b, pub := dial(t, addr), dial(t, addr), dial(t, addr)
 	a.send("SUB foo q 1\r\nUNSUB 1 3\r\n")
@@ -142,6 +146,7 @@ func TestQueueGroupPassesOverFinishedMembers(t *testing.T) {
 }
 
 func TestUnsubWithCount(t *testing.T) {
+	t.Parallel()
 	s, addr := serve(t, testOptions())
 	c := dial(t, addr)
 	c.send("SUB foo 1\r\nUNSUB 1 2\r\n" + strings.Repeat("PUB foo 0\r\n\r\n", 5))
@@ -156,6 +161,7 @@ func TestUnsubWithCount(t *testing.T) {
 }
 
 func TestSecondSubWithTheSameSidChangesNothing(t *testing.T) {
+	t.Parallel()
 	_, addr := serve(t, testOptions())
 	c := dial(t, addr)
 	c.send("SUB foo 1\r\nSUB bar 1\r\nPUB bar 0\r\n\r\nPUB foo 0\r\n\r\n")
@@ -164,6 +170,7 @@ func TestSecondSubWithTheSameSidChangesNothing(t *testing.T) {
 }
 
 func TestNoEcho(t *testing.T) {
+	t.Parallel()
 	_, addr := serve(t, testOptions())
 	c, other := dialWith(t, addr, `{"echo":false,"headers":true,"no_responders":true}`), dial(t, addr)
 	c.send("SUB foo 1\r\nSUB foo q 2\r\nSUB re 3\r\n")
@@ -182,6 +189,7 @@ func TestNoEcho(t *testing.T) {
 }
 
 func TestRequestAndReply(t *testing.T) {
+	t.Parallel()
 	opts := testOptions()
 	opts.Services = echo
 	_, addr := serve(t, opts)
@@ -199,6 +207,7 @@ func TestRequestAndReply(t *testing.T) {
 }
 
 func TestNoRespondersIsSaidAtOnceToWhoAskedForIt(t *testing.T) {
+	t.Parallel()
 	_, addr := serve(t, testOptions())
 	c := dial(t, addr)
 	c.send("SUB inbox.* 4\r\nPUB nobody inbox.1 2\r\nhi\r\n")
@@ -211,6 +220,7 @@ func TestNoRespondersIsSaidAtOnceToWhoAskedForIt(t *testing.T) {
 }
 
 func TestHeadersAreTakenOffForClientsWithoutThem(t *testing.T) {
+	t.Parallel()
 	_, addr := serve(t, testOptions())
 	with, without := dial(t, addr), dialWith(t, addr, `{}`)
 	for _, c := range []*conn{with, without} {
@@ -223,6 +233,7 @@ func TestHeadersAreTakenOffForClientsWithoutThem(t *testing.T) {
 }
 
 func TestLargeAndBinaryPayloads(t *testing.T) {
+	t.Parallel()
 	_, addr := serve(t, testOptions())
 	c, pub := dial(t, addr), dial(t, addr)
 	c.send("SUB foo 1\r\n")
@@ -247,6 +258,7 @@ func TestLargeAndBinaryPayloads(t *testing.T) {
 }
 
 func TestHalfAMessageHoldsUpNobodyElse(t *testing.T) {
+	t.Parallel()
 	s, addr := serve(t, testOptions())
 	half, c := dial(t, addr), dial(t, addr)
 	c.send("SUB foo 1\r\n")

@@ -41,6 +41,7 @@ func introduced(c *conn, options string) string {
 }
 
 func TestOnlyTheRightCredentialsLetAClientIn(t *testing.T) {
+	t.Parallel()
 	users := []User{{Name: "ann", Password: "plain"}, {Name: "bob", Password: hashOf(t, "hashed")}}
 	for name, sec := range map[string]Security{
 		"token": {Token: "secret"}, "hashed token": {Token: hashOf(t, "secret")},
@@ -84,6 +85,7 @@ func TestOnlyTheRightCredentialsLetAClientIn(t *testing.T) {
 }
 
 func TestInfoSaysThatCredentialsAreNeeded(t *testing.T) {
+	t.Parallel()
 	opts := testOptions()
 	opts.Security.Token = "secret"
 	_, addr := serve(t, opts)
@@ -100,6 +102,7 @@ func TestInfoSaysThatCredentialsAreNeeded(t *testing.T) {
 
 // TestNothingIsObeyedBeforeCredentials: not even the beginning of it is kept.
 func TestNothingIsObeyedBeforeCredentials(t *testing.T) {
+	t.Parallel()
 	opts := testOptions()
 	opts.Security.Token = "secret"
 	_, addr := serve(t, opts)
@@ -112,6 +115,7 @@ func TestNothingIsObeyedBeforeCredentials(t *testing.T) {
 }
 
 func TestClientCannotBecomeSomebodyElse(t *testing.T) {
+	t.Parallel()
 	opts := testOptions()
 	opts.Security.Users = []User{{Name: "ann", Password: "a"}, {Name: "bob", Password: "b"}}
 	s, addr := serve(t, opts)
@@ -127,6 +131,7 @@ func TestClientCannotBecomeSomebodyElse(t *testing.T) {
 }
 
 func TestCredentialsHaveToComeInTime(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		opts := testOptions()
 		opts.ConnectTimeout = 3 * time.Second
@@ -163,6 +168,7 @@ const (
 )
 
 func TestPublishingIsBoundByTheUsersRules(t *testing.T) {
+	t.Parallel()
 	s, addr, _, _ := withRules(t, Rules{Allow: []string{"a.*", "b.>", "edged.echo"}, Deny: []string{"b.c.>"}}, Rules{})
 	c, all := dialWith(t, addr, asAnn), dialWith(t, addr, asAll)
 	all.send("SUB > 1\r\n")
@@ -187,6 +193,7 @@ func TestPublishingIsBoundByTheUsersRules(t *testing.T) {
 }
 
 func TestSubscribingIsBoundByTheUsersRules(t *testing.T) {
+	t.Parallel()
 	_, addr, items, boxItems := withRules(t, Rules{}, Rules{Allow: []string{"_INBOX.>", "box.>", "a.*"}, Deny: []string{"box.secret"}})
 	c := dialWith(t, addr, asAnn)
 	for _, subject := range []string{"items", ">", "*", "*.items", "a.>", "a", "box", "box.secret", "a.*.b", "_INBOX"} {
@@ -205,6 +212,7 @@ func TestSubscribingIsBoundByTheUsersRules(t *testing.T) {
 
 // A pattern that is allowed may stand for more than its user may have.
 func TestDeniedSubjectsAreTakenOutOfAWiderSubscription(t *testing.T) {
+	t.Parallel()
 	_, addr, items, boxItems := withRules(t, Rules{}, Rules{Deny: []string{"items", "*.secret"}})
 	c, all := dialWith(t, addr, asAnn), dialWith(t, addr, asAll)
 	c.send("SUB > 1\r\nSUB *.* q 2\r\n")
@@ -226,6 +234,7 @@ func TestDeniedSubjectsAreTakenOutOfAWiderSubscription(t *testing.T) {
 // The daemon's own answers don't carry a user's payload to where it may not
 // publish.
 func TestRepliesOfTheDaemonReachOnlyWhoMayBePublishedTo(t *testing.T) {
+	t.Parallel()
 	_, addr, _, _ := withRules(t, Rules{Allow: []string{"edged.echo", "open"}}, Rules{})
 	c, all := dialWith(t, addr, asAnn), dialWith(t, addr, asAll)
 	c.send("SUB closed 1\r\n")
@@ -243,6 +252,7 @@ func TestRepliesOfTheDaemonReachOnlyWhoMayBePublishedTo(t *testing.T) {
 }
 
 func TestAcknowledgingNeedsNoRightToPublish(t *testing.T) {
+	t.Parallel()
 	l := &explicitList{fakeList: fakeList{subject: "items"}}
 	opts := testOptions()
 	opts.Lists = []List{{Name: "my list", Subject: "items", Confirm: Acknowledged, Joiner: l}}
@@ -259,6 +269,7 @@ func TestAcknowledgingNeedsNoRightToPublish(t *testing.T) {
 }
 
 func TestReloadDisconnectsOnlyClientsWhoseRightsHaveChanged(t *testing.T) {
+	t.Parallel()
 	ann, bob, eve := User{Name: "ann", Password: "a"}, User{Name: "bob", Password: "b"}, User{Name: "eve", Password: "e"}
 	opts := testOptions()
 	opts.Security = Security{Token: "t", Users: []User{ann, bob, eve}}
@@ -303,6 +314,7 @@ func TestReloadDisconnectsOnlyClientsWhoseRightsHaveChanged(t *testing.T) {
 }
 
 func TestReloadThatAsksForCredentialsDisconnectsWhoHasGivenNone(t *testing.T) {
+	t.Parallel()
 	s, addr := serve(t, testOptions())
 	c, silent := dial(t, addr), dialRaw(t, addr)
 	if n := s.Reload(Security{Token: "t"}); n != 2 {
@@ -318,6 +330,7 @@ func TestReloadThatAsksForCredentialsDisconnectsWhoHasGivenNone(t *testing.T) {
 
 // The reload has put the new rules in force, and has not come to the client yet.
 func TestConnectDuringAReloadKeepsNoOldRights(t *testing.T) {
+	t.Parallel()
 	ann := User{Name: "ann", Password: "a"}
 	opts := testOptions()
 	opts.Security.Users = []User{ann}
@@ -337,6 +350,7 @@ func TestConnectDuringAReloadKeepsNoOldRights(t *testing.T) {
 }
 
 func TestReloadDisconnectsWhoIsLessSecuredThanItAsks(t *testing.T) {
+	t.Parallel()
 	a, other := newAuthority(t), newAuthority(t)
 	verified := func(by *authority) Security {
 		sec := a.secured()
@@ -373,6 +387,7 @@ func TestReloadDisconnectsWhoIsLessSecuredThanItAsks(t *testing.T) {
 
 // A client may ask for new keys as often as it likes, and read none of the answers.
 func TestRecordsThatNobodyTakesAreBounded(t *testing.T) {
+	t.Parallel()
 	r := &records{collect: true}
 	answer := make([]byte, 30)
 	total := 0
@@ -399,6 +414,7 @@ func TestRecordsThatNobodyTakesAreBounded(t *testing.T) {
 }
 
 func TestConnectionsOfOneAddressAreBounded(t *testing.T) {
+	t.Parallel()
 	opts := testOptions()
 	opts.MaxPerAddress = 2
 	s, addr := serve(t, opts)
@@ -425,6 +441,7 @@ func TestConnectionsOfOneAddressAreBounded(t *testing.T) {
 }
 
 func TestSecretsAreNotPrinted(t *testing.T) {
+	t.Parallel()
 	sec := Security{Token: "hunter2", Users: []User{{Name: "ann", Password: "hunter2"}}}
 	if text := fmt.Sprintf("%v %+v %s", sec, sec, sec.Token); strings.Contains(text, "hunter2") {
 		t.Error(text)
@@ -535,6 +552,7 @@ func (a *authority) mustDialTLS(addr string, first bool, config *tls.Config) *co
 }
 
 func TestTLSComesBehindInfoOrBeforeIt(t *testing.T) {
+	t.Parallel()
 	a := newAuthority(t)
 	for _, first := range []bool{false, true} {
 		for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
@@ -564,6 +582,7 @@ func TestTLSComesBehindInfoOrBeforeIt(t *testing.T) {
 }
 
 func TestClientsWithoutTLSOrWithAnOldOneAreNotLetIn(t *testing.T) {
+	t.Parallel()
 	a := newAuthority(t)
 	for _, first := range []bool{false, true} {
 		opts := testOptions()
@@ -600,6 +619,7 @@ func TestHandshakeHasToComeInTime(t *testing.T) {
 }
 
 func TestClientCertificatesAreChecked(t *testing.T) {
+	t.Parallel()
 	a, stranger := newAuthority(t), newAuthority(t)
 	opts := testOptions()
 	opts.Security = a.secured()
@@ -627,6 +647,7 @@ func TestClientCertificatesAreChecked(t *testing.T) {
 }
 
 func TestReloadedCertificatesAreForNewConnections(t *testing.T) {
+	t.Parallel()
 	old, renewed := newAuthority(t), newAuthority(t)
 	opts := testOptions()
 	opts.Security = old.secured()
@@ -683,6 +704,7 @@ func (s *slow) Read(p []byte) (int, error) {
 // TestTLSClientThatReadsSlowlyGetsEverything: what a deadline interrupts goes on
 // where it stopped.
 func TestTLSClientThatReadsSlowlyGetsEverything(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		a := newAuthority(t)
 		l := &fakeList{subject: "items"}
@@ -721,6 +743,7 @@ func (c *counting) Write(p []byte) (int, error) {
 
 // A batch is many records, since one holds 16 KiB, and still one system call.
 func TestBatchOverTLSIsWrittenAtOnce(t *testing.T) {
+	t.Parallel()
 	a := newAuthority(t)
 	l := &fakeList{subject: "items"}
 	opts := testOptions()
@@ -761,6 +784,7 @@ func (a *authority) secure(nc net.Conn) *conn {
 // TestHandshakeIsPartOfTheTimeForCredentials: a client that stops behind it is told
 // so in the way it understands.
 func TestHandshakeIsPartOfTheTimeForCredentials(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		a := newAuthority(t)
 		opts := testOptions()
@@ -780,6 +804,7 @@ func TestHandshakeIsPartOfTheTimeForCredentials(t *testing.T) {
 }
 
 func TestKickAndDrainDoNotWaitForAHandshake(t *testing.T) {
+	t.Parallel()
 	opts := testOptions()
 	opts.Security = newAuthority(t).secured()
 	s, addr := serve(t, opts)

@@ -22,6 +22,7 @@ func (c *conn) request(subject string) (answer map[string]any) {
 }
 
 func TestServicesAreFoundAndCounted(t *testing.T) {
+	t.Parallel()
 	opts := testOptions()
 	opts.Services = echo
 	_, addr := serve(t, opts)
@@ -49,6 +50,7 @@ func TestServicesAreFoundAndCounted(t *testing.T) {
 }
 
 func TestOtherServicesAreNotAnsweredFor(t *testing.T) {
+	t.Parallel()
 	opts := testOptions()
 	opts.Services = echo
 	_, addr := serve(t, opts)

@@ -24,6 +24,7 @@ func withSinks(t *testing.T) (addr string, literal, wild chan written) {
 }
 
 func TestSinkTakesWhatIsPublishedInPlaceOfSubscribers(t *testing.T) {
+	t.Parallel()
 	addr, literal, wild := withSinks(t)
 	c := dial(t, addr)
 	c.send("SUB > 1\r\nSUB in.a 2\r\n")
@@ -42,6 +43,7 @@ func TestSinkTakesWhatIsPublishedInPlaceOfSubscribers(t *testing.T) {
 }
 
 func TestSinkAnswersFromAnyGoroutine(t *testing.T) {
+	t.Parallel()
 	addr, literal, _ := withSinks(t)
 	c, other := dialWith(t, addr, `{"headers":true,"no_responders":true,"echo":false}`), dial(t, addr)
 	c.send("SUB inbox.* 1\r\nPUB in.a inbox.1 3\r\none\r\nPUB in.a inbox.2 3\r\ntwo\r\n")
@@ -61,6 +63,7 @@ func TestSinkAnswersFromAnyGoroutine(t *testing.T) {
 }
 
 func TestSinkIsObeyedVerbosely(t *testing.T) {
+	t.Parallel()
 	addr, literal, _ := withSinks(t)
 	c := dialWith(t, addr, `{"verbose":true}`)
 	c.send("PUB in.a 3\r\none\r\n")

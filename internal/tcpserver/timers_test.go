@@ -16,6 +16,7 @@ func sinceStart() func() time.Duration {
 }
 
 func TestPingTimes(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		opts := testOptions()
 		opts.PingInterval = 2 * time.Minute
@@ -44,6 +45,7 @@ func TestPingTimes(t *testing.T) {
 }
 
 func TestConnectTimeout(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		opts := testOptions()
 		opts.ConnectTimeout = 3 * time.Second
@@ -67,6 +69,7 @@ func TestConnectTimeout(t *testing.T) {
 
 // TestSlowReaderIsKeptAndStuckOneCutOff: every byte that is taken is progress.
 func TestSlowReaderIsKeptAndStuckOneCutOff(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		opts := testOptions()
 		opts.ReceiptTimeout = 10 * time.Second
@@ -99,6 +102,7 @@ func TestSlowReaderIsKeptAndStuckOneCutOff(t *testing.T) {
 }
 
 func TestClientThatReadsButNeverAnswersIsCutOff(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		opts := testOptions()
 		opts.ReceiptTimeout = 10 * time.Second
@@ -127,6 +131,7 @@ func TestClientThatReadsButNeverAnswersIsCutOff(t *testing.T) {
 
 // TestKernelSendingOnIsProgress: what is written may take its time to arrive.
 func TestKernelSendingOnIsProgress(t *testing.T) {
+	t.Parallel()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

@@ -75,6 +75,7 @@ func TestListenSetsTheModeWhateverTheUmaskAndNeverMore(t *testing.T) {
 }
 
 func TestListenReplacesAStaleSocket(t *testing.T) {
+	t.Parallel()
 	path := socketPath(t)
 	makeStale(t, path)
 	ln, err := Listen(path, 0o600, "")
@@ -90,6 +91,7 @@ func TestListenReplacesAStaleSocket(t *testing.T) {
 }
 
 func TestListenLeavesALiveSocketAlone(t *testing.T) {
+	t.Parallel()
 	path := socketPath(t)
 	ln, err := Listen(path, 0o600, "")
 	if err != nil {
@@ -100,6 +102,7 @@ func TestListenLeavesALiveSocketAlone(t *testing.T) {
 }
 
 func TestListenLeavesALiveSocketWithAFullQueueAlone(t *testing.T) {
+	t.Parallel()
 	path := socketPath(t)
 	open := func() int {
 		fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
@@ -125,6 +128,7 @@ func TestListenLeavesALiveSocketWithAFullQueueAlone(t *testing.T) {
 }
 
 func TestListenLeavesWhatIsNoStreamSocketAlone(t *testing.T) {
+	t.Parallel()
 	path := socketPath(t)
 	if err := os.WriteFile(path, nil, 0o600); err != nil {
 		t.Fatal(err)
@@ -155,6 +159,7 @@ func TestListenLeavesWhatIsNoStreamSocketAlone(t *testing.T) {
 }
 
 func TestListenSaysWhatIsWrongWithThePath(t *testing.T) {
+	t.Parallel()
 	path := socketPath(t)
 	listenFails(t, filepath.Join(path, "missing", "s"), "does not exist")
 	listenFails(t, filepath.Join(path, strings.Repeat("x", maxPath)), "at most 107")
@@ -163,6 +168,7 @@ func TestListenSaysWhatIsWrongWithThePath(t *testing.T) {
 }
 
 func TestListenTakesTheLongestPathThatLinuxTakes(t *testing.T) {
+	t.Parallel()
 	path := socketPath(t)
 	path += strings.Repeat("x", maxPath-len(path))
 	ln, err := Listen(path, 0o600, "")
@@ -173,6 +179,7 @@ func TestListenTakesTheLongestPathThatLinuxTakes(t *testing.T) {
 }
 
 func TestOfManyThatListenAtOnceOneSucceeds(t *testing.T) {
+	t.Parallel()
 	path := socketPath(t)
 	makeStale(t, path)
 	const many = 16
@@ -197,6 +204,7 @@ func TestOfManyThatListenAtOnceOneSucceeds(t *testing.T) {
 }
 
 func TestClosingTheListenerRemovesItsFileOnly(t *testing.T) {
+	t.Parallel()
 	path := socketPath(t)
 	ln, err := Listen(path, 0o600, "")
 	if err != nil {

@@ -151,6 +151,7 @@ func (s *server) ask(t *testing.T, input string) string {
 }
 
 func TestAnswers(t *testing.T) {
+	t.Parallel()
 	s := start(t, Options{})
 	const status = "serving\n<2 lists>\nOK\n"
 	for _, test := range []struct{ name, input, want string }{
@@ -200,6 +201,7 @@ func TestAnswers(t *testing.T) {
 }
 
 func TestHelpListsTheCommandsAligned(t *testing.T) {
+	t.Parallel()
 	s := start(t, Options{Commands: commands()[:2]})
 	const want = `help [COMMAND]  list the commands, or explain one
 status          say how it is
@@ -225,6 +227,7 @@ OK
 }
 
 func TestTwoCommandsOfOneNameAreAMistakeInTheProgram(t *testing.T) {
+	t.Parallel()
 	defer func() {
 		if recover() == nil {
 			t.Error("New did not panic")
@@ -234,6 +237,7 @@ func TestTwoCommandsOfOneNameAreAMistakeInTheProgram(t *testing.T) {
 }
 
 func TestTheConnectionStaysOpenAndCommandsMayComeInPieces(t *testing.T) {
+	t.Parallel()
 	s := start(t, Options{})
 	slow, quick := s.dial(t), s.dial(t)
 	for _, b := range "echo a\n" {
@@ -279,6 +283,7 @@ func TestTenMegabytesWithoutANewlineAreCutOffInBoundedMemory(t *testing.T) {
 }
 
 func TestALineThatIsALittleTooLongIsCutOff(t *testing.T) {
+	t.Parallel()
 	s := start(t, Options{})
 	for _, end := range []string{"\n", "\r\n", ""} {
 		got := s.ask(t, "echo a\n"+strings.Repeat("x", maxLine+1)+end)
@@ -289,6 +294,7 @@ func TestALineThatIsALittleTooLongIsCutOff(t *testing.T) {
 }
 
 func TestMoreConnectionsThanAllowedAreRefusedWithAReason(t *testing.T) {
+	t.Parallel()
 	s := start(t, Options{MaxConnections: 2})
 	const refusal = "ERR TooManyConnections 2 connections are open, which is the limit; close one and try again\n"
 	var open []*client
@@ -322,6 +328,7 @@ func TestMoreConnectionsThanAllowedAreRefusedWithAReason(t *testing.T) {
 }
 
 func TestConnectionsDoNotWaitForEachOthersCommands(t *testing.T) {
+	t.Parallel()
 	running, release := make(chan struct{}), make(chan struct{})
 	s := start(t, Options{Commands: append(commands(), Command{Name: "wait", Run: func(context.Context, []string) (Answer, error) {
 		close(running)
@@ -338,6 +345,7 @@ func TestConnectionsDoNotWaitForEachOthersCommands(t *testing.T) {
 }
 
 func TestAClientThatHasGoneDisturbsNobody(t *testing.T) {
+	t.Parallel()
 	running, release := make(chan struct{}), make(chan struct{})
 	s := start(t, Options{MaxConnections: 1, Commands: append(commands(), Command{Name: "wait", Run: func(context.Context, []string) (Answer, error) {
 		close(running)
@@ -359,6 +367,7 @@ func TestAClientThatHasGoneDisturbsNobody(t *testing.T) {
 }
 
 func TestShutdownLetsARunningCommandFinishAndRefusesTheNext(t *testing.T) {
+	t.Parallel()
 	running, release := make(chan struct{}), make(chan struct{})
 	s := start(t, Options{Commands: append(commands(), Command{Name: "wait", Run: func(context.Context, []string) (Answer, error) {
 		close(running)
@@ -449,6 +458,7 @@ func ended(c net.Conn) bool {
 }
 
 func TestAConnectionThatCompletesNoLineIsClosedWhenItsTimeIsUp(t *testing.T) {
+	t.Parallel()
 	bubble(t, Options{}, func(t *testing.T, _ *Server, ln *pipeListener) {
 		c := ln.dial()
 		time.Sleep(4 * time.Minute)
@@ -475,6 +485,7 @@ func TestAConnectionThatCompletesNoLineIsClosedWhenItsTimeIsUp(t *testing.T) {
 }
 
 func TestAClientThatNeverReadsIsCutOff(t *testing.T) {
+	t.Parallel()
 	bubble(t, Options{}, func(t *testing.T, _ *Server, ln *pipeListener) {
 		c := ln.dial()
 		if _, err := io.WriteString(c, "status\n"); err != nil {
@@ -489,6 +500,7 @@ func TestAClientThatNeverReadsIsCutOff(t *testing.T) {
 }
 
 func TestShutdownWaitsForACommandForASecondAndThenCancelsIt(t *testing.T) {
+	t.Parallel()
 	running := make(chan struct{})
 	stubborn := Command{Name: "stubborn", Run: func(ctx context.Context, _ []string) (Answer, error) {
 		close(running)
@@ -513,6 +525,7 @@ func TestShutdownWaitsForACommandForASecondAndThenCancelsIt(t *testing.T) {
 }
 
 func TestServeAfterShutdownClosesTheListener(t *testing.T) {
+	t.Parallel()
 	s, ln := New(Options{}), newPipeListener()
 	s.Shutdown()
 	if err := s.Serve(ln, Admin); err != nil {
@@ -522,6 +535,7 @@ func TestServeAfterShutdownClosesTheListener(t *testing.T) {
 }
 
 func TestServeFailsWhereTheListenerIsClosedBySomebodyElse(t *testing.T) {
+	t.Parallel()
 	s, ln := New(Options{}), newPipeListener()
 	_ = ln.Close()
 	if err := s.Serve(ln, Admin); !errors.Is(err, net.ErrClosed) {
@@ -545,6 +559,7 @@ func (l *exhausted) Accept() (net.Conn, error) {
 }
 
 func TestServeOutlivesALackOfFileDescriptors(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s, pipes := New(Options{Commands: commands()}), newPipeListener()
 		var serving sync.WaitGroup
@@ -566,6 +581,7 @@ func TestServeOutlivesALackOfFileDescriptors(t *testing.T) {
 }
 
 func TestShutdownInterruptsTheWaitBetweenAttemptsToAccept(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := New(Options{})
 		var serving sync.WaitGroup
@@ -604,6 +620,7 @@ func (s *server) also(t *testing.T, ceiling Level) *server {
 }
 
 func TestEachListenerHasItsOwnNumberOfConnections(t *testing.T) {
+	t.Parallel()
 	s := start(t, Options{MaxConnections: 1})
 	monitors := s.also(t, User)
 	c := monitors.dial(t)
@@ -618,6 +635,7 @@ func TestEachListenerHasItsOwnNumberOfConnections(t *testing.T) {
 }
 
 func TestSilentConnectionsLockNobodyOutForGood(t *testing.T) {
+	t.Parallel()
 	s := start(t, Options{})
 	var silent []*client
 	for range 16 {
@@ -647,6 +665,7 @@ func levelled() []Command {
 }
 
 func TestNobodyIsAboveTheCeilingOfTheSocket(t *testing.T) {
+	t.Parallel()
 	s := start(t, Options{Commands: levelled()}) // we are the daemon's own user
 	for ceiling, want := range map[Level]string{
 		Admin:    "OK\nOK\nOK\n",
@@ -661,6 +680,7 @@ func TestNobodyIsAboveTheCeilingOfTheSocket(t *testing.T) {
 }
 
 func TestLevelsOfUsers(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		uid, own int
 		want     Level
@@ -674,6 +694,7 @@ func TestLevelsOfUsers(t *testing.T) {
 }
 
 func TestWhoIsNotKnownToTheKernelOnlyLooks(t *testing.T) {
+	t.Parallel()
 	ours, theirs := net.Pipe()
 	defer ours.Close()
 	defer theirs.Close()
@@ -683,6 +704,7 @@ func TestWhoIsNotKnownToTheKernelOnlyLooks(t *testing.T) {
 }
 
 func TestWhatTakesMoreThanLookingIsLogged(t *testing.T) {
+	t.Parallel()
 	core, logged := observer.New(zap.InfoLevel)
 	s := start(t, Options{Commands: levelled(), Log: zap.New(core)})
 	s.ask(t, "look; PAUSE a")
@@ -716,6 +738,7 @@ func counting(n int, ended func(error)) Command {
 }
 
 func TestAStreamIsPartsAndThenOKAndInJSONALineAPart(t *testing.T) {
+	t.Parallel()
 	s := start(t, Options{Commands: append(commands(), counting(3, nil))})
 	if got, want := s.ask(t, "count; echo a"), "1\n2\n3\nOK\na\nOK\n"; got != want {
 		t.Errorf("got %q, want %q", got, want)
@@ -726,6 +749,7 @@ func TestAStreamIsPartsAndThenOKAndInJSONALineAPart(t *testing.T) {
 }
 
 func TestAStreamEndsWhenItsClientGoes(t *testing.T) {
+	t.Parallel()
 	ended := make(chan error, 1)
 	s := start(t, Options{Commands: append(commands(), counting(0, func(err error) { ended <- err }))})
 	c := s.dial(t)
@@ -736,6 +760,7 @@ func TestAStreamEndsWhenItsClientGoes(t *testing.T) {
 }
 
 func TestAStreamEndsWhenItsClientReadsNothing(t *testing.T) {
+	t.Parallel()
 	var failed error
 	ended := func(err error) { failed = err }
 	bubble(t, Options{Commands: []Command{counting(0, ended)}}, func(t *testing.T, _ *Server, ln *pipeListener) {
@@ -752,6 +777,7 @@ func TestAStreamEndsWhenItsClientReadsNothing(t *testing.T) {
 }
 
 func TestASocketFileThatIsDeletedIsPutBack(t *testing.T) {
+	t.Parallel()
 	s := start(t, Options{FileCheck: time.Millisecond})
 	old := s.dial(t)
 	old.send("echo a\n")
@@ -783,6 +809,7 @@ func TestASocketFileThatIsDeletedIsPutBack(t *testing.T) {
 }
 
 func TestAPlaceThatSomethingElseHasTakenIsLeftAloneAndSaidOnce(t *testing.T) {
+	t.Parallel()
 	core, logged := observer.New(zap.InfoLevel)
 	s := start(t, Options{FileCheck: time.Millisecond, Log: zap.New(core)})
 	lost := func() int { return logged.FilterMessageSnippet("nobody can reach the control socket").Len() }
@@ -828,6 +855,7 @@ func (s *server) socat(t *testing.T, commandLine string) string {
 }
 
 func TestSocat(t *testing.T) {
+	t.Parallel()
 	s := start(t, Options{MaxConnections: 1})
 	const status = "serving\n<2 lists>\nOK\n"
 	for commandLine, want := range map[string]string{
@@ -847,6 +875,7 @@ func TestSocat(t *testing.T) {
 }
 
 func TestSocatPrintsWhyItIsRefused(t *testing.T) {
+	t.Parallel()
 	s := start(t, Options{MaxConnections: 1})
 	c := s.dial(t)
 	c.send("echo a\n")

@@ -17,6 +17,7 @@ import (
 var examples = filepath.Join("..", "..", "examples")
 
 func TestTheGoExamplePrintsBothLists(t *testing.T) {
+	t.Parallel()
 	program := filepath.Join(t.TempDir(), "subscriber")
 	if err := build(filepath.Join(examples, "go"), "-o", program, "."); err != nil {
 		t.Fatal(err)
@@ -25,6 +26,7 @@ func TestTheGoExamplePrintsBothLists(t *testing.T) {
 }
 
 func TestTheJavaScriptExamplePrintsBothLists(t *testing.T) {
+	t.Parallel()
 	// Node.js looks for packages beside the file.
 	folder := t.TempDir()
 	source, err := os.ReadFile(filepath.Join(examples, "javascript", "subscriber.mjs"))
@@ -46,14 +48,17 @@ func TestTheJavaScriptExamplePrintsBothLists(t *testing.T) {
 }
 
 func TestThePythonExamplePrintsBothLists(t *testing.T) {
+	t.Parallel()
 	printsBothLists(t, 2000, itemOfExample, "python3", filepath.Join(examples, "python", "subscriber.py"))
 }
 
 func TestTheCExamplePrintsBothLists(t *testing.T) {
+	t.Parallel()
 	printsBothLists(t, 2000, itemOfExample, compileC(t, filepath.Join(examples, "c", "subscriber.c")))
 }
 
 func TestTheSocatExamplePrintsBothLists(t *testing.T) {
+	t.Parallel()
 	printsBothLists(t, 20, itemOfExample, filepath.Join(examples, "socat", "subscriber.sh"))
 }
 
@@ -62,6 +67,7 @@ var telegraf = []string{"-tags", "custom,inputs.nats_consumer,outputs.file,parse
 	"github.com/influxdata/telegraf/cmd/telegraf@v1.37.2"}
 
 func TestTelegrafReadsBothLists(t *testing.T) {
+	t.Parallel()
 	install := exec.Command("go", append([]string{"install"}, telegraf...)...)
 	install.Env = append(os.Environ(), "CGO_ENABLED=0", "GOBIN="+binaries)
 	if out, err := install.CombinedOutput(); err != nil {

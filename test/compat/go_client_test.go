@@ -76,8 +76,10 @@ var goScenarios = []struct {
 }
 
 func TestTheGoClientSeesNoOtherServer(t *testing.T) {
+	t.Parallel()
 	for _, sc := range goScenarios {
 		t.Run(sc.name, func(t *testing.T) {
+			t.Parallel()
 			saw := make(map[kind]string)
 			for _, k := range []kind{edged, natsServer} {
 				t.Run(string(k), func(t *testing.T) { saw[k] = sc.run(t, start(t, k, sc.settings)) })

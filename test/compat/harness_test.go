@@ -4,13 +4,7 @@
 package compat
 
 import (
-	"bufio"
-	"bytes"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,38 +12,35 @@ import (
 	"sync"
 	"syscall"
 	"testing"
-	"time"
 
+	"edged/internal/edgedtest"
 	"edged/internal/redistest"
 
 	"go.uber.org/goleak"
 )
 
-// patience is how long a test waits for what must happen: never in a test that
-// passes, on a machine however slow.
-const patience = time.Minute
+// patience is how long a test waits before it gives up.
+const patience = edgedtest.Patience
 
-var binaries string // the folder of what TestMain has built
+var binaries string // folder of programs besides edged, and of files that settings name
 
 func TestMain(m *testing.M) {
-	dir, err := os.MkdirTemp("", "compat")
-	if err == nil {
-		binaries = dir
-		err = errors.Join(
-			build(filepath.Join("..", ".."), "-race", "-o", filepath.Join(dir, "edged"), "./cmd/edged"),
-			build(".", "-o", filepath.Join(dir, "nats-server"), "github.com/nats-io/nats-server/v2"),
-		)
-	}
+	folder, err := os.MkdirTemp("", "compat")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
-		os.RemoveAll(dir)
 		os.Exit(1)
 	}
+	binaries = folder
 	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
-		os.RemoveAll(dir)
-		os.Exit(code)
+		os.RemoveAll(folder)
+		edgedtest.Exit(code)
 	}))
 }
+
+// buildNATSServer builds nats-server, once.
+var buildNATSServer = sync.OnceValue(func() error {
+	return build(".", "-o", filepath.Join(binaries, "nats-server"), "github.com/nats-io/nats-server/v2")
+})
 
 // build runs `go build` in a folder.
 func build(folder string, args ...string) error {
@@ -78,136 +69,84 @@ type server struct {
 	t        testing.TB
 	kind     kind
 	settings settings
-	tcp      string            // where clients connect
-	redis    *redistest.Server // edged's; nil for nats-server
-	folder   string
-	log      bytes.Buffer // of all its lives; owned by the reader of the present one
-
-	cmd   *exec.Cmd
-	ended chan struct{} // closed when it is gone, and all of its log read
+	tcp      string             // where clients connect
+	process  *edgedtest.Process // present one; nil before the first
+	redis    *redistest.Server  // edged's; nil for nats-server
+	daemon   *edgedtest.Server  // nil for nats-server
 }
 
 // start starts a server that ends with the test, edged with code 0.
 func start(t testing.TB, k kind, set settings) *server {
 	t.Helper()
-	folder, err := os.MkdirTemp("", "c") // t.TempDir is too long for a socket's path
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(folder) })
-	s := &server{t: t, kind: k, settings: set, folder: folder, tcp: "127.0.0.1:0"}
-	if k == edged {
-		s.redis = redistest.Start(t)
-	}
-	t.Cleanup(func() {
-		s.stop()
-		if t.Failed() {
-			t.Logf("the log of %s:\n%s", k, s.log.Bytes())
-		}
-	})
 	if err := writeFiles(); err != nil {
 		t.Fatal(err)
 	}
+	s := &server{t: t, kind: k, settings: set}
+	if k == edged {
+		s.redis = redistest.Start(t)
+		s.daemon = edgedtest.New(t, s.redis.Address(), `drain.timeout = "1h"`, withFiles(set.edged))
+		s.tcp = s.daemon.Address
+	} else if err := buildNATSServer(); err != nil {
+		t.Fatal(err)
+	} else {
+		s.tcp = edgedtest.Address(t)
+	}
+	t.Cleanup(s.stop)
 	s.start()
 	return s
 }
 
+// withFiles fills in the folder that settings call FILES.
+func withFiles(settings string) string { return strings.ReplaceAll(settings, "FILES", binaries) }
+
 // start starts the process, and returns when it listens.
 func (s *server) start() {
 	s.t.Helper()
-	var config string
 	if s.kind == edged {
-		config = fmt.Sprintf("redis.address = %q\ntcp.listen = %q\ncontrol.socket = %q\nlog.format = \"json\"\ndrain.timeout = \"1h\"\n%s\n",
-			s.redis.Address(), s.tcp, filepath.Join(s.folder, "control.sock"), s.settings.edged)
-	} else {
-		listen, any := strings.CutSuffix(s.tcp, ":0")
-		if any {
-			listen += ":-1" // its way to say so
-		}
-		config = fmt.Sprintf("listen: %q\nlame_duck_grace_period: 1s\n%s\n", listen, s.settings.natsServer)
+		s.daemon.Start()
+		s.process = s.daemon.Process
+		return
 	}
-	file := filepath.Join(s.folder, "config")
-	config = strings.ReplaceAll(config, "FILES", binaries)
+
+	file := filepath.Join(s.t.TempDir(), "config")
+	config := fmt.Sprintf("listen: %q\nlame_duck_grace_period: 1s\n%s\n", s.tcp, withFiles(s.settings.natsServer))
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		s.t.Fatal(err)
 	}
-	cmd := exec.Command(filepath.Join(binaries, string(s.kind)), "-config", file)
-	cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0") // else the race detector ends each process a second late
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	stderr, err := cmd.StderrPipe()
-	if err == nil {
-		err = cmd.Start()
-	}
+	process, err := edgedtest.Start(exec.Command(filepath.Join(binaries, "nats-server"), "-config", file))
 	if err != nil {
-		s.t.Fatalf("start %s: %v", s.kind, err)
+		s.t.Fatal(err)
 	}
-	s.cmd, s.ended = cmd, make(chan struct{})
-	serving, once := make(chan string), sync.Once{}
-	go func() {
-		defer close(s.ended)
-		for lines := bufio.NewScanner(stderr); lines.Scan(); {
-			s.log.Write(append(lines.Bytes(), '\n'))
-			if tcp := address(lines.Text()); tcp != "" {
-				once.Do(func() { serving <- tcp })
-			}
+	s.process = process
+	s.t.Cleanup(func() {
+		if s.t.Failed() {
+			s.t.Logf("the log of nats-server:\n%s", process.Output())
 		}
-		cmd.Wait()
-	}()
-	select {
-	case s.tcp = <-serving:
-	case <-s.ended:
-		s.t.Fatalf("%s does not start:\n%s", s.kind, s.log.Bytes())
-	case <-time.After(patience):
-		s.kill()
-		s.t.Fatalf("gave up waiting: %s listens", s.kind)
+	})
+
+	listening := func(line string) bool { return strings.Contains(line, "Listening for client connections on "+s.tcp) }
+	if _, err := process.AwaitLine(listening); err != nil {
+		s.t.Fatalf("nats-server does not listen: %v", err)
 	}
 }
 
-// address reads from a line of a log where the server listens, if it says so.
-func address(line string) string {
-	if _, tcp, ok := strings.Cut(line, "Listening for client connections on "); ok {
-		return tcp
-	}
-	var fields struct{ Msg, TCP string }
-	if json.Unmarshal([]byte(line), &fields) == nil && fields.Msg == "serving" {
-		return fields.TCP
-	}
-	return ""
-}
-
-// stop ends the process at once and in good order, if it is still there.
+// stop ends the process without waiting for its clients, if it is still there.
 func (s *server) stop() {
-	if s.kind == edged {
-		s.quit()
-	} else {
-		s.cmd.Process.Signal(syscall.SIGTERM)
-	}
-	select {
-	case <-s.ended:
-	case <-time.After(patience):
-		s.kill()
-		s.t.Errorf("gave up waiting: %s ends", s.kind)
-	}
-	if code := s.cmd.ProcessState.ExitCode(); s.kind == edged && code != 0 {
-		s.t.Errorf("edged ended with code %d", code)
-	}
-}
-
-// quit tells edged to end without waiting for its clients. It may be gone already.
-func (s *server) quit() {
-	conn, err := net.Dial("unix", filepath.Join(s.folder, "control.sock"))
-	if err != nil {
+	if s.process == nil {
 		return
 	}
-	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(patience))
-	fmt.Fprintln(conn, "quit")
-	io.Copy(io.Discard, conn)
-}
-
-func (s *server) kill() {
-	s.cmd.Process.Kill()
-	<-s.ended
+	if s.kind == edged {
+		s.daemon.Daemon.Control("quit") // fails if edged has ended
+	} else {
+		s.process.Signal(syscall.SIGTERM)
+	}
+	code, err := s.process.Wait()
+	if err != nil {
+		s.t.Error(err)
+	}
+	if s.kind == edged && code != 0 {
+		s.t.Errorf("edged ended with code %d", code)
+	}
 }
 
 // restart stops the server and starts it again at the same address.
@@ -223,7 +162,7 @@ func (s *server) lameDuck() {
 	if s.kind == natsServer {
 		sig = syscall.SIGUSR2
 	}
-	s.cmd.Process.Signal(sig)
+	s.process.Signal(sig)
 }
 
 // difference is what edged does otherwise than nats-server, and means to.

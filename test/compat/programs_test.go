@@ -18,6 +18,7 @@ import (
 // clients away. It ends with code 0 if all went well with any server.
 
 func TestTheJavaScriptClientSeesNoOtherServer(t *testing.T) {
+	t.Parallel()
 	comparePrograms(t, func(t *testing.T) *exec.Cmd {
 		cmd := exec.CommandContext(t.Context(), "node", "compat.mjs")
 		cmd.Dir = nodeFolder(t)
@@ -26,6 +27,7 @@ func TestTheJavaScriptClientSeesNoOtherServer(t *testing.T) {
 }
 
 func TestTheCClientSeesNoOtherServer(t *testing.T) {
+	t.Parallel()
 	program := compileC(t, filepath.Join("c", "scenarios.c"))
 	comparePrograms(t, func(t *testing.T) *exec.Cmd { return exec.CommandContext(t.Context(), program) })
 }

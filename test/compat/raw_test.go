@@ -82,6 +82,7 @@ func saysWhy(text string) *difference {
 }
 
 func TestRawBytesGetTheSameAnswers(t *testing.T) {
+	t.Parallel()
 	servers := map[kind]*server{edged: start(t, edged, settings{}), natsServer: start(t, natsServer, settings{})}
 	for _, sc := range rawScenarios {
 		t.Run(sc.name, func(t *testing.T) {

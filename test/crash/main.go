@@ -35,6 +35,8 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+
+	"edged/internal/edgedtest"
 )
 
 func main() {
@@ -74,9 +76,18 @@ func run(ctx context.Context, out io.Writer, opts options) error {
 	}
 	defer os.RemoveAll(folder)
 	binary := filepath.Join(folder, "edged")
-	if err := build(ctx, binary, opts.race); err != nil {
+	var flags []string
+	if opts.race {
+		flags = append(flags, "-race")
+	}
+	if err := edgedtest.Build(ctx, binary, flags...); err != nil {
 		return err
 	}
+	address, release, err := edgedtest.Reserve()
+	if err != nil {
+		return err
+	}
+	defer release()
 	redis, err := startRedis(folder)
 	if err != nil {
 		return err
@@ -97,14 +108,14 @@ func run(ctx context.Context, out io.Writer, opts options) error {
 				scenario: s, mode: mode, faults: opts.faults, items: opts.items,
 				random: rand.New(rand.NewPCG(opts.seed, uint64(i*len(modes)+j))), // its own, so that -only changes no moment
 				redis:  redis,
-				daemon: newDaemon(binary, folder, redis.address(), mode),
+				daemon: newDaemon(binary, folder, address, redis.address(), mode),
 			}
 			got, err := r.run(ctx)
 			switch {
 			case ctx.Err() != nil:
 				return errors.New("interrupted")
 			case err != nil:
-				return fmt.Errorf("%s, seed %d: %v\nthe log of edged:\n%s", name, opts.seed, err, r.daemon.log)
+				return fmt.Errorf("%s, seed %d: %v\nthe log of edged:\n%s", name, opts.seed, err, r.daemon.History())
 			}
 			fmt.Fprintf(out, format, name, got.pushed, got.lost, got.twice, got.disorder, got.corrupted)
 			if wrong := got.wrong(mode, opts.faults); wrong != "" {

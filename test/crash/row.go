@@ -9,6 +9,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"edged/internal/edgedtest"
 )
 
 // window is how many items of a list may be on their way: the default of
@@ -16,7 +18,7 @@ import (
 const window = 4000
 
 // patience is how long a row waits for what must happen.
-const patience = time.Minute
+const patience = edgedtest.Patience
 
 var (
 	lists = []string{"events", "readings"}
@@ -46,7 +48,7 @@ type row struct {
 	items  int
 	random *rand.Rand
 	redis  *redis
-	daemon *daemon
+	daemon *edgedtest.Daemon
 
 	clients []*client // one for each of lists
 	pushed  []int     // into each of lists; owned by the producer while there is one
@@ -77,10 +79,10 @@ func (r *row) run(ctx context.Context) (got result, err error) {
 	if _, err := r.redis.do("FLUSHALL"); err != nil {
 		return got, err
 	}
-	if err := r.daemon.start(); err != nil {
+	if err := r.daemon.Start(); err != nil {
 		return got, err
 	}
-	defer r.daemon.stop(syscall.SIGKILL)
+	defer r.daemon.Stop(syscall.SIGKILL)
 
 	ctx, cancel := context.WithCancel(ctx)
 	var running sync.WaitGroup
@@ -88,7 +90,7 @@ func (r *row) run(ctx context.Context) (got result, err error) {
 	defer cancel()
 	each := r.items / len(lists) // the last of them is pushed when all faults are over
 	for _, list := range lists {
-		c := newClient(r.daemon.address, list, each, r.mode == "explicit")
+		c := newClient(r.daemon.Address, list, each, r.mode == "explicit")
 		running.Go(func() { c.run(ctx) })
 		r.clients = append(r.clients, c)
 	}
@@ -114,7 +116,7 @@ func (r *row) run(ctx context.Context) (got result, err error) {
 	if err := r.settled(ctx); err != nil {
 		return got, err
 	}
-	if err := r.daemon.stop(syscall.SIGTERM); err != nil {
+	if err := r.daemon.Stop(syscall.SIGTERM); err != nil {
 		return got, err
 	}
 	cancel()
@@ -168,14 +170,14 @@ func (r *row) fault(ctx context.Context, marks []*mark) error {
 	time.Sleep(moment)
 	var err error
 	if r.signal != 0 {
-		err = r.daemon.stop(r.signal)
+		err = r.daemon.Stop(r.signal)
 	}
 	for _, m := range marks {
 		m.dies = r.signal == 0
 		close(m.resume)
 	}
 	if r.signal != 0 && err == nil {
-		err = r.daemon.start()
+		err = r.daemon.Start()
 	}
 	return err
 }

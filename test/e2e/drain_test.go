@@ -19,12 +19,12 @@ var waysToDrain = []struct {
 	name  string
 	drain func(*daemon)
 }{
-	{"SIGHUP", func(d *daemon) { d.signal(syscall.SIGHUP) }},
-	{"SIGINT", func(d *daemon) { d.signal(syscall.SIGINT) }},
-	{"SIGTERM", func(d *daemon) { d.signal(syscall.SIGTERM) }},
-	{"SIGQUIT", func(d *daemon) { d.signal(syscall.SIGQUIT) }},
+	{"SIGHUP", func(d *daemon) { d.Signal(syscall.SIGHUP) }},
+	{"SIGINT", func(d *daemon) { d.Signal(syscall.SIGINT) }},
+	{"SIGTERM", func(d *daemon) { d.Signal(syscall.SIGTERM) }},
+	{"SIGQUIT", func(d *daemon) { d.Signal(syscall.SIGQUIT) }},
 	{"the command drain", func(d *daemon) {
-		if answer := d.control("drain"); !strings.HasPrefix(answer, "draining: ") || !strings.HasSuffix(answer, "\nOK\n") {
+		if answer := d.Control("drain"); !strings.HasPrefix(answer, "draining: ") || !strings.HasSuffix(answer, "\nOK\n") {
 			d.t.Errorf("the command drain answers %q, want OK", answer)
 		}
 	}},
@@ -33,9 +33,11 @@ var waysToDrain = []struct {
 // On lame duck mode these clients do what an application should: take what is on
 // its way, and leave. Nothing bounds the drain but that they do.
 func TestClientsThatAreToldToLeaveTakeWhatIsOnItsWay(t *testing.T) {
+	t.Parallel()
 	const n = 20_000
 	for _, way := range waysToDrain {
 		t.Run(way.name, func(t *testing.T) {
+			t.Parallel()
 			r := redistest.Start(t)
 			d := startEdged(t, r, `drain.timeout = "1h"`)
 			var boxes [3]*inbox
@@ -69,7 +71,7 @@ func TestClientsThatAreToldToLeaveTakeWhatIsOnItsWay(t *testing.T) {
 				}
 			}
 			b := d.close()
-			if why := d.waitLog("draining")["why"]; why != way.name {
+			if why := d.AwaitLog("draining")["why"]; why != way.name {
 				t.Errorf("the log says it drains for %q, want %q", why, way.name)
 			}
 			left := [2][]string{inRedis(t, r, "events"), inRedis(t, r, "readings")}
@@ -108,8 +110,10 @@ func inBoth(left []string, came ...[]string) int {
 }
 
 func TestADrainWithoutClientsEndsAtOnce(t *testing.T) {
+	t.Parallel()
 	for _, way := range waysToDrain {
 		t.Run(way.name, func(t *testing.T) {
+			t.Parallel()
 			r := redistest.Start(t)
 			r.Push("events", numbers(0, 10)...)
 			d := startEdged(t, r, `drain.timeout = "1h"`)
@@ -127,7 +131,7 @@ func TestADrainWithoutClientsEndsAtOnce(t *testing.T) {
 // been told in lame duck mode or not.
 func startMute(t *testing.T, d *daemon, subject string) (box *inbox, told *bool, gone <-chan struct{}) {
 	t.Helper()
-	conn, err := net.Dial("tcp", d.tcp)
+	conn, err := net.Dial("tcp", d.Address)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -154,13 +158,14 @@ func startMute(t *testing.T, d *daemon, subject string) (box *inbox, told *bool,
 }
 
 func TestAClientThatNeverLeavesIsClosedAtTheEndOfTheDrain(t *testing.T) {
+	t.Parallel()
 	const n = 100
 	r := redistest.Start(t)
 	r.Push("events", numbers(0, n)...)
 	d := startEdged(t, r, `drain.timeout = "1s"`)
 	box, told, gone := startMute(t, d, "events")
 	box.wait(t, n)
-	d.signal(syscall.SIGTERM)
+	d.Signal(syscall.SIGTERM)
 	if b := d.close(); b != (books{taken: n, returned: n}) {
 		t.Errorf("books are %+v, want all %d returned", b, n)
 	}
@@ -172,20 +177,22 @@ func TestAClientThatNeverLeavesIsClosedAtTheEndOfTheDrain(t *testing.T) {
 }
 
 func TestASecondSignalDoesNotWaitForClients(t *testing.T) {
+	t.Parallel()
 	const n = 100
 	ways := map[string]func(*daemon){
-		"signal": func(d *daemon) { d.signal(syscall.SIGINT) },
-		"quit":   func(d *daemon) { d.control("quit") },
+		"signal": func(d *daemon) { d.Signal(syscall.SIGINT) },
+		"quit":   func(d *daemon) { d.Control("quit") },
 	}
 	for name, hurry := range ways {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			r := redistest.Start(t)
 			r.Push("events", numbers(0, n)...)
 			d := startEdged(t, r, `drain.timeout = "1h"`)
 			box, _, gone := startMute(t, d, "events")
 			box.wait(t, n)
-			d.signal(syscall.SIGTERM)
-			d.waitLog("draining")
+			d.Signal(syscall.SIGTERM)
+			d.AwaitLog("draining")
 			hurry(d)
 			if b := d.close(); b != (books{taken: n, returned: n}) {
 				t.Errorf("books are %+v, want all %d returned", b, n)
@@ -193,7 +200,7 @@ func TestASecondSignalDoesNotWaitForClients(t *testing.T) {
 			<-gone
 			wantRun(t, inRedis(t, r, "events"), 0, n)
 
-			d.restart()
+			d.Start()
 			nc := connect(t, d)
 			_, again := subscribe(t, nc, "events", "")
 			wantRun(t, again.wait(t, n), 0, n)
@@ -204,16 +211,17 @@ func TestASecondSignalDoesNotWaitForClients(t *testing.T) {
 
 // The control socket says how it is until the end.
 func TestTheControlSocketAnswersDuringTheDrain(t *testing.T) {
+	t.Parallel()
 	r := redistest.Start(t)
 	d := startEdged(t, r, `drain.timeout = "1h"`)
 	told := make(chan struct{})
 	nc := connect(t, d, nats.LameDuckModeHandler(func(*nats.Conn) { close(told) }))
-	d.signal(syscall.SIGHUP)
+	d.Signal(syscall.SIGHUP)
 	<-told
 	if s := d.status(); s.State != "draining" || s.Why != "SIGHUP" {
 		t.Errorf("status is %q for %q, want draining for SIGHUP", s.State, s.Why)
 	}
-	if answer := d.control("drain"); !strings.HasPrefix(answer, "ERR Draining ") {
+	if answer := d.Control("drain"); !strings.HasPrefix(answer, "ERR Draining ") {
 		t.Errorf("a second drain is answered with %q, want ERR Draining", answer)
 	}
 	nc.Close()
@@ -223,6 +231,7 @@ func TestTheControlSocketAnswersDuringTheDrain(t *testing.T) {
 // The last client's leaving ends the loop, often in the middle of a round. That is
 // no error, and the log has none.
 func TestClientsThatLeaveInTheMiddleOfARoundAreNoFault(t *testing.T) {
+	t.Parallel()
 	r := redistest.Start(t)
 	r.Push("events", numbers(0, 100_000)...)
 	r.Push("readings", numbers(0, 100_000)...)
@@ -234,23 +243,24 @@ func TestClientsThatLeaveInTheMiddleOfARoundAreNoFault(t *testing.T) {
 			_, readings := subscribe(t, nc, "readings", "")
 			events.wait(t, 1)
 			readings.wait(t, 1)
-			d.signal(syscall.SIGTERM)
+			d.Signal(syscall.SIGTERM)
 			nc.Close()
 			d.close()
-			d.restart()
+			d.Start()
 		})
 	}
 }
 
 // The built-in subscriber leaves when everything that it got is confirmed.
 func TestEdgedSubLeavesADrainingDaemonWithAllThatItPrintedConfirmed(t *testing.T) {
+	t.Parallel()
 	const n = 50_000
 	r := redistest.Start(t)
 	d := startEdged(t, r, `drain.timeout = "1h"`)
 	client := startSub(t, d, "events")
 	r.Push("events", numbers(0, n)...)
 	client.inbox.wait(t, window)
-	d.signal(syscall.SIGTERM)
+	d.Signal(syscall.SIGTERM)
 	if code := client.exit(t); code != 0 {
 		t.Errorf("edged sub ended with code %d, want 0", code)
 	}

@@ -46,6 +46,7 @@ func next(t *testing.T, c chan *nats.Msg, want string) *nats.Msg {
 func inFlight(r *redistest.Server) int64 { return r.Len("{events}:edged:inflight:e2e") }
 
 func TestEveryKindOfAcknowledgementOfNatsGoWorks(t *testing.T) {
+	t.Parallel()
 	r := redistest.Start(t)
 	d := startEdged(t, r, explicit)
 	c := messages(t, connect(t, d), "events")
@@ -94,8 +95,8 @@ func TestEveryKindOfAcknowledgementOfNatsGoWorks(t *testing.T) {
 	if len(dead) != 1 || !strings.HasSuffix(dead[0], "\nterm") {
 		t.Errorf("dead letters are %q", dead)
 	}
-	d.signal(syscall.SIGTERM)
-	d.control("quit")
+	d.Signal(syscall.SIGTERM)
+	d.Control("quit")
 	d.close() // "busy" goes back
 	if left := inRedis(t, r, "events"); len(left) != 1 || left[0] != "busy" {
 		t.Errorf("left are %q", left)
@@ -103,6 +104,7 @@ func TestEveryKindOfAcknowledgementOfNatsGoWorks(t *testing.T) {
 }
 
 func TestWhatAClientDidNotAcknowledgeComesToTheNext(t *testing.T) {
+	t.Parallel()
 	r := redistest.Start(t)
 	d := startEdged(t, r, explicit)
 	first := connect(t, d)
@@ -119,6 +121,7 @@ func TestWhatAClientDidNotAcknowledgeComesToTheNext(t *testing.T) {
 }
 
 func TestKilledAgainAndAgainExplicitItemsAreNotLost(t *testing.T) {
+	t.Parallel()
 	const n, kills = 20_000, 8
 	r := redistest.Start(t)
 	d := startEdged(t, r, explicit)
@@ -134,8 +137,8 @@ func TestKilledAgainAndAgainExplicitItemsAreNotLost(t *testing.T) {
 	}
 	for i := range kills {
 		box.wait(t, (i+1)*n/(kills+2))
-		d.kill()
-		d.restart()
+		d.Kill()
+		d.Start()
 	}
 	waitEmpty(t, r, "events")
 	redistest.Eventually(t, "nothing is in flight", func() bool { return inFlight(r) == 0 })
@@ -147,25 +150,27 @@ func TestKilledAgainAndAgainExplicitItemsAreNotLost(t *testing.T) {
 }
 
 func TestDeadLettersAreShownAndPutBack(t *testing.T) {
+	t.Parallel()
 	r := redistest.Start(t)
 	d := startEdged(t, r, explicit)
 	c := messages(t, connect(t, d), "events")
 	r.Push("events", "bad\x00item")
 	next(t, c, "bad\x00item").Term()
 	redistest.Eventually(t, "it is dead", func() bool { return r.Len("{events}:dead") == 1 })
-	if got := d.control("dead events"); !strings.Contains(got, `"bad\x00item"`) || !strings.Contains(got, "given up by a client") {
+	if got := d.Control("dead events"); !strings.Contains(got, `"bad\x00item"`) || !strings.Contains(got, "given up by a client") {
 		t.Errorf("dead says %q", got)
 	}
-	if got := d.control("requeue events all"); !strings.Contains(got, "1 dead letter put back") {
+	if got := d.Control("requeue events all"); !strings.Contains(got, "1 dead letter put back") {
 		t.Errorf("requeue says %q", got)
 	}
 	next(t, c, "bad\x00item").AckSync()
-	if got := d.control("dead nosuch"); !strings.HasPrefix(got, "ERR NotFound") {
+	if got := d.Control("dead nosuch"); !strings.HasPrefix(got, "ERR NotFound") {
 		t.Errorf("dead of no list says %q", got)
 	}
 }
 
 func TestClientsWriteToListsAndAreToldWhenRedisHasTheItem(t *testing.T) {
+	t.Parallel()
 	r := redistest.Start(t)
 	d := startEdged(t, r, explicit+"[[inbound]]\nsubject = \"in.orders\"\nlist = \"orders\"\nmax_len = 2\n")
 	nc := connect(t, d)
@@ -193,12 +198,13 @@ func TestClientsWriteToListsAndAreToldWhenRedisHasTheItem(t *testing.T) {
 	r.Client().Del(context.Background(), "orders")
 	nc.Publish("in.orders", []byte("without an answer"))
 	redistest.Eventually(t, "it is written", func() bool { return r.Len("orders") == 1 })
-	if got := d.control("inbound"); !strings.Contains(got, "in.orders") {
+	if got := d.Control("inbound"); !strings.Contains(got, "in.orders") {
 		t.Errorf("inbound says %q", got)
 	}
 }
 
 func TestATermSignalLeavesUnacknowledgedItemsAtTheHeadInOrder(t *testing.T) {
+	t.Parallel()
 	r := redistest.Start(t)
 	d := startEdged(t, r, explicit)
 	c := messages(t, connect(t, d), "events")
@@ -210,8 +216,8 @@ func TestATermSignalLeavesUnacknowledgedItemsAtTheHeadInOrder(t *testing.T) {
 		}
 	}
 	redistest.Eventually(t, "what was acknowledged is removed", func() bool { return inFlight(r)+r.Len("events") == 2750 })
-	d.signal(syscall.SIGTERM)
-	d.control("quit")
+	d.Signal(syscall.SIGTERM)
+	d.Control("quit")
 	d.close()
 	left := inRedis(t, r, "events")
 	if len(left) != 2750 || inFlight(r) != 0 {

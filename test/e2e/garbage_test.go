@@ -14,6 +14,7 @@ import (
 )
 
 func TestGarbageOnThePortDisturbsNobody(t *testing.T) {
+	t.Parallel()
 	const n = 100_000
 	noise := make([]byte, 1<<20)
 	rand.Read(noise)
@@ -73,7 +74,7 @@ func TestGarbageOnThePortDisturbsNobody(t *testing.T) {
 
 func dial(t *testing.T, d *daemon) net.Conn {
 	t.Helper()
-	conn, err := net.Dial("tcp", d.tcp)
+	conn, err := net.Dial("tcp", d.Address)
 	if err != nil {
 		t.Fatal(err)
 	}

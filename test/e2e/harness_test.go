@@ -7,15 +7,11 @@
 package e2e
 
 import (
-	"bufio"
+	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
-	"io"
-	"net"
-	"os"
 	"os/exec"
-	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -23,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	"edged/internal/edgedtest"
 	"edged/internal/redistest"
 
 	"github.com/nats-io/nats.go"
@@ -30,201 +27,27 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// patience is how long a test waits for what must happen: never in a test that
-// passes, on a machine however slow.
-const patience = time.Minute
+// patience is how long a test waits before it gives up.
+const patience = edgedtest.Patience
 
-var binary string // edged, built once for all tests
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m, goleak.Cleanup(edgedtest.Exit)) }
 
-func TestMain(m *testing.M) {
-	dir, err := os.MkdirTemp("", "edged")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	binary = filepath.Join(dir, "edged")
-	build := exec.Command("go", "build", "-race", "-o", binary, "./cmd/edged")
-	build.Dir = filepath.Join("..", "..")
-	build.Env = append(os.Environ(), "CGO_ENABLED=1")
-	if out, err := build.CombinedOutput(); err != nil {
-		fmt.Fprintf(os.Stderr, "build edged: %v\n%s", err, out)
-		os.RemoveAll(dir)
-		os.Exit(1)
-	}
-	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
-		os.RemoveAll(dir)
-		os.Exit(code)
-	}))
-}
-
-// command is edged with arguments.
-func command(args ...string) *exec.Cmd {
-	cmd := exec.Command(binary, args...)
-	cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0") // else the race detector ends each process a second late
-	return cmd
-}
-
-// daemon is edged as a process; restart starts it again at the same address.
+// daemon is edged as a process; Start starts it again at the same address.
 type daemon struct {
-	t        *testing.T
-	redis    *redistest.Server
-	folder   string // of the configuration and the control socket
-	settings []string
-	tcp      string // where NATS clients connect
-	history  []byte // the log of all its lives; owned by the reader of the present one
-
-	*process
+	*edgedtest.Server
+	t *testing.T
 }
-
-// process is one life of a daemon.
-type process struct {
-	cmd   *exec.Cmd
-	ended chan struct{} // closed when it is gone, and all of its log read
-	code  int           // valid when ended is closed
-
-	mu   sync.Mutex
-	log  []logLine     // guarded by mu
-	more chan struct{} // closed when log grows; guarded by mu
-}
-
-// logLine is a line of the log, decoded.
-type logLine map[string]any
 
 // startEdged starts a daemon for a Redis, on a port of its own, and waits until
-// it serves. Settings are lines of its configuration, such as
-// `drain.timeout = "1s"`; its lists are the default ones, events and readings,
-// unless the last setting brings others. It ends with the test, with code 0.
+// it serves. Its lists are the default ones, events and readings, unless the last
+// setting brings others. It ends with the test, with code 0.
 func startEdged(t *testing.T, redis *redistest.Server, settings ...string) *daemon {
 	t.Helper()
-	folder, err := os.MkdirTemp("", "e") // t.TempDir is too long for a socket's path
-	if err != nil {
-		t.Fatal(err)
-	}
-	d := &daemon{t: t, redis: redis, folder: folder, settings: settings, tcp: "127.0.0.1:0"}
-	t.Cleanup(func() {
-		defer os.RemoveAll(folder)
-		if d.process == nil {
-			return
-		}
-		select {
-		case <-d.ended:
-		default:
-			d.signal(syscall.SIGTERM)
-			if code := d.wait(); code != 0 {
-				t.Errorf("edged ended with code %d", code)
-			}
-		}
-		if t.Failed() {
-			t.Logf("the log of edged:\n%s", d.history)
-		}
-	})
-	d.restart()
-	return d
+	return &daemon{edgedtest.Run(t, redis.Address(), slices.Concat(instance, settings)...), t}
 }
 
-// restart starts the daemon, again if it has ended, and waits until it serves.
-func (d *daemon) restart() {
-	d.t.Helper()
-	config := filepath.Join(d.folder, "edged.toml")
-	text := fmt.Sprintf("instance = \"e2e\"\nredis.address = %q\ntcp.listen = %q\ncontrol.socket = %q\ncontrol.status_socket = \"\"\nlog.format = \"json\"\n%s\n",
-		d.redis.Address(), d.tcp, d.socket(), strings.Join(d.settings, "\n"))
-	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
-		d.t.Fatal(err)
-	}
-	p := &process{cmd: command("-config", config), ended: make(chan struct{}), more: make(chan struct{})}
-	stderr, err := p.cmd.StderrPipe()
-	if err != nil {
-		d.t.Fatal(err)
-	}
-	if err := p.cmd.Start(); err != nil {
-		d.t.Fatalf("start edged: %v", err)
-	}
-	d.process = p
-	go func() {
-		defer close(p.ended)
-		lines := bufio.NewScanner(stderr)
-		for lines.Scan() {
-			var line logLine
-			json.Unmarshal(lines.Bytes(), &line) // what is no JSON, such as a panic, is for the history only
-			p.mu.Lock()
-			d.history = append(append(d.history, lines.Bytes()...), '\n')
-			p.log = append(p.log, line)
-			close(p.more)
-			p.more = make(chan struct{})
-			p.mu.Unlock()
-		}
-		p.cmd.Wait()
-		p.code = p.cmd.ProcessState.ExitCode()
-	}()
-	d.tcp = d.waitLog("serving")["tcp"].(string)
-}
-
-func (d *daemon) socket() string { return filepath.Join(d.folder, "control.sock") }
-
-// waitLog waits until this life of the daemon has logged msg, and returns the
-// line. Where it has done so several times, it is the first one.
-func (d *daemon) waitLog(msg string) logLine {
-	d.t.Helper()
-	deadline := time.After(patience)
-	for seen, ended := 0, false; ; {
-		d.mu.Lock()
-		lines, more := d.log, d.more
-		d.mu.Unlock()
-		for ; seen < len(lines); seen++ {
-			if lines[seen]["msg"] == msg {
-				return lines[seen]
-			}
-		}
-		if ended {
-			d.t.Fatalf("edged ended with code %d and has not logged %q", d.code, msg)
-		}
-		select {
-		case <-more:
-		case <-d.ended:
-			ended = true
-		case <-deadline:
-			d.t.Fatalf("gave up waiting: edged logs %q", msg)
-		}
-	}
-}
-
-func (d *daemon) signal(sig syscall.Signal) { d.cmd.Process.Signal(sig) }
-
-// kill ends the daemon with SIGKILL.
-func (d *daemon) kill() {
-	d.signal(syscall.SIGKILL)
-	<-d.ended
-}
-
-// wait waits until the daemon has ended and returns its exit code.
-func (d *daemon) wait() int {
-	d.t.Helper()
-	select {
-	case <-d.ended:
-	case <-time.After(patience):
-		d.kill()
-		d.t.Fatal("gave up waiting: edged ends")
-	}
-	return d.code
-}
-
-// control sends a line to the control socket and returns the answer.
-func (d *daemon) control(line string) string {
-	d.t.Helper()
-	conn, err := net.Dial("unix", d.socket())
-	if err != nil {
-		d.t.Fatalf("control %q: %v", line, err)
-	}
-	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(patience))
-	fmt.Fprintln(conn, line)
-	conn.(*net.UnixConn).CloseWrite()
-	answer, err := io.ReadAll(conn)
-	if err != nil {
-		d.t.Fatalf("control %q: %v", line, err)
-	}
-	return string(answer)
-}
+// instance is the setting that names the daemon; it is part of keys in Redis.
+var instance = []string{`instance = "e2e"`}
 
 // status is what tests look at in the answer to the command status.
 type status struct {
@@ -237,12 +60,9 @@ type status struct {
 	} `json:"tcp"`
 }
 
-func (d *daemon) status() status {
+func (d *daemon) status() (s status) {
 	d.t.Helper()
-	var s status
-	if answer := d.control("status json"); json.Unmarshal([]byte(answer), &s) != nil {
-		d.t.Fatalf("status json answers %q", answer)
-	}
+	d.ControlJSON("status", &s)
 	return s
 }
 
@@ -255,11 +75,9 @@ type client struct {
 
 func (d *daemon) clients() []client {
 	d.t.Helper()
-	var a struct{ Clients []client }
-	if answer := d.control("clients json"); json.Unmarshal([]byte(answer), &a) != nil {
-		d.t.Fatalf("clients json answers %q", answer)
-	}
-	return a.Clients
+	var answer struct{ Clients []client }
+	d.ControlJSON("clients", &answer)
+	return answer.Clients
 }
 
 // subscriptions is how many subscriptions the daemon's clients have.
@@ -289,15 +107,15 @@ type books struct{ taken, confirmed, returned, dead, gone int }
 // good order, and returns its books.
 func (d *daemon) close() books {
 	d.t.Helper()
-	if code := d.wait(); code != 0 {
+	if code := d.Wait(); code != 0 {
 		d.t.Fatalf("edged ended with code %d, want 0", code)
 	}
-	for _, line := range d.log {
+	for _, line := range d.Log() {
 		if line["level"] == "error" {
 			d.t.Errorf("edged has logged an error: %v", line)
 		}
 	}
-	line := d.waitLog("drained")
+	line := d.AwaitLog("drained")
 	number := func(key string) int { return int(line[key].(float64)) }
 	b := books{number("taken"), number("confirmed"), number("returned"), number("dead"), number("gone")}
 	if b.taken != b.confirmed+b.returned+b.dead+b.gone {
@@ -311,6 +129,7 @@ type inbox struct {
 	mu    sync.Mutex
 	items []string      // guarded by mu
 	more  chan struct{} // closed when items grow; guarded by mu
+	line  []byte        // beginning of the next one; owned by Write
 }
 
 func newInbox() *inbox { return &inbox{more: make(chan struct{})} }
@@ -372,9 +191,9 @@ func connect(t *testing.T, d *daemon, opts ...nats.Option) *nats.Conn {
 		nats.MaxReconnects(-1), nats.ReconnectWait(5 * time.Millisecond), nats.ReconnectJitter(0, 0),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { t.Errorf("nats.go reports: %v", err) }),
 	}, opts...)
-	nc, err := nats.Connect("nats://"+d.tcp, opts...)
+	nc, err := nats.Connect("nats://"+d.Address, opts...)
 	if err != nil {
-		t.Fatalf("connect to %s: %v", d.tcp, err)
+		t.Fatalf("connect to %s: %v", d.Address, err)
 	}
 	t.Cleanup(nc.Close)
 	return nc
@@ -405,73 +224,62 @@ func flush(t *testing.T, nc *nats.Conn) {
 	}
 }
 
+// Write takes what `edged sub` prints: a line is a subject and an item. A line that
+// has no end was cut off by a signal and is not printed.
+func (b *inbox) Write(text []byte) (int, error) {
+	b.line = append(b.line, text...)
+	for {
+		line, rest, whole := bytes.Cut(b.line, []byte("\n"))
+		if !whole {
+			return len(text), nil
+		}
+		_, item, _ := strings.Cut(string(line), " ")
+		b.add(item)
+		b.line = rest
+	}
+}
+
 // printer is an `edged sub` process: it prints an item before it confirms it.
 type printer struct {
 	*inbox
-	cmd   *exec.Cmd
-	ended chan struct{} // closed when it is gone and its output read
+	*edgedtest.Process
 }
 
 // startSub starts `edged sub` with its arguments.
 func startSub(t *testing.T, d *daemon, args ...string) *printer {
 	t.Helper()
-	p := &printer{
-		inbox: newInbox(),
-		cmd:   command(append([]string{"sub", "-server", d.tcp}, args...)...),
-		ended: make(chan struct{}),
-	}
-	stdout, err := p.cmd.StdoutPipe()
+	cmd := exec.Command(d.Binary, slices.Concat([]string{"sub", "-server", d.Address}, args)...)
+	box := newInbox()
+	cmd.Stdout = box
+	process, err := edgedtest.Start(cmd)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := p.cmd.Start(); err != nil {
-		t.Fatalf("start edged sub: %v", err)
-	}
-	go func() {
-		defer close(p.ended)
-		out := bufio.NewReader(stdout)
-		for {
-			line, err := out.ReadString('\n')
-			if err != nil {
-				break // a line that has no end was cut off by a signal: not printed
-			}
-			_, item, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
-			p.add(item)
-		}
-		p.cmd.Wait()
-	}()
-	t.Cleanup(p.kill)
-	return p
-}
-
-// kill ends the process with SIGKILL and waits for the last of its output.
-func (p *printer) kill() {
-	p.cmd.Process.Kill()
-	<-p.ended
+	t.Cleanup(process.Kill)
+	return &printer{box, process}
 }
 
 // exit waits until the process has ended by itself, and returns its exit code.
 func (p *printer) exit(t *testing.T) int {
 	t.Helper()
-	select {
-	case <-p.ended:
-	case <-time.After(patience):
-		t.Fatal("gave up waiting: edged sub ends")
+	code, err := p.Wait()
+	if err != nil {
+		t.Fatal(err)
 	}
-	return p.cmd.ProcessState.ExitCode()
+	return code
 }
 
 // freeze stops a process, and returns when none of its threads runs any more,
 // which on a busy machine is a while after the signal. thaw lets it go on.
-func freeze(t *testing.T, cmd *exec.Cmd) {
+func freeze(t *testing.T, p *edgedtest.Process) {
 	t.Helper()
-	cmd.Process.Signal(syscall.SIGSTOP)
-	if err := unix.Waitid(unix.P_PID, cmd.Process.Pid, nil, unix.WSTOPPED, nil); err != nil {
-		t.Fatalf("stop process %d: %v", cmd.Process.Pid, err)
+	p.Signal(syscall.SIGSTOP)
+	if err := unix.Waitid(unix.P_PID, p.Pid(), nil, unix.WSTOPPED, nil); err != nil {
+		t.Fatalf("stop process %d: %v", p.Pid(), err)
 	}
 }
 
-func thaw(cmd *exec.Cmd) { cmd.Process.Signal(syscall.SIGCONT) }
+func thaw(p *edgedtest.Process) { p.Signal(syscall.SIGCONT) }
 
 // numbers are the items from to to-1, as most tests push them.
 func numbers(from, to int) []any {

@@ -13,6 +13,7 @@ import (
 )
 
 func TestTheJavaScriptClientWorks(t *testing.T) {
+	t.Parallel()
 	folder := filepath.Join("..", "js")
 	if _, err := exec.LookPath("node"); err != nil {
 		t.Fatal("this test needs Node.js: run `make test`, or install Debian's package nodejs")
@@ -26,7 +27,7 @@ func TestTheJavaScriptClientWorks(t *testing.T) {
 
 	node := exec.CommandContext(t.Context(), "node", "scenarios.mjs")
 	node.Dir = folder
-	node.Env = append(os.Environ(), "EDGED="+d.tcp)
+	node.Env = append(os.Environ(), "EDGED="+d.Address)
 	var stderr bytes.Buffer
 	node.Stderr = &stderr
 	stdout, err := node.StdoutPipe()
@@ -40,7 +41,7 @@ func TestTheJavaScriptClientWorks(t *testing.T) {
 		t.Log(lines.Text())
 		if lines.Text() == "ready for lame duck mode" {
 			waitEmpty(t, r, "events")
-			d.signal(syscall.SIGTERM)
+			d.Signal(syscall.SIGTERM)
 		}
 	}
 	if err := node.Wait(); err != nil {

@@ -74,6 +74,7 @@ func wantNoGaps(t *testing.T, items []string) (stepsBack int) {
 }
 
 func TestKillingTheDaemonLosesNothing(t *testing.T) {
+	t.Parallel()
 	const kills = 20
 	lists := []string{"events", "readings"}
 	r := redistest.Start(t)
@@ -89,8 +90,8 @@ func TestKillingTheDaemonLosesNothing(t *testing.T) {
 		for _, box := range boxes {
 			box.wait(t, len(box.all())+window)
 		}
-		d.kill()
-		d.restart()
+		d.Kill()
+		d.Start()
 	}
 	pushed := p.finish()
 	for i, list := range lists {
@@ -106,6 +107,7 @@ func TestKillingTheDaemonLosesNothing(t *testing.T) {
 }
 
 func TestKillingAClientLosesNothing(t *testing.T) {
+	t.Parallel()
 	const kills = 20
 	r := redistest.Start(t)
 	d := startEdged(t, r)
@@ -114,7 +116,7 @@ func TestKillingAClientLosesNothing(t *testing.T) {
 	for range kills {
 		client := startSub(t, d, "events")
 		client.inbox.wait(t, window)
-		client.kill()
+		client.Kill()
 		outputs = append(outputs, client.all())
 	}
 	pushed := p.finish()
@@ -139,6 +141,7 @@ func TestKillingAClientLosesNothing(t *testing.T) {
 }
 
 func TestRestartsInMidStreamLoseNothingAndRepeatOnlyWhatWasReturned(t *testing.T) {
+	t.Parallel()
 	const restarts = 10
 	lists := []string{"events", "readings"}
 	r := redistest.Start(t)
@@ -155,11 +158,11 @@ func TestRestartsInMidStreamLoseNothingAndRepeatOnlyWhatWasReturned(t *testing.T
 		for _, box := range boxes {
 			box.wait(t, len(box.all())+window)
 		}
-		d.signal(syscall.SIGTERM)
+		d.Signal(syscall.SIGTERM)
 		b := d.close()
 		returned += b.returned
 		confirmed += b.confirmed
-		d.restart()
+		d.Start()
 	}
 	pushed := p.finish()
 	duplicates := 0
@@ -174,7 +177,7 @@ func TestRestartsInMidStreamLoseNothingAndRepeatOnlyWhatWasReturned(t *testing.T
 	}
 	waitEmpty(t, r, lists...)
 	nc.Close()
-	d.signal(syscall.SIGTERM)
+	d.Signal(syscall.SIGTERM)
 	if confirmed += d.close().confirmed; confirmed != 2*pushed {
 		t.Errorf("%d items were confirmed, %d pushed", confirmed, 2*pushed)
 	}

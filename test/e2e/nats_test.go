@@ -34,6 +34,7 @@ func wantItems(t *testing.T, got []string, want ...string) {
 }
 
 func TestNatsGoGetsWhatOthersPublishToItsSubjects(t *testing.T) {
+	t.Parallel()
 	d := startEdged(t, redistest.Start(t))
 	taker, giver := connect(t, d), connect(t, d)
 	_, plain := subscribe(t, taker, "room.door", "")
@@ -53,6 +54,7 @@ func TestNatsGoGetsWhatOthersPublishToItsSubjects(t *testing.T) {
 }
 
 func TestNatsGoGetsItemsThroughPlainAndWildcardSubscriptions(t *testing.T) {
+	t.Parallel()
 	r := redistest.Start(t)
 	d := startEdged(t, r, `[[list]]
 key = "readings"
@@ -69,6 +71,7 @@ subject = "box.readings"`)
 }
 
 func TestOneMemberOfAQueueGroupGetsEachMessage(t *testing.T) {
+	t.Parallel()
 	d := startEdged(t, redistest.Start(t))
 	taker, giver := connect(t, d), connect(t, d)
 	_, a := subscribe(t, taker, "jobs", "workers")
@@ -88,6 +91,7 @@ func TestOneMemberOfAQueueGroupGetsEachMessage(t *testing.T) {
 }
 
 func TestAutoUnsubscribeEndsASubscriptionAfterSoManyMessages(t *testing.T) {
+	t.Parallel()
 	d := startEdged(t, redistest.Start(t))
 	nc := connect(t, d)
 	sub, box := subscribe(t, nc, "news", "")
@@ -102,6 +106,7 @@ func TestAutoUnsubscribeEndsASubscriptionAfterSoManyMessages(t *testing.T) {
 }
 
 func TestAutoUnsubscribeLeavesTheOtherItemsInTheList(t *testing.T) {
+	t.Parallel()
 	const n, take = 2000, 3
 	r := redistest.Start(t)
 	d := startEdged(t, r)
@@ -122,7 +127,7 @@ func TestAutoUnsubscribeLeavesTheOtherItemsInTheList(t *testing.T) {
 	// those beyond it, so they have to stay. (The daemon is frozen until the client
 	// knows its own limit.)
 	for from := take; from < 20*take; from += take {
-		freeze(t, d.cmd)
+		freeze(t, d.Process)
 		box, done := newInbox(), make(chan struct{})
 		sub, err := nc.Subscribe("events", func(m *nats.Msg) { box.add(string(m.Data)) })
 		if err == nil {
@@ -132,13 +137,13 @@ func TestAutoUnsubscribeLeavesTheOtherItemsInTheList(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		thaw(d.cmd)
+		thaw(d.Process)
 		<-done
 		wantRun(t, box.all(), from, from+take)
 		redistest.Eventually(t, "three more are confirmed", func() bool { return r.Len("events") == int64(n-from-take) })
 	}
 	nc.Close()
-	d.signal(syscall.SIGTERM)
+	d.Signal(syscall.SIGTERM)
 	b := d.close()
 	left := inRedis(t, r, "events")
 	wantRun(t, left, n-len(left), n)
@@ -148,6 +153,7 @@ func TestAutoUnsubscribeLeavesTheOtherItemsInTheList(t *testing.T) {
 }
 
 func TestRequestsAreAnswered(t *testing.T) {
+	t.Parallel()
 	d := startEdged(t, redistest.Start(t))
 	server, client := connect(t, d), connect(t, d)
 	if _, err := server.Subscribe("double", func(m *nats.Msg) { m.Respond(append(m.Data, m.Data...)) }); err != nil {
@@ -165,6 +171,7 @@ func TestRequestsAreAnswered(t *testing.T) {
 }
 
 func TestARequestToNobodyFailsAtOnce(t *testing.T) {
+	t.Parallel()
 	d := startEdged(t, redistest.Start(t))
 	nc := connect(t, d)
 	if _, err := nc.Request("nobody", nil, patience); !errors.Is(err, nats.ErrNoResponders) {
@@ -173,6 +180,7 @@ func TestARequestToNobodyFailsAtOnce(t *testing.T) {
 }
 
 func TestHeadersArrive(t *testing.T) {
+	t.Parallel()
 	d := startEdged(t, redistest.Start(t))
 	taker, giver := connect(t, d), connect(t, d)
 	sub, err := taker.SubscribeSync("with.headers")
@@ -196,6 +204,7 @@ func TestHeadersArrive(t *testing.T) {
 }
 
 func TestPublishingToAListsSubjectIsRefusedAndTheConnectionGoesOn(t *testing.T) {
+	t.Parallel()
 	r := redistest.Start(t)
 	d := startEdged(t, r)
 	refused := make(chan error, 1)
@@ -218,6 +227,7 @@ func TestPublishingToAListsSubjectIsRefusedAndTheConnectionGoesOn(t *testing.T) 
 }
 
 func TestDrainingASubscriptionEndsItAndLosesNothing(t *testing.T) {
+	t.Parallel()
 	const n = 20_000
 	r := redistest.Start(t)
 	d := startEdged(t, r)
@@ -243,6 +253,7 @@ func TestDrainingASubscriptionEndsItAndLosesNothing(t *testing.T) {
 }
 
 func TestDrainingAConnectionClosesItAndLosesNothing(t *testing.T) {
+	t.Parallel()
 	const n = 20_000
 	r := redistest.Start(t)
 	d := startEdged(t, r)
@@ -264,6 +275,7 @@ func TestDrainingAConnectionClosesItAndLosesNothing(t *testing.T) {
 }
 
 func TestClientsReconnectToARestartedDaemonWithTheirSubscriptions(t *testing.T) {
+	t.Parallel()
 	r := redistest.Start(t)
 	d := startEdged(t, r, `drain.timeout = "0s"`)
 	back := make(chan struct{}, 1)
@@ -272,9 +284,9 @@ func TestClientsReconnectToARestartedDaemonWithTheirSubscriptions(t *testing.T) 
 	_, news := subscribe(t, nc, "news.*", "")
 	_, jobs := subscribe(t, nc, "jobs", "workers")
 
-	d.signal(syscall.SIGTERM)
+	d.Signal(syscall.SIGTERM)
 	d.close()
-	d.restart()
+	d.Start()
 	<-back
 	flush(t, nc)
 	r.Push("events", "0")
@@ -286,6 +298,7 @@ func TestClientsReconnectToARestartedDaemonWithTheirSubscriptions(t *testing.T) 
 }
 
 func TestAnyBytesArriveUnchanged(t *testing.T) {
+	t.Parallel()
 	mebibyte := make([]byte, 1<<20)
 	rand.Read(mebibyte)
 	everyByte := make([]byte, 256)

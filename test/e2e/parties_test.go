@@ -8,6 +8,7 @@ import (
 )
 
 func TestEveryPlainSubscriberGetsAllItemsAndAQueueGroupSharesThem(t *testing.T) {
+	t.Parallel()
 	const n = 50_000
 	r := redistest.Start(t)
 	d := startEdged(t, r)
@@ -39,6 +40,7 @@ func TestEveryPlainSubscriberGetsAllItemsAndAQueueGroupSharesThem(t *testing.T) 
 }
 
 func TestAMemberThatDiesLeavesItsItemsToTheOthers(t *testing.T) {
+	t.Parallel()
 	r := redistest.Start(t)
 	d := startEdged(t, r)
 	_, plain := subscribe(t, connect(t, d), "events", "")
@@ -47,9 +49,9 @@ func TestAMemberThatDiesLeavesItsItemsToTheOthers(t *testing.T) {
 	redistest.Eventually(t, "three are subscribed", func() bool { return d.subscriptions() == 3 })
 	p := startProducer(t, r, "events")
 	dies.inbox.wait(t, 1)
-	freeze(t, dies.cmd) // so that it dies with items that it has not read
+	freeze(t, dies.Process) // so that it dies with items that it has not read
 	redistest.Eventually(t, "it owes a hundred items", func() bool { return d.owed("edged sub") >= 100 })
-	dies.kill()
+	dies.Kill()
 	stays.wait(t, len(stays.all())+window)
 	n := p.finish()
 	wantRun(t, plain.wait(t, n), 0, n)
@@ -73,6 +75,7 @@ func distinct(boxes ...[]string) int {
 }
 
 func TestAListThatNobodyConfirmsIsDelivered(t *testing.T) {
+	t.Parallel()
 	const n = 20_000
 	r := redistest.Start(t)
 	d := startEdged(t, r, `[[list]]
@@ -102,14 +105,14 @@ func TestAClientThatStopsReadingIsCutOffAndTheOthersGoOn(t *testing.T) {
 	_, readings := subscribe(t, nc, "readings", "")
 	stuck := startSub(t, d, "events")
 	redistest.Eventually(t, "three are subscribed", func() bool { return d.subscriptions() == 3 })
-	freeze(t, stuck.cmd)
-	defer thaw(stuck.cmd)
+	freeze(t, stuck.Process)
+	defer thaw(stuck.Process)
 
 	r.Push("events", numbers(0, n)...)
 	r.Push("readings", numbers(0, n)...)
 	wantRun(t, readings.wait(t, n), 0, n)
 	waitEmpty(t, r, "readings")
-	line := d.waitLog("client disconnected")
+	line := d.AwaitLog("client disconnected")
 	if line["name"] != "edged sub" || line["owed"].(float64) < 1 {
 		t.Errorf("the log says %v, want edged sub disconnected with a debt", line)
 	}
@@ -119,7 +122,7 @@ func TestAClientThatStopsReadingIsCutOffAndTheOthersGoOn(t *testing.T) {
 		s := d.status()
 		return s.TCP.Stuck == 1 && s.TCP.Clients == 1
 	})
-	thaw(stuck.cmd)
+	thaw(stuck.Process)
 	if code := stuck.exit(t); code != 1 {
 		t.Errorf("edged sub ended with code %d, want 1", code)
 	}
@@ -133,10 +136,10 @@ func TestAClientThatIsCutOffLeavesItsItemsInTheList(t *testing.T) {
 	d := startEdged(t, r, `delivery.receipt_timeout = "1s"`)
 	stuck := startSub(t, d, "events")
 	redistest.Eventually(t, "edged sub is subscribed", func() bool { return d.subscriptions() == 1 })
-	freeze(t, stuck.cmd)
+	freeze(t, stuck.Process)
 	r.Push("events", numbers(0, n)...)
-	d.waitLog("client disconnected")
-	thaw(stuck.cmd)
+	d.AwaitLog("client disconnected")
+	thaw(stuck.Process)
 	stuck.exit(t)
 
 	_, box := subscribe(t, connect(t, d), "events", "")

@@ -2,8 +2,7 @@ package e2e
 
 import (
 	"fmt"
-	"os"
-	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -17,17 +16,7 @@ import (
 // reload writes other settings and takes them up.
 func (d *daemon) reload(settings ...string) {
 	d.t.Helper()
-	path := filepath.Join(d.folder, "edged.toml")
-	text, err := os.ReadFile(path)
-	if err != nil {
-		d.t.Fatal(err)
-	}
-	fixed := strings.TrimSuffix(string(text), strings.Join(d.settings, "\n")+"\n")
-	d.settings = settings
-	if err := os.WriteFile(path, []byte(fixed+strings.Join(settings, "\n")+"\n"), 0o600); err != nil {
-		d.t.Fatal(err)
-	}
-	if answer := d.control("reload"); !strings.HasSuffix(answer, "\nOK\n") {
+	if answer := d.Reload(slices.Concat(instance, settings)...); !strings.HasSuffix(answer, "\nOK\n") {
 		d.t.Fatalf("reload answers %q", answer)
 	}
 }
@@ -35,6 +24,7 @@ func (d *daemon) reload(settings ...string) {
 // Items of two lists are pushed and delivered all the while: one confirms what was
 // received, the other each item.
 func TestListsComeAndGoUnderLoadAndNothingIsLostOrDoubled(t *testing.T) {
+	t.Parallel()
 	const steady, received, acked = "[[list]]\nkey = \"steady\"\n", "[[list]]\nkey = \"received\"\n", "[[list]]\nkey = \"acked\"\nack = \"explicit\"\n"
 	r := redistest.Start(t)
 	d := startEdged(t, r, steady, received, acked)
@@ -58,13 +48,18 @@ func TestListsComeAndGoUnderLoadAndNothingIsLostOrDoubled(t *testing.T) {
 	}
 	flush(t, nc)
 
-	stop, pushed := make(chan struct{}), make(chan int)
+	done, pushed := make(chan struct{}), make(chan int)
+	stop := sync.OnceValue(func() (n int) {
+		close(done)
+		return <-pushed
+	})
+	t.Cleanup(func() { stop() }) // if the test fails meanwhile
 	go func() {
 		n := 0
 		defer func() { pushed <- n }()
 		for {
 			select {
-			case <-stop:
+			case <-done:
 				return
 			default:
 			}
@@ -83,8 +78,7 @@ func TestListsComeAndGoUnderLoadAndNothingIsLostOrDoubled(t *testing.T) {
 		d.reload(steady, acked, received)
 		d.reload(fmt.Sprintf("delivery.window_items = %d\n", 1000+round), steady, received, acked+"max_ack_pending = 500\n")
 	}
-	close(stop)
-	n := <-pushed
+	n := stop()
 	redistest.Eventually(t, "all has come", func() bool {
 		mu.Lock()
 		defer mu.Unlock()

@@ -37,7 +37,7 @@ func file(t *testing.T, name, content string) string {
 // refused connects in vain and returns why.
 func refused(t *testing.T, d *daemon, opts ...nats.Option) error {
 	t.Helper()
-	nc, err := nats.Connect("nats://"+d.tcp, append(opts, nats.Timeout(patience))...)
+	nc, err := nats.Connect("nats://"+d.Address, append(opts, nats.Timeout(patience))...)
 	if err == nil {
 		nc.Close()
 		t.Error("a client was let in")
@@ -46,6 +46,7 @@ func refused(t *testing.T, d *daemon, opts ...nats.Option) error {
 }
 
 func TestOnlyTheTokenLetsNatsGoIn(t *testing.T) {
+	t.Parallel()
 	d := startEdged(t, redistest.Start(t), fmt.Sprintf("tcp.auth.token_file = %q", file(t, "token", "s3cret\n")))
 	flush(t, connect(t, d, nats.Token("s3cret")))
 	for _, opts := range [][]nats.Option{nil, {nats.Token("other")}, {nats.UserInfo("s3cret", "s3cret")}} {
@@ -56,6 +57,7 @@ func TestOnlyTheTokenLetsNatsGoIn(t *testing.T) {
 }
 
 func TestUsersOfNatsGoHaveTheirRights(t *testing.T) {
+	t.Parallel()
 	r := redistest.Start(t)
 	d := startEdged(t, r, fmt.Sprintf(`tcp.user = [
 		{ name = "reader", password_file = %[1]q, publish = { allow = ["edged.>"] }, subscribe = { allow = ["events", "_INBOX.>"] } },
@@ -143,6 +145,7 @@ func withTLS(t *testing.T) (settings string, trust nats.Option, cert, key string
 }
 
 func TestNatsGoGetsItemsOverTLS(t *testing.T) {
+	t.Parallel()
 	const n = 20_000
 	for name, c := range map[string]struct {
 		setting string
@@ -153,6 +156,7 @@ func TestNatsGoGetsItemsOverTLS(t *testing.T) {
 		"with a token": {fmt.Sprintf("tcp.auth.token_file = %q", file(t, "token", "t")), []nats.Option{nats.Token("t")}},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			settings, trust, _, _ := withTLS(t)
 			r := redistest.Start(t)
 			d := startEdged(t, r, settings, c.setting)
@@ -169,6 +173,7 @@ func TestNatsGoGetsItemsOverTLS(t *testing.T) {
 }
 
 func TestNatsGoHasToTrustAndToUseTLS(t *testing.T) {
+	t.Parallel()
 	settings, _, _, _ := withTLS(t)
 	_, other, _, _ := withTLS(t)
 	d := startEdged(t, redistest.Start(t), settings)
@@ -178,6 +183,7 @@ func TestNatsGoHasToTrustAndToUseTLS(t *testing.T) {
 }
 
 func TestClientsOfNatsGoNeedACertificateOfTheAuthority(t *testing.T) {
+	t.Parallel()
 	settings, trust, _, _ := withTLS(t)
 	cert, key := certificate(t, "client")
 	strangerCert, strangerKey := certificate(t, "stranger")
@@ -188,6 +194,7 @@ func TestClientsOfNatsGoNeedACertificateOfTheAuthority(t *testing.T) {
 }
 
 func TestRenewedCertificatesDropNoConnection(t *testing.T) {
+	t.Parallel()
 	settings, trust, cert, key := withTLS(t)
 	r := redistest.Start(t)
 	d := startEdged(t, r, settings)
@@ -200,7 +207,7 @@ func TestRenewedCertificatesDropNoConnection(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if answer := d.control("reload"); !strings.HasSuffix(answer, "OK\n") {
+	if answer := d.Control("reload"); !strings.HasSuffix(answer, "OK\n") {
 		t.Fatalf("reload is answered %q", answer)
 	}
 	r.Push("events", numbers(0, 1000)...)
@@ -212,6 +219,7 @@ func TestRenewedCertificatesDropNoConnection(t *testing.T) {
 }
 
 func TestNatsGoComesBackWhenThereIsRoomAgain(t *testing.T) {
+	t.Parallel()
 	d := startEdged(t, redistest.Start(t), "tcp.max_connections = 1")
 	first := connect(t, d)
 	back := make(chan struct{}, 1)
@@ -226,6 +234,7 @@ func TestNatsGoComesBackWhenThereIsRoomAgain(t *testing.T) {
 }
 
 func TestMicroFindsTheDaemonsServicesAndOthers(t *testing.T) {
+	t.Parallel()
 	d := startEdged(t, redistest.Start(t))
 	nc := connect(t, d)
 	theirs := connect(t, d)

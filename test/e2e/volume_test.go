@@ -12,6 +12,7 @@ import (
 )
 
 func TestAHundredThousandItemsOfEachListArriveInOrderAndUnchanged(t *testing.T) {
+	t.Parallel()
 	const n = 100_000
 	lists := []string{"events", "readings"}
 	item := func(list string, i int) string {
@@ -44,7 +45,7 @@ func TestAHundredThousandItemsOfEachListArriveInOrderAndUnchanged(t *testing.T) 
 	waitEmpty(t, r, lists...)
 
 	nc.Close()
-	d.signal(syscall.SIGTERM)
+	d.Signal(syscall.SIGTERM)
 	if b := d.close(); b.confirmed != 2*n || b.taken != 2*n {
 		t.Errorf("books are %+v, want %d confirmed and no more taken", b, 2*n)
 	}
@@ -56,6 +57,7 @@ func TestAHundredThousandItemsOfEachListArriveInOrderAndUnchanged(t *testing.T) 
 }
 
 func TestABacklogOfAMillionDoesNotKeepTheOtherListWaiting(t *testing.T) {
+	t.Parallel()
 	const backlog = 1_000_000
 	r := redistest.Start(t)
 	if err := r.Client().Eval(context.Background(),

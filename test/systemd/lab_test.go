@@ -8,6 +8,7 @@
 package systemd
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"os"
@@ -18,6 +19,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"edged/internal/edgedtest"
 
 	"golang.org/x/sys/unix"
 )
@@ -163,14 +166,12 @@ func furnish(folder string) error {
 			return err
 		}
 	}
-	for _, build := range [][]string{{"edged"}, {"edged-faults", "-tags", "faults"}} {
-		args := append([]string{"build", "-o", filepath.Join(files, "usr/bin", build[0])}, build[1:]...)
-		cmd := exec.Command("go", append(args, "./cmd/edged")...)
-		cmd.Dir = filepath.Join("..", "..")
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("build %s: %v\n%s", build[0], err, out)
-		}
+	programs := filepath.Join(files, "usr/bin")
+	if err := edgedtest.Build(context.Background(), filepath.Join(programs, "edged")); err != nil {
+		return err
+	}
+	if err := edgedtest.Build(context.Background(), filepath.Join(programs, "edged-faults"), "-tags", "faults"); err != nil {
+		return err
 	}
 	shipped, err := filepath.Glob("../../deploy/systemd/edged*")
 	if err != nil {

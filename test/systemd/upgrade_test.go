@@ -6,20 +6,24 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
-	"sync"
 	"testing"
 )
 
-// makePackage makes a package of this version and puts it into the lab.
+// makePackage makes a package of this version and puts it into the lab, once.
 func makePackage(t *testing.T, version string) (path string) {
 	t.Helper()
 	arch := map[string]string{"amd64": "amd64", "arm64": "arm64", "arm": "armhf"}[runtime.GOARCH]
+	name := "edged_" + version + "_" + arch + ".deb"
+	path = "/srv/" + name
+	if _, err := os.Stat(root + path); err == nil {
+		return path
+	}
+
 	cmd := exec.Command("make", "-s", "deb", "VERSION="+version, "DEBS="+arch)
 	cmd.Dir = filepath.Join("..", "..")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("make deb: %v\n%s", err, out)
 	}
-	name := "edged_" + version + "_" + arch + ".deb"
 	made := filepath.Join("..", "..", "bin", name)
 	data, err := os.ReadFile(made)
 	if err != nil {
@@ -31,7 +35,6 @@ func makePackage(t *testing.T, version string) (path string) {
 	} else if out, err := exec.Command("lintian", "--allow-root", "--fail-on", "warning", made).CombinedOutput(); err != nil || len(out) > 0 {
 		t.Errorf("lintian: %v\n%s", err, out)
 	}
-	path = "/srv/" + name
 	if err := os.WriteFile(root+path, data, 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -70,29 +73,12 @@ func TestThePackageIsInstalledUpgradedUnderLoadRemovedAndPurged(t *testing.T) {
 		timeout = "500ms"' >/etc/edged/edged.toml
 		systemctl --quiet enable edged.socket edged.service
 		systemctl start edged.socket edged.service`)
-	stop := make(chan struct{})
-	var asking sync.WaitGroup
-	for range 4 {
-		asking.Go(func() {
-			for {
-				select {
-				case <-stop:
-					return
-				default:
-				}
-				if err := request(); err != nil {
-					t.Errorf("during the upgrade: %v", err)
-					return
-				}
-			}
-		})
-	}
+	stop := keepAsking(t)
 	sh(t, "dpkg -i "+makePackage(t, shipped))
 	if got := control(t, "version"); !strings.Contains(got, shipped) {
 		t.Errorf("after the upgrade the version is %q", got)
 	}
-	close(stop)
-	asking.Wait()
+	stop()
 	if got := sh(t, "grep timeout /etc/edged/edged.toml"); !strings.Contains(got, "500ms") {
 		t.Errorf("the operator's configuration is gone: %q", got)
 	}
