@@ -78,9 +78,8 @@ func TestAnItemTooLargeCostsNoMemory(t *testing.T) {
 	a := &client{t: t, hold: true}
 	w.Join("", "1", a)
 	s.Push("a", strings.Repeat("x", 8<<20))
-	for now := time.Now(); src.most == 0; {
-		src.turn(t.Context(), now)
-	}
+	now := time.Now()
+	redistest.Eventually(t, "the item was read", func() bool { src.turn(t.Context(), now); return src.most > 0 })
 	got := gather{maxBytes: 1 << 20, maxLarge: 1 << 20, maxItem: 1000}
 	if src.fill(&got, 100); cap(got.memory.Data) > 1<<20 {
 		t.Errorf("%d bytes of memory for a read that keeps 1000 of an item", cap(got.memory.Data))
@@ -148,10 +147,11 @@ func TestARemovalWhoseNumberMayNotBeWrittenIsNotCarriedOut(t *testing.T) {
 		t.Errorf("%d items were removed of 1000 that were confirmed; %d faults in a row", 5000-left, src.faults)
 	}
 	do(t, s, "ACL", "SETUSER", "edged", "+set")
-	for s.Len("a") > 0 {
+	redistest.Eventually(t, "the list is empty", func() bool {
 		settleDown(t, src, &now)
 		a.confirm()
-	}
+		return s.Len("a") == 0
+	})
 	if a.count() != 5000 {
 		t.Errorf("%d items were delivered of 5000", a.count())
 	}

@@ -38,6 +38,7 @@ func newSplitter(t *testing.T, s *redistest.Server) *splitter {
 }
 
 func (n *splitter) requests(server *net.UnixConn, client net.Conn, _ <-chan struct{}) {
+	defer server.CloseWrite() // when the test fails in between, too
 	buf := make([]byte, 64<<10)
 	for {
 		got, err := client.Read(buf)
@@ -51,10 +52,22 @@ func (n *splitter) requests(server *net.UnixConn, client net.Conn, _ <-chan stru
 		}
 		server.Write(p)
 		if err != nil {
-			server.CloseWrite()
 			return
 		}
 	}
+}
+
+// await waits until a channel is closed, and fails the test after half a minute.
+func await(t *testing.T, what string, closed <-chan struct{}) {
+	t.Helper()
+	redistest.Eventually(t, what, func() bool {
+		select {
+		case <-closed:
+			return true
+		default:
+			return false
+		}
+	})
 }
 
 func (n *splitter) replies(client, server net.Conn) {
@@ -483,6 +496,8 @@ func TestALateRemovalInTheMiddleOfFindIsSurvived(t *testing.T) {
 	c.owed[0].Confirm() // the first 15
 
 	late, arrived := make(chan struct{}), make(chan struct{})
+	release := sync.OnceFunc(func() { close(late) })
+	t.Cleanup(release)
 	barrier := func() { s.Client().Ping(context.Background()) }
 	var step atomic.Int32
 	f := cut(func(request []byte) (int, func()) {
@@ -495,7 +510,7 @@ func TestALateRemovalInTheMiddleOfFindIsSurvived(t *testing.T) {
 			step.Store(2)
 			return at, func() {
 				barrier()
-				close(late)
+				release()
 				redistest.Eventually(t, "the removal came", func() bool { return s.Len("a") == 5 })
 				close(arrived)
 			}
@@ -512,7 +527,7 @@ func TestALateRemovalInTheMiddleOfFindIsSurvived(t *testing.T) {
 		src.turn(t.Context(), now)
 		now = now.Add(2 * time.Second)
 	}
-	<-arrived
+	await(t, "the removal came in the middle of find", arrived)
 	if s.Len("a") != 5 || src.base != 15 {
 		t.Errorf("%d items are left, base is %d", s.Len("a"), src.base)
 	}
@@ -612,6 +627,8 @@ func TestALateRemovalInTheMiddleOfFindDoublesNoEqualItems(t *testing.T) {
 		t.Fatalf("%d items", h.count())
 	}
 	late, arrived := make(chan struct{}), make(chan struct{})
+	release := sync.OnceFunc(func() { close(late) })
+	t.Cleanup(release)
 	var step atomic.Int32
 	f := cut(func(request []byte) (int, func()) {
 		at := bytes.Index(request, []byte("*4\r\n$6\r\nLRANGE"))
@@ -622,7 +639,7 @@ func TestALateRemovalInTheMiddleOfFindDoublesNoEqualItems(t *testing.T) {
 		case step.Load() == 1 && at >= 0:
 			step.Store(2)
 			return at, func() {
-				close(late)
+				release()
 				redistest.Eventually(t, "the removal came", func() bool { return s.Len(inFlightKey("a", "x")) == 2 })
 				close(arrived)
 			}
@@ -632,7 +649,7 @@ func TestALateRemovalInTheMiddleOfFindDoublesNoEqualItems(t *testing.T) {
 	n.cut.Store(&f)
 	h.m.Acknowledge(h.got[1].seq, h.got[1].taken, batch.Ack{}, nil)
 	settleDown(t, m, &now)
-	<-arrived
+	await(t, "the removal came in the middle of find", arrived)
 	if st := w.Stats(); h.count() != 3 || st.Confirmed != 1 || st.Gone != 0 || s.Len(inFlightKey("a", "x")) != 2 {
 		t.Errorf("%d deliveries of 3 items, one was acknowledged; in flight are %d; books %+v",
 			h.count(), s.Len(inFlightKey("a", "x")), st)

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -35,6 +36,8 @@ type client struct {
 	items [][]byte
 	owed  []batch.Receipt
 	slow  chan batch.Receipt // receipts on their way to being confirmed
+
+	arrived func() // called by the loop after each delivery, if set
 }
 
 func (c *client) Deliver(b *batch.Batch, from, to int, r batch.Receipt) int {
@@ -47,6 +50,9 @@ func (c *client) Deliver(b *batch.Batch, from, to int, r batch.Receipt) int {
 		c.owed = append(c.owed, r)
 	} else {
 		c.slow <- r
+	}
+	if c.arrived != nil {
+		c.arrived()
 	}
 	return to - from
 }
@@ -244,26 +250,34 @@ func TestArbitraryBytesArriveUnchanged(t *testing.T) {
 }
 
 func TestALongListDoesNotHoldUpTheOther(t *testing.T) {
+	const long, short = 50000, 2000
 	s := redistest.Start(t)
-	s.Push("a", numbered(50000)...)
-	r := start(t, s.Address())
-	turns := make(chan int64, 1)
-	b := &client{t: t, slow: make(chan batch.Receipt, 100)}
-	go func() {
-		for rc := range b.slow {
-			rc.Confirm()
+	s.Push("a", numbered(long)...)
+	s.Push("b", numbered(short)...)
+	r := start(t, s.Address(), func(o *Options) { o.Lists[0].Paused, o.Lists[1].Paused = true, true })
+	a, _ := r.join(0, false)
+	b, _ := r.join(1, false)
+
+	before := make(chan int, 1) // items of the long list that arrived before the short one's last
+	b.arrived = func() {
+		if len(b.items) == short {
+			before <- a.count()
 		}
-	}()
-	bm := r.windows[1].Join("", "1", b)
-	defer func() { bm.Leave(); close(b.slow) }()
-	r.join(0, false)
-	redistest.Eventually(t, "the long list is being served", func() bool { return r.status("a").Removed > 0 })
-	s.Push("b", "urgent")
-	redistest.Eventually(t, "the other list's item arrived", func() bool { return b.count() == 1 })
-	turns <- s.Len("a")
-	if left := <-turns; left == 0 {
-		t.Error("the item waited for the end of the long list")
 	}
+	resume := func(context.Context) (struct{}, error) { // between two rounds, so that both begin in the same one
+		r.loop.Pause("a", false)
+		r.loop.Pause("b", false)
+		return struct{}{}, nil
+	}
+	if _, err := ask(t.Context(), r.loop, resume); err != nil {
+		t.Fatal(err)
+	}
+
+	redistest.Eventually(t, "the short list arrived", func() bool { return len(before) == 1 })
+	if n := <-before; n == 0 || n > long/10 {
+		t.Errorf("%d items of the long list arrived before the last of the short one, want some, at most a tenth of %d", n, long)
+	}
+	wantNumbered(t, b.got(), short)
 }
 
 func TestAFullWindowStopsReadingUntilItemsAreConfirmed(t *testing.T) {
@@ -275,9 +289,7 @@ func TestAFullWindowStopsReadingUntilItemsAreConfirmed(t *testing.T) {
 	if n := a.count(); n != 4000 {
 		t.Fatalf("%d items were handed out, want the window's 4000", n)
 	}
-	for s.Len("a") > 0 {
-		a.confirm()
-	}
+	redistest.Eventually(t, "the list is empty", func() bool { a.confirm(); return s.Len("a") == 0 })
 	wantNumbered(t, a.got(), 10000)
 }
 
@@ -428,9 +440,7 @@ func TestAListDeletedOrReplacedInMidFlightIsReadAfresh(t *testing.T) {
 				s.Client().Rename(t.Context(), "a", "elsewhere")
 			}
 			s.Push("a", "x", "y", "z")
-			for s.Len("a") > 0 {
-				a.confirm()
-			}
+			redistest.Eventually(t, "the list is empty", func() bool { a.confirm(); return s.Len("a") == 0 })
 			redistest.Eventually(t, "the new items arrived", func() bool {
 				got := a.got()
 				return len(got) >= 13 && string(bytes.Join(got[len(got)-3:], nil)) == "xyz"
@@ -449,9 +459,7 @@ func TestAProducerThatCapsItsListLosesNoMoreThanItCut(t *testing.T) {
 	s.Push("a", numbered(10)...)
 	a.confirm() // the ten may have come already, and are among it then
 	redistest.Eventually(t, "what was confirmed is gone", func() bool { return s.Len("a") <= 10 })
-	for s.Len("a") > 0 {
-		a.confirm()
-	}
+	redistest.Eventually(t, "the list is empty", func() bool { a.confirm(); return s.Len("a") == 0 })
 	if got := a.got(); len(got) != 1010 || string(got[1009]) != "item 9" {
 		t.Fatalf("%d items, the last %q", len(got), got[len(got)-1])
 	}
@@ -664,27 +672,100 @@ func TestAFullRedisIsDrained(t *testing.T) {
 	}
 }
 
+// commands is how many commands Redis has carried out, those of scripts included.
+func commands(t *testing.T, s *redistest.Server) (n int) {
+	t.Helper()
+	_, text, _ := strings.Cut(s.Client().Info(t.Context(), "stats").Val(), "total_commands_processed:")
+	if _, err := fmt.Sscan(text, &n); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// roundTrips makes n round trips to Redis, one after the other: a loop that spins
+// takes turns at about the same rate, whatever the speed of the machine.
+func roundTrips(t *testing.T, s *redistest.Server, n int) {
+	t.Helper()
+	for range n {
+		if err := s.Client().Ping(t.Context()).Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// An hour of the test's own clock, with the default poll interval.
 func TestIdleCostsLessThanACommandASecond(t *testing.T) {
 	s := redistest.Start(t)
-	r := start(t, s.Address())
-	r.join(0, false)
+	w := relay.NewList(relay.Options{Window: 1000, Memory: 4 << 20})
+	src, v := receivedByHand(t, s.Address(), func(o *Options) {
+		o.PollInterval = 10 * time.Second
+		o.Lists = append(o.Lists, List{Key: "b", Subject: "sb", Window: w})
+	})
+	l := src.loop
+	a, b := &client{t: t, hold: true}, &client{t: t, hold: true}
+	defer v.Join("", "1", a).Leave()
+	defer w.Join("", "1", b).Leave()
+	watch, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	l.servers.Watch(watch)
+	now := time.Now()
+	round := func() (busy bool) {
+		src.Server.Heed(t.Context())
+		for _, each := range l.sources {
+			busy = each.turn(t.Context(), now) || busy
+		}
+		src.Server.Settle(0)
+		return busy
+	}
+	s.Push("a", "x")
+	s.Push("b", "x")
+	redistest.Eventually(t, "the items are gone and hints come", func() bool {
+		now = now.Add(time.Second)
+		round()
+		a.confirm()
+		b.confirm()
+		return s.Len("a")+s.Len("b") == 0 && src.Server.Hinted() && a.count() == 1 && b.count() == 1
+	})
+
+	const seconds = 3600
+	before, rounds := commands(t, s), 0
+	for end := now.Add(seconds * time.Second); now.Before(end) && rounds < seconds; rounds++ {
+		if !round() {
+			now = now.Add(l.pause(now))
+		}
+	}
+	if n := commands(t, s) - before; n >= seconds || rounds == seconds {
+		t.Errorf("%d commands in %d rounds while idle for %d seconds", n, rounds, seconds)
+	}
+}
+
+func TestAnIdleLoopSleeps(t *testing.T) {
+	s := redistest.Start(t)
+	var turns atomic.Int64
+	r := start(t, s.Address(), func(o *Options) { // the slow poll is a minute away
+		o.PollInterval = time.Minute
+		o.Alive = func(time.Time) { turns.Add(1) }
+	})
+	a, _ := r.join(0, false)
 	r.join(1, false)
 	redistest.Eventually(t, "both are served", func() bool {
 		return r.status("a").State == Serving && r.status("b").State == Serving
 	})
 	s.Push("a", "x")
-	redistest.Eventually(t, "the item is gone", func() bool { return s.Len("a") == 0 })
-	commands := func() (n int) {
-		info, _ := s.Client().InfoMap(t.Context(), "stats").Result()
-		fmt.Sscan(info["Stats"]["total_commands_processed"], &n)
-		return n
+	redistest.Eventually(t, "the item is gone", func() bool { return a.count() == 1 && s.Len("a") == 0 })
+	if err := round(t, r.loop); err != nil {
+		t.Fatal(err)
 	}
-	before := commands()
-	commands()
-	// Nothing is to come for a minute: the loop must be asleep, not polling.
-	time.Sleep(300 * time.Millisecond)
-	if n := commands() - before; n > 6 {
+
+	const own = 2000
+	before, turned, began := commands(t, s), turns.Load(), time.Now()
+	roundTrips(t, s, own)
+	polls := int(time.Since(began)/time.Minute) + 1
+	if n := commands(t, s) - before - own; n > 6*polls {
 		t.Errorf("%d commands while idle", n)
+	}
+	if n := turns.Load() - turned; n > int64(20*polls) {
+		t.Errorf("%d turns while idle", n)
 	}
 }
 
