@@ -33,6 +33,7 @@ func sized(name string, size int) string { return name + strings.Repeat(".", siz
 
 // Loss: that one item stands in its place does not tell that the head has not moved.
 func TestACappedListWhoseLargeItemsComeAgainLosesNone(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct{ before, after string }{
 		{"ABC", "DEC"}, {"AB", "AC"}, {"AAA", "AEAA"},
 	} {
@@ -127,6 +128,7 @@ func TestWhatIsOnItsWayTakesNoMoreThanItsBudget(t *testing.T) {
 
 // Loss: the removal was carried out before its number was refused.
 func TestARemovalWhoseNumberMayNotBeWrittenIsNotCarriedOut(t *testing.T) {
+	t.Parallel()
 	s := startWithUser(t)
 	src, w := receivedByHand(t, s.Address(), func(o *Options) { logIn(&o.Redis) })
 	a := &client{t: t, hold: true}
@@ -159,6 +161,7 @@ func TestARemovalWhoseNumberMayNotBeWrittenIsNotCarriedOut(t *testing.T) {
 
 // Books: three items were buried and one was counted, and none said to be buried.
 func TestAnItemTooLargeWhoseNumberMayNotBeWrittenIsNotBuried(t *testing.T) {
+	t.Parallel()
 	s := startWithUser(t)
 	src, w := receivedByHand(t, s.Address(), func(o *Options) { logIn(&o.Redis); o.MaxPayload = 1000 })
 	w.Join("", "1", &client{t: t, hold: true})

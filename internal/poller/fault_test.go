@@ -34,6 +34,7 @@ func (w *leavesBeforeBury) Bury(seq uint64) bool {
 }
 
 func TestALeaverDuringTheReadOfAnItemTooLargeLosesNothing(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	left := make(chan struct{})
 	var m batch.Membership
@@ -67,6 +68,7 @@ func record(i int) string {
 }
 
 func TestItemsThatDifferOnlyInTheMiddleAreToldApart(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	r := start(t, s.Address())
 	a, _ := r.join(0, true)
@@ -91,6 +93,7 @@ func TestItemsThatDifferOnlyInTheMiddleAreToldApart(t *testing.T) {
 }
 
 func TestItemsThatAlternateAreToldApart(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	r := start(t, s.Address(), func(o *Options) { o.BatchItems = 3 })
 	a, m := r.join(0, true)
@@ -113,6 +116,7 @@ func TestItemsThatAlternateAreToldApart(t *testing.T) {
 }
 
 func TestAnItemTooLargeDoesNotHoldUpAFullRedis(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	s.Push("a", strings.Repeat("x", 200_000))
 	s.Push("a", numbered(100)...)
@@ -149,6 +153,7 @@ func TestAFailingListWithHintsDoesNotSpin(t *testing.T) {
 }
 
 func TestAClientThatJoinsGetsABacklogAtOnceWithoutHints(t *testing.T) {
+	t.Parallel()
 	m := miniredis.RunT(t)
 	r := start(t, m.Addr()) // the slow poll is a minute away
 	first, member := r.join(0, false)
@@ -209,6 +214,7 @@ func (v *visitor) confirm(n int) (items []string) {
 // somebody, or in Redis, or a dead letter, and the books close. EDGED_TEST_SEED
 // makes the same random choices again.
 func TestNothingIsLostWhateverHappens(t *testing.T) {
+	t.Parallel()
 	seed := rand.Uint64()
 	if text := os.Getenv("EDGED_TEST_SEED"); text != "" {
 		var err error
@@ -222,6 +228,7 @@ func TestNothingIsLostWhateverHappens(t *testing.T) {
 }
 
 func turmoil(t *testing.T, seed uint64, right bool) {
+	t.Parallel()
 	t.Logf("EDGED_TEST_SEED=%d", seed)
 	chance := rand.New(rand.NewPCG(seed, 0))
 	s := redistest.Start(t)

@@ -161,6 +161,7 @@ func settleDown(t *testing.T, s server, now *time.Time) {
 // Loss: the guard looks at three of the items that it removes, and the number of the
 // last removal came back with the data.
 func TestARedisThatComesBackWithOlderDataLosesNoItemThatCameSince(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	var loop *Loop
 	w := relay.NewList(relay.Options{Window: 4, Memory: 1 << 20, Changed: func() { loop.Wake() }})
@@ -210,6 +211,7 @@ func TestARedisThatComesBackWithOlderDataLosesNoItemThatCameSince(t *testing.T) 
 
 // As above, without a restart.
 func TestAListThatIsReplacedByALikeOneIsReadFromItsHead(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	r := start(t, s.Address())
 	a, _ := r.join(0, true)
@@ -229,6 +231,7 @@ func TestAListThatIsReplacedByALikeOneIsReadFromItsHead(t *testing.T) {
 }
 
 func TestALostReplyWithAnItemTooLargeInFlightDoublesNothing(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	n := newNetwork(t, s)
 	l := serveReceived(t, s, func(o *Options) { o.Redis.Address, o.MaxPayload = n.address, 1000 })
@@ -247,6 +250,7 @@ func TestALostReplyWithAnItemTooLargeInFlightDoublesNothing(t *testing.T) {
 }
 
 func TestAnItemTooLargeIsCountedOnceHoweverLongItCantBeBuried(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	s.Client().Set(t.Context(), DeadKey("a"), "no list", 0)
 	s.Push("a", strings.Repeat("x", 2000), "item 0")
@@ -299,6 +303,7 @@ func TestAGivingBackThatComesLateGivesNothingMoreBack(t *testing.T) {
 
 // As if it had been stopped, and had not yet heard the hint.
 func TestAProcessWhosePlaceIsTakenGivesNothingOfItsSuccessorsBack(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	s.Push("a", numbered(10)...)
 	old, w := byHand(t, s.Address(), 2*time.Second)
@@ -321,6 +326,7 @@ func TestAProcessWhosePlaceIsTakenGivesNothingOfItsSuccessorsBack(t *testing.T) 
 // was moved behind it in the same round trip as the discovery comes twice, though
 // it was acknowledged and the client was told that it is removed.
 func TestWhatIsSaidToBeRemovedDoesNotComeAgainAfterALateMove(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	m, w := byHand(t, s.Address(), 2*time.Second)
 	h := joinExplicit(t, w)
@@ -359,6 +365,7 @@ func TestWhatIsSaidToBeRemovedDoesNotComeAgainAfterALateMove(t *testing.T) {
 }
 
 func TestWhatAnotherGaveBackIsNotSaidToBeRemovedWhereAReplyIsLost(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	n := newNetwork(t, s)
 	m, w := byHand(t, n.address, 2*time.Second)
@@ -429,6 +436,7 @@ func TestMovesThatComeLateAreNotHeldUpForGoodWhenTheInstanceHasEnded(t *testing.
 }
 
 func TestAnExplicitListWhoseItemsGrowKeepsToItsMemory(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	r := startExplicit(t, s.Address(), "x") // 4 MB
 	h := r.join(false)
@@ -471,6 +479,7 @@ func TestAnExplicitListWhoseItemsGrowKeepsToItsMemory(t *testing.T) {
 
 // A removal that comes late comes between the guard and the LRANGE of find.
 func TestALateRemovalInTheMiddleOfFindIsSurvived(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	n := newSplitter(t, s)
 	w := relay.NewList(relay.Options{Window: 4000, Memory: 1 << 20})
@@ -556,6 +565,7 @@ func TestARequestThatIsGivenUpIsNotWrittenToAfterwards(t *testing.T) { // with -
 // The script writes its number before it fails, so a removal that failed is taken
 // for one that was carried out.
 func TestAnAcknowledgedItemDoesNotComeAgainWhereItsRemovalFails(t *testing.T) {
+	t.Parallel()
 	for name, x := range map[string]trouble{
 		"missing right": {begin: func(t *testing.T, s *redistest.Server) func() {
 			do(t, s, "ACL", "SETUSER", "edged", "-lset")
@@ -602,6 +612,7 @@ func TestAnAcknowledgedItemDoesNotComeAgainWhereItsRemovalFails(t *testing.T) {
 
 // Stopped for longer than its lease, and nobody else was there.
 func TestALeaseThatRanOutDoublesNoEqualItems(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	l := serveExplicit(t, s, func(*Options) {})
 	s.Push("a", equalItems(10)...)
@@ -615,6 +626,7 @@ func TestALeaseThatRanOutDoublesNoEqualItems(t *testing.T) {
 
 // A removal that comes late comes between the script and the LRANGE of the mover's find.
 func TestALateRemovalInTheMiddleOfFindDoublesNoEqualItems(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	n := newSplitter(t, s)
 	m, w := byHand(t, n.address, 500*time.Millisecond)

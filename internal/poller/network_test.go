@@ -111,8 +111,10 @@ func equalItems(n int) []any {
 }
 
 func TestLostRepliesLoseAndDoubleNoneOfManyEqualItems(t *testing.T) {
+	t.Parallel()
 	for mode, serve := range modes {
 		t.Run(mode, func(t *testing.T) {
+			t.Parallel()
 			s := redistest.Start(t)
 			n := newNetwork(t, s)
 			l := serve(t, s, func(o *Options) { o.Redis.Address, o.BatchItems = n.address, 50 })

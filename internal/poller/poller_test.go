@@ -26,6 +26,8 @@ import (
 	"edged/internal/relay"
 )
 
+// Each test has servers of its own and runs in parallel, except those that measure
+// memory or the loop's turns and those with a timeout below half a second.
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // client is a member of a list that keeps what it gets.
@@ -176,6 +178,7 @@ func wantNumbered(t *testing.T, got [][]byte, n int) {
 }
 
 func TestItemsOfBothListsArriveInOrderAndLeaveRedis(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	s.Push("a", numbered(20000)...)
 	s.Push("b", numbered(30000)...)
@@ -188,6 +191,7 @@ func TestItemsOfBothListsArriveInOrderAndLeaveRedis(t *testing.T) {
 }
 
 func TestItemsComeFromTheRightEndWhereThatIsTheHead(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	for _, item := range numbered(3000) {
 		s.Client().LPush(t.Context(), "a", item)
@@ -199,6 +203,7 @@ func TestItemsComeFromTheRightEndWhereThatIsTheHead(t *testing.T) {
 }
 
 func TestNothingIsTakenWithoutAClient(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	s.Push("a", numbered(10)...)
 	r := start(t, s.Address())
@@ -209,6 +214,7 @@ func TestNothingIsTakenWithoutAClient(t *testing.T) {
 }
 
 func TestTheBacklogIsKnownSoonWithoutAClient(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	r := start(t, s.Address()) // the slow poll is a minute away
 	redistest.Eventually(t, "the list was looked at", func() bool { return r.status("a").State == Waiting })
@@ -221,6 +227,7 @@ func TestTheBacklogIsKnownSoonWithoutAClient(t *testing.T) {
 }
 
 func TestAnItemStaysInRedisUntilItIsConfirmed(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	s.Push("a", numbered(10)...)
 	r := start(t, s.Address())
@@ -234,6 +241,7 @@ func TestAnItemStaysInRedisUntilItIsConfirmed(t *testing.T) {
 }
 
 func TestArbitraryBytesArriveUnchanged(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	random := make([]byte, 1<<20)
 	rand.NewChaCha8([32]byte{}).Read(random)
@@ -250,6 +258,7 @@ func TestArbitraryBytesArriveUnchanged(t *testing.T) {
 }
 
 func TestALongListDoesNotHoldUpTheOther(t *testing.T) {
+	t.Parallel()
 	const long, short = 50000, 2000
 	s := redistest.Start(t)
 	s.Push("a", numbered(long)...)
@@ -281,6 +290,7 @@ func TestALongListDoesNotHoldUpTheOther(t *testing.T) {
 }
 
 func TestAFullWindowStopsReadingUntilItemsAreConfirmed(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	s.Push("a", numbered(10000)...)
 	r := start(t, s.Address())
@@ -294,6 +304,7 @@ func TestAFullWindowStopsReadingUntilItemsAreConfirmed(t *testing.T) {
 }
 
 func TestItemsOfALeaverAreReadAgainForTheNext(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	s.Push("a", numbered(1000)...)
 	r := start(t, s.Address())
@@ -306,6 +317,7 @@ func TestItemsOfALeaverAreReadAgainForTheNext(t *testing.T) {
 }
 
 func TestHintsWakeTheLoopWithoutIdleCommands(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	r := start(t, s.Address()) // the slow poll is a minute away
 	a, _ := r.join(0, false)
@@ -318,6 +330,7 @@ func TestHintsWakeTheLoopWithoutIdleCommands(t *testing.T) {
 }
 
 func TestWithoutHintsThePollAdapts(t *testing.T) {
+	t.Parallel()
 	m := miniredis.RunT(t)
 	r := start(t, m.Addr())
 	a, _ := r.join(0, false)
@@ -329,6 +342,7 @@ func TestWithoutHintsThePollAdapts(t *testing.T) {
 }
 
 func TestAHintConnectionThatBreaksIsReplaced(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	r := start(t, s.Address())
 	a, _ := r.join(0, false)
@@ -343,6 +357,7 @@ func TestAHintConnectionThatBreaksIsReplaced(t *testing.T) {
 }
 
 func TestEveryConnectionKilledAgainAndAgainLosesNothing(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	s.Push("a", numbered(50000)...)
 	r := start(t, s.Address())
@@ -358,6 +373,7 @@ func TestEveryConnectionKilledAgainAndAgainLosesNothing(t *testing.T) {
 }
 
 func TestRedisKilledAndRestartedWithItsDataLosesNothing(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t, "--appendonly", "yes", "--appendfsync", "always")
 	s.Push("a", numbered(30000)...)
 	r := start(t, s.Address())
@@ -393,6 +409,7 @@ func TestRedisStoppedForAWhileIsWaitedFor(t *testing.T) {
 }
 
 func TestAKeyOfTheWrongTypeDoesNotStopTheOtherList(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	s.Client().Set(t.Context(), "a", "no list", 0)
 	r := start(t, s.Address())
@@ -412,6 +429,7 @@ func TestAKeyOfTheWrongTypeDoesNotStopTheOtherList(t *testing.T) {
 }
 
 func TestAFlushedScriptCacheIsFilledAgain(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	r := start(t, s.Address())
 	a, _ := r.join(0, false)
@@ -424,6 +442,7 @@ func TestAFlushedScriptCacheIsFilledAgain(t *testing.T) {
 }
 
 func TestAListDeletedOrReplacedInMidFlightIsReadAfresh(t *testing.T) {
+	t.Parallel()
 	for _, change := range []string{"DEL", "FLUSHALL", "RENAME"} {
 		t.Run(change, func(t *testing.T) {
 			s := redistest.Start(t)
@@ -450,6 +469,7 @@ func TestAListDeletedOrReplacedInMidFlightIsReadAfresh(t *testing.T) {
 }
 
 func TestAProducerThatCapsItsListLosesNoMoreThanItCut(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	s.Push("a", numbered(1000)...)
 	r := start(t, s.Address())
@@ -466,6 +486,7 @@ func TestAProducerThatCapsItsListLosesNoMoreThanItCut(t *testing.T) {
 }
 
 func TestASecondConsumerOfTheListCostsNothingElse(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	s.Push("a", numbered(20000)...)
 	r := start(t, s.Address())
@@ -489,6 +510,7 @@ func TestASecondConsumerOfTheListCostsNothingElse(t *testing.T) {
 }
 
 func TestEqualItemsAreAllDelivered(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	items := make([]any, 5000)
 	for i := range items {
@@ -508,6 +530,7 @@ func TestEqualItemsAreAllDelivered(t *testing.T) {
 }
 
 func TestAnItemTooLargeGoesToTheDeadLettersAndHoldsUpNothing(t *testing.T) {
+	t.Parallel()
 	for _, right := range []bool{false, true} {
 		t.Run(fmt.Sprintf("right=%v", right), func(t *testing.T) {
 			s := redistest.Start(t)
@@ -541,6 +564,7 @@ func TestAnItemTooLargeGoesToTheDeadLettersAndHoldsUpNothing(t *testing.T) {
 }
 
 func TestASecondInstanceStandsByAndTakesOverAtOnceWhenTheFirstStops(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	s.Push("a", numbered(1000)...)
 	first := start(t, s.Address(), func(o *Options) { o.Instance = "first" })
@@ -562,6 +586,7 @@ func TestASecondInstanceStandsByAndTakesOverAtOnceWhenTheFirstStops(t *testing.T
 }
 
 func TestAnInstanceThatLostItsLeaseRemovesNothing(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	s.Push("a", numbered(10)...)
 	r := start(t, s.Address())
@@ -581,6 +606,7 @@ func TestAnInstanceThatLostItsLeaseRemovesNothing(t *testing.T) {
 }
 
 func TestAListThatWasTakenOverWhileItWasEmptyIsNotReadAnyMore(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	s.Push("a", "first")
 	r := start(t, s.Address())
@@ -600,6 +626,7 @@ func TestAListThatWasTakenOverWhileItWasEmptyIsNotReadAnyMore(t *testing.T) {
 }
 
 func TestARestartedInstanceTakesItsOwnLeaseBackAtOnce(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	s.Push("a", numbered(10)...)
 	s.Client().Set(t.Context(), leaseKey("a"), "test/before", time.Hour)
@@ -609,6 +636,7 @@ func TestARestartedInstanceTakesItsOwnLeaseBackAtOnce(t *testing.T) {
 }
 
 func TestAPausedListIsLeftAloneUntilItIsResumed(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	r := start(t, s.Address())
 	if r.loop.Pause("nosuch", true) {
@@ -629,6 +657,7 @@ func TestAPausedListIsLeftAloneUntilItIsResumed(t *testing.T) {
 }
 
 func TestAtTheEndWhatWasConfirmedIsRemovedAndTheRestStaysInOrder(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	s.Push("a", numbered(1000)...)
 	r := start(t, s.Address())
@@ -659,6 +688,7 @@ func TestAtTheEndWhatWasConfirmedIsRemovedAndTheRestStaysInOrder(t *testing.T) {
 }
 
 func TestAFullRedisIsDrained(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	s.Push("a", numbered(2000)...)
 	if err := s.Client().ConfigSet(t.Context(), "maxmemory", "1").Err(); err != nil {
@@ -695,6 +725,7 @@ func roundTrips(t *testing.T, s *redistest.Server, n int) {
 
 // An hour of the test's own clock, with the default poll interval.
 func TestIdleCostsLessThanACommandASecond(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	w := relay.NewList(relay.Options{Window: 1000, Memory: 4 << 20})
 	src, v := receivedByHand(t, s.Address(), func(o *Options) {
@@ -770,6 +801,7 @@ func TestAnIdleLoopSleeps(t *testing.T) {
 }
 
 func TestTaggedKeysShareTheListsSlot(t *testing.T) {
+	t.Parallel()
 	for key, want := range map[string]string{
 		"a": "{a}:dead", "{x}a": "{x}a:dead", "a{x}b": "a{x}b:dead", "a{}b": "{a{}b}:dead",
 	} {
@@ -780,6 +812,7 @@ func TestTaggedKeysShareTheListsSlot(t *testing.T) {
 }
 
 func TestDisplacedFindsWhereTheListBeginsNow(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		held, there string
 		want        int
@@ -800,6 +833,7 @@ func TestDisplacedFindsWhereTheListBeginsNow(t *testing.T) {
 }
 
 func TestPeekShowsTheHeadOfAListAndChangesNothing(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	r := start(t, s.Address(), func(o *Options) { o.Lists[1].FromRight = true })
 	s.Client().RPush(t.Context(), "a", "one", "two\n\xff", "three")
