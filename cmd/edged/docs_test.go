@@ -68,6 +68,7 @@ func normal(output string) string {
 }
 
 func TestTheTranscriptsInTheDocuments(t *testing.T) {
+	t.Parallel()
 	redis := redistest.Start(t)
 	redis.Push("events", "one", "two words", "three")
 	folder := shortFolder(t)

@@ -382,6 +382,7 @@ func constants(t *testing.T, typeName string) (all []string) {
 }
 
 func TestProtocolDocumentHasEveryError(t *testing.T) {
+	t.Parallel()
 	closes := make(map[string]string) // by text, as the document writes it
 	for _, text := range constants(t, "violation") {
 		closes[text] = "yes"
@@ -414,6 +415,7 @@ func TestProtocolDocumentHasEveryError(t *testing.T) {
 }
 
 func TestProtocolDocumentHasEveryFieldOfInfoAndConnect(t *testing.T) {
+	t.Parallel()
 	for typeName, heading := range map[string]string{"info": "INFO", "connectOptions": "CONNECT"} {
 		var want []string
 		for _, f := range goFiles(t) {

@@ -81,6 +81,7 @@ func (l leakChecked) Run() int {
 //	certificate NAME           make NAME.pem and NAME.key; it signs itself
 //	shown                      stdout is the name of the certificate that $TCP shows
 func TestScripts(t *testing.T) {
+	t.Parallel()
 	if _, err := exec.LookPath("socat"); err != nil {
 		t.Fatal("these tests need socat: run `make tools`, or install the package socat")
 	}

@@ -43,6 +43,7 @@ func listen(t *testing.T, network, address string) net.Listener {
 }
 
 func TestSocketsOfSystemdAreUsedAndStay(t *testing.T) {
+	t.Parallel()
 	m := startManager(t, shortFolder(t))
 	tcp := listen(t, "tcp", "127.0.0.1:0")
 	// The configuration's TCP address is taken: it would be an error to open it.
@@ -96,6 +97,7 @@ func TestSocketsOfSystemdAreUsedAndStay(t *testing.T) {
 }
 
 func TestPassedSocketsThatDoNotFitAreNamed(t *testing.T) {
+	t.Parallel()
 	folder := shortFolder(t)
 	tcp, unix := listen(t, "tcp", "127.0.0.1:0"), listen(t, "unix", filepath.Join(folder, "s"))
 	redis := redistest.Start(t)

@@ -84,6 +84,7 @@ timeout = "1h"
 }
 
 func TestSystemdIsToldOfStartStateLifeAndEnd(t *testing.T) {
+	t.Parallel()
 	m := startManager(t, shortFolder(t))
 	redis := redistest.Start(t)
 	cmd, socket, logPath := daemonUnder(t, m, redis, "127.0.0.1:0")
@@ -144,6 +145,7 @@ func TestSystemdIsToldOfStartStateLifeAndEnd(t *testing.T) {
 }
 
 func TestAFailedStartIsNeverReady(t *testing.T) {
+	t.Parallel()
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

@@ -33,6 +33,7 @@ func sized(name string, size int) string { return name + strings.Repeat(".", siz
 
 // Loss: that one item stands in its place does not tell that the head has not moved.
 func TestACappedListWhoseLargeItemsComeAgainLosesNone(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct{ before, after string }{
 		{"ABC", "DEC"}, {"AB", "AC"}, {"AAA", "AEAA"},
 	} {
@@ -78,9 +79,8 @@ func TestAnItemTooLargeCostsNoMemory(t *testing.T) {
 	a := &client{t: t, hold: true}
 	w.Join("", "1", a)
 	s.Push("a", strings.Repeat("x", 8<<20))
-	for now := time.Now(); src.most == 0; {
-		src.turn(t.Context(), now)
-	}
+	now := time.Now()
+	redistest.Eventually(t, "the item was read", func() bool { src.turn(t.Context(), now); return src.most > 0 })
 	got := gather{maxBytes: 1 << 20, maxLarge: 1 << 20, maxItem: 1000}
 	if src.fill(&got, 100); cap(got.memory.Data) > 1<<20 {
 		t.Errorf("%d bytes of memory for a read that keeps 1000 of an item", cap(got.memory.Data))
@@ -128,6 +128,7 @@ func TestWhatIsOnItsWayTakesNoMoreThanItsBudget(t *testing.T) {
 
 // Loss: the removal was carried out before its number was refused.
 func TestARemovalWhoseNumberMayNotBeWrittenIsNotCarriedOut(t *testing.T) {
+	t.Parallel()
 	s := startWithUser(t)
 	src, w := receivedByHand(t, s.Address(), func(o *Options) { logIn(&o.Redis) })
 	a := &client{t: t, hold: true}
@@ -148,10 +149,11 @@ func TestARemovalWhoseNumberMayNotBeWrittenIsNotCarriedOut(t *testing.T) {
 		t.Errorf("%d items were removed of 1000 that were confirmed; %d faults in a row", 5000-left, src.faults)
 	}
 	do(t, s, "ACL", "SETUSER", "edged", "+set")
-	for s.Len("a") > 0 {
+	redistest.Eventually(t, "the list is empty", func() bool {
 		settleDown(t, src, &now)
 		a.confirm()
-	}
+		return s.Len("a") == 0
+	})
 	if a.count() != 5000 {
 		t.Errorf("%d items were delivered of 5000", a.count())
 	}
@@ -159,6 +161,7 @@ func TestARemovalWhoseNumberMayNotBeWrittenIsNotCarriedOut(t *testing.T) {
 
 // Books: three items were buried and one was counted, and none said to be buried.
 func TestAnItemTooLargeWhoseNumberMayNotBeWrittenIsNotBuried(t *testing.T) {
+	t.Parallel()
 	s := startWithUser(t)
 	src, w := receivedByHand(t, s.Address(), func(o *Options) { logIn(&o.Redis); o.MaxPayload = 1000 })
 	w.Join("", "1", &client{t: t, hold: true})

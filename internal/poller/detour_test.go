@@ -16,6 +16,7 @@ import (
 // A request finds that the list has moved, to a server that has other data: a
 // replica that did not have everything when it took over.
 func TestAListThatARequestFindsElsewhereIsComparedBeforeAnythingIsRemoved(t *testing.T) {
+	t.Parallel()
 	from, to := redistest.StartNode(t), redistest.StartNode(t)
 	w := relay.NewList(relay.Options{Window: 1000, Memory: 1 << 20})
 	l := New(Options{

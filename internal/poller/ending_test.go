@@ -36,6 +36,7 @@ var lastThings = map[string]func(*testing.T, *redistest.Server){
 }
 
 func TestAtTheEndNothingStaysInFlightWhateverHappenedLast(t *testing.T) {
+	t.Parallel()
 	for name, happen := range lastThings {
 		t.Run(name, func(t *testing.T) {
 			s := redistest.Start(t)
@@ -63,6 +64,7 @@ func TestAtTheEndNothingStaysInFlightWhateverHappenedLast(t *testing.T) {
 }
 
 func TestAtTheEndTheLeaseIsGivenBackWhateverHappenedLast(t *testing.T) {
+	t.Parallel()
 	for name, happen := range lastThings {
 		t.Run(name, func(t *testing.T) {
 			s := redistest.Start(t)
@@ -85,6 +87,7 @@ func TestAtTheEndTheLeaseIsGivenBackWhateverHappenedLast(t *testing.T) {
 }
 
 func TestAtTheEndNothingStaysInFlightWhereTheLastReplyWasLost(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	n := newNetwork(t, s)
 	m, w := byHand(t, n.address, 2*time.Second)

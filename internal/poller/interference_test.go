@@ -38,6 +38,7 @@ func newSplitter(t *testing.T, s *redistest.Server) *splitter {
 }
 
 func (n *splitter) requests(server *net.UnixConn, client net.Conn, _ <-chan struct{}) {
+	defer server.CloseWrite() // when the test fails in between, too
 	buf := make([]byte, 64<<10)
 	for {
 		got, err := client.Read(buf)
@@ -51,10 +52,22 @@ func (n *splitter) requests(server *net.UnixConn, client net.Conn, _ <-chan stru
 		}
 		server.Write(p)
 		if err != nil {
-			server.CloseWrite()
 			return
 		}
 	}
+}
+
+// await waits until a channel is closed, and fails the test after half a minute.
+func await(t *testing.T, what string, closed <-chan struct{}) {
+	t.Helper()
+	redistest.Eventually(t, what, func() bool {
+		select {
+		case <-closed:
+			return true
+		default:
+			return false
+		}
+	})
 }
 
 func (n *splitter) replies(client, server net.Conn) {
@@ -148,6 +161,7 @@ func settleDown(t *testing.T, s server, now *time.Time) {
 // Loss: the guard looks at three of the items that it removes, and the number of the
 // last removal came back with the data.
 func TestARedisThatComesBackWithOlderDataLosesNoItemThatCameSince(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	var loop *Loop
 	w := relay.NewList(relay.Options{Window: 4, Memory: 1 << 20, Changed: func() { loop.Wake() }})
@@ -197,6 +211,7 @@ func TestARedisThatComesBackWithOlderDataLosesNoItemThatCameSince(t *testing.T) 
 
 // As above, without a restart.
 func TestAListThatIsReplacedByALikeOneIsReadFromItsHead(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	r := start(t, s.Address())
 	a, _ := r.join(0, true)
@@ -216,6 +231,7 @@ func TestAListThatIsReplacedByALikeOneIsReadFromItsHead(t *testing.T) {
 }
 
 func TestALostReplyWithAnItemTooLargeInFlightDoublesNothing(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	n := newNetwork(t, s)
 	l := serveReceived(t, s, func(o *Options) { o.Redis.Address, o.MaxPayload = n.address, 1000 })
@@ -234,6 +250,7 @@ func TestALostReplyWithAnItemTooLargeInFlightDoublesNothing(t *testing.T) {
 }
 
 func TestAnItemTooLargeIsCountedOnceHoweverLongItCantBeBuried(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	s.Client().Set(t.Context(), DeadKey("a"), "no list", 0)
 	s.Push("a", strings.Repeat("x", 2000), "item 0")
@@ -286,6 +303,7 @@ func TestAGivingBackThatComesLateGivesNothingMoreBack(t *testing.T) {
 
 // As if it had been stopped, and had not yet heard the hint.
 func TestAProcessWhosePlaceIsTakenGivesNothingOfItsSuccessorsBack(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	s.Push("a", numbered(10)...)
 	old, w := byHand(t, s.Address(), 2*time.Second)
@@ -308,6 +326,7 @@ func TestAProcessWhosePlaceIsTakenGivesNothingOfItsSuccessorsBack(t *testing.T) 
 // was moved behind it in the same round trip as the discovery comes twice, though
 // it was acknowledged and the client was told that it is removed.
 func TestWhatIsSaidToBeRemovedDoesNotComeAgainAfterALateMove(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	m, w := byHand(t, s.Address(), 2*time.Second)
 	h := joinExplicit(t, w)
@@ -346,6 +365,7 @@ func TestWhatIsSaidToBeRemovedDoesNotComeAgainAfterALateMove(t *testing.T) {
 }
 
 func TestWhatAnotherGaveBackIsNotSaidToBeRemovedWhereAReplyIsLost(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	n := newNetwork(t, s)
 	m, w := byHand(t, n.address, 2*time.Second)
@@ -416,6 +436,7 @@ func TestMovesThatComeLateAreNotHeldUpForGoodWhenTheInstanceHasEnded(t *testing.
 }
 
 func TestAnExplicitListWhoseItemsGrowKeepsToItsMemory(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	r := startExplicit(t, s.Address(), "x") // 4 MB
 	h := r.join(false)
@@ -458,6 +479,7 @@ func TestAnExplicitListWhoseItemsGrowKeepsToItsMemory(t *testing.T) {
 
 // A removal that comes late comes between the guard and the LRANGE of find.
 func TestALateRemovalInTheMiddleOfFindIsSurvived(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	n := newSplitter(t, s)
 	w := relay.NewList(relay.Options{Window: 4000, Memory: 1 << 20})
@@ -483,6 +505,8 @@ func TestALateRemovalInTheMiddleOfFindIsSurvived(t *testing.T) {
 	c.owed[0].Confirm() // the first 15
 
 	late, arrived := make(chan struct{}), make(chan struct{})
+	release := sync.OnceFunc(func() { close(late) })
+	t.Cleanup(release)
 	barrier := func() { s.Client().Ping(context.Background()) }
 	var step atomic.Int32
 	f := cut(func(request []byte) (int, func()) {
@@ -495,7 +519,7 @@ func TestALateRemovalInTheMiddleOfFindIsSurvived(t *testing.T) {
 			step.Store(2)
 			return at, func() {
 				barrier()
-				close(late)
+				release()
 				redistest.Eventually(t, "the removal came", func() bool { return s.Len("a") == 5 })
 				close(arrived)
 			}
@@ -512,7 +536,7 @@ func TestALateRemovalInTheMiddleOfFindIsSurvived(t *testing.T) {
 		src.turn(t.Context(), now)
 		now = now.Add(2 * time.Second)
 	}
-	<-arrived
+	await(t, "the removal came in the middle of find", arrived)
 	if s.Len("a") != 5 || src.base != 15 {
 		t.Errorf("%d items are left, base is %d", s.Len("a"), src.base)
 	}
@@ -541,6 +565,7 @@ func TestARequestThatIsGivenUpIsNotWrittenToAfterwards(t *testing.T) { // with -
 // The script writes its number before it fails, so a removal that failed is taken
 // for one that was carried out.
 func TestAnAcknowledgedItemDoesNotComeAgainWhereItsRemovalFails(t *testing.T) {
+	t.Parallel()
 	for name, x := range map[string]trouble{
 		"missing right": {begin: func(t *testing.T, s *redistest.Server) func() {
 			do(t, s, "ACL", "SETUSER", "edged", "-lset")
@@ -587,6 +612,7 @@ func TestAnAcknowledgedItemDoesNotComeAgainWhereItsRemovalFails(t *testing.T) {
 
 // Stopped for longer than its lease, and nobody else was there.
 func TestALeaseThatRanOutDoublesNoEqualItems(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	l := serveExplicit(t, s, func(*Options) {})
 	s.Push("a", equalItems(10)...)
@@ -600,6 +626,7 @@ func TestALeaseThatRanOutDoublesNoEqualItems(t *testing.T) {
 
 // A removal that comes late comes between the script and the LRANGE of the mover's find.
 func TestALateRemovalInTheMiddleOfFindDoublesNoEqualItems(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	n := newSplitter(t, s)
 	m, w := byHand(t, n.address, 500*time.Millisecond)
@@ -612,6 +639,8 @@ func TestALateRemovalInTheMiddleOfFindDoublesNoEqualItems(t *testing.T) {
 		t.Fatalf("%d items", h.count())
 	}
 	late, arrived := make(chan struct{}), make(chan struct{})
+	release := sync.OnceFunc(func() { close(late) })
+	t.Cleanup(release)
 	var step atomic.Int32
 	f := cut(func(request []byte) (int, func()) {
 		at := bytes.Index(request, []byte("*4\r\n$6\r\nLRANGE"))
@@ -622,7 +651,7 @@ func TestALateRemovalInTheMiddleOfFindDoublesNoEqualItems(t *testing.T) {
 		case step.Load() == 1 && at >= 0:
 			step.Store(2)
 			return at, func() {
-				close(late)
+				release()
 				redistest.Eventually(t, "the removal came", func() bool { return s.Len(inFlightKey("a", "x")) == 2 })
 				close(arrived)
 			}
@@ -632,7 +661,7 @@ func TestALateRemovalInTheMiddleOfFindDoublesNoEqualItems(t *testing.T) {
 	n.cut.Store(&f)
 	h.m.Acknowledge(h.got[1].seq, h.got[1].taken, batch.Ack{}, nil)
 	settleDown(t, m, &now)
-	<-arrived
+	await(t, "the removal came in the middle of find", arrived)
 	if st := w.Stats(); h.count() != 3 || st.Confirmed != 1 || st.Gone != 0 || s.Len(inFlightKey("a", "x")) != 2 {
 		t.Errorf("%d deliveries of 3 items, one was acknowledged; in flight are %d; books %+v",
 			h.count(), s.Len(inFlightKey("a", "x")), st)

@@ -9,6 +9,7 @@ import (
 )
 
 func TestAListIsFinishedRemovedAndAddedAgainWhileAnotherIsServed(t *testing.T) {
+	t.Parallel()
 	redis := redistest.Start(t)
 	redis.Push("a", "1", "2")
 	r := start(t, redis.Address())

@@ -162,6 +162,7 @@ func wantItems(t *testing.T, got []string, n int) {
 }
 
 func TestExplicitItemsArriveInOrderAndLeaveRedisWhenAcknowledged(t *testing.T) {
+	t.Parallel()
 	for _, right := range []bool{false, true} {
 		t.Run(fmt.Sprintf("right=%v", right), func(t *testing.T) {
 			s := redistest.Start(t)
@@ -180,6 +181,7 @@ func TestExplicitItemsArriveInOrderAndLeaveRedisWhenAcknowledged(t *testing.T) {
 }
 
 func TestExplicitItemsStayInFlightUntilAcknowledgedInAnyOrder(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	s.Push("a", numbered(10)...)
 	r := startExplicit(t, s.Address(), "x")
@@ -211,6 +213,7 @@ func TestExplicitItemsStayInFlightUntilAcknowledgedInAnyOrder(t *testing.T) {
 }
 
 func TestWhatALifeLeftInFlightGoesBackFirst(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	s.Push(inFlightKey("a", "x"), "item 0", "item 1", "item 2")
 	s.Push("a", "item 3")
@@ -222,6 +225,7 @@ func TestWhatALifeLeftInFlightGoesBackFirst(t *testing.T) {
 }
 
 func TestTheItemsOfAnInstanceThatIsGoneAreReclaimedOnceItsLeaseHasRunOut(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	ctx := t.Context()
 	s.Push(inFlightKey("a", "gone"), "item 0", "item 1")
@@ -241,6 +245,7 @@ func TestTheItemsOfAnInstanceThatIsGoneAreReclaimedOnceItsLeaseHasRunOut(t *test
 }
 
 func TestTwoInstancesShareAnExplicitList(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	small := func(_ *Options, e *relay.ExplicitOptions) { e.MaxAckPending = 10 }
 	one, two := startExplicit(t, s.Address(), "one", small), startExplicit(t, s.Address(), "two", small)
@@ -255,6 +260,7 @@ func TestTwoInstancesShareAnExplicitList(t *testing.T) {
 }
 
 func TestConnectionsKilledAgainAndAgainLoseAndDoubleNoExplicitItem(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	const n = 20000
 	s.Push("a", numbered(n)...)
@@ -271,6 +277,7 @@ func TestConnectionsKilledAgainAndAgainLoseAndDoubleNoExplicitItem(t *testing.T)
 }
 
 func TestAnExplicitListOfAFullRedisIsDrained(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	s.Push("a", numbered(1000)...)
 	if err := s.Client().ConfigSet(t.Context(), "maxmemory", "1").Err(); err != nil {
@@ -283,6 +290,7 @@ func TestAnExplicitListOfAFullRedisIsDrained(t *testing.T) {
 }
 
 func TestAnInstanceWhoseItemsWereReclaimedRemovesNothingMore(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	ctx := t.Context()
 	s.Push("a", numbered(5)...)
@@ -314,6 +322,7 @@ func TestAnInstanceWhoseItemsWereReclaimedRemovesNothingMore(t *testing.T) {
 }
 
 func TestAnExplicitItemTooLargeIsADeadLetter(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	large := bytes.Repeat([]byte("large"), 1000)
 	s.Push("a", "item 0", large, "item 1", large)
@@ -329,6 +338,7 @@ func TestAnExplicitItemTooLargeIsADeadLetter(t *testing.T) {
 }
 
 func TestWithNobodyThereExplicitItemsGoBack(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	s.Push("a", numbered(10)...)
 	r := startExplicit(t, s.Address(), "x")
@@ -362,6 +372,7 @@ func (r *erig) wantNoneLost(s *redistest.Server, n int, hands ...*hand) {
 }
 
 func TestAProcessWhosePlaceAnotherOfItsNameHasTakenLosesItNoItem(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	old := startExplicit(t, s.Address(), "x")
 	stale := old.join(false)
@@ -385,6 +396,7 @@ func TestAProcessWhosePlaceAnotherOfItsNameHasTakenLosesItNoItem(t *testing.T) {
 }
 
 func TestWhatWasTakenWithoutItsKnowledgeIsDeliveredAndNotRemovedForAnother(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	s.Push("a", "item 0")
 	r := startExplicit(t, s.Address(), "x")
@@ -401,6 +413,7 @@ func TestWhatWasTakenWithoutItsKnowledgeIsDeliveredAndNotRemovedForAnother(t *te
 }
 
 func TestItemsAreNotLostWhereTheListHasTheWrongType(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	s.Push("a", numbered(5)...)
 	r := startExplicit(t, s.Address(), "x")
@@ -416,6 +429,7 @@ func TestItemsAreNotLostWhereTheListHasTheWrongType(t *testing.T) {
 }
 
 func TestRequeueLosesNoDeadLetterWhereTheListHasTheWrongType(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	r := startExplicit(t, s.Address(), "x")
 	s.Push(DeadKey("a"), "{}\nitem 0")
@@ -429,6 +443,7 @@ func TestRequeueLosesNoDeadLetterWhereTheListHasTheWrongType(t *testing.T) {
 }
 
 func TestOnAFullRedisItemsAreRemovedInAnyOrder(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	s.Push("a", numbered(3)...)
 	r := startExplicit(t, s.Address(), "x")
@@ -442,6 +457,7 @@ func TestOnAFullRedisItemsAreRemovedInAnyOrder(t *testing.T) {
 }
 
 func TestWhatAFinishedMemberAcknowledgesIsRemoved(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	s.Push("a", numbered(2)...)
 	r := startExplicit(t, s.Address(), "x")

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -25,6 +26,8 @@ import (
 	"edged/internal/relay"
 )
 
+// Each test has servers of its own and runs in parallel, except those that measure
+// memory or the loop's turns and those with a timeout below half a second.
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // client is a member of a list that keeps what it gets.
@@ -35,6 +38,8 @@ type client struct {
 	items [][]byte
 	owed  []batch.Receipt
 	slow  chan batch.Receipt // receipts on their way to being confirmed
+
+	arrived func() // called by the loop after each delivery, if set
 }
 
 func (c *client) Deliver(b *batch.Batch, from, to int, r batch.Receipt) int {
@@ -47,6 +52,9 @@ func (c *client) Deliver(b *batch.Batch, from, to int, r batch.Receipt) int {
 		c.owed = append(c.owed, r)
 	} else {
 		c.slow <- r
+	}
+	if c.arrived != nil {
+		c.arrived()
 	}
 	return to - from
 }
@@ -170,6 +178,7 @@ func wantNumbered(t *testing.T, got [][]byte, n int) {
 }
 
 func TestItemsOfBothListsArriveInOrderAndLeaveRedis(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	s.Push("a", numbered(20000)...)
 	s.Push("b", numbered(30000)...)
@@ -182,6 +191,7 @@ func TestItemsOfBothListsArriveInOrderAndLeaveRedis(t *testing.T) {
 }
 
 func TestItemsComeFromTheRightEndWhereThatIsTheHead(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	for _, item := range numbered(3000) {
 		s.Client().LPush(t.Context(), "a", item)
@@ -193,6 +203,7 @@ func TestItemsComeFromTheRightEndWhereThatIsTheHead(t *testing.T) {
 }
 
 func TestNothingIsTakenWithoutAClient(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	s.Push("a", numbered(10)...)
 	r := start(t, s.Address())
@@ -203,6 +214,7 @@ func TestNothingIsTakenWithoutAClient(t *testing.T) {
 }
 
 func TestTheBacklogIsKnownSoonWithoutAClient(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	r := start(t, s.Address()) // the slow poll is a minute away
 	redistest.Eventually(t, "the list was looked at", func() bool { return r.status("a").State == Waiting })
@@ -215,6 +227,7 @@ func TestTheBacklogIsKnownSoonWithoutAClient(t *testing.T) {
 }
 
 func TestAnItemStaysInRedisUntilItIsConfirmed(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	s.Push("a", numbered(10)...)
 	r := start(t, s.Address())
@@ -228,6 +241,7 @@ func TestAnItemStaysInRedisUntilItIsConfirmed(t *testing.T) {
 }
 
 func TestArbitraryBytesArriveUnchanged(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	random := make([]byte, 1<<20)
 	rand.NewChaCha8([32]byte{}).Read(random)
@@ -244,29 +258,39 @@ func TestArbitraryBytesArriveUnchanged(t *testing.T) {
 }
 
 func TestALongListDoesNotHoldUpTheOther(t *testing.T) {
+	t.Parallel()
+	const long, short = 50000, 2000
 	s := redistest.Start(t)
-	s.Push("a", numbered(50000)...)
-	r := start(t, s.Address())
-	turns := make(chan int64, 1)
-	b := &client{t: t, slow: make(chan batch.Receipt, 100)}
-	go func() {
-		for rc := range b.slow {
-			rc.Confirm()
+	s.Push("a", numbered(long)...)
+	s.Push("b", numbered(short)...)
+	r := start(t, s.Address(), func(o *Options) { o.Lists[0].Paused, o.Lists[1].Paused = true, true })
+	a, _ := r.join(0, false)
+	b, _ := r.join(1, false)
+
+	before := make(chan int, 1) // items of the long list that arrived before the short one's last
+	b.arrived = func() {
+		if len(b.items) == short {
+			before <- a.count()
 		}
-	}()
-	bm := r.windows[1].Join("", "1", b)
-	defer func() { bm.Leave(); close(b.slow) }()
-	r.join(0, false)
-	redistest.Eventually(t, "the long list is being served", func() bool { return r.status("a").Removed > 0 })
-	s.Push("b", "urgent")
-	redistest.Eventually(t, "the other list's item arrived", func() bool { return b.count() == 1 })
-	turns <- s.Len("a")
-	if left := <-turns; left == 0 {
-		t.Error("the item waited for the end of the long list")
 	}
+	resume := func(context.Context) (struct{}, error) { // between two rounds, so that both begin in the same one
+		r.loop.Pause("a", false)
+		r.loop.Pause("b", false)
+		return struct{}{}, nil
+	}
+	if _, err := ask(t.Context(), r.loop, resume); err != nil {
+		t.Fatal(err)
+	}
+
+	redistest.Eventually(t, "the short list arrived", func() bool { return len(before) == 1 })
+	if n := <-before; n == 0 || n > long/10 {
+		t.Errorf("%d items of the long list arrived before the last of the short one, want some, at most a tenth of %d", n, long)
+	}
+	wantNumbered(t, b.got(), short)
 }
 
 func TestAFullWindowStopsReadingUntilItemsAreConfirmed(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	s.Push("a", numbered(10000)...)
 	r := start(t, s.Address())
@@ -275,13 +299,12 @@ func TestAFullWindowStopsReadingUntilItemsAreConfirmed(t *testing.T) {
 	if n := a.count(); n != 4000 {
 		t.Fatalf("%d items were handed out, want the window's 4000", n)
 	}
-	for s.Len("a") > 0 {
-		a.confirm()
-	}
+	redistest.Eventually(t, "the list is empty", func() bool { a.confirm(); return s.Len("a") == 0 })
 	wantNumbered(t, a.got(), 10000)
 }
 
 func TestItemsOfALeaverAreReadAgainForTheNext(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	s.Push("a", numbered(1000)...)
 	r := start(t, s.Address())
@@ -294,6 +317,7 @@ func TestItemsOfALeaverAreReadAgainForTheNext(t *testing.T) {
 }
 
 func TestHintsWakeTheLoopWithoutIdleCommands(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	r := start(t, s.Address()) // the slow poll is a minute away
 	a, _ := r.join(0, false)
@@ -306,6 +330,7 @@ func TestHintsWakeTheLoopWithoutIdleCommands(t *testing.T) {
 }
 
 func TestWithoutHintsThePollAdapts(t *testing.T) {
+	t.Parallel()
 	m := miniredis.RunT(t)
 	r := start(t, m.Addr())
 	a, _ := r.join(0, false)
@@ -317,6 +342,7 @@ func TestWithoutHintsThePollAdapts(t *testing.T) {
 }
 
 func TestAHintConnectionThatBreaksIsReplaced(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	r := start(t, s.Address())
 	a, _ := r.join(0, false)
@@ -331,6 +357,7 @@ func TestAHintConnectionThatBreaksIsReplaced(t *testing.T) {
 }
 
 func TestEveryConnectionKilledAgainAndAgainLosesNothing(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	s.Push("a", numbered(50000)...)
 	r := start(t, s.Address())
@@ -346,6 +373,7 @@ func TestEveryConnectionKilledAgainAndAgainLosesNothing(t *testing.T) {
 }
 
 func TestRedisKilledAndRestartedWithItsDataLosesNothing(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t, "--appendonly", "yes", "--appendfsync", "always")
 	s.Push("a", numbered(30000)...)
 	r := start(t, s.Address())
@@ -381,6 +409,7 @@ func TestRedisStoppedForAWhileIsWaitedFor(t *testing.T) {
 }
 
 func TestAKeyOfTheWrongTypeDoesNotStopTheOtherList(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	s.Client().Set(t.Context(), "a", "no list", 0)
 	r := start(t, s.Address())
@@ -400,6 +429,7 @@ func TestAKeyOfTheWrongTypeDoesNotStopTheOtherList(t *testing.T) {
 }
 
 func TestAFlushedScriptCacheIsFilledAgain(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	r := start(t, s.Address())
 	a, _ := r.join(0, false)
@@ -412,6 +442,7 @@ func TestAFlushedScriptCacheIsFilledAgain(t *testing.T) {
 }
 
 func TestAListDeletedOrReplacedInMidFlightIsReadAfresh(t *testing.T) {
+	t.Parallel()
 	for _, change := range []string{"DEL", "FLUSHALL", "RENAME"} {
 		t.Run(change, func(t *testing.T) {
 			s := redistest.Start(t)
@@ -428,9 +459,7 @@ func TestAListDeletedOrReplacedInMidFlightIsReadAfresh(t *testing.T) {
 				s.Client().Rename(t.Context(), "a", "elsewhere")
 			}
 			s.Push("a", "x", "y", "z")
-			for s.Len("a") > 0 {
-				a.confirm()
-			}
+			redistest.Eventually(t, "the list is empty", func() bool { a.confirm(); return s.Len("a") == 0 })
 			redistest.Eventually(t, "the new items arrived", func() bool {
 				got := a.got()
 				return len(got) >= 13 && string(bytes.Join(got[len(got)-3:], nil)) == "xyz"
@@ -440,6 +469,7 @@ func TestAListDeletedOrReplacedInMidFlightIsReadAfresh(t *testing.T) {
 }
 
 func TestAProducerThatCapsItsListLosesNoMoreThanItCut(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	s.Push("a", numbered(1000)...)
 	r := start(t, s.Address())
@@ -449,15 +479,14 @@ func TestAProducerThatCapsItsListLosesNoMoreThanItCut(t *testing.T) {
 	s.Push("a", numbered(10)...)
 	a.confirm() // the ten may have come already, and are among it then
 	redistest.Eventually(t, "what was confirmed is gone", func() bool { return s.Len("a") <= 10 })
-	for s.Len("a") > 0 {
-		a.confirm()
-	}
+	redistest.Eventually(t, "the list is empty", func() bool { a.confirm(); return s.Len("a") == 0 })
 	if got := a.got(); len(got) != 1010 || string(got[1009]) != "item 9" {
 		t.Fatalf("%d items, the last %q", len(got), got[len(got)-1])
 	}
 }
 
 func TestASecondConsumerOfTheListCostsNothingElse(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	s.Push("a", numbered(20000)...)
 	r := start(t, s.Address())
@@ -481,6 +510,7 @@ func TestASecondConsumerOfTheListCostsNothingElse(t *testing.T) {
 }
 
 func TestEqualItemsAreAllDelivered(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	items := make([]any, 5000)
 	for i := range items {
@@ -500,6 +530,7 @@ func TestEqualItemsAreAllDelivered(t *testing.T) {
 }
 
 func TestAnItemTooLargeGoesToTheDeadLettersAndHoldsUpNothing(t *testing.T) {
+	t.Parallel()
 	for _, right := range []bool{false, true} {
 		t.Run(fmt.Sprintf("right=%v", right), func(t *testing.T) {
 			s := redistest.Start(t)
@@ -533,6 +564,7 @@ func TestAnItemTooLargeGoesToTheDeadLettersAndHoldsUpNothing(t *testing.T) {
 }
 
 func TestASecondInstanceStandsByAndTakesOverAtOnceWhenTheFirstStops(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	s.Push("a", numbered(1000)...)
 	first := start(t, s.Address(), func(o *Options) { o.Instance = "first" })
@@ -554,6 +586,7 @@ func TestASecondInstanceStandsByAndTakesOverAtOnceWhenTheFirstStops(t *testing.T
 }
 
 func TestAnInstanceThatLostItsLeaseRemovesNothing(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	s.Push("a", numbered(10)...)
 	r := start(t, s.Address())
@@ -573,6 +606,7 @@ func TestAnInstanceThatLostItsLeaseRemovesNothing(t *testing.T) {
 }
 
 func TestAListThatWasTakenOverWhileItWasEmptyIsNotReadAnyMore(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	s.Push("a", "first")
 	r := start(t, s.Address())
@@ -592,6 +626,7 @@ func TestAListThatWasTakenOverWhileItWasEmptyIsNotReadAnyMore(t *testing.T) {
 }
 
 func TestARestartedInstanceTakesItsOwnLeaseBackAtOnce(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	s.Push("a", numbered(10)...)
 	s.Client().Set(t.Context(), leaseKey("a"), "test/before", time.Hour)
@@ -601,6 +636,7 @@ func TestARestartedInstanceTakesItsOwnLeaseBackAtOnce(t *testing.T) {
 }
 
 func TestAPausedListIsLeftAloneUntilItIsResumed(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	r := start(t, s.Address())
 	if r.loop.Pause("nosuch", true) {
@@ -621,6 +657,7 @@ func TestAPausedListIsLeftAloneUntilItIsResumed(t *testing.T) {
 }
 
 func TestAtTheEndWhatWasConfirmedIsRemovedAndTheRestStaysInOrder(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	s.Push("a", numbered(1000)...)
 	r := start(t, s.Address())
@@ -651,6 +688,7 @@ func TestAtTheEndWhatWasConfirmedIsRemovedAndTheRestStaysInOrder(t *testing.T) {
 }
 
 func TestAFullRedisIsDrained(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	s.Push("a", numbered(2000)...)
 	if err := s.Client().ConfigSet(t.Context(), "maxmemory", "1").Err(); err != nil {
@@ -664,31 +702,106 @@ func TestAFullRedisIsDrained(t *testing.T) {
 	}
 }
 
+// commands is how many commands Redis has carried out, those of scripts included.
+func commands(t *testing.T, s *redistest.Server) (n int) {
+	t.Helper()
+	_, text, _ := strings.Cut(s.Client().Info(t.Context(), "stats").Val(), "total_commands_processed:")
+	if _, err := fmt.Sscan(text, &n); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// roundTrips makes n round trips to Redis, one after the other: a loop that spins
+// takes turns at about the same rate, whatever the speed of the machine.
+func roundTrips(t *testing.T, s *redistest.Server, n int) {
+	t.Helper()
+	for range n {
+		if err := s.Client().Ping(t.Context()).Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// An hour of the test's own clock, with the default poll interval.
 func TestIdleCostsLessThanACommandASecond(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
-	r := start(t, s.Address())
-	r.join(0, false)
+	w := relay.NewList(relay.Options{Window: 1000, Memory: 4 << 20})
+	src, v := receivedByHand(t, s.Address(), func(o *Options) {
+		o.PollInterval = 10 * time.Second
+		o.Lists = append(o.Lists, List{Key: "b", Subject: "sb", Window: w})
+	})
+	l := src.loop
+	a, b := &client{t: t, hold: true}, &client{t: t, hold: true}
+	defer v.Join("", "1", a).Leave()
+	defer w.Join("", "1", b).Leave()
+	watch, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	l.servers.Watch(watch)
+	now := time.Now()
+	round := func() (busy bool) {
+		src.Server.Heed(t.Context())
+		for _, each := range l.sources {
+			busy = each.turn(t.Context(), now) || busy
+		}
+		src.Server.Settle(0)
+		return busy
+	}
+	s.Push("a", "x")
+	s.Push("b", "x")
+	redistest.Eventually(t, "the items are gone and hints come", func() bool {
+		now = now.Add(time.Second)
+		round()
+		a.confirm()
+		b.confirm()
+		return s.Len("a")+s.Len("b") == 0 && src.Server.Hinted() && a.count() == 1 && b.count() == 1
+	})
+
+	const seconds = 3600
+	before, rounds := commands(t, s), 0
+	for end := now.Add(seconds * time.Second); now.Before(end) && rounds < seconds; rounds++ {
+		if !round() {
+			now = now.Add(l.pause(now))
+		}
+	}
+	if n := commands(t, s) - before; n >= seconds || rounds == seconds {
+		t.Errorf("%d commands in %d rounds while idle for %d seconds", n, rounds, seconds)
+	}
+}
+
+func TestAnIdleLoopSleeps(t *testing.T) {
+	s := redistest.Start(t)
+	var turns atomic.Int64
+	r := start(t, s.Address(), func(o *Options) { // the slow poll is a minute away
+		o.PollInterval = time.Minute
+		o.Alive = func(time.Time) { turns.Add(1) }
+	})
+	a, _ := r.join(0, false)
 	r.join(1, false)
 	redistest.Eventually(t, "both are served", func() bool {
 		return r.status("a").State == Serving && r.status("b").State == Serving
 	})
 	s.Push("a", "x")
-	redistest.Eventually(t, "the item is gone", func() bool { return s.Len("a") == 0 })
-	commands := func() (n int) {
-		info, _ := s.Client().InfoMap(t.Context(), "stats").Result()
-		fmt.Sscan(info["Stats"]["total_commands_processed"], &n)
-		return n
+	redistest.Eventually(t, "the item is gone", func() bool { return a.count() == 1 && s.Len("a") == 0 })
+	if err := round(t, r.loop); err != nil {
+		t.Fatal(err)
 	}
-	before := commands()
-	commands()
-	// Nothing is to come for a minute: the loop must be asleep, not polling.
-	time.Sleep(300 * time.Millisecond)
-	if n := commands() - before; n > 6 {
+
+	const own = 2000
+	before, turned, began := commands(t, s), turns.Load(), time.Now()
+	roundTrips(t, s, own)
+	polls := int(time.Since(began)/time.Minute) + 1
+	if n := commands(t, s) - before - own; n > 6*polls {
 		t.Errorf("%d commands while idle", n)
+	}
+	if n := turns.Load() - turned; n > int64(20*polls) {
+		t.Errorf("%d turns while idle", n)
 	}
 }
 
 func TestTaggedKeysShareTheListsSlot(t *testing.T) {
+	t.Parallel()
 	for key, want := range map[string]string{
 		"a": "{a}:dead", "{x}a": "{x}a:dead", "a{x}b": "a{x}b:dead", "a{}b": "{a{}b}:dead",
 	} {
@@ -699,6 +812,7 @@ func TestTaggedKeysShareTheListsSlot(t *testing.T) {
 }
 
 func TestDisplacedFindsWhereTheListBeginsNow(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		held, there string
 		want        int
@@ -719,6 +833,7 @@ func TestDisplacedFindsWhereTheListBeginsNow(t *testing.T) {
 }
 
 func TestPeekShowsTheHeadOfAListAndChangesNothing(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	r := start(t, s.Address(), func(o *Options) { o.Lists[1].FromRight = true })
 	s.Client().RPush(t.Context(), "a", "one", "two\n\xff", "three")

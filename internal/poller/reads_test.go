@@ -12,6 +12,7 @@ import (
 )
 
 func TestAConnectionThatClosesAtRestIsReplacedBeforeTheNextItemComes(t *testing.T) {
+	t.Parallel()
 	core, logged := observer.New(zap.WarnLevel)
 	s := redistest.Start(t)
 	r := start(t, s.Address(), func(o *Options) { o.Log = zap.New(core) })
@@ -37,6 +38,7 @@ func turnWith(t *testing.T, src *source) {
 }
 
 func TestReadsGrowFromOneItemAndShrinkAfterATimeout(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	src, w := receivedByHand(t, s.Address(), func(o *Options) { o.Redis.Timeout = 500 * time.Millisecond })
 	src.limit = 1

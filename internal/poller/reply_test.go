@@ -82,6 +82,7 @@ func gathered(g *gather) (items []string) {
 }
 
 func TestAReplyIsReadHoweverItIsCut(t *testing.T) {
+	t.Parallel()
 	items := []string{"", "a", "\r\n", "$3\r\nabc\r\n", strings.Repeat("x", 1000), ""}
 	for name, way := range ways {
 		g := gather{maxBytes: 1 << 20, maxItem: 1 << 20}
@@ -101,6 +102,7 @@ func TestAReplyIsReadHoweverItIsCut(t *testing.T) {
 }
 
 func TestWhatIsKeptOfAReplyIsBounded(t *testing.T) {
+	t.Parallel()
 	for name, way := range ways {
 		g := gather{maxBytes: 5, maxLarge: 5, maxItem: 100}
 		read(way(append(encode("abc", "d", "efg", "h"), "+\r\n"...)), &g)
@@ -121,6 +123,7 @@ func TestWhatIsKeptOfAReplyIsBounded(t *testing.T) {
 }
 
 func TestLargeItemsHaveABoundOfTheirOwn(t *testing.T) {
+	t.Parallel()
 	item := strings.Repeat("x", 64<<10)
 	g := gather{maxBytes: 100 << 10, maxLarge: 200 << 10, maxItem: 1 << 20}
 	if _, err := read(bytes.NewReader(append(encode(item, item, item, item), "+\r\n"...)), &g); err != nil || len(gathered(&g)) != 3 {
@@ -129,6 +132,7 @@ func TestLargeItemsHaveABoundOfTheirOwn(t *testing.T) {
 }
 
 func TestOfAnItemTooLargeOnlyItsMarkIsKept(t *testing.T) {
+	t.Parallel()
 	large := strings.Repeat("abcdefghij", 10000)
 	for name, way := range ways {
 		g := gather{maxBytes: 1 << 20, maxItem: 100}

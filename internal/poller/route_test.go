@@ -158,6 +158,7 @@ func waitForReplica(t *testing.T, n *redistest.Node) {
 }
 
 func TestListsOnDifferentMastersOfAClusterAreServed(t *testing.T) {
+	t.Parallel()
 	cluster := redistest.StartCluster(t, 3, false)
 	keys := [2]string{cluster.Key("a", 0), cluster.Key("b", 1)}
 	c := startCouple(t, redisconn.Options{Cluster: []string{cluster.Masters[2].Address()}}, keys)
@@ -189,6 +190,7 @@ func TestListsOnDifferentMastersOfAClusterAreServed(t *testing.T) {
 }
 
 func TestASlotMovesInMidStream(t *testing.T) {
+	t.Parallel()
 	cluster := redistest.StartCluster(t, 3, false)
 	keys := [2]string{cluster.Key("a", 0), cluster.Key("b", 1)}
 	c := startCouple(t, redisconn.Options{Cluster: cluster.Addresses()}, keys)
@@ -215,6 +217,7 @@ func TestASlotMovesInMidStream(t *testing.T) {
 }
 
 func TestAMasterOfAClusterDiesAndItsReplicaTakesOver(t *testing.T) {
+	t.Parallel()
 	cluster := redistest.StartCluster(t, 3, true)
 	keys := [2]string{cluster.Key("a", 0), cluster.Key("b", 0)}
 	c := startCouple(t, redisconn.Options{Cluster: []string{cluster.Masters[0].Address(), cluster.Masters[1].Address()}}, keys)
@@ -232,6 +235,7 @@ func TestAMasterOfAClusterDiesAndItsReplicaTakesOver(t *testing.T) {
 }
 
 func TestTheMasterOfSentinelsDiesAndComesBackAsAReplica(t *testing.T) {
+	t.Parallel()
 	sentinels := redistest.StartSentinels(t)
 	where := redisconn.Options{Sentinel: redisconn.SentinelOptions{Addresses: sentinels.Addresses(), Master: "mymaster"}}
 	c := startCouple(t, where, [2]string{"a", "b"})
@@ -251,6 +255,7 @@ func TestTheMasterOfSentinelsDiesAndComesBackAsAReplica(t *testing.T) {
 }
 
 func TestSentinelsSwapMasterAndReplicaInMidStream(t *testing.T) {
+	t.Parallel()
 	sentinels := redistest.StartSentinels(t)
 	where := redisconn.Options{Sentinel: redisconn.SentinelOptions{Addresses: sentinels.Addresses(), Master: "mymaster"}}
 	c := startCouple(t, where, [2]string{"a", "b"})
@@ -278,6 +283,7 @@ func connections(t *testing.T, n *redistest.Node) (taken int) {
 }
 
 func TestARedisThatBecomesAReplicaAndAMasterAgainIsServedAgain(t *testing.T) {
+	t.Parallel()
 	old := redistest.StartNode(t)
 	c := startCouple(t, redisconn.Options{Address: old.Address()}, [2]string{"a", "b"})
 	p := newPusher(c, redisconn.Options{Address: old.Address()})

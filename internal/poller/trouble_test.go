@@ -168,12 +168,14 @@ func endure(t *testing.T, s *redistest.Server, l served, reason string, mute boo
 }
 
 func TestTroubleIsNamedAndLosesNothing(t *testing.T) {
+	t.Parallel()
 	for mode, serve := range modes {
 		for _, x := range troubles {
 			if x.only != "" && x.only != mode {
 				continue
 			}
 			t.Run(mode+"/"+x.name, func(t *testing.T) {
+				t.Parallel()
 				s := startWithUser(t)
 				l := serve(t, s, func(o *Options) {
 					logIn(&o.Redis)
@@ -186,6 +188,7 @@ func TestTroubleIsNamedAndLosesNothing(t *testing.T) {
 }
 
 func TestAListWithoutRightsDoesNotStopTheOther(t *testing.T) {
+	t.Parallel()
 	s := startWithUser(t)
 	r := start(t, s.Address(), func(o *Options) { logIn(&o.Redis) })
 	a, _ := r.join(0, false)
@@ -206,8 +209,10 @@ func TestAListWithoutRightsDoesNotStopTheOther(t *testing.T) {
 }
 
 func TestConnectionsKilledEvery50MillisecondsWhileItemsComeLoseNothing(t *testing.T) {
+	t.Parallel()
 	for mode, serve := range modes {
 		t.Run(mode, func(t *testing.T) {
+			t.Parallel()
 			s := redistest.Start(t)
 			l := serve(t, s, func(*Options) {})
 			items := numbered(20000)
@@ -226,6 +231,7 @@ func TestConnectionsKilledEvery50MillisecondsWhileItemsComeLoseNothing(t *testin
 }
 
 func TestARedisThatLostItsDataIsServedAgain(t *testing.T) {
+	t.Parallel()
 	for mode, serve := range modes {
 		t.Run(mode, func(t *testing.T) {
 			s := redistest.Start(t)
@@ -246,6 +252,7 @@ func TestARedisThatLostItsDataIsServedAgain(t *testing.T) {
 }
 
 func TestAPasswordThatIsMissingIsSaid(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	do(t, s, "CONFIG", "SET", "requirepass", "secret")
 	r := start(t, s.Address())

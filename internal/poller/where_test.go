@@ -19,6 +19,7 @@ func tracks(t *testing.T, s *redistest.Server) bool {
 var tracking = regexp.MustCompile(` flags=[A-Za-z]*t[A-Za-z]* .* redir=[0-9]`)
 
 func TestAMasterWithoutReplicasThatWantsSomeIsNamedAsSuch(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t, "--min-replicas-to-write", "1")
 	r := start(t, s.Address())
 	a, _ := r.join(0, false)
@@ -31,6 +32,7 @@ func TestAMasterWithoutReplicasThatWantsSomeIsNamedAsSuch(t *testing.T) {
 }
 
 func TestHintsComeBackAfterTheCredentialsWereRefused(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	s.Client().ConfigSet(t.Context(), "requirepass", "wrong") // the test's own connection stays
 	r := start(t, s.Address(), func(o *Options) { o.Redis.Password = "right" })

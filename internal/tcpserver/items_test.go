@@ -409,10 +409,11 @@ func TestClientWithTooMuchQueuedIsCutOff(t *testing.T) {
 	c.send("SUB bar 1\r\n")
 	c.sync()
 	message := "PUB foo 1048576\r\n" + stuffed + "\r\n"
-	for s.Stats().SlowConsumers == 0 {
+	eventually(t, "it is a slow consumer", func() bool {
 		pub.send(message)
 		pub.sync()
-	}
+		return s.Stats().SlowConsumers > 0
+	})
 	eventually(t, "the slow client is gone", func() bool { return s.Stats().Clients == 2 })
 	pub.send("PUB bar 2\r\nhi\r\n")
 	c.expect("MSG bar 1 2", "hi")
@@ -428,9 +429,11 @@ func TestClientThatPingsAndNeverReadsIsBounded(t *testing.T) {
 	s, addr := serve(t, opts)
 	c := dial(t, addr)
 	pings := []byte(strings.Repeat("PING\r\n", 10_000))
-	for s.Stats().SlowConsumers == 0 {
+	c.SetWriteDeadline(time.Now().Add(patience))
+	eventually(t, "it is a slow consumer", func() bool {
 		c.Write(pings) // fails when the server has had enough
-	}
+		return s.Stats().SlowConsumers > 0
+	})
 }
 
 func TestListItemsAreNotCountedAsPending(t *testing.T) {
