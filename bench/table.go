@@ -107,5 +107,5 @@ var targets = []target{
 	{name: "idle/edged", unit: "cpu-s/min", atMost: 0.02},
 	{name: "idle/edged", unit: "redis-commands/min", atMost: 12},
 	{name: "idle/edged-one-client", unit: "cpu-s/min", atMost: 0.02},
-	{name: "binary/edged", unit: "MB", atMost: 12},
+	{name: "binary/edged", unit: "MB", atMost: 10},
 }
