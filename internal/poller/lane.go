@@ -253,8 +253,8 @@ func (s *lane) fail(err error, now time.Time) {
 }
 
 // recovered reports whether the same call is likely to work now: Redis did not know
-// the scripts, and they are loaded; or it closed the connection, as it does with
-// idle ones, and the next one may stand. Otherwise it returns the error to report.
+// the scripts, and they are loaded; or a server that has served the list closed the
+// connection, as it does with idle ones. Otherwise it returns the error to report.
 func (s *lane) recovered(err error) (bool, error) {
 	if redisconn.NoScript(err) {
 		if err = s.Server.LoadScripts(context.Background()); err != nil {
@@ -262,7 +262,7 @@ func (s *lane) recovered(err error) (bool, error) {
 		}
 		return err == nil, err
 	}
-	return s.faults == 0 && redisconn.ClosedByPeer(err), err
+	return s.faults == 0 && s.served == s.Server.Address && redisconn.ClosedByPeer(err), err
 }
 
 // ownFault tells whether a fault is that of one list, whatever the others do.
