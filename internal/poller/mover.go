@@ -61,7 +61,7 @@ func newMover(l *Loop, list List) *mover {
 // most items that are settled in one round trip.
 const maxSettle = 1000
 
-// mostInFlight bounds what find reads; max_ack_pending is far below.
+// mostInFlight bounds the items that find reads; max_ack_pending is far below.
 const mostInFlight = 1 << 20
 
 func (m *mover) side() string {

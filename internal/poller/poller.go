@@ -249,8 +249,8 @@ func (l *Loop) Run(ctx context.Context) error {
 	return l.finish()
 }
 
-// reconnect lets the lists of a server be asked again at once, whose connection broke
-// while it was at rest: nothing tells of what changes in them until then.
+// reconnect asks the lists of a server again at once. Its connection broke at rest,
+// and until there is another one no hint tells of new items.
 func (l *Loop) reconnect(server *redisconn.Server) {
 	for _, s := range l.lanes {
 		if s.Server == server && s.faults == 0 {

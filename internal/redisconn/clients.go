@@ -95,8 +95,8 @@ func (l redisLog) Printf(_ context.Context, format string, v ...any) {
 	l.Debug("go-redis: " + fmt.Sprintf(format, v...))
 }
 
-// maxReply is how many bytes one reply to go-redis may have, far above what edged
-// asks for there.
+// maxReply is the largest reply to go-redis in bytes, far above the replies that
+// edged asks for there.
 const maxReply = 64 << 20
 
 // checked is a connection for go-redis, which allocates as many bytes and elements

@@ -13,7 +13,7 @@ import (
 // never called: the next use of the connection notices.
 //
 // An epoll instance that waits for the close alone stands between the connection
-// and Go's poller, so that what arrives on the connection wakes nothing.
+// and Go's poller, so that bytes arriving on the connection wake nothing.
 func onClose(conn net.Conn, closed func()) (stop func()) {
 	if t, ok := conn.(interface{ NetConn() net.Conn }); ok { // TLS
 		conn = t.NetConn()

@@ -29,7 +29,7 @@ type Conn struct {
 	limit    time.Time // the deadline is not put off beyond it; zero: no limit
 	came     int       // bytes sent or received since the deadline was put off
 
-	waiting []func()      // receive the replies to what was sent
+	waiting []func()      // receive the replies to commands under way
 	dead    error         // why the connection is not used any more
 	out     []byte        // commands to send
 	in      *batch.Memory // replies; Data[:kept] stays there, Data[next:] is not parsed yet
@@ -50,7 +50,7 @@ type Sink interface {
 	End(s batch.Span)           // the item is complete; s is its place if it is kept
 }
 
-// The bounds of a reply. They are far above what edged asks for.
+// The bounds of a reply. They are far above the replies that edged asks for.
 const (
 	maxNumber = 1 << 30  // of items, and of bytes in an item; fits into an int of 32 bits
 	maxLine   = 64 << 10 // bytes
@@ -170,8 +170,8 @@ func (c *Conn) moved(n int) {
 	}
 }
 
-// Receive begins to read the replies. What is kept of them will stand in m; nil
-// keeps nothing.
+// Receive begins to read the replies. Items that are kept will stand in m; nil
+// keeps none.
 func (c *Conn) Receive(m *batch.Memory) {
 	if m == nil {
 		m = &c.own
@@ -180,12 +180,12 @@ func (c *Conn) Receive(m *batch.Memory) {
 	c.in, c.kept, c.next, c.rest = m, 0, 0, c.rest[:0]
 }
 
-// Later leaves the replies to what was sent for receive to read, which must call
-// Receive and Finish.
+// Later leaves the replies to the commands sent for receive to read, which must
+// call Receive and Finish.
 func (c *Conn) Later(receive func()) { c.waiting = append(c.waiting, receive) }
 
-// settle receives what is under way, the oldest first, until no more than left
-// round trips are.
+// settle receives round trips under way, the oldest first, until no more than left
+// are.
 func (c *Conn) settle(left int) {
 	for len(c.waiting) > left {
 		receive := c.waiting[0]

@@ -33,7 +33,7 @@ func (s *scripted) Read(p []byte) (int, error)  { return s.Reader.Read(p) }
 func (s *scripted) Write(p []byte) (int, error) { return s.sent.Write(p) }
 func (s *scripted) SetDeadline(time.Time) error { return nil }
 
-// reading returns a Conn that is to receive what r has.
+// reading returns a Conn that receives the replies in r.
 func reading(r io.Reader) *Conn {
 	c := NewConn(&scripted{Reader: r}, time.Minute, nil)
 	c.Receive(nil)

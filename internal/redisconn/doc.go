@@ -4,7 +4,7 @@
 // A [Server] is one Redis server in use. It has a connection of edged's own, for
 // the round trips of delivery, and a client of go-redis for everything else.
 //
-// What it promises:
+// Promises:
 //
 //   - No command is sent twice. After a lost reply the caller decides.
 //   - Replies arrive in the order of the commands, to the functions that wait for

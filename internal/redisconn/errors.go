@@ -79,7 +79,7 @@ func TimedOut(err error) bool {
 		errors.As(err, &netErr) && netErr.Timeout()
 }
 
-// Explain says what an error of the Redis at address means to an operator.
+// Explain words an error of the Redis at address for an operator.
 func Explain(err error, address string) string {
 	text := err.Error()
 	has := func(s string) bool { return strings.Contains(text, s) }

@@ -37,7 +37,7 @@ func (o Options) Where() string {
 	return o.Address
 }
 
-// network splits an address into what package net wants.
+// network splits an address into the arguments of net.Dial.
 func network(address string) (network, path string) {
 	if path, ok := strings.CutPrefix(address, "unix://"); ok {
 		return "unix", path

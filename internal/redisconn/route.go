@@ -8,7 +8,7 @@ import (
 	"sync"
 )
 
-// Callbacks are what a Servers calls.
+// Callbacks are the functions that a Servers calls.
 type Callbacks struct {
 	Changed  func(key string) // a key has changed; "" means any. From the hints' goroutines
 	Closed   func()           // a connection was closed while at rest, Heed is due. From any goroutine

@@ -56,16 +56,15 @@ func (s *Server) Open(ctx context.Context) (*Conn, error) {
 	return s.conn, nil
 }
 
-// Settle receives the replies to what is under way, the oldest first, until no
-// more than left round trips are.
+// Settle receives round trips under way, the oldest first, until no more than left
+// are.
 func (s *Server) Settle(left int) {
 	if s.conn != nil {
 		s.conn.settle(left)
 	}
 }
 
-// Do sends one command and returns its reply, after the replies to what is under
-// way.
+// Do receives all round trips under way, sends one command and returns its reply.
 func (s *Server) Do(ctx context.Context, words ...any) (any, error) {
 	s.Settle(0)
 	c, err := s.Open(ctx)
@@ -106,8 +105,8 @@ func (s *Server) Failed(err error) {
 	}
 }
 
-// Heed follows what has become of the connections since the last call: the server
-// closed the one at rest, or the hints' connection is another one. It reports
+// Heed notes changes of the connections since the last call: the server closed the
+// one at rest, or the hints' connection is another one. It reports
 // whether the connection broke.
 func (s *Server) Heed(ctx context.Context) (broke bool) {
 	if s.conn == nil {
