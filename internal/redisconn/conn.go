@@ -159,7 +159,6 @@ func (c *Conn) moved(n int) {
 	if c.came += n; c.came < progressBytes {
 		return
 	}
-	c.came = 0
 	now := time.Now()
 	if c.deadline.Sub(now) >= c.timeout/2 {
 		return
