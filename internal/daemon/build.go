@@ -34,6 +34,7 @@ func build(o Options, log *logging) (*daemon, error) {
 	relayed, lists, subjects := d.buildLists(cfg)
 	d.served.replace(cfg, relayed)
 	redis.Timeout = d.redisTimeout(cfg)
+	redis.Dial, redis.Random = o.DialRedis, o.Random
 	d.loop = d.buildLoop(cfg, redis, lists)
 	d.inbound = buildInbound(cfg, redis, log.Logger)
 	d.tcp = d.buildTCP(cfg, sec, subjects)
@@ -77,6 +78,7 @@ func (d *daemon) buildLoop(cfg *config.Config, redis redisconn.Options, lists []
 		MaxPayload:   int(cfg.TCP.MaxPayload),
 		Alive:        d.alive,
 		MaxSleep:     d.options.Notify.Watchdog() / 3,
+		Random:       d.options.Random,
 		Log:          d.log.Named("poller"),
 	})
 }
@@ -91,7 +93,8 @@ func buildInbound(cfg *config.Config, redis redisconn.Options, log *zap.Logger) 
 		lists[i] = inbound.List{Subject: in.Subject, Key: in.List, MaxLen: in.MaxLen, FromRight: in.TakeFrom == config.TakeRight}
 	}
 	return inbound.New(inbound.Options{
-		Redis: redis.NewClients(), Lists: lists, Buffer: int(cfg.Delivery.InboundBuffer), Log: log.Named("inbound"),
+		Redis: redis.NewClients(), Lists: lists, Buffer: int(cfg.Delivery.InboundBuffer),
+		Random: redis.Random, Log: log.Named("inbound"),
 	})
 }
 

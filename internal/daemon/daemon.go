@@ -42,6 +42,10 @@ type Options struct {
 	Stderr  io.Writer                      // for the log, and for errors before there is one
 	Ready   func(tcp net.Addr)             // called when the daemon serves clients at tcp; may be nil
 
+	// The network and chance, for daemons that run in a simulation. Each may be nil.
+	DialRedis func(ctx context.Context, network, address string) (net.Conn, error)
+	Random    func(n uint64) uint64 // returns a number below n, from any goroutine; for jitter and samples
+
 	// Things that a process has only once. Main sets them. Each may be nil.
 	Signals <-chan os.Signal        // the first starts the drain, the second ends it
 	Notify  *systemd.Notifier       // the service manager

@@ -49,8 +49,9 @@ const (
 type Options struct {
 	Redis  Redis // Run closes it
 	Lists  []List
-	Buffer int         // bytes that may wait for Redis; each list has an equal share, which one item may exceed
-	Log    *zap.Logger // nil means none
+	Buffer int                   // bytes that may wait for Redis; each list has an equal share, which one item may exceed
+	Random func(n uint64) uint64 // returns a number below n; nil: rand.Uint64N
+	Log    *zap.Logger           // nil means none
 }
 
 // Redis gives the connection to the server that has a key. One goroutine uses it.
@@ -91,10 +92,11 @@ type Stats struct {
 
 // Writer writes to lists. Its methods may be called from any goroutine.
 type Writer struct {
-	redis Redis
-	share int // bytes that may wait for one list
-	log   *zap.Logger
-	wake  chan struct{} // capacity 1: something waits
+	redis  Redis
+	share  int // bytes that may wait for one list
+	random func(n uint64) uint64
+	log    *zap.Logger
+	wake   chan struct{} // capacity 1: something waits
 
 	mu     sync.Mutex // guards everything below
 	closed bool
@@ -121,10 +123,14 @@ func (it item) cost() int { return len(it.payload) + overhead }
 // New makes a writer. It writes while Run runs.
 func New(opts Options) *Writer {
 	w := &Writer{
-		redis: opts.Redis,
-		share: opts.Buffer / max(1, len(opts.Lists)),
-		log:   opts.Log,
-		wake:  make(chan struct{}, 1),
+		redis:  opts.Redis,
+		share:  opts.Buffer / max(1, len(opts.Lists)),
+		random: opts.Random,
+		log:    opts.Log,
+		wake:   make(chan struct{}, 1),
+	}
+	if w.random == nil {
+		w.random = rand.Uint64N
 	}
 	if w.log == nil {
 		w.log = zap.NewNop()
@@ -387,7 +393,7 @@ func (w *Writer) failed(s sending, err error) {
 	}
 	l.stats.Failing = "Redis does not take it: " + err.Error()
 	l.pause = min(max(firstRetry, 2*l.pause), lastRetry)
-	l.retry = time.Now().Add(l.pause*3/4 + rand.N(l.pause/2)) // so that many don't come back at once
+	l.retry = time.Now().Add(l.pause*3/4 + time.Duration(w.random(uint64(l.pause/2)))) // so that many don't come back at once
 
 	unknown := !surelyNot(err)
 	if unknown {

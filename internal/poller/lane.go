@@ -92,7 +92,7 @@ const lookWait = time.Second
 
 func newLane(l *Loop, list List, lease string) *lane {
 	s := &lane{
-		Route: l.servers.Route(), list: list, loop: l, fresh: true, more: true, limit: 1, retry: redisconn.NewBackoff(),
+		Route: l.servers.Route(), list: list, loop: l, fresh: true, more: true, limit: 1, retry: l.opts.Redis.Backoff(),
 		keys:   []string{list.Key, lease, DeadKey(list.Key)},
 		log:    l.opts.Log.With(zap.String("list", list.Key)),
 		status: Status{Key: list.Key, Subject: list.Subject, State: Starting},

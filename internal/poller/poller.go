@@ -21,9 +21,10 @@ package poller
 
 import (
 	"context"
-	"crypto/rand"
+	cryptorand "crypto/rand"
 	"encoding/hex"
 	"fmt"
+	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -73,10 +74,11 @@ type Options struct {
 	PollInterval time.Duration // slow poll behind the hints
 	Lease        time.Duration // how long a list stays this instance's without renewal
 	BatchItems   int
-	BatchBytes   int             // of a batch; one item is always read
-	MaxPayload   int             // bytes; larger items go to the dead-letter list
-	Alive        func(time.Time) // called each time round: the watchdog's food
-	MaxSleep     time.Duration   // between two calls of Alive; 0 means no bound
+	BatchBytes   int                   // of a batch; one item is always read
+	MaxPayload   int                   // bytes; larger items go to the dead-letter list
+	Alive        func(time.Time)       // called each time round: the watchdog's food
+	MaxSleep     time.Duration         // between two calls of Alive; 0 means no bound
+	Random       func(n uint64) uint64 // returns a number below n; nil: rand.Uint64N
 	Log          *zap.Logger
 }
 
@@ -151,8 +153,11 @@ func New(opts Options) *Loop {
 	if opts.Alive == nil {
 		opts.Alive = func(time.Time) {}
 	}
+	if opts.Random == nil {
+		opts.Random = rand.Uint64N
+	}
 	var token [6]byte
-	rand.Read(token[:])
+	cryptorand.Read(token[:])
 	l := &Loop{
 		opts:     opts,
 		holder:   opts.Instance + "/" + hex.EncodeToString(token[:]),

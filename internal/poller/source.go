@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"hash/maphash"
-	"math/rand/v2"
 	"slices"
 	"strconv"
 	"time"
@@ -337,7 +336,7 @@ func (s *source) landmarks(trim int) []uint64 {
 		marks = append(marks, last)
 	}
 	if between := uint64(max(0, trim-2)); between > 0 {
-		any := s.base + 1 + rand.Uint64N(between)
+		any := s.base + 1 + s.loop.opts.Random(between)
 		if slices.Contains(marks, any) {
 			any = s.base + 1 + (any-s.base)%between // the next one
 		}

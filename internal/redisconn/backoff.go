@@ -1,9 +1,6 @@
 package redisconn
 
-import (
-	"math/rand/v2"
-	"time"
-)
+import "time"
 
 // Retries start soon and slow down to two a second. go-redis adds up to a second of
 // its own after a failed dial, so all goes on within two seconds of Redis being
@@ -14,10 +11,15 @@ const (
 )
 
 // Backoff tells how long to wait before the next try.
-type Backoff struct{ wait time.Duration }
+type Backoff struct {
+	wait   time.Duration
+	random func(n uint64) uint64
+}
 
-// NewBackoff begins with the shortest wait.
-func NewBackoff() *Backoff { return &Backoff{wait: firstRetry} }
+// newBackoff begins with the shortest wait. random returns a number below n.
+func newBackoff(random func(n uint64) uint64) *Backoff {
+	return &Backoff{firstRetry, random}
+}
 
 // Reset goes back to the shortest wait.
 func (b *Backoff) Reset() { b.wait = firstRetry }
@@ -27,5 +29,5 @@ func (b *Backoff) Reset() { b.wait = firstRetry }
 func (b *Backoff) Next() time.Duration {
 	wait := b.wait
 	b.wait = min(2*b.wait, lastRetry)
-	return wait*3/4 + rand.N(wait/2)
+	return wait*3/4 + time.Duration(b.random(uint64(wait/2)))
 }

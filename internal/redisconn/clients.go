@@ -45,6 +45,9 @@ func (o Options) clientOptions(address string) *redis.Options {
 		if err != nil {
 			return nil, err
 		}
+		if _, ok := conn.(syscall.Conn); !ok {
+			return struct{ net.Conn }{newChecked(conn)}, nil
+		}
 		return newChecked(conn), nil
 	}
 	return options
@@ -113,7 +116,8 @@ type checked struct {
 
 func newChecked(conn net.Conn) *checked { return &checked{Conn: conn, room: maxReply} }
 
-// SyscallConn lets go-redis look whether the connection is still there.
+// SyscallConn lets go-redis look whether the connection is still there. go-redis
+// drops a connection that has the method and can't tell.
 func (c *checked) SyscallConn() (syscall.RawConn, error) {
 	raw, ok := c.Conn.(syscall.Conn)
 	if !ok {

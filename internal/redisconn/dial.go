@@ -34,7 +34,11 @@ func (o *Options) connect(ctx context.Context, address string, blocks bool) (net
 		return nil, &net.OpError{Op: "dial", Err: errNotAsked}
 	}
 	network, path := network(address)
-	conn, err := new(net.Dialer).DialContext(ctx, network, path)
+	dial := o.Dial
+	if dial == nil {
+		dial = new(net.Dialer).DialContext
+	}
+	conn, err := dial(ctx, network, path)
 	if err != nil {
 		return nil, err
 	}

@@ -28,7 +28,7 @@ func newHints(o *Options, address string, changed func(key string)) *hints {
 // run receives until ctx is done. While there is no connection there are no hints,
 // and the owner polls.
 func (h *hints) run(ctx context.Context) {
-	backoff := NewBackoff()
+	backoff := h.opts.Backoff()
 	for ctx.Err() == nil {
 		subscribed, err := h.receive(ctx)
 		h.id.Store(0)

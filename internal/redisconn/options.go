@@ -1,7 +1,10 @@
 package redisconn
 
 import (
+	"context"
 	"crypto/tls"
+	"math/rand/v2"
+	"net"
 	"strings"
 	"time"
 )
@@ -16,6 +19,11 @@ type Options struct {
 	DB       int           // 0 in a cluster
 	TLS      *tls.Config   // nil: none
 	Timeout  time.Duration // for connecting, and for progress in a round trip
+
+	// Dial connects to a server, without TLS; nil: net.Dialer.DialContext.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+	// Random returns a number below n, for jitter; nil: rand.Uint64N.
+	Random func(n uint64) uint64
 }
 
 // SentinelOptions say how to find the master that Sentinels watch.
@@ -35,6 +43,14 @@ func (o Options) Where() string {
 		return "the address of the master " + o.Sentinel.Master
 	}
 	return o.Address
+}
+
+// Backoff makes a Backoff with the jitter of these options.
+func (o Options) Backoff() *Backoff {
+	if o.Random == nil {
+		return newBackoff(rand.Uint64N)
+	}
+	return newBackoff(o.Random)
 }
 
 // network splits an address into the arguments of net.Dial.

@@ -22,11 +22,22 @@ type peer struct {
 	level    Level
 }
 
+// Credentialed is a connection that knows the process at its other end, as one in
+// memory does. For Unix sockets the kernel is asked.
+type Credentialed interface {
+	net.Conn
+	Credentials() (pid, uid int)
+}
+
 // peerOf returns the process at the other end of a connection. Root and the
 // daemon's own user are Admin, other users Operator, unknown ones User; the ceiling
 // bounds them all.
 func peerOf(c net.Conn, ceiling Level) peer {
 	unknown := peer{pid: -1, uid: -1}
+	if conn, ok := c.(Credentialed); ok {
+		pid, uid := conn.Credentials()
+		return peer{pid: pid, uid: uid, level: min(levelOf(uid, os.Geteuid()), ceiling)}
+	}
 	conn, ok := c.(*net.UnixConn)
 	if !ok {
 		return unknown
