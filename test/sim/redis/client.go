@@ -20,53 +20,33 @@ func newClient(conn net.Conn) *client {
 // readSize is how many bytes Redis reads from a connection at once.
 const readSize = 16 << 10
 
-// serve executes the commands that arrive on a connection.
+// serve executes the commands that arrive on a connection. It holds mu, except while
+// it waits for bytes: as in Redis, commands that were read together are executed
+// together.
 func (r *Redis) serve(c *client) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	defer r.left(c)
 	in := bufio.NewReaderSize(input{r, c}, readSize)
-	for {
+	for !c.gone {
 		words, err := readCommand(in)
+		if errors.Is(err, errProtocol) {
+			c.error("ERR " + err.Error())
+		}
 		if err != nil {
-			r.protocolError(c, err)
-			return
+			break
 		}
-		if len(words) > 0 && !r.executeFor(c, words) {
-			return
+		if len(words) > 0 {
+			r.executed++
+			r.execute(c, words)
 		}
 	}
+	c.flush()
 }
 
-// executeFor executes a command that arrived on a connection, and reports whether
-// the client may send more.
-func (r *Redis) executeFor(c *client, words []string) (more bool) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if c.gone {
-		return false
-	}
-	r.executed++
-	r.execute(c, words)
-	if c.gone { // QUIT
-		c.flush()
-	}
-	return !c.gone
-}
-
-// protocolError tells the client that its bytes are not RESP, if that is the error.
-func (r *Redis) protocolError(c *client, err error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if errors.Is(err, errProtocol) && !c.gone {
-		c.error("ERR " + err.Error())
-		c.flush()
-	}
-}
-
-// left forgets a client whose connection has ended.
+// left forgets a client whose connection has ended. mu is held.
 func (r *Redis) left(c *client) {
 	c.conn.Close()
-	r.mu.Lock()
-	defer r.mu.Unlock()
 	c.gone = true
 	r.clients = slices.DeleteFunc(r.clients, func(x *client) bool { return x == c })
 	r.tracking.forget(c)
@@ -80,18 +60,22 @@ func (c *client) flush() {
 	}
 }
 
-// input reads from a client's connection. Before each read it sends the replies, so
-// those to commands that arrived together leave together.
+// input reads from a client's connection, without mu. The replies to the commands
+// that were read before are sent first.
 type input struct {
 	r *Redis
 	c *client
 }
 
 func (in input) Read(p []byte) (int, error) {
-	in.r.mu.Lock()
 	in.c.flush()
 	in.r.mu.Unlock()
-	return in.c.conn.Read(p)
+	n, err := in.c.conn.Read(p)
+	in.r.mu.Lock()
+	if in.c.gone { // nothing more is executed
+		return 0, net.ErrClosed
+	}
+	return n, err
 }
 
 // errProtocol is the error of bytes that are not a command.
