@@ -31,7 +31,7 @@ func (r *Redis) serve(c *client) {
 	for !c.gone {
 		words, err := readCommand(in)
 		if errors.Is(err, errProtocol) {
-			c.error("ERR " + err.Error())
+			c.error("ERR Protocol error")
 		}
 		if err != nil {
 			break
@@ -79,7 +79,7 @@ func (in input) Read(p []byte) (int, error) {
 }
 
 // errProtocol is the error of bytes that are not a command.
-var errProtocol = errors.New("Protocol error")
+var errProtocol = errors.New("not a command")
 
 // The bounds of a command, as in Redis.
 const (

@@ -106,139 +106,151 @@ func lines(text string) (commands [][]string) {
 	return commands
 }
 
+// session is sent on one connection.
+const session = `
+	PING
+	PING x
+	ECHO hello
+	SET s 1
+	GET s
+	GET none
+	SET s 2 NX
+	SET s 2 XX
+	SET t 1 PX 100000
+	GETSET s 3
+	INCR s
+	APPEND s x
+	INCR s
+	STRLEN s
+	TTL s
+	EXPIRE s 100
+	PERSIST s
+	PERSIST s
+	PEXPIRE none 100
+	LLEN s
+	RPUSH s x
+	TYPE s
+	TYPE none
+	RPUSH l a b c d e f
+	LPUSH l z
+	PEXPIRE l 100000
+	LPUSH l x y
+	LRANGE l 0 -1
+	PERSIST l
+	LPUSH s x y
+	LPUSH l9 x y
+	LRANGE l9 0 -1
+	DEL l9
+	LLEN l
+	LTRIM l 2 -1
+	LRANGE l 0 -1
+	LRANGE l 2 3
+	LRANGE l -2 -1
+	LRANGE l 5 100
+	LRANGE l 100 200
+	LRANGE none 0 -1
+	LRANGE l x 1
+	LINDEX l 0
+	LINDEX l -1
+	LINDEX l 99
+	LINDEX none 0
+	LTRIM l 0 -1
+	LTRIM l 1 -1
+	LTRIM none 0 -1
+	LSET l 0 A
+	LSET l 99 A
+	LSET none 0 A
+	LREM l 1 A
+	LREM l 0 none
+	LREM none 0 x
+	LPOP l
+	RPOP l
+	LPOP l 2
+	LPOP none
+	LPOP none 2
+	LMOVE l m LEFT RIGHT
+	LMOVE none m LEFT RIGHT
+	RPOPLPUSH m l
+	EXISTS l m s none
+	RPUSHX none x
+	LINSERT l BEFORE none x
+	RPUSH l ""
+	LRANGE l 0 -1
+	HSET h a 1 b 2
+	HSET h a 3
+	HSET h odd
+	HGET h a
+	HGET h none
+	HGETALL h
+	HGETALL none
+	HKEYS h
+	HMGET h a none b
+	HLEN h
+	HEXISTS h a
+	HINCRBY h n 5
+	HDEL h a none
+	HGET s a
+	SADD set x
+	SCARD set
+	LLEN set
+	ZADD z 1 a 2 b
+	ZSCORE z a
+	ZRANGE z 0 -1
+	RENAME l l2
+	RENAME none l2
+	RENAMENX l2 h
+	DBSIZE
+	DEL l2 h none
+	UNLINK set
+	LTRIM m 5 10
+	EXISTS m
+	MSET a 1 b 2
+	MGET a b none s
+	SELECT 1
+	DBSIZE
+	SET one x
+	SELECT 16
+	SELECT -1
+	SELECT x
+	FLUSHDB
+	DBSIZE
+	SELECT 0
+	DBSIZE
+	FLUSHALL
+	DBSIZE
+	GET
+	GET a b
+	CLIENT
+	CLIENT NOPE
+	CLIENT GETNAME x
+	NOPE a b
+	SCRIPT NOPE
+	CLIENT GETNAME
+	CLIENT SETNAME me
+	CLIENT GETNAME
+	HELLO x
+	HELLO 4
+	HELLO 2 NOPE
+	HELLO 2 AUTH nobody x
+	AUTH x
+	AUTH nobody x
+	AUTH default x
+	CONFIG GET maxmemory
+	CONFIG SET maxmemory 100000000
+	CONFIG SET nope 1
+	SUBSCRIBE a b
+	GET s
+	PING
+	PING x
+	UNSUBSCRIBE a
+	UNSUBSCRIBE
+	GET s
+	QUIT
+`
+
 func TestRepliesAreThoseOfRedis(t *testing.T) {
 	b := startBoth(t).dial()
-	for _, words := range lines(`
-		PING
-		PING x
-		ECHO hello
-		SET s 1
-		GET s
-		GET none
-		SET s 2 NX
-		SET s 2 XX
-		SET t 1 PX 100000
-		GETSET s 3
-		INCR s
-		APPEND s x
-		INCR s
-		STRLEN s
-		TTL s
-		EXPIRE s 100
-		PERSIST s
-		PERSIST s
-		PEXPIRE none 100
-		LLEN s
-		RPUSH s x
-		TYPE s
-		TYPE none
-		RPUSH l a b c d e f
-		LPUSH l z
-		LLEN l
-		LRANGE l 0 -1
-		LRANGE l 2 3
-		LRANGE l -2 -1
-		LRANGE l 5 100
-		LRANGE l 100 200
-		LRANGE none 0 -1
-		LRANGE l x 1
-		LINDEX l 0
-		LINDEX l -1
-		LINDEX l 99
-		LINDEX none 0
-		LTRIM l 0 -1
-		LTRIM l 1 -1
-		LTRIM none 0 -1
-		LSET l 0 A
-		LSET l 99 A
-		LSET none 0 A
-		LREM l 1 A
-		LREM l 0 none
-		LREM none 0 x
-		LPOP l
-		RPOP l
-		LPOP l 2
-		LPOP none
-		LPOP none 2
-		LMOVE l m LEFT RIGHT
-		LMOVE none m LEFT RIGHT
-		RPOPLPUSH m l
-		EXISTS l m s none
-		RPUSHX none x
-		LINSERT l BEFORE none x
-		RPUSH l ""
-		LRANGE l 0 -1
-		HSET h a 1 b 2
-		HSET h a 3
-		HSET h odd
-		HGET h a
-		HGET h none
-		HGETALL h
-		HGETALL none
-		HKEYS h
-		HMGET h a none b
-		HLEN h
-		HEXISTS h a
-		HINCRBY h n 5
-		HDEL h a none
-		HGET s a
-		SADD set x
-		SCARD set
-		LLEN set
-		ZADD z 1 a 2 b
-		ZSCORE z a
-		ZRANGE z 0 -1
-		RENAME l l2
-		RENAME none l2
-		RENAMENX l2 h
-		DBSIZE
-		DEL l2 h none
-		UNLINK set
-		LTRIM m 5 10
-		EXISTS m
-		MSET a 1 b 2
-		MGET a b none s
-		SELECT 1
-		DBSIZE
-		SET one x
-		SELECT 16
-		SELECT -1
-		SELECT x
-		FLUSHDB
-		DBSIZE
-		SELECT 0
-		DBSIZE
-		FLUSHALL
-		DBSIZE
-		GET
-		GET a b
-		CLIENT
-		CLIENT NOPE
-		CLIENT GETNAME x
-		NOPE a b
-		SCRIPT NOPE
-		CLIENT GETNAME
-		CLIENT SETNAME me
-		CLIENT GETNAME
-		HELLO x
-		HELLO 4
-		HELLO 2 NOPE
-		HELLO 2 AUTH nobody x
-		AUTH x
-		AUTH nobody x
-		AUTH default x
-		CONFIG GET maxmemory
-		CONFIG SET maxmemory 100000000
-		CONFIG SET nope 1
-		SUBSCRIBE a b
-		GET s
-		PING
-		PING x
-		UNSUBSCRIBE a
-		UNSUBSCRIBE
-		GET s
-		QUIT
-	`) {
+	for _, words := range lines(session) {
 		b.same(words...)
 		if words[0] == "SUBSCRIBE" { // one reply for each channel
 			for range words[2:] {
@@ -465,6 +477,36 @@ func (s *servers) admin(words ...string) {
 	}
 }
 
+// tried are commands that some faults refuse.
+const tried = `
+	PING
+	GET none
+	LRANGE l 0 -1
+	LLEN l
+	SET s 1
+	RPUSH l d
+	LPUSH l d
+	LMOVE l m LEFT RIGHT
+	HSET h a 1
+	LSET l 0 a
+	LTRIM l 0 -1
+	PEXPIRE l 100000
+	HDEL h a
+	LPOP l
+	LREM l 1 none
+	DEL none
+	SCRIPT LOAD x=1
+	SELECT 0
+	ECHO x
+	CLIENT SETNAME x
+	CONFIG GET maxclients
+	SUBSCRIBE c
+	UNSUBSCRIBE c
+	NOPE
+	GET
+	FLUSHALL ASYNC x
+`
+
 func TestFaultsRefuseWhatRedisRefuses(t *testing.T) {
 	s := startBoth(t, "--enable-protected-configs", "yes")
 	b := s.dial()
@@ -487,34 +529,7 @@ func TestFaultsRefuseWhatRedisRefuses(t *testing.T) {
 			if got := fresh.sim.do("HELLO", "2"); got[0] == '-' {
 				t.Error("HELLO:", got)
 			}
-			for _, words := range lines(`
-				PING
-				GET none
-				LRANGE l 0 -1
-				LLEN l
-				SET s 1
-				RPUSH l d
-				LPUSH l d
-				LMOVE l m LEFT RIGHT
-				HSET h a 1
-				LSET l 0 a
-				LTRIM l 0 -1
-				PEXPIRE l 100000
-				HDEL h a
-				LPOP l
-				LREM l 1 none
-				DEL none
-				SCRIPT LOAD x=1
-				SELECT 0
-				ECHO x
-				CLIENT SETNAME x
-				CONFIG GET maxclients
-				SUBSCRIBE c
-				UNSUBSCRIBE c
-				NOPE
-				GET
-				FLUSHALL ASYNC x
-			`) {
+			for _, words := range lines(tried) {
 				b.same(words...)
 			}
 			for _, words := range lines(`
@@ -565,6 +580,48 @@ func TestLoadingRefusesWhatRedisRefuses(t *testing.T) {
 	}
 }
 
+// trackingCases are commands of a client with tracking (r) and of another one (w).
+var trackingCases = []struct {
+	text string
+	want int // messages
+}{
+	{"w SET a 1 / r GET a / w SET a 2 / w SET a 3", 1},
+	{"r GET none / w SET none 1", 1},
+	{"r GET a / r SET a 2 / w SET a 3", 0}, // its own write makes Redis forget
+	{"r GET a / r GET a / r GET b / w MSET b 1 a 1", 2},
+	{"w SET a 1 / r GET a / w SET a 2 NX / w GET a", 0},
+	{"w DEL l m / w RPUSH l x y / r LLEN l / w RPUSH l z", 1},
+	{"r LRANGE l 0 -1 / w LPOP l", 1},
+	{"r LINDEX l 0 / w LTRIM l 0 -1", 1},
+	{"r LLEN m / w LTRIM m 0 -1", 0}, // there is no such key
+	{"r LLEN l / w LREM l 0 none", 0},
+	{"r LLEN l / r LLEN m / w LMOVE l m LEFT RIGHT", 2},
+	{"r LLEN m / w RENAME m n", 1},
+	{"r EXISTS m / w RENAME n m", 1},
+	{"r EXISTS m n / w RENAME m n", 2},
+	{"w HSET h a 1 / r HGET h a / w HSET h a 1", 1},
+	{"r HGETALL h / w HDEL h none", 0},
+	{"w HDEL h a", 1},
+	{"r HMGET h a / w HINCRBY h a 0", 1},
+	{"r TYPE t / w LSET l 0 x", 0},
+	{"w SET t 1", 1},
+	{"r EXISTS t / w PEXPIRE t 100000", 1},
+	{"r EXISTS t / w PERSIST t / w PERSIST t", 1},
+	{"r EXISTS t / w PEXPIRE none2 1000", 0},
+	{"r GET t / w DEL t / w DEL t", 1},
+	{"r GET t / w SELECT 1 / w SET t 1 / w SELECT 0", 1}, // names are tracked
+	{"r GET a / w FLUSHDB", 1},
+	{"r GET a / r FLUSHALL", 1}, // NOLOOP does not hold for it
+	{"w FLUSHALL", 1},
+	{"r EVAL|redis.call('GET',KEYS[1])|1|a / w SET a 1", 1},
+	{"r EVAL|return_1|1|a / w SET a 1", 0},
+	{"r EVAL|redis.call('GET',KEYS[1])redis.call('SET',KEYS[1],1)|1|a / w SET a 1", 0},
+	{"r EVAL|redis.call('SET',KEYS[1],1)redis.call('GET',KEYS[1])|1|a / w SET a 1", 1},
+	{"r GET a / w EVAL|redis.call('SET',KEYS[1],1)|1|a", 1},
+	{"r GET a / r EVAL|redis.call('SET',KEYS[1],1)|1|a", 0},
+	{"r GET a / r CLIENT TRACKING OFF / w SET a 1", 0},
+}
+
 func TestTrackingTellsWhatRedisTells(t *testing.T) {
 	s := startBoth(t)
 	hints, reader, writer := s.dial(), s.dial(), s.dial()
@@ -582,47 +639,7 @@ func TestTrackingTellsWhatRedisTells(t *testing.T) {
 	track(reader, "NOLOOP")
 	hints.same("SUBSCRIBE", invalidated)
 
-	// Each line of a case is a command of the reader (r) or the writer (w).
-	for _, c := range []struct {
-		text string
-		want int // messages
-	}{
-		{"w SET a 1 / r GET a / w SET a 2 / w SET a 3", 1},
-		{"r GET none / w SET none 1", 1},
-		{"r GET a / r SET a 2 / w SET a 3", 0}, // its own write makes Redis forget
-		{"r GET a / r GET a / r GET b / w MSET b 1 a 1", 2},
-		{"w SET a 1 / r GET a / w SET a 2 NX / w GET a", 0},
-		{"w DEL l m / w RPUSH l x y / r LLEN l / w RPUSH l z", 1},
-		{"r LRANGE l 0 -1 / w LPOP l", 1},
-		{"r LINDEX l 0 / w LTRIM l 0 -1", 1},
-		{"r LLEN m / w LTRIM m 0 -1", 0}, // there is no such key
-		{"r LLEN l / w LREM l 0 none", 0},
-		{"r LLEN l / r LLEN m / w LMOVE l m LEFT RIGHT", 2},
-		{"r LLEN m / w RENAME m n", 1},
-		{"r EXISTS m / w RENAME n m", 1},
-		{"r EXISTS m n / w RENAME m n", 2},
-		{"w HSET h a 1 / r HGET h a / w HSET h a 1", 1},
-		{"r HGETALL h / w HDEL h none", 0},
-		{"w HDEL h a", 1},
-		{"r HMGET h a / w HINCRBY h a 0", 1},
-		{"r TYPE t / w LSET l 0 x", 0},
-		{"w SET t 1", 1},
-		{"r EXISTS t / w PEXPIRE t 100000", 1},
-		{"r EXISTS t / w PERSIST t / w PERSIST t", 1},
-		{"r EXISTS t / w PEXPIRE none2 1000", 0},
-		{"r GET t / w DEL t / w DEL t", 1},
-		{"r GET t / w SELECT 1 / w SET t 1 / w SELECT 0", 1}, // names are tracked
-		{"r GET a / w FLUSHDB", 1},
-		{"r GET a / r FLUSHALL", 1}, // NOLOOP does not hold for it
-		{"w FLUSHALL", 1},
-		{"r EVAL|redis.call('GET',KEYS[1])|1|a / w SET a 1", 1},
-		{"r EVAL|return_1|1|a / w SET a 1", 0},
-		{"r EVAL|redis.call('GET',KEYS[1])redis.call('SET',KEYS[1],1)|1|a / w SET a 1", 0},
-		{"r EVAL|redis.call('SET',KEYS[1],1)redis.call('GET',KEYS[1])|1|a / w SET a 1", 1},
-		{"r GET a / w EVAL|redis.call('SET',KEYS[1],1)|1|a", 1},
-		{"r GET a / r EVAL|redis.call('SET',KEYS[1],1)|1|a", 0},
-		{"r GET a / r CLIENT TRACKING OFF / w SET a 1", 0},
-	} {
+	for _, c := range trackingCases {
 		for step := range strings.SplitSeq(c.text, " / ") {
 			by := reader
 			if step[0] == 'w' {
@@ -646,7 +663,7 @@ func TestTrackingTellsWhatRedisTells(t *testing.T) {
 	hints.messages()
 
 	track(reader, "NOLOOP")
-	writer.same("SET", "e", "1", "PX", "50")
+	writer.same("SET", "e", "1", "PX", "500")
 	reader.same("GET", "e")
 	for _, c := range []*conn{hints.real, hints.sim} {
 		if got := c.receive(); !strings.Contains(got, "\r\ne\r\n") {

@@ -7,12 +7,15 @@
 // MISCONF, BUSY), restarts with other data, and a clock that can be set. There are
 // no blocking commands, transactions, streams, and no RESP3.
 //
+// TTL rounds down, and LPUSH takes time in proportion to the length of the list.
+//
 // Commands are executed one at a time, each with mu held. Replies and messages
 // are written to connections with mu held too, so Write of a connection must not
 // block. All waits are durably blocking: a Redis made in a bubble of
 // testing/synctest stays in it.
 //
-// Goroutines: one for each connection. Close waits for them.
+// Goroutines: one for each connection, for which Close waits. A timer starts another
+// one, for a moment, when a tracked key expires.
 package redis
 
 import (
@@ -241,7 +244,11 @@ func (r *Redis) call(c *client, cmd *command, words []string) {
 	}
 	existed := cmd.name != "LTRIM" || r.tracking.keys[words[1]] == nil || r.store.DB(c.db).Exists(words[1])
 	begin := c.out.Len()
-	r.dispatch(c, words)
+	if cmd.name == "LPUSH" && len(words) > 3 {
+		r.pushLeft(c, words[1], words[2:])
+	} else {
+		r.dispatch(c, words)
+	}
 
 	switch {
 	case cmd.reads && c.tracking:
@@ -262,6 +269,26 @@ func (r *Redis) call(c *client, cmd *command, words []string) {
 func (r *Redis) dispatch(c *client, words []string) {
 	r.server.Dispatch(c.peer, words)
 	c.peer.Flush()
+}
+
+// pushLeft is LPUSH of several items, for each of which miniredis would copy the whole
+// list. mu is held.
+func (r *Redis) pushLeft(c *client, key string, items []string) {
+	db := r.store.DB(c.db)
+	old, err := db.List(key)
+	if err == miniredis.ErrWrongType {
+		c.error(err.Error())
+		return
+	}
+	items = slices.Clone(items)
+	slices.Reverse(items)
+	ttl := db.TTL(key)
+	db.Del(key)
+	n, _ := db.Push(key, append(items, old...)...)
+	if ttl > 0 {
+		db.SetTTL(key, ttl)
+	}
+	c.integer(int64(n))
 }
 
 // client is a connection, or Do. mu guards everything except conn.
