@@ -44,7 +44,7 @@ func BenchmarkCommand(b *testing.B) {
 	}{
 		{"PING", func(string) []string { return []string{"PING"} }},
 		{"LRANGE", func(string) []string { return []string{"LRANGE", "list", "0", "9"} }},
-		{"RPUSH-LTRIM", func(string) []string { return []string{"LTRIM", "list", "0", "-1"} }},
+		{"LTRIM", func(string) []string { return []string{"LTRIM", "list", "0", "-1"} }},
 		{"guard", func(sha string) []string {
 			return []string{"EVALSHA", sha, "2", "list", "lease", "me/1", "", "30000", "0", "0", "L", "1", "2", "512"}
 		}},
