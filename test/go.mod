@@ -4,7 +4,9 @@ go 1.26.0
 
 require (
 	edged v0.0.0
+	github.com/alicebob/miniredis/v2 v2.40.0
 	github.com/nats-io/nats.go v1.55.0
+	github.com/yuin/gopher-lua v1.1.2
 	go.uber.org/goleak v1.3.0
 	golang.org/x/sys v0.50.0
 )
