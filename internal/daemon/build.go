@@ -29,7 +29,7 @@ func build(o Options, log *logging) (*daemon, error) {
 		return nil, err
 	}
 
-	d := &daemon{options: o, started: time.Now(), log: log, life: newLifecycle()}
+	d := &daemon{options: o, started: time.Now(), log: log, life: newLifecycle(), reloading: make(chan struct{}, 1)}
 	d.watchdog = watchdog.New(watchdog.Options{Notify: o.Notify, Probe: d.probe, Log: log.Logger})
 	relayed, lists, subjects := d.buildLists(cfg)
 	d.served.replace(cfg, relayed)

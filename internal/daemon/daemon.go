@@ -76,7 +76,7 @@ type daemon struct {
 
 	life      *lifecycle
 	served    served
-	reloading sync.Mutex             // held by reload, and when the drain begins
+	reloading chan struct{}          // holds one while reload runs, and when the drain begins
 	shortage  atomic.Pointer[string] // why not all of tcp.max_connections fit; empty or nil if they do
 }
 

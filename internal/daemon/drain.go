@@ -37,8 +37,8 @@ func (d *daemon) beginDrain(s stop) {
 	d.log.Info("draining", zap.String("why", s.why), zap.Duration("timeout", s.timeout), zap.Int("clients", d.tcp.Stats().Clients),
 		zap.String("event", "draining"))
 
-	d.reloading.Lock() // a reload that is under way gives up
-	defer d.reloading.Unlock()
+	d.reloading <- struct{}{} // a reload that is under way gives up
+	defer func() { <-d.reloading }()
 	for _, l := range d.served.lists() {
 		l.Stop()
 	}
@@ -98,6 +98,7 @@ func (d *daemon) closeBooks(r *running) {
 	}
 
 	total := d.served.books()
+	total.Returned += uint64(total.InFlight) // Redis did not answer at the end, and still has them
 	d.log.Info("drained", zap.Uint64("taken", total.Taken), zap.Uint64("confirmed", total.Confirmed),
 		zap.Uint64("returned", total.Returned), zap.Uint64("dead", total.Dead), zap.Uint64("gone", total.Gone))
 	close(d.life.drained)

@@ -64,10 +64,12 @@ func keyed(keys []string) string {
 // bad or has changes that need a restart. It goes on if the operator disconnects; a
 // drain ends it.
 func (d *daemon) reload(ctx context.Context, _ []string, send func(uds.Answer) error) error {
-	if !d.reloading.TryLock() {
+	select {
+	case d.reloading <- struct{}{}:
+		defer func() { <-d.reloading }()
+	default:
 		return uds.Errorf("Busy", "nothing was applied: another reload is under way")
 	}
-	defer d.reloading.Unlock()
 	if why := d.life.draining(); why != "" {
 		return uds.Errorf("Draining", "nothing was applied: it drains (%s)", why)
 	}

@@ -93,7 +93,7 @@ func (m *mover) turn(ctx context.Context, now time.Time) bool {
 	settled := m.list.Explicit.Settled(maxSettle)
 	large := m.large()
 	read := takes && plan.Items > 0 && (m.more || due)
-	finding := m.unsure
+	finding := m.clean && m.unsure
 	var err error
 	switch {
 	case !m.clean:
