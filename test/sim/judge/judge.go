@@ -1,0 +1,504 @@
+// Package judge decides whether edged kept its promises. It knows only the items
+// that were pushed, those that clients got and confirmed, the items that Redis
+// holds, and the times at which something was wrong in the world.
+//
+// Its findings are lines such as "lost jobs:12: …"; the first word is the kind.
+package judge
+
+import (
+	"bytes"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Mode is when a list's items count as confirmed: received, explicit or none.
+type Mode string
+
+// List is what the judge has to know of a list.
+type List struct {
+	Name       string
+	Mode       Mode
+	AckWait    time.Duration // of an explicit list: the shortest time until a redelivery
+	MaxDeliver int           // 0: items are never given up
+	MaxPayload int           // larger items go to the dead letters
+}
+
+// Held is what Redis holds, item by item, with the number of copies.
+type Held struct {
+	Waiting map[string]int      // in the lists, or on their way to clients
+	Dead    map[string][]string // reasons of the dead letters
+	Aside   map[string]int      // in keys that edged does not serve
+}
+
+func (h Held) copies(item string) int { return h.Waiting[item] + len(h.Dead[item]) + h.Aside[item] }
+
+// Judge is used by one goroutine at a time.
+type Judge struct {
+	lists    map[string]*list
+	items    map[string]*item
+	sessions map[*Session]bool
+	findings []string
+	kinds    map[string]int
+	trouble  time.Time // when something was wrong last
+	changed  time.Time // when Redis's data was changed last by others than edged and producers
+
+	Deliveries, Duplicates int
+}
+
+type list struct {
+	List
+	left   time.Time // when a session ended last
+	items  []*item   // in list order
+	sorted bool
+}
+
+// item is an item, or all that are equal to it.
+type item struct {
+	list      *list
+	payload   string
+	place     int64     // in the order of its list
+	at        time.Time // when it was pushed first
+	pushed    int
+	maybe     bool // a publisher that got no answer wrote it: it may be there, even twice
+	excused   int  // copies that Redis lost, or that others took
+	confirms  int
+	receipts  int
+	confirmed time.Time            // the first time
+	by        map[string]bool      // the daemons at which it was confirmed
+	unordered bool                 // it was pushed to the head, requeued, or one of several
+	given     bool                 // a client gave it up with TERM
+	settled   map[string]time.Time // by party: when edged said that its acknowledgement counts
+}
+
+// New returns a judge of some lists.
+func New(lists []List) *Judge {
+	j := &Judge{lists: map[string]*list{}, items: map[string]*item{}, sessions: map[*Session]bool{}, kinds: map[string]int{}}
+	for _, l := range lists {
+		j.lists[l.Name] = &list{List: l, sorted: true}
+	}
+	return j
+}
+
+// Findings returns what was wrong so far.
+func (j *Judge) Findings() []string { return j.findings }
+
+// most is how many findings of a kind are kept.
+const most = 5
+
+// Find notes something wrong.
+func (j *Judge) Find(kind, format string, args ...any) {
+	if j.kinds[kind]++; j.kinds[kind] <= most {
+		j.findings = append(j.findings, kind+" "+fmt.Sprintf(format, args...))
+	}
+}
+
+// Trouble notes that something is wrong in the world, or was put right: for a
+// while, items may come twice.
+func (j *Judge) Trouble() { j.trouble = time.Now() }
+
+// settling is how long a trouble may have consequences: timeouts, leases, pings.
+const settling = 90 * time.Second
+
+// Payload makes the n-th item of a list, with at least size bytes. Head tells that it is
+// pushed to the head.
+func Payload(list string, n, size int, head, binary bool) string {
+	side := "t"
+	if head {
+		side = "h"
+	}
+	b := []byte(fmt.Sprintf("%s:%s%d:", list, side, n))
+	for x := uint32(n)*2654435761 + 1; len(b) < size; {
+		x ^= x << 13
+		x ^= x >> 17
+		x ^= x << 5
+		if binary {
+			b = append(b, byte(x))
+		} else {
+			b = append(b, 'a'+byte(x%26))
+		}
+	}
+	return string(b)
+}
+
+// place reads the order of an item made by Payload; 0 if it is none.
+func place(payload string) (list string, at int64) {
+	list, rest, _ := strings.Cut(payload, ":")
+	number, _, ok := strings.Cut(rest, ":")
+	if !ok || len(number) < 2 {
+		return list, 0
+	}
+	n, err := strconv.ParseInt(number[1:], 10, 64)
+	if err != nil {
+		return list, 0
+	}
+	if number[0] == 'h' {
+		n = -n
+	}
+	return list, n
+}
+
+// label is a payload for people.
+func label(payload string) string {
+	if list, at := place(payload); at != 0 {
+		return list + ":" + strconv.FormatInt(at, 10)
+	}
+	return strconv.Quote(payload[:min(len(payload), 20)])
+}
+
+func (j *Judge) item(name, payload string) *item {
+	it := j.items[payload]
+	if it == nil {
+		l := j.lists[name]
+		_, at := place(payload)
+		it = &item{list: l, payload: payload, at: time.Now(), place: at, unordered: at <= 0, by: map[string]bool{}}
+		j.items[payload] = it
+		if n := len(l.items); n > 0 && l.items[n-1].place > at {
+			l.sorted = false
+		}
+		l.items = append(l.items, it)
+	}
+	return it
+}
+
+// Pushed notes that an item is in Redis now.
+func (j *Judge) Pushed(list, payload string) {
+	it := j.item(list, payload)
+	if it.pushed++; it.pushed > 1 {
+		it.unordered = true
+	}
+}
+
+// Published notes that a client has published an item to a list that edged writes.
+func (j *Judge) Published(list, payload string) {
+	it := j.item(list, payload)
+	it.maybe, it.unordered = true, true
+}
+
+// Accepted notes that edged has said that Redis has a published item.
+func (j *Judge) Accepted(payload string) {
+	if it := j.items[payload]; it != nil && it.pushed == 0 {
+		it.pushed = 1
+	}
+}
+
+// Changed compares what Redis held before and after something outside of edged:
+// what is missing is nobody's fault, and what is back was there before.
+func (j *Judge) Changed(before, after Held) {
+	j.changed = time.Now()
+	for payload, it := range j.items {
+		switch lost := before.copies(payload) - after.copies(payload); {
+		case lost > 0:
+			it.excused += lost
+		case lost < 0:
+			it.unordered = true
+		}
+	}
+	for _, held := range []map[string]int{after.Waiting, after.Aside} {
+		for payload, n := range held {
+			j.back(payload, n)
+		}
+	}
+	for payload, reasons := range after.Dead {
+		j.back(payload, len(reasons))
+	}
+}
+
+// back notes that Redis holds an item again that was judged already.
+func (j *Judge) back(payload string, n int) {
+	if name, _ := place(payload); j.items[payload] == nil && j.lists[name] != nil {
+		it := j.item(name, payload)
+		it.pushed, it.confirms, it.confirmed, it.unordered = n, n, time.Now(), true
+	}
+}
+
+// Requeued notes that all dead letters of a list may come again, in another order.
+func (j *Judge) Requeued(list string) {
+	for _, it := range j.lists[list].items {
+		it.unordered = true
+	}
+}
+
+// Session is a subscription to a list, from the time at which edged knows it.
+type Session struct {
+	judge  *Judge
+	client string
+	daemon string
+	group  string
+	list   *list
+	began  time.Time
+	ended  bool
+	polite bool // it reads and confirms all that it gets
+
+	got    map[*item]time.Time // when it got it last
+	fresh  *item               // the first that it was the first to get
+	high   int64               // the place of the last of those
+	owes   []*item             // received, not confirmed by a PONG yet
+	again  map[*item]bool      // those for which it asked again
+	judged int64               // the place up to which it was judged
+}
+
+// Subscribed begins a session. A polite client confirms all that it gets at once.
+func (j *Judge) Subscribed(client, daemon, name, group string, polite bool) *Session {
+	s := &Session{
+		judge: j, client: client, daemon: daemon, group: group, list: j.lists[name], began: time.Now(), polite: polite,
+		got: map[*item]time.Time{}, again: map[*item]bool{},
+	}
+	j.sessions[s] = true
+	return s
+}
+
+// End ends a session: what it had not confirmed goes to others.
+func (s *Session) End() { s.ended, s.list.left = true, time.Now() }
+
+// Impolite notes that the client has ceased to confirm, or to read.
+func (s *Session) Impolite() { s.polite = false }
+
+// Received judges an item that came.
+func (s *Session) Received(payload []byte) {
+	j := s.judge
+	j.Deliveries++
+	it := j.items[string(payload)]
+	switch {
+	case it == nil:
+		j.Find("invented", "%s got %s, %d bytes, from %s, which was never pushed", s.client, label(string(payload)), len(payload), s.list.Name)
+		return
+	case it.list != s.list && it.place != 0:
+		j.Find("strayed", "%s got %s from %s", s.client, label(it.payload), s.list.Name)
+		return
+	}
+	if before, twice := s.got[it]; twice && it.pushed < 2 && !it.maybe {
+		j.Duplicates++
+		s.twice(it, before)
+	} else if !twice {
+		s.order(it)
+	}
+	if at, ok := it.settled[s.party()]; ok && !j.changed.After(at) && it.pushed < 2 {
+		j.Find("unsettled", "%s got %s again after edged had confirmed its acknowledgement", s.client, label(it.payload))
+	}
+	s.got[it] = time.Now()
+	it.receipts++
+	switch s.list.Mode {
+	case "received":
+		s.owes = append(s.owes, it)
+	case "none":
+		s.confirm(it)
+	}
+}
+
+// twice judges a redelivery.
+func (s *Session) twice(it *item, before time.Time) {
+	j := s.judge
+	if !s.polite || !j.trouble.Before(before) || time.Since(j.trouble) < settling || it.unordered {
+		return
+	}
+	late := s.list.Mode == "explicit" && (s.again[it] || time.Since(before) >= s.list.AckWait)
+	if delete(s.again, it); !late {
+		j.Find("repeated", "%s got %s again after %s, and all was well", s.client, label(it.payload), time.Since(before))
+	}
+}
+
+// order judges the place of an item that the session gets for the first time.
+func (s *Session) order(it *item) {
+	if it.unordered || it.place <= s.judged {
+		return
+	}
+	if s.mayBeAgain(it) {
+		return
+	}
+	if it.place < s.high {
+		s.judge.Find("order", "%s got %s after %s:%d", s.client, label(it.payload), s.list.Name, s.high)
+	}
+	s.high = max(s.high, it.place)
+	if s.fresh == nil {
+		s.fresh = it
+	}
+}
+
+// mayBeAgain reports whether an item that is new to the session may be a redelivery:
+// it may have been on its way to a client that has gone or is slow, or to another
+// instance.
+func (s *Session) mayBeAgain(it *item) bool {
+	trouble := s.judge.trouble
+	switch {
+	case !s.list.left.Before(it.at),
+		s.list.Mode == "explicit" && (it.receipts > 0 || !trouble.Before(it.at)),
+		s.group != "" && it.at.Sub(trouble) < settling: // edged takes a while to see that a member has gone
+		return true
+	}
+	for other := range s.judge.sessions {
+		if other.list == s.list && !other.polite && !other.ended {
+			return true
+		}
+	}
+	return false
+}
+
+// Ponged notes that the client has confirmed all that it has received.
+func (s *Session) Ponged() {
+	for _, it := range s.owes {
+		s.confirm(it)
+	}
+	s.owes = s.owes[:0]
+}
+
+// Acknowledged notes that the client has acknowledged an item.
+func (s *Session) Acknowledged(payload []byte) {
+	if it := s.judge.items[string(payload)]; it != nil {
+		s.confirm(it)
+	}
+}
+
+// Settled notes that edged has said that an acknowledgement counts.
+func (s *Session) Settled(payload []byte) {
+	if it := s.judge.items[string(payload)]; it != nil {
+		if it.settled == nil {
+			it.settled = map[string]time.Time{}
+		}
+		it.settled[s.party()] = time.Now()
+	}
+}
+
+// party names those who share the items.
+func (s *Session) party() string {
+	if s.group != "" {
+		return "group " + s.group
+	}
+	return "client " + s.client
+}
+
+// Refused notes that the client has asked for an item again, or given it up.
+func (s *Session) Refused(payload []byte, forGood bool) {
+	if it := s.judge.items[string(payload)]; it != nil {
+		it.given = it.given || forGood
+		s.again[it] = true
+	}
+}
+
+func (s *Session) confirm(it *item) {
+	if it.confirms++; it.confirmed.IsZero() {
+		it.confirmed = time.Now()
+	}
+	it.by[s.daemon] = true
+}
+
+// Check judges everything at a time at which all that can be delivered must have
+// been, and forgets what is over.
+func (j *Judge) Check(held Held) {
+	for _, name := range slices.Sorted(maps.Keys(j.lists)) {
+		l := j.lists[name]
+		if !l.sorted {
+			slices.SortStableFunc(l.items, func(a, b *item) int { return int(max(-1, min(1, a.place-b.place))) })
+			l.sorted = true
+		}
+		for _, it := range l.items {
+			j.lost(it, held)
+		}
+	}
+	for _, payload := range slices.Sorted(maps.Keys(held.Waiting)) {
+		if j.items[payload] == nil {
+			j.Find("foreign", "Redis holds %s, which was never pushed", label(payload))
+		} else {
+			j.Find("stalled", "%d of %s still in Redis", held.Waiting[payload], label(payload))
+		}
+	}
+	for _, payload := range slices.Sorted(maps.Keys(held.Dead)) {
+		j.dead(payload, held.Dead[payload])
+	}
+	for _, s := range slices.SortedFunc(maps.Keys(j.sessions), func(a, b *Session) int {
+		return bytes.Compare([]byte(a.client), []byte(b.client))
+	}) {
+		s.gaps(held)
+	}
+	j.forget(held)
+}
+
+// lost judges whether copies are missing.
+func (j *Judge) lost(it *item, held Held) {
+	if it.list.Mode == "none" {
+		return
+	}
+	if missing := it.pushed - it.excused - held.copies(it.payload) - it.confirms; missing > 0 {
+		j.Find("lost", "%s: %d pushed, %d gone without edged, %d confirmed, received %d times, and Redis has %d",
+			label(it.payload), it.pushed, it.excused, it.confirms, it.receipts, held.copies(it.payload))
+	}
+}
+
+// dead judges the dead letters of an item.
+func (j *Judge) dead(payload string, reasons []string) {
+	it := j.items[payload]
+	if it == nil {
+		return // it was judged before
+	}
+	if len(reasons) > it.pushed && !it.maybe {
+		j.Find("twice-dead", "%s is %d times among the dead letters", label(payload), len(reasons))
+	}
+	for _, reason := range reasons {
+		large := len(payload) > it.list.MaxPayload
+		switch {
+		case strings.HasPrefix(reason, "larger") != large,
+			!large && !it.given && (it.list.MaxDeliver == 0 || it.receipts == 0 && strings.Contains(reason, "up")):
+			j.Find("dead", "%s is dead for the wrong reason: %s", label(payload), reason)
+		}
+	}
+}
+
+// gaps judges whether a plain subscription was passed over.
+func (s *Session) gaps(held Held) {
+	if s.group != "" || s.fresh == nil || s.list.Mode == "none" {
+		return
+	}
+	high := s.high
+	if s.polite && !s.ended && len(s.list.items) > 0 {
+		high = s.list.items[len(s.list.items)-1].place
+	}
+	for _, it := range s.list.items {
+		if it.place <= s.fresh.place || it.place > high || it.place <= s.judged {
+			continue
+		}
+		_, got := s.got[it]
+		elsewhere := false
+		for daemon := range it.by {
+			elsewhere = elsewhere || daemon != s.daemon
+		}
+		if got || elsewhere || it.unordered || it.pushed <= it.excused || it.given || len(held.Dead[it.payload]) > 0 || held.copies(it.payload) > 0 ||
+			!it.confirmed.IsZero() && it.confirmed.Before(s.began) {
+			continue
+		}
+		s.judge.Find("skipped", "%s, subscribed at %s since %s, got %s up to %d and never %s", s.client, s.daemon,
+			s.began.Format("15:04:05"), s.list.Name, s.high, label(it.payload))
+	}
+}
+
+// forget drops the items that are over and the sessions that have ended.
+func (j *Judge) forget(held Held) {
+	for _, l := range j.lists {
+		over := int64(0)
+		for _, it := range l.items {
+			over = max(over, it.place)
+		}
+		l.items = slices.DeleteFunc(l.items, func(it *item) bool {
+			if held.copies(it.payload) > 0 {
+				return false
+			}
+			delete(j.items, it.payload)
+			return true
+		})
+		for s := range j.sessions {
+			if s.list == l {
+				s.got, s.again, s.judged, s.owes = map[*item]time.Time{}, map[*item]bool{}, over, nil
+			}
+		}
+	}
+	maps.DeleteFunc(j.sessions, func(s *Session, _ bool) bool { return s.ended })
+}
+
+// Unpushed takes Pushed back: Redis refused the item.
+func (j *Judge) Unpushed(payload string) {
+	if it := j.items[payload]; it != nil {
+		it.pushed--
+	}
+}
