@@ -13,7 +13,7 @@ LDFLAGS = -s -w -X main.version=$(VERSION)
 SMALL = -tags nethttpomithttp2 -gcflags=github.com/redis/go-redis/v9/...=-l
 BUILD = go build -trimpath $(SMALL) -ldflags '$(LDFLAGS)'
 
-.PHONY: help run build build-dev build-arm64 man install test test-compat crash bench bench-compare costs tools check cross update fmt clean test-systemd build-armv7 test-arm64 build-amd64 deb release
+.PHONY: help run build build-dev build-arm64 man install test test-compat crash sim bench bench-compare costs tools check cross update fmt clean test-systemd build-armv7 test-arm64 build-amd64 deb release
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -81,6 +81,13 @@ release: deb ## all that a release is: packages, binaries, lists of parts and li
 
 crash: ## the proof: kill and stop everything, 200,000 items a run, and count
 	cd test && CGO_ENABLED=0 go run ./crash
+
+SEED ?= 1
+RUNS ?= 200
+HOURS ?= 1
+sim: ## simulate bad luck: RUNS= seeds from SEED= on, HOURS= of simulated life each; docs/TESTING.md
+	@mkdir -p bin/sim
+	cd test && CGO_ENABLED=0 go test -count=1 -timeout 0 -run '^TestNewSeeds$$' ./sim -runs $(RUNS) -seed $(SEED) -hours $(HOURS) -keep '$(abspath bin/sim)'
 
 OUT ?= bin/bench.json
 ROUNDS ?= 6

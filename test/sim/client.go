@@ -1,0 +1,305 @@
+package sim
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"edged/test/sim/judge"
+	"edged/test/sim/scenario"
+)
+
+// client is a NATS client with habits, good or bad ones. Its arguments:
+//
+//	daemon, list, group   what it subscribes to
+//	pong                  seconds until it answers a PING; "never"
+//	read                  seconds that it takes for a message
+//	dribble               seconds between two bytes that it writes
+//	ack                   seconds until it acknowledges; "never"
+//	nak, term, wpi, late  percent of the items for which it does that first
+//	sync                  true: it waits for the answer to its acknowledgements
+//	die                   it closes its connection after so many items
+//	reconnect             seconds; without it, it connects once
+type client struct {
+	world *world
+	name  string
+	args  scenario.Args
+	rand  *rand.Rand
+	stop  context.CancelFunc
+	ended chan struct{}
+
+	// Guarded by world.mu.
+	conn     net.Conn
+	session  *judge.Session
+	impolite bool
+
+	writing chan struct{} // holds one while a command is written; a mutex would stop the bubble's clock
+	items   int
+	syncs   map[string]string // inbox -> payload
+	sent    int
+}
+
+func (w *world) startClient(name string, args scenario.Args) *client {
+	ctx, cancel := context.WithCancel(context.Background())
+	c := &client{world: w, name: name, args: args, rand: w.source(name), stop: cancel, ended: make(chan struct{}), syncs: map[string]string{}, writing: make(chan struct{}, 1)}
+	for _, habit := range []string{"read", "dribble", "nak", "term", "late", "die"} {
+		c.impolite = c.impolite || args.Text(habit, "") != ""
+	}
+	c.impolite = c.impolite || args.Text("pong", "") != "" || args.Text("ack", "0") == "never"
+	go c.run(ctx)
+	return c
+}
+
+// polite reports whether the client confirms all that it gets, soon.
+func (c *client) polite() bool { return !c.impolite }
+
+func (c *client) run(ctx context.Context) {
+	defer close(c.ended)
+	host := c.world.network.Host(c.name)
+	host.Window = 64 << 10
+	for ctx.Err() == nil {
+		err := c.connect(ctx, host)
+		c.world.tell(c.name, "disconnected: %v", err)
+		again := c.args.Seconds("reconnect", 0)
+		if again == 0 {
+			return
+		}
+		select {
+		case <-time.After(again/2 + time.Duration(c.rand.Int64N(int64(again)))):
+		case <-ctx.Done():
+		}
+	}
+}
+
+// connect serves one connection until it ends.
+func (c *client) connect(ctx context.Context, host interface {
+	Dial(context.Context, string, string) (net.Conn, error)
+}) error {
+	w := c.world
+	dialling, cancel := context.WithTimeout(ctx, 5*time.Second)
+	conn, err := host.Dial(dialling, c.args.Text("daemon", ""), "tcp")
+	cancel()
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
+	w.lock(func() { c.conn = conn })
+	defer w.lock(func() {
+		if c.session != nil {
+			c.session.End()
+			w.judge.Trouble()
+		}
+		c.session, c.conn = nil, nil
+	})
+
+	in := bufio.NewReader(conn)
+	if _, err := in.ReadString('\n'); err != nil {
+		return err
+	}
+	c.write(conn, "CONNECT {\"verbose\":false,\"headers\":true,\"no_responders\":true,\"name\":\""+c.name+"\"}\r\n"+
+		"SUB _INBOX."+c.name+".> 2\r\n"+
+		strings.TrimRight(fmt.Sprintf("SUB %s %s", c.args.Text("list", "none"), c.args.Text("group", "")), " ")+" 1\r\nPING\r\n")
+	for asked := false; ; {
+		conn.SetReadDeadline(time.Now().Add(silence))
+		if _, err := in.Peek(1); errors.Is(err, os.ErrDeadlineExceeded) && !asked {
+			asked = true
+			c.write(conn, "PING\r\n")
+			continue
+		}
+		if err := c.line(conn, in); err != nil {
+			return err
+		}
+		asked = false
+	}
+}
+
+// silence is after how much of it a client asks whether its server is there.
+const silence = 15 * time.Second
+
+func (c *client) line(conn net.Conn, in *bufio.Reader) error {
+	text, err := in.ReadString('\n')
+	if err != nil {
+		return err
+	}
+	words := strings.Fields(text)
+	if len(words) == 0 {
+		return nil
+	}
+	switch words[0] {
+	case "PING":
+		return c.pong(conn)
+	case "PONG":
+		c.world.lock(func() {
+			if c.session == nil && c.args.Text("list", "") != "" {
+				c.world.tell(c.name, "subscribed to %s at %s", c.args.Text("list", ""), c.args.Text("daemon", ""))
+				c.session = c.world.judge.Subscribed(c.name, c.args.Text("daemon", ""), c.args.Text("list", ""), c.args.Text("group", ""), c.polite())
+			}
+		})
+	case "MSG", "HMSG":
+		return c.message(conn, in, words)
+	case "-ERR", "INFO":
+		c.world.tell(c.name, "%s", strings.TrimSpace(text[:min(len(text), 60)]))
+	}
+	return nil
+}
+
+func (c *client) pong(conn net.Conn) error {
+	switch delay := c.args.Text("pong", "0"); delay {
+	case "never":
+		return nil
+	case "0":
+	default:
+		time.Sleep(c.args.Seconds("pong", 0))
+	}
+	c.world.lock(func() {
+		if c.session != nil {
+			c.session.Ponged()
+		}
+	})
+	return c.write(conn, "PONG\r\n")
+}
+
+// message reads a message: MSG subject sid [reply] size, or HMSG with two sizes.
+func (c *client) message(conn net.Conn, in *bufio.Reader, words []string) error {
+	size, _ := strconv.Atoi(words[len(words)-1])
+	header, last := 0, len(words)-1
+	if words[0] == "HMSG" {
+		last--
+		header, _ = strconv.Atoi(words[last])
+	}
+	reply := ""
+	if last > 3 {
+		reply = words[3]
+	}
+	body := make([]byte, size+2)
+	if _, err := io.ReadFull(in, body); err != nil {
+		return err
+	}
+	head, payload := body[:header], body[header:size]
+	if words[2] == "2" {
+		c.answer(words[1], head, payload)
+		return nil
+	}
+
+	time.Sleep(c.args.Seconds("read", 0))
+	dies := false
+	c.world.lock(func() {
+		if c.session == nil { // it came before the PONG
+			c.session = c.world.judge.Subscribed(c.name, c.args.Text("daemon", ""), c.args.Text("list", ""), c.args.Text("group", ""), c.polite())
+		}
+		c.session.Received(payload)
+		c.world.deliveries++
+		c.items++
+		dies = c.items == c.args.Int("die", 0)
+	})
+	if dies {
+		return fmt.Errorf("it dies after %d items", c.items)
+	}
+	if reply != "" {
+		return c.acknowledge(conn, reply, payload)
+	}
+	return nil
+}
+
+// acknowledge answers an item on an explicit list, now or later.
+func (c *client) acknowledge(conn net.Conn, reply string, payload []byte) error {
+	chance := func(habit string) bool { return c.rand.IntN(100) < c.args.Int(habit, 0) }
+	session := c.session
+	switch {
+	case c.args.Text("ack", "0") == "never":
+		return nil
+	case chance("nak"):
+		c.world.lock(func() { session.Refused(payload, false) })
+		if c.rand.IntN(2) == 0 {
+			return c.publish(conn, reply, "", "-NAK")
+		}
+		return c.publish(conn, reply, "", `-NAK {"delay": 1500000000}`)
+	case chance("term"):
+		c.world.lock(func() { session.Refused(payload, true) })
+		return c.publish(conn, reply, "", "+TERM")
+	case chance("wpi"):
+		if err := c.publish(conn, reply, "", "+WPI"); err != nil {
+			return err
+		}
+	}
+	delay := c.args.Seconds("ack", 0)
+	if chance("late") {
+		delay += c.world.ackWait(c.args.Text("list", "")) + time.Duration(c.rand.Int64N(int64(2*time.Second)))
+	}
+	if delay == 0 {
+		return c.ack(conn, session, reply, payload)
+	}
+	time.AfterFunc(delay, func() { c.ack(conn, session, reply, payload) })
+	return nil
+}
+
+func (c *client) ack(conn net.Conn, session *judge.Session, reply string, payload []byte) error {
+	inbox, gone := "", false
+	c.world.lock(func() {
+		if gone = c.conn != conn; gone {
+			return
+		}
+		session.Acknowledged(payload)
+		if c.args.Is("sync") {
+			c.sent++
+			inbox = fmt.Sprintf("_INBOX.%s.%d", c.name, c.sent)
+			c.syncs[inbox] = string(payload)
+		}
+	})
+	if gone {
+		return nil
+	}
+	return c.publish(conn, reply, inbox, "")
+}
+
+// answer takes the answer to a synchronous acknowledgement or to a publication.
+func (c *client) answer(inbox string, head, payload []byte) {
+	c.world.lock(func() {
+		item, ok := c.syncs[inbox]
+		if !ok {
+			return
+		}
+		delete(c.syncs, inbox)
+		switch {
+		case c.args.Text("subject", "") != "":
+			if !bytes.Contains(payload, []byte(`"error"`)) && len(head) == 0 {
+				c.world.judge.Accepted(item)
+			}
+		case c.session != nil && len(head) == 0:
+			c.session.Settled([]byte(item))
+		}
+	})
+}
+
+func (c *client) publish(conn net.Conn, subject, reply, payload string) error {
+	return c.write(conn, strings.Join(strings.Fields(fmt.Sprintf("PUB %s %s %d", subject, reply, len(payload))), " ")+"\r\n"+payload+"\r\n")
+}
+
+// write writes a command, in one piece or byte by byte.
+func (c *client) write(conn net.Conn, text string) error {
+	c.writing <- struct{}{}
+	defer func() { <-c.writing }()
+	pause := c.args.Seconds("dribble", 0)
+	if pause == 0 {
+		_, err := io.WriteString(conn, text)
+		return err
+	}
+	for i := range len(text) {
+		time.Sleep(pause)
+		if _, err := io.WriteString(conn, text[i:i+1]); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,258 @@
+package sim
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"syscall"
+	"time"
+
+	"edged/internal/config"
+	edged "edged/internal/daemon"
+	"edged/test/sim/network"
+	"edged/test/sim/scenario"
+)
+
+// maxPayload is the configured bound of an item in bytes.
+const maxPayload = 2048
+
+// daemon is a process of edged.
+type daemon struct {
+	name    string
+	host    *network.Host
+	cancel  context.CancelFunc
+	signals chan os.Signal
+	done    chan int
+	log     *log
+	killed  bool
+}
+
+// configuration returns the file of a daemon.
+func (w *world) configuration(name string) string {
+	a := w.plan.World
+	var b strings.Builder
+	fmt.Fprintf(&b, "instance = %q\n[redis]\naddress = \"redis:6379\"\ntimeout = \"%ss\"\npoll_interval = \"%ss\"\nlease = \"%ss\"\n",
+		name[:1], a.Text("timeout", "2"), a.Text("poll", "3"), a.Text("lease", "8"))
+	for _, l := range w.lists {
+		key := l.Text("key", "")
+		fmt.Fprintf(&b, "[[list]]\nkey = %q\nack = %q\ntake_from = %q\n", key, l.Text("ack", "received"), l.Text("take", "left"))
+		if l.Text("ack", "") == "explicit" {
+			fmt.Fprintf(&b, "ack_wait = \"%ss\"\nmax_deliver = %d\nmax_ack_pending = %d\n", l.Text("wait", "5"), l.Int("deliver", 0), l.Int("pending", 100))
+		}
+	}
+	for _, l := range w.lists {
+		if l.Is("inbound") {
+			fmt.Fprintf(&b, "[[inbound]]\nsubject = \"in.%s\"\nlist = %q\ntake_from = %q\n", l.Text("key", ""), l.Text("key", ""), l.Text("take", "left"))
+		}
+	}
+	fmt.Fprintf(&b, "[delivery]\nbatch_items = %d\nbatch_bytes = \"16KiB\"\nwindow_items = %d\nmemory = \"256KiB\"\nreceipt_timeout = \"%ss\"\n",
+		a.Int("batch", 16), a.Int("window", 64), a.Text("receipt", "10"))
+	fmt.Fprintf(&b, "[tcp]\nlisten = \"10.0.0.1:4222\"\nmax_payload = \"%dB\"\nmax_pending = \"64KiB\"\nping_interval = \"%ss\"\n", maxPayload, a.Text("ping", "20"))
+	fmt.Fprintf(&b, "[control]\nsocket = \"/run/control\"\nstatus_socket = \"\"\n[drain]\ntimeout = \"%ss\"\n[log]\nformat = \"json\"\nlevel = %q\n", a.Text("drain", "3"), a.Text("level", "info"))
+	return b.String()
+}
+
+func (w *world) startDaemon(name string) {
+	read := func() (*config.Config, error) { return config.Parse("edged.toml", []byte(w.configuration(name))) }
+	cfg, err := read()
+	if err != nil {
+		panic(fmt.Sprintf("%v\n%s", err, w.configuration(name)))
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	d := &daemon{
+		name: name, host: w.network.Host(name), cancel: cancel, signals: make(chan os.Signal, 2), done: make(chan int, 1),
+	}
+	d.log = &log{daemon: d, world: w}
+	w.daemons[name] = d
+	w.tell(name, "starts")
+	sockets := map[string]net.Listener{edged.TCPSocket: d.host.Listen("tcp"), edged.ControlSocket: d.host.Listen("control")}
+	go func() {
+		d.done <- edged.Run(ctx, edged.Options{
+			Config: cfg, Reread: read, Version: "0.0.0", Stderr: d.log, Signals: d.signals, Sockets: sockets, Random: w.chance,
+			DialRedis: func(ctx context.Context, _, _ string) (net.Conn, error) { return d.host.Dial(ctx, "redis", "tcp") },
+		})
+	}()
+}
+
+// killDaemon ends a process at once: what it had written arrives up to keep bytes.
+func (w *world) killDaemon(name string, keep int, silent bool) {
+	d := w.daemons[name]
+	if d == nil {
+		return
+	}
+	delete(w.daemons, name)
+	d.killed = true
+	d.host.Kill(keep, silent)
+	d.cancel()
+	w.past = append(w.past, d)
+	w.tell(name, "is killed")
+}
+
+// stopDaemon sends a signal to a process; it drains.
+func (w *world) stopDaemon(name string) {
+	d := w.daemons[name]
+	if d == nil {
+		return
+	}
+	delete(w.daemons, name)
+	d.signals <- syscall.SIGTERM
+	w.past = append(w.past, d)
+	w.tell(name, "gets SIGTERM")
+}
+
+// ended waits for the end of a process and checks what it left.
+func (w *world) ended(d *daemon) {
+	code := <-d.done
+	d.cancel()
+	d.host.Kill(1<<20, false)
+	if d.killed {
+		return
+	}
+	w.lock(func() {
+		if code != 0 {
+			w.judge.Find("exit", "%s ended with %d", d.name, code)
+		}
+		if b := d.log.books; b != nil && b.Taken != b.Confirmed+b.Returned+b.Dead+b.Gone {
+			w.judge.Find("books", "%s: taken %d, confirmed %d, returned %d, dead %d, gone %d", d.name, b.Taken, b.Confirmed, b.Returned, b.Dead, b.Gone)
+		} else if b == nil && !d.log.wasFull {
+			w.judge.Find("books", "%s has no books in its log", d.name)
+		}
+	})
+}
+
+// log is the log of a daemon. Its disk can be full.
+type log struct {
+	daemon  *daemon
+	world   *world
+	full    bool
+	wasFull bool
+	lines   int
+	books   *books
+}
+
+type books struct{ Taken, Confirmed, Returned, Dead, Gone int }
+
+func (l *log) Write(p []byte) (int, error) {
+	if l.full {
+		l.wasFull = true
+		return 0, syscall.ENOSPC
+	}
+	l.lines += bytes.Count(p, []byte("\n"))
+	var line struct {
+		Msg, List, Reason, Error string
+		books
+	}
+	if json.Unmarshal(p, &line) == nil {
+		if line.Msg == "drained" {
+			l.books = &line.books
+		}
+		if !l.daemon.killed {
+			l.world.tell(l.daemon.name, "%s", strings.TrimSpace(strings.Join([]string{line.Msg, line.List, line.Reason, line.Error}, " ")))
+		}
+	}
+	return len(p), nil
+}
+
+func (w *world) logLines() (n int) {
+	for _, d := range w.daemons {
+		n += d.log.lines
+	}
+	return n
+}
+
+var errNoAnswer = errors.New("no answer")
+
+// operate says a command to a daemon and returns the last line of its answer.
+func (w *world) operate(name, command string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	conn, err := w.network.Host("operator").Dial(ctx, name, "control")
+	if err != nil {
+		return "", err
+	}
+	defer conn.Close()
+	deadline, _ := ctx.Deadline()
+	conn.SetDeadline(deadline)
+	if _, err := io.WriteString(conn, command+"\n"); err != nil {
+		return "", err
+	}
+	in := bufio.NewScanner(conn)
+	for in.Scan() {
+		if text := in.Text(); text == "OK" || strings.HasPrefix(text, "ERR ") {
+			w.tell("operator", "%s: %s: %s", name, command, text)
+			return text, nil
+		}
+	}
+	w.tell("operator", "%s: %s: no answer, %v", name, command, in.Err())
+	return "", errNoAnswer
+}
+
+// askAll wants an answer from each daemon.
+func (w *world) askAll() {
+	for name := range w.daemons {
+		for _, command := range []string{"status", "lists"} {
+			if answer, err := w.operate(name, command); err != nil || answer != "OK" {
+				w.lock(func() { w.judge.Find("control", "%s answers %q to %s: %v", name, answer, command, err) })
+			}
+		}
+	}
+}
+
+// redisHost is the process of Redis.
+type redisHost struct {
+	host     *network.Host
+	listener *network.Listener
+	accepted chan struct{} // closed when the accept loop has ended
+}
+
+func (w *world) startRedis() {
+	r := &redisHost{host: w.network.Host("redis"), accepted: make(chan struct{})}
+	r.listener = r.host.Listen("tcp")
+	w.serving = r
+	go func() {
+		defer close(r.accepted)
+		for {
+			conn, err := r.listener.Accept()
+			if err != nil {
+				return
+			}
+			w.redis.Serve(conn)
+		}
+	}()
+}
+
+// stopRedis kills Redis; its data stays until it is started with others.
+func (w *world) stopRedis(keep int, silent bool) {
+	if w.serving == nil {
+		return
+	}
+	w.serving.host.Kill(keep, silent)
+	<-w.serving.accepted
+	w.serving = nil
+}
+
+// restartRedis starts Redis with the data that it had, with older or no data.
+func (w *world) restartRedis(a scenario.Args) {
+	before := w.held()
+	if w.serving != nil {
+		w.stopRedis(a.Int("keep", 0), a.Is("silent"))
+	}
+	switch a.Text("data", "same") {
+	case "none":
+		w.redis.Restart(nil)
+	case "older":
+		w.redis.Restart(w.saved)
+	default:
+		w.redis.RestartWithData()
+	}
+	w.startRedis()
+	after := w.held()
+	w.lock(func() { w.judge.Changed(before, after) })
+}

@@ -1,0 +1,257 @@
+package sim
+
+import (
+	"fmt"
+	"time"
+
+	"edged/test/sim/judge"
+	"edged/test/sim/network"
+	"edged/test/sim/redis"
+	"edged/test/sim/scenario"
+)
+
+// direct lets the events of the plan happen, each at its time or, if the world took
+// longer for the ones before, as soon as possible.
+func (w *world) direct() {
+	for _, e := range w.plan.Events {
+		time.Sleep(e.At - time.Since(w.began))
+		act, ok := acts[e.Verb]
+		if !ok {
+			panic(fmt.Sprintf("no such verb: %s", e))
+		}
+		w.tell("world", "%s %s", e.Verb, e.Args)
+		if act.fault {
+			w.faults++
+			w.lock(w.judge.Trouble)
+		}
+		act.do(w, e.Args)
+	}
+}
+
+// act is what a verb does.
+type act struct {
+	fault bool // what it does is bad luck
+	do    func(*world, scenario.Args)
+}
+
+var acts = map[string]act{
+	// Producers and others at the lists.
+	"push":   {false, (*world).push},
+	"pop":    {true, (*world).pop},
+	"trim":   {true, (*world).trim},
+	"rename": {true, (*world).rename},
+	"delete": {true, func(w *world, a scenario.Args) { w.command("DEL", a.Text("key", "")) }},
+
+	// Redis.
+	"redis-stop":    {true, func(w *world, a scenario.Args) { w.stopRedis(a.Int("keep", 0), a.Is("silent")) }},
+	"redis-start":   {true, (*world).restartRedis},
+	"redis-save":    {false, (*world).save},
+	"redis-fault":   {true, func(w *world, a scenario.Args) { w.redis.SetFault(redis.Fault(a.Text("kind", ""))) }},
+	"redis-clock":   {true, func(w *world, a scenario.Args) { w.redis.SetClock(a.Seconds("by", 0)) }},
+	"redis-clients": {true, func(w *world, a scenario.Args) { w.redis.MaxClients(a.Int("most", 0)) }},
+	"redis-kick":    {true, func(w *world, a scenario.Args) { w.redis.Disconnect() }},
+	"redis-flush":   {true, func(w *world, a scenario.Args) { w.command("FLUSHALL") }},
+	"redis-forget":  {true, func(w *world, a scenario.Args) { w.redis.Execute("SCRIPT", "FLUSH") }},
+	"redis-evict":   {true, (*world).evict},
+
+	// The network.
+	"cut":    {true, (*world).cut},
+	"reset":  {true, (*world).reset},
+	"net":    {true, (*world).weather},
+	"freeze": {true, func(w *world, a scenario.Args) { w.network.Freeze(a.Text("host", ""), true) }},
+	"thaw":   {true, func(w *world, a scenario.Args) { w.network.Freeze(a.Text("host", ""), false) }},
+	"calm":   {false, func(w *world, _ scenario.Args) { w.calm() }},
+
+	// Daemons.
+	"start": {false, func(w *world, a scenario.Args) {
+		if w.daemons[a.Text("daemon", "")] == nil {
+			w.startDaemon(a.Text("daemon", ""))
+		}
+	}},
+	"stop": {true, func(w *world, a scenario.Args) { w.stopDaemon(a.Text("daemon", "")) }},
+	"kill": {true, func(w *world, a scenario.Args) {
+		w.killDaemon(a.Text("daemon", ""), a.Int("keep", 0), a.Is("silent"))
+	}},
+	"disk": {true, func(w *world, a scenario.Args) {
+		if d := w.daemons[a.Text("daemon", "")]; d != nil {
+			d.log.full = a.Is("full")
+		}
+	}},
+	"op": {true, (*world).say},
+
+	// Clients.
+	"client":  {false, (*world).client},
+	"leave":   {true, (*world).leave},
+	"publish": {false, (*world).publish},
+
+	"check": {false, func(w *world, _ scenario.Args) { w.check() }},
+}
+
+// push pushes n items. Kinds: text, binary, huge, empty, equal.
+func (w *world) push(a scenario.Args) {
+	if w.serving == nil {
+		return
+	}
+	key := a.Text("list", "")
+	head := a.Text("side", "tail") == "head"
+	words := []string{"LPUSH", key, ""}
+	if head == w.right(key) {
+		words[0] = "RPUSH"
+	}
+	for range a.Int("n", 1) {
+		w.pushed[key]++
+		n, size := w.pushed[key], a.Int("size", 20)
+		switch kind := a.Text("kind", "text"); kind {
+		case "empty":
+			words[2] = ""
+		case "equal":
+			words[2] = fmt.Sprintf("%s:equal%d", key, n%3)
+		case "huge":
+			words[2] = judge.Payload(key, n, maxPayload+1+size, head, false)
+		default:
+			words[2] = judge.Payload(key, n, size, head, kind == "binary")
+		}
+		w.lock(func() { w.judge.Pushed(key, words[2]) })
+		if _, err := w.redis.Do(words...); err != nil {
+			w.lock(func() { w.judge.Unpushed(words[2]) })
+			w.tell(key, "push fails: %v", err)
+			return
+		}
+	}
+	if most := a.Int("cap", 0); most > 0 {
+		w.trimTo(key, most)
+	}
+}
+
+// pop lets another reader take items.
+func (w *world) pop(a scenario.Args) {
+	key := a.Text("list", "")
+	verb := "LPOP"
+	if (a.Text("side", "head") == "head") == w.right(key) {
+		verb = "RPOP"
+	}
+	w.change(func() {
+		for range a.Int("n", 1) {
+			w.redis.Execute(verb, key)
+		}
+	})
+}
+
+func (w *world) trim(a scenario.Args) { w.trimTo(a.Text("list", ""), a.Int("keep", 10)) }
+
+// trimTo keeps the newest items of a list.
+func (w *world) trimTo(key string, most int) {
+	w.change(func() {
+		if w.right(key) {
+			w.redis.Execute("LTRIM", key, "0", fmt.Sprint(most-1))
+		} else {
+			w.redis.Execute("LTRIM", key, fmt.Sprint(-most), "-1")
+		}
+	})
+}
+
+func (w *world) rename(a scenario.Args) {
+	w.command("RENAME", a.Text("list", ""), a.Text("to", ""))
+}
+
+// command changes Redis's data by a command of somebody else.
+func (w *world) command(words ...string) {
+	w.change(func() { w.redis.Execute(words...) })
+}
+
+func (w *world) save(scenario.Args) {
+	w.saved = w.redis.Save()
+}
+
+// evict removes a key that begins with list and ends with the given end.
+func (w *world) evict(a scenario.Args) {
+	keys := w.redis.Keys()
+	of := a.Int("which", 0)
+	if len(keys) > 0 {
+		key := keys[of%len(keys)]
+		w.tell("redis", "evicts %s", key)
+		w.command("DEL", key)
+	}
+}
+
+func direction(a scenario.Args) network.Direction {
+	if a.Text("dir", "down") == "up" {
+		return network.Up
+	}
+	return network.Down
+}
+
+// cut cuts connections between two hosts, all or one of them.
+func (w *world) cut(a scenario.Args) {
+	w.each(a, func(l *network.Link) { l.Cut(direction(a), a.Int("after", 0), a.Is("silent")) })
+}
+
+func (w *world) reset(a scenario.Args) { w.each(a, (*network.Link).Reset) }
+
+func (w *world) each(a scenario.Args, do func(*network.Link)) {
+	links := w.network.Links(a.Text("from", ""), a.Text("to", ""))
+	which := a.Int("which", -1)
+	for i, l := range links {
+		if which < 0 || i == which%len(links) {
+			do(l)
+		}
+	}
+}
+
+func (w *world) weather(a scenario.Args) {
+	w.network.Set(a.Text("from", ""), a.Text("to", ""), network.Rules{
+		Delay: a.Seconds("delay", 0), Rate: a.Int("rate", 0), Refuse: a.Is("refuse"), Drop: a.Is("drop"),
+	})
+}
+
+// say lets an operator say a command.
+func (w *world) say(a scenario.Args) {
+	if requeued := a.Text("requeue", ""); requeued != "" {
+		w.lock(func() { w.judge.Requeued(requeued) })
+	}
+	go w.operate(a.Text("daemon", ""), a.Text("cmd", ""))
+}
+
+func (w *world) client(a scenario.Args) {
+	name := a.Text("name", "")
+	if w.clients[name] != nil {
+		w.dismiss(name)
+	}
+	w.clients[name] = w.startClient(name, a)
+}
+
+// leave lets a client go: it closes its connection, it is gone without a word, or it
+// says UNSUB and closes later.
+func (w *world) leave(a scenario.Args) {
+	name := a.Text("name", "")
+	c := w.clients[name]
+	if c == nil {
+		return
+	}
+	if a.Text("how", "close") == "silent" {
+		for _, l := range w.network.Links(name, c.args.Text("daemon", "")) {
+			l.Silence()
+		}
+	}
+	w.dismiss(name)
+}
+
+// publish lets a client publish to a list that edged writes.
+func (w *world) publish(a scenario.Args) {
+	c := w.clients[a.Text("name", "")]
+	if c == nil || c.conn == nil {
+		return
+	}
+	key := c.args.Text("subject", "")
+	conn := c.conn
+	for range a.Int("n", 1) {
+		w.pushed[key]++
+		payload := judge.Payload(key, w.pushed[key], a.Int("size", 20), false, false)
+		inbox := fmt.Sprintf("_INBOX.%s.%d", c.name, w.pushed[key])
+		w.lock(func() {
+			w.judge.Published(key, payload)
+			c.syncs[inbox] = payload
+		})
+		c.publish(conn, "in."+key, inbox, payload)
+	}
+}

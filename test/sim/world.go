@@ -1,0 +1,312 @@
+// Package sim simulates years of bad luck: whole daemons of edged on an in-memory
+// network and an in-memory Redis, in a testing/synctest bubble, whose clock runs as
+// fast as the machine allows.
+//
+// A scenario says what happens and when; the judge says whether edged kept its
+// promises. docs/TESTING.md describes how it is used.
+package sim
+
+import (
+	"fmt"
+	"hash/fnv"
+	"maps"
+	"math/rand/v2"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"edged/test/sim/judge"
+	"edged/test/sim/network"
+	"edged/test/sim/redis"
+	"edged/test/sim/scenario"
+)
+
+// world is everything in a simulation. Its goroutines end before play returns.
+type world struct {
+	plan    *scenario.Scenario
+	network *network.Network
+	redis   *redis.Redis
+	began   time.Time
+	daemons map[string]*daemon // that run, by name
+	past    []*daemon          // that were killed or told to end
+	clients map[string]*client
+	gone    []*client
+	saved   redis.Data // Redis's data as it was once
+	serving *redisHost // nil while Redis does not run
+	lists   []scenario.Args
+	pushed  map[string]int // by list
+	chance  func(n uint64) uint64
+
+	mu         sync.Mutex // guards judge and what its clients share with it
+	judge      *judge.Judge
+	deliveries int
+	story      *story
+	faults     int
+	baseline   int // goroutines at the first check
+	keys       int // in Redis then
+}
+
+// result is the outcome of a scenario.
+type result struct {
+	Findings   []string
+	Story      string
+	Faults     int
+	Deliveries int
+	Duplicates int
+	Simulated  time.Duration
+}
+
+// pulse is how often, in simulated time, a world shows that its clock moves.
+const pulse = 10 * time.Second
+
+// play plays a scenario. It must be called in a bubble. It calls begun with the story,
+// which may be read from outside the bubble, and moved with each pulse.
+func play(plan *scenario.Scenario, begun func(*story), moved func()) result {
+	w := &world{
+		plan: plan, network: network.New(), redis: redis.New(), began: time.Now(), lists: plan.Lists,
+		daemons: map[string]*daemon{}, clients: map[string]*client{}, pushed: map[string]int{}, story: newStory(),
+	}
+	var lists []judge.List
+	for _, l := range plan.Lists {
+		lists = append(lists, judge.List{
+			Name: l.Text("key", ""), Mode: judge.Mode(l.Text("ack", "received")), AckWait: w.ackWait(l.Text("key", "")),
+			MaxDeliver: l.Int("deliver", 0), MaxPayload: maxPayload,
+		})
+	}
+	w.judge = judge.New(lists)
+	random := w.source("chance")
+	var drawing sync.Mutex
+	w.chance = func(n uint64) uint64 {
+		drawing.Lock()
+		defer drawing.Unlock()
+		return random.Uint64N(n)
+	}
+
+	begun(w.story)
+	clock := time.NewTicker(pulse)
+	ended := make(chan struct{})
+	go func() {
+		for {
+			select {
+			case <-clock.C:
+				moved()
+			case <-ended:
+				return
+			}
+		}
+	}()
+
+	w.startRedis()
+	w.direct()
+	w.end()
+	time.Sleep(time.Minute) // for acknowledgements that are late
+	clock.Stop()
+	close(ended)
+	return result{
+		Findings: w.judge.Findings(), Story: w.story.String(), Faults: w.faults,
+		Deliveries: w.judge.Deliveries, Duplicates: w.judge.Duplicates, Simulated: time.Since(w.began),
+	}
+}
+
+// source returns a source of chance for a party, the same in each run.
+func (w *world) source(party string) *rand.Rand {
+	h := fnv.New64a()
+	h.Write([]byte(party))
+	return rand.New(rand.NewPCG(h.Sum64(), uint64(w.plan.World.Int("seed", 1))))
+}
+
+func (w *world) lock(do func()) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	do()
+}
+
+// tell adds a line to the story of a party.
+func (w *world) tell(party, format string, args ...any) {
+	w.story.add(time.Since(w.began), party, fmt.Sprintf(format, args...))
+}
+
+func (w *world) list(key string) scenario.Args {
+	for _, l := range w.lists {
+		if l.Text("key", "") == key {
+			return l
+		}
+	}
+	return nil
+}
+
+func (w *world) ackWait(key string) time.Duration { return w.list(key).Seconds("wait", 5*time.Second) }
+
+// right reports whether the head of a list is its right end.
+func (w *world) right(key string) bool { return w.list(key).Text("take", "left") == "right" }
+
+// held sorts what Redis holds.
+func (w *world) held() judge.Held {
+	h := judge.Held{Waiting: map[string]int{}, Dead: map[string][]string{}, Aside: map[string]int{}}
+	for _, key := range w.redis.Save() {
+		switch value := key.Value.(type) {
+		case []string:
+			for _, item := range value {
+				w.sort(h, key.Name, item)
+			}
+		case map[string]string:
+			if strings.HasSuffix(key.Name, ":edged:aside") {
+				for _, item := range value {
+					h.Waiting[item]++
+				}
+			}
+		}
+	}
+	return h
+}
+
+// sort adds an item of the list at key to what is held.
+func (w *world) sort(h judge.Held, key, item string) {
+	switch {
+	case strings.HasSuffix(key, "}:dead"):
+		head, item, _ := strings.Cut(item, "\n")
+		h.Dead[item] = append(h.Dead[item], reason(head))
+	case w.list(key) != nil, strings.Contains(key, ":edged"):
+		h.Waiting[item]++
+	default:
+		h.Aside[item]++
+	}
+}
+
+// reason reads why an item is among the dead letters.
+func reason(head string) string {
+	_, rest, _ := strings.Cut(head, `"reason":"`)
+	text, _, _ := strings.Cut(rest, `"`)
+	return text
+}
+
+// change does something to Redis's data that edged has no part in.
+func (w *world) change(do func()) {
+	before := w.held()
+	do()
+	after := w.held()
+	w.lock(func() { w.judge.Changed(before, after) })
+}
+
+// check waits until all faults must be over, judges, and clears up.
+func (w *world) check() {
+	w.calm()
+	began := w.logLines()
+	w.polite()
+	time.Sleep(time.Second)
+	w.resume() // an operator's command may have been on its way
+	time.Sleep(time.Minute - time.Second)
+
+	held := w.held()
+	w.lock(func() {
+		w.judge.Check(held)
+		w.vitals(w.logLines() - began)
+	})
+	w.askAll()
+	for _, l := range w.lists {
+		w.command("DEL", "{"+l.Text("key", "")+"}:dead")
+	}
+	for _, name := range slices.Sorted(maps.Keys(w.clients)) {
+		if strings.HasPrefix(name, "polite-") {
+			w.dismiss(name)
+		}
+	}
+	w.reap()
+}
+
+// calm puts everything right.
+func (w *world) calm() {
+	if w.serving == nil {
+		w.startRedis()
+	}
+	w.redis.SetFault("")
+	w.redis.SetClock(0)
+	w.redis.MaxClients(0)
+	w.network.Calm()
+	for _, name := range slices.Sorted(maps.Keys(w.clients)) {
+		if !w.clients[name].polite() || w.clients[name].args.Text("list", "") != "" && w.clients[name].args.Text("reconnect", "") == "" {
+			w.dismiss(name)
+		}
+	}
+	for i := range w.plan.World.Int("instances", 1) {
+		if name := string(rune('a' + i)); w.daemons[name] == nil {
+			w.startDaemon(name)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(w.daemons)) {
+		w.daemons[name].log.full = false
+	}
+	w.resume()
+	w.lock(w.judge.Trouble)
+	w.tell("world", "all is well from here on")
+}
+
+// resume ends all pauses.
+func (w *world) resume() {
+	for _, name := range slices.Sorted(maps.Keys(w.daemons)) {
+		w.operate(name, "resume all")
+	}
+}
+
+// polite connects a client to each list of each daemon that confirms all at once.
+func (w *world) polite() {
+	for _, name := range slices.Sorted(maps.Keys(w.daemons)) {
+		for _, l := range w.lists {
+			key := l.Text("key", "")
+			client := "polite-" + key + "-" + name
+			w.clients[client] = w.startClient(client, scenario.Of("daemon", name, "list", key, "reconnect", 1))
+		}
+	}
+}
+
+// vitals finds growth and floods. It is called with the judge locked.
+func (w *world) vitals(lines int) {
+	if lines > 200 {
+		w.judge.Find("flood", "%d lines of log in a minute in which all was well", lines)
+	}
+	goroutines, keys := runtime.NumGoroutine()-6*len(w.clients), len(w.redis.Keys())
+	if w.baseline == 0 {
+		w.baseline, w.keys = goroutines, keys
+	}
+	if goroutines > 2*w.baseline+50 {
+		w.judge.Find("goroutines", "%d of them, %d at the first check", goroutines, w.baseline)
+	}
+	if keys > w.keys+20+8*len(w.lists) {
+		w.judge.Find("keys", "Redis has %d keys, %d at the first check: %v", keys, w.keys, w.redis.Keys())
+	}
+}
+
+func (w *world) dismiss(name string) {
+	c := w.clients[name]
+	delete(w.clients, name)
+	c.stop()
+	w.gone = append(w.gone, c)
+}
+
+// reap joins the goroutines of those that have ended.
+func (w *world) reap() {
+	for _, c := range w.gone {
+		<-c.ended
+	}
+	w.gone = nil
+	for _, d := range w.past {
+		w.ended(d)
+	}
+	w.past = nil
+}
+
+// end ends everything, in good order.
+func (w *world) end() {
+	w.calm()
+	for _, name := range slices.Sorted(maps.Keys(w.clients)) {
+		w.dismiss(name)
+	}
+	for _, name := range slices.Sorted(maps.Keys(w.daemons)) {
+		w.stopDaemon(name)
+	}
+	w.reap()
+	w.stopRedis(0, false)
+	w.redis.Close()
+}
