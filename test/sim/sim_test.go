@@ -25,6 +25,7 @@ var (
 	hours = flag.Float64("hours", 1, "simulated hours of each")
 	keep  = flag.String("keep", "", "the folder for the scenarios that failed, shrunk")
 	show  = flag.Bool("show", false, "print the scenarios instead of playing them")
+	stop  = flag.Bool("stop", false, "stop at the first seed that finds something")
 	limit = flag.Duration("limit", time.Hour, "no new seed begins after this time")
 )
 
@@ -122,7 +123,10 @@ func TestNewSeeds(t *testing.T) {
 		workers.Go(func() {
 			for {
 				n := next.Add(1) - 1
-				if n >= int64(*runs) || time.Since(began) > *limit {
+				mu.Lock()
+				enough := *stop && failed > 0
+				mu.Unlock()
+				if enough || n >= int64(*runs) || time.Since(began) > *limit {
 					return
 				}
 				seed := *first + uint64(n)

@@ -74,7 +74,7 @@ func (g *generator) world(seed uint64) {
 		g.instances = append(g.instances, "b")
 	}
 	g.s.World = Of("seed", seed, "instances", len(g.instances), "window", window, "batch", min(window, pick(g, 1, 4, 16, 64)),
-		"lease", lease, "timeout", pick(g, 1, 2), "poll", pick(g, 1, 2), "ping", pick(g, 5, 20, 60),
+		"lease", lease, "timeout", pick(g, 1, 2), "poll", pick(g, 1, 2), "ping", pick(g, 3, 6, 12),
 		"receipt", pick(g, 5, 10, 30), "drain", pick(g, 1, 3, 10))
 
 	modes := []string{"received", "explicit", pick(g, "received", "explicit", "none")}

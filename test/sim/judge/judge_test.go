@@ -1,0 +1,181 @@
+package judge
+
+import (
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// found are the kinds of the findings after steps and a check.
+func found(j *Judge, held Held) string {
+	j.Check(held)
+	var kinds []string
+	for _, f := range j.Findings() {
+		kind, _, _ := strings.Cut(f, " ")
+		kinds = append(kinds, kind)
+	}
+	return strings.Join(kinds, " ")
+}
+
+// numbered makes the n-th item of the list.
+func numbered(n int) string { return Payload("l", n, 10, false, false) }
+
+func TestTheJudgeFindsABrokenPromise(t *testing.T) {
+	waiting := func(items ...string) (h Held) {
+		h.Waiting = map[string]int{}
+		for _, it := range items {
+			h.Waiting[it]++
+		}
+		return h
+	}
+	subscribe := func(j *Judge, daemon string) *Session { return j.Subscribed("c", daemon, "l", "", true) }
+	receive := func(s *Session, ns ...int) {
+		for _, n := range ns {
+			s.Received([]byte(numbered(n)))
+		}
+	}
+	push := func(j *Judge, n int) {
+		for i := range n {
+			j.Pushed("l", numbered(i+1))
+		}
+	}
+
+	for name, c := range map[string]struct {
+		mode Mode
+		run  func(j *Judge) Held
+		want string
+	}{
+		"all is well": {"received", func(j *Judge) Held {
+			push(j, 2)
+			s := subscribe(j, "a")
+			receive(s, 1, 2)
+			s.Ponged()
+			return Held{}
+		}, ""},
+		"an item is neither confirmed nor in Redis": {"received", func(j *Judge) Held {
+			push(j, 2)
+			s := subscribe(j, "a")
+			receive(s, 1)
+			s.Ponged()
+			receive(s, 2)
+			return Held{}
+		}, "lost"},
+		"an equal item is missing": {"received", func(j *Judge) Held {
+			j.Pushed("l", "twin")
+			j.Pushed("l", "twin")
+			s := subscribe(j, "a")
+			s.Received([]byte("twin"))
+			s.Ponged()
+			return Held{}
+		}, "lost"},
+		"Redis itself lost the item": {"received", func(j *Judge) Held {
+			push(j, 1)
+			j.Changed(waiting(numbered(1)), Held{})
+			return Held{}
+		}, ""},
+		"an item is altered": {"received", func(j *Judge) Held {
+			push(j, 1)
+			s := subscribe(j, "a")
+			s.Received([]byte(numbered(1) + "x"))
+			receive(s, 1)
+			s.Ponged()
+			return Held{}
+		}, "invented"},
+		"the order is wrong": {"received", func(j *Judge) Held {
+			push(j, 2)
+			s := subscribe(j, "a")
+			receive(s, 2, 1)
+			s.Ponged()
+			return Held{}
+		}, "order"},
+		"a subscription is passed over": {"received", func(j *Judge) Held {
+			push(j, 3)
+			s, other := subscribe(j, "a"), j.Subscribed("d", "a", "l", "g", true)
+			receive(s, 1, 3)
+			receive(other, 2)
+			s.Ponged()
+			other.Ponged()
+			return Held{}
+		}, "skipped"},
+		"another instance had the list meanwhile": {"received", func(j *Judge) Held {
+			push(j, 3)
+			s, other := subscribe(j, "a"), j.Subscribed("d", "b", "l", "", true)
+			receive(s, 1, 3)
+			receive(other, 2)
+			s.Ponged()
+			other.Ponged()
+			return Held{}
+		}, ""},
+		"an item comes twice for no reason": {"received", func(j *Judge) Held {
+			push(j, 1)
+			time.Sleep(2 * settling)
+			s := subscribe(j, "a")
+			receive(s, 1, 1)
+			s.Ponged()
+			return Held{}
+		}, "repeated"},
+		"an item comes twice after a fault": {"received", func(j *Judge) Held {
+			push(j, 1)
+			j.Trouble()
+			s := subscribe(j, "a")
+			receive(s, 1, 1)
+			s.Ponged()
+			return Held{}
+		}, ""},
+		"an item comes again though its acknowledgement was confirmed": {"explicit", func(j *Judge) Held {
+			push(j, 1)
+			j.Trouble()
+			s := subscribe(j, "a")
+			receive(s, 1)
+			s.Acknowledged([]byte(numbered(1)))
+			s.Settled([]byte(numbered(1)))
+			receive(s, 1)
+			return Held{}
+		}, "unsettled"},
+		"an item is not delivered": {"received", func(j *Judge) Held {
+			push(j, 1)
+			return waiting(numbered(1))
+		}, "stalled"},
+		"an item in Redis was never pushed": {"received", func(j *Judge) Held {
+			return waiting("strange")
+		}, "foreign"},
+		"a dead letter has the wrong reason": {"received", func(j *Judge) Held {
+			push(j, 1)
+			return Held{Dead: map[string][]string{numbered(1): {"larger than max_payload"}}}
+		}, "dead"},
+		"a dead letter is doubled": {"explicit", func(j *Judge) Held {
+			push(j, 1)
+			s := subscribe(j, "a")
+			receive(s, 1)
+			s.Refused([]byte(numbered(1)), true)
+			return Held{Dead: map[string][]string{numbered(1): {"given up", "given up"}}}
+		}, "twice-dead"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				j := New([]List{{Name: "l", Mode: c.mode, AckWait: time.Second, MaxPayload: 100}})
+				if got := found(j, c.run(j)); got != c.want {
+					t.Errorf("found %q, want %q: %q", got, c.want, j.Findings())
+				}
+			})
+		})
+	}
+}
+
+func TestTheJudgeForgetsWhatIsOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		j := New([]List{{Name: "l", Mode: "received", MaxPayload: 100}})
+		s := j.Subscribed("c", "a", "l", "", true)
+		for n := range 100 {
+			j.Pushed("l", numbered(n+1))
+			s.Received([]byte(numbered(n + 1)))
+		}
+		s.Ponged()
+		s.End()
+		j.Check(Held{})
+		if len(j.items)+len(j.sessions)+len(j.lists["l"].items) != 0 || len(j.Findings()) != 0 {
+			t.Errorf("%d items and %d sessions are left: %q", len(j.items), len(j.sessions), j.Findings())
+		}
+	})
+}
