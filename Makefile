@@ -85,9 +85,11 @@ crash: ## the proof: kill and stop everything, 200,000 items a run, and count
 SEED ?= 1
 RUNS ?= 200
 HOURS ?= 1
-sim: ## simulate bad luck: RUNS= seeds from SEED= on, HOURS= of simulated life each; docs/TESTING.md
-	@mkdir -p bin/sim
-	cd test && CGO_ENABLED=0 go test -count=1 -timeout 0 -run '^TestNewSeeds$$' ./sim -runs $(RUNS) -seed $(SEED) -hours $(HOURS) -keep '$(abspath bin/sim)'
+LIMIT ?= 10h
+sim: ## simulate bad luck: RUNS= seeds from SEED= on, HOURS= of simulated life each, until LIMIT=; docs/TESTING.md
+	@scripts/fixed-chance.sh bin/sim/runtime
+	cd test && CGO_ENABLED=0 go test -count=1 -timeout 0 -overlay '$(abspath bin/sim/runtime/overlay.json)' -run '^TestNewSeeds$$' ./sim \
+	  -runs $(RUNS) -seed $(SEED) -hours $(HOURS) -limit $(LIMIT) -keep '$(abspath bin/sim)'
 
 OUT ?= bin/bench.json
 ROUNDS ?= 6

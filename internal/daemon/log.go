@@ -45,7 +45,7 @@ func newLog(cfg config.Log, w io.Writer, send logjournal.Send) *logging {
 	}
 	limited := logsample.New(core, repeats, repeatInterval)
 	l.repeated = limited.Dropped
-	l.Logger = zap.New(limited)
+	l.Logger = zap.New(limited, zap.ErrorOutput(zapcore.Lock(zapcore.AddSync(w))))
 	l.close = func() {
 		_ = l.Sync()
 		stop()

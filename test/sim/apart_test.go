@@ -31,7 +31,7 @@ func playApart(t *testing.T, plan *scenario.Scenario) result {
 	ctx, cancel := context.WithTimeout(t.Context(), longest)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, os.Args[0], "-test.run=^TestPlay$", "-test.timeout=0")
-	cmd.Env = append(os.Environ(), "SIM_PLAY="+file, "GOMAXPROCS=1", "GODEBUG=asyncpreemptoff=1", "GOGC=400", "GOTRACEBACK=all")
+	cmd.Env = append(os.Environ(), "SIM_PLAY="+file, "GOMAXPROCS=1", "GODEBUG=asyncpreemptoff=1", "GOGC=off", "GOMEMLIMIT=600MiB", "GOTRACEBACK=all")
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGQUIT) }
 	cmd.WaitDelay = 5 * time.Second
 	out, err := cmd.CombinedOutput()

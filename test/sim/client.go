@@ -148,8 +148,12 @@ func (c *client) line(conn net.Conn, in *bufio.Reader) error {
 		})
 	case "MSG", "HMSG":
 		return c.message(conn, in, words)
-	case "-ERR", "INFO":
-		c.world.tell(c.name, "%s", strings.TrimSpace(text[:min(len(text), 60)]))
+	case "-ERR":
+		c.world.tell(c.name, "%s", strings.TrimSpace(text))
+	case "INFO":
+		if strings.Contains(text, `"ldm":true`) {
+			c.world.tell(c.name, "is told that the daemon goes")
+		}
 	}
 	return nil
 }

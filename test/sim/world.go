@@ -44,8 +44,7 @@ type world struct {
 	deliveries int
 	story      *story
 	faults     int
-	baseline   int // goroutines at the first check
-	keys       int // in Redis then
+	first      vitals // at the first check
 }
 
 // result is the outcome of a scenario.
@@ -73,6 +72,8 @@ func play(plan *scenario.Scenario, begun func(*story), moved func()) result {
 		lists = append(lists, judge.List{
 			Name: l.Text("key", ""), Mode: judge.Mode(l.Text("ack", "received")), AckWait: w.ackWait(l.Text("key", "")),
 			MaxDeliver: l.Int("deliver", 0), MaxPayload: maxPayload,
+			Shared: l.Text("ack", "") == "explicit" && plan.World.Int("instances", 1) > 1,
+			Window: max(plan.World.Int("window", 64), l.Int("pending", 100)),
 		})
 	}
 	w.judge = judge.New(lists)
@@ -202,7 +203,7 @@ func (w *world) check() {
 	held := w.held()
 	w.lock(func() {
 		w.judge.Check(held)
-		w.vitals(w.logLines() - began)
+		w.examine(w.logLines() - began)
 	})
 	w.askAll()
 	for _, l := range w.lists {
@@ -261,20 +262,38 @@ func (w *world) polite() {
 	}
 }
 
-// vitals finds growth and floods. It is called with the judge locked.
-func (w *world) vitals(lines int) {
+// vitals are the quantities that must not grow with time.
+type vitals struct {
+	goroutines, keys int
+	heap             uint64 // bytes
+}
+
+func heap() uint64 {
+	runtime.GC()
+	runtime.GC() // pools are emptied by the second one
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
+}
+
+// examine finds growth and floods. It is called with the judge locked.
+func (w *world) examine(lines int) {
 	if lines > 200 {
 		w.judge.Find("flood", "%d lines of log in a minute in which all was well", lines)
 	}
 	goroutines, keys := runtime.NumGoroutine()-6*len(w.clients), len(w.redis.Keys())
-	if w.baseline == 0 {
-		w.baseline, w.keys = goroutines, keys
+	now := vitals{goroutines, keys, heap()}
+	if w.first == (vitals{}) {
+		w.first = now
 	}
-	if goroutines > 2*w.baseline+50 {
-		w.judge.Find("goroutines", "%d of them, %d at the first check", goroutines, w.baseline)
+	if now.goroutines > 2*w.first.goroutines+50 {
+		w.judge.Find("goroutines", "%d of them, %d at the first check", now.goroutines, w.first.goroutines)
 	}
-	if keys > w.keys+20+8*len(w.lists) {
-		w.judge.Find("keys", "Redis has %d keys, %d at the first check: %v", keys, w.keys, w.redis.Keys())
+	if now.keys > w.first.keys+20+8*len(w.lists) {
+		w.judge.Find("keys", "Redis has %d keys, %d at the first check: %v", now.keys, w.first.keys, w.redis.Keys())
+	}
+	if now.heap > 3*w.first.heap+16<<20 {
+		w.judge.Find("memory", "%d bytes in use, %d at the first check", now.heap, w.first.heap)
 	}
 }
 

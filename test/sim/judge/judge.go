@@ -25,6 +25,8 @@ type List struct {
 	AckWait    time.Duration // of an explicit list: the shortest time until a redelivery
 	MaxDeliver int           // 0: items are never given up
 	MaxPayload int           // larger items go to the dead letters
+	Shared     bool          // several instances take from it at once, each some items
+	Window     int           // so many items may come twice to a subscription for each trouble
 }
 
 // Held is what Redis holds, item by item, with the number of copies.
@@ -44,6 +46,7 @@ type Judge struct {
 	findings []string
 	kinds    map[string]int
 	trouble  time.Time // when something was wrong last
+	troubles int       // since the last check
 	changed  time.Time // when Redis's data was changed last by others than edged and producers
 
 	Deliveries, Duplicates int
@@ -98,7 +101,10 @@ func (j *Judge) Find(kind, format string, args ...any) {
 
 // Trouble notes that something is wrong in the world, or was put right: for a
 // while, items may come twice.
-func (j *Judge) Trouble() { j.trouble = time.Now() }
+func (j *Judge) Trouble() {
+	j.trouble = time.Now()
+	j.troubles++
+}
 
 // settling is how long a trouble may have consequences: timeouts, leases, pings.
 const settling = 90 * time.Second
@@ -193,7 +199,10 @@ func (j *Judge) Changed(before, after Held) {
 		switch lost := before.copies(payload) - after.copies(payload); {
 		case lost > 0:
 			it.excused += lost
-		case lost < 0 || before.Aside[payload] != after.Aside[payload]:
+		case lost < 0:
+			it.unordered = true
+			j.troubles -= lost // each may come again
+		case before.Aside[payload] != after.Aside[payload]:
 			it.unordered = true
 		}
 	}
@@ -234,6 +243,7 @@ type Session struct {
 	polite bool // it reads and confirms all that it gets
 
 	got    map[*item]time.Time // when it got it last
+	twices int                 // items that came again since the last check
 	fresh  *item               // the first that it was the first to get
 	high   int64               // the place of the last of those
 	owes   []*item             // received, not confirmed by a PONG yet
@@ -293,6 +303,9 @@ func (s *Session) Received(payload []byte) {
 // twice judges a redelivery.
 func (s *Session) twice(it *item, before time.Time) {
 	j := s.judge
+	if s.twices++; s.polite && s.twices == s.list.Window*(j.troubles+2) {
+		j.Find("duplicates", "%s got %d items of %s again after %d troubles", s.client, s.twices, s.list.Name, j.troubles)
+	}
 	if !s.polite || !j.trouble.Before(before) || time.Since(j.trouble) < settling || it.unordered {
 		return
 	}
@@ -438,6 +451,9 @@ func (j *Judge) dead(payload string, reasons []string) {
 		j.Find("twice-dead", "%s is %d times among the dead letters", label(payload), len(reasons))
 	}
 	for _, reason := range reasons {
+		if it.place == 0 { // it may be of several lists
+			break
+		}
 		large := len(payload) > it.list.MaxPayload
 		switch {
 		case strings.HasPrefix(reason, "larger") != large,
@@ -449,7 +465,7 @@ func (j *Judge) dead(payload string, reasons []string) {
 
 // gaps judges whether a plain subscription was passed over.
 func (s *Session) gaps(held Held) {
-	if s.group != "" || s.fresh == nil || s.list.Mode == "none" {
+	if s.group != "" || s.fresh == nil || s.list.Mode == "none" || s.list.Shared {
 		return
 	}
 	high := s.high
@@ -490,10 +506,11 @@ func (j *Judge) forget(held Held) {
 		})
 		for s := range j.sessions {
 			if s.list == l {
-				s.got, s.again, s.judged, s.owes = map[*item]time.Time{}, map[*item]bool{}, over, nil
+				s.got, s.again, s.judged, s.owes, s.twices = map[*item]time.Time{}, map[*item]bool{}, over, nil, 0
 			}
 		}
 	}
+	j.troubles = 0
 	maps.DeleteFunc(j.sessions, func(s *Session, _ bool) bool { return s.ended })
 }
 

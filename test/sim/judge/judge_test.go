@@ -123,6 +123,16 @@ func TestTheJudgeFindsABrokenPromise(t *testing.T) {
 			s.Ponged()
 			return Held{}
 		}, ""},
+		"items come again and again": {"received", func(j *Judge) Held {
+			push(j, 2)
+			j.Trouble()
+			s := subscribe(j, "a")
+			for range 20 {
+				receive(s, 1, 2)
+			}
+			s.Ponged()
+			return Held{}
+		}, "duplicates"},
 		"an item comes again though its acknowledgement was confirmed": {"explicit", func(j *Judge) Held {
 			push(j, 1)
 			j.Trouble()
@@ -154,7 +164,7 @@ func TestTheJudgeFindsABrokenPromise(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				j := New([]List{{Name: "l", Mode: c.mode, AckWait: time.Second, MaxPayload: 100}})
+				j := New([]List{{Name: "l", Mode: c.mode, AckWait: time.Second, MaxPayload: 100, Window: 10}})
 				if got := found(j, c.run(j)); got != c.want {
 					t.Errorf("found %q, want %q: %q", got, c.want, j.Findings())
 				}
