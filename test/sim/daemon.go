@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -31,7 +32,7 @@ type daemon struct {
 	signals chan os.Signal
 	done    chan int
 	log     *log
-	killed  bool
+	killed  atomic.Bool
 }
 
 // configuration returns the file of a daemon.
@@ -88,7 +89,7 @@ func (w *world) killDaemon(name string, keep int, silent bool) {
 		return
 	}
 	delete(w.daemons, name)
-	d.killed = true
+	d.killed.Store(true)
 	d.host.Kill(keep, silent)
 	d.cancel()
 	w.past = append(w.past, d)
@@ -112,7 +113,7 @@ func (w *world) ended(d *daemon) {
 	code := <-d.done
 	d.cancel()
 	d.host.Kill(1<<20, false)
-	if d.killed {
+	if d.killed.Load() {
 		return
 	}
 	w.lock(func() {
@@ -121,7 +122,7 @@ func (w *world) ended(d *daemon) {
 		}
 		if b := d.log.books; b != nil && b.Taken != b.Confirmed+b.Returned+b.Dead+b.Gone {
 			w.judge.Find("books", "%s: taken %d, confirmed %d, returned %d, dead %d, gone %d", d.name, b.Taken, b.Confirmed, b.Returned, b.Dead, b.Gone)
-		} else if b == nil && !d.log.wasFull {
+		} else if b == nil && !d.log.wasFull.Load() {
 			w.judge.Find("books", "%s has no books in its log", d.name)
 		}
 	})
@@ -131,20 +132,20 @@ func (w *world) ended(d *daemon) {
 type log struct {
 	daemon  *daemon
 	world   *world
-	full    bool
-	wasFull bool
-	lines   int
+	full    atomic.Bool
+	wasFull atomic.Bool
+	lines   atomic.Int64
 	books   *books
 }
 
 type books struct{ Taken, Confirmed, Returned, Dead, Gone int }
 
 func (l *log) Write(p []byte) (int, error) {
-	if l.full {
-		l.wasFull = true
+	if l.full.Load() {
+		l.wasFull.Store(true)
 		return 0, syscall.ENOSPC
 	}
-	l.lines += bytes.Count(p, []byte("\n"))
+	l.lines.Add(int64(bytes.Count(p, []byte("\n"))))
 	var line struct {
 		Msg, List, Reason, Error string
 		books
@@ -153,7 +154,7 @@ func (l *log) Write(p []byte) (int, error) {
 		if line.Msg == "drained" {
 			l.books = &line.books
 		}
-		if !l.daemon.killed {
+		if !l.daemon.killed.Load() {
 			l.world.tell(l.daemon.name, "%s", strings.TrimSpace(strings.Join([]string{line.Msg, line.List, line.Reason, line.Error}, " ")))
 		}
 	}
@@ -162,7 +163,7 @@ func (l *log) Write(p []byte) (int, error) {
 
 func (w *world) logLines() (n int) {
 	for _, d := range w.daemons {
-		n += d.log.lines
+		n += int(d.log.lines.Load())
 	}
 	return n
 }

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"fmt"
+	"net"
 	"time"
 
 	"edged/test/sim/judge"
@@ -74,7 +75,7 @@ var acts = map[string]act{
 	}},
 	"disk": {true, func(w *world, a scenario.Args) {
 		if d := w.daemons[a.Text("daemon", "")]; d != nil {
-			d.log.full = a.Is("full")
+			d.log.full.Store(a.Is("full"))
 		}
 	}},
 	"op": {true, (*world).say},
@@ -239,11 +240,15 @@ func (w *world) leave(a scenario.Args) {
 // publish lets a client publish to a list that edged writes.
 func (w *world) publish(a scenario.Args) {
 	c := w.clients[a.Text("name", "")]
-	if c == nil || c.conn == nil {
+	if c == nil {
+		return
+	}
+	var conn net.Conn
+	w.lock(func() { conn = c.conn })
+	if conn == nil {
 		return
 	}
 	key := c.args.Text("subject", "")
-	conn := c.conn
 	for range a.Int("n", 1) {
 		w.pushed[key]++
 		payload := judge.Payload(key, w.pushed[key], a.Int("size", 20), false, false)

@@ -237,7 +237,7 @@ func (w *world) calm() {
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(w.daemons)) {
-		w.daemons[name].log.full = false
+		w.daemons[name].log.full.Store(false)
 	}
 	w.resume()
 	w.lock(w.judge.Trouble)
