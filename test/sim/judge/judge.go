@@ -338,9 +338,9 @@ func (s *Session) order(it *item) {
 func (s *Session) mayBeAgain(it *item) bool {
 	trouble := s.judge.trouble
 	switch {
-	case !s.list.left.Before(it.at),
+	case it.at.Sub(s.list.left) < settling, // edged takes a while to see that a client has gone
 		s.list.Mode == "explicit" && (it.receipts > 0 || !trouble.Before(it.at)),
-		s.group != "" && it.at.Sub(trouble) < settling: // edged takes a while to see that a member has gone
+		s.group != "" && it.at.Sub(trouble) < settling:
 		return true
 	}
 	for other := range s.judge.sessions {
