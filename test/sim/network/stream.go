@@ -75,7 +75,7 @@ func wait(wake chan struct{}, t time.Time) {
 func (s *stream) read(p []byte) (int, error) {
 	for {
 		s.mu.Lock()
-		n, err, until := s.take(p)
+		n, until, err := s.take(p)
 		s.mu.Unlock()
 		if n > 0 || err != nil {
 			signal(s.room)
@@ -87,17 +87,17 @@ func (s *stream) read(p []byte) (int, error) {
 
 // take reads what has arrived. If there is nothing yet, it returns the time at which
 // to look again.
-func (s *stream) take(p []byte) (n int, err error, until time.Time) {
+func (s *stream) take(p []byte) (n int, until time.Time, err error) {
 	until = s.readBy
 	switch {
 	case s.unread:
-		return 0, net.ErrClosed, until
+		return 0, until, net.ErrClosed
 	case passed(s.readBy):
-		return 0, errTimeout, until
+		return 0, until, errTimeout
 	case s.frozen:
-		return 0, nil, until
+		return 0, until, nil
 	case len(p) == 0:
-		return 0, nil, until
+		return 0, until, nil
 	}
 	for len(s.flight) > 0 && !s.flight[0].at.After(time.Now()) {
 		f := s.flight[0]
@@ -113,15 +113,15 @@ func (s *stream) take(p []byte) (n int, err error, until time.Time) {
 			s.arrived = nil
 		}
 		s.queued -= n
-		return n, nil, until
+		return n, until, nil
 	}
 	if s.ended != nil {
-		return 0, s.ended, until
+		return 0, until, s.ended
 	}
 	if len(s.flight) > 0 && (until.IsZero() || s.flight[0].at.Before(until)) {
 		until = s.flight[0].at
 	}
-	return 0, nil, until
+	return 0, until, nil
 }
 
 // write queues p. It reports whether the link is cut by it, with or without a word.
