@@ -51,10 +51,9 @@ type client struct {
 func (w *world) startClient(name string, args scenario.Args) *client {
 	ctx, cancel := context.WithCancel(context.Background())
 	c := &client{world: w, name: name, args: args, rand: w.source(name), stop: cancel, ended: make(chan struct{}), syncs: map[string]string{}, writing: make(chan struct{}, 1)}
-	for _, habit := range []string{"read", "dribble", "nak", "term", "late", "die"} {
+	for _, habit := range []string{"pong", "read", "dribble", "ack", "nak", "term", "late", "die"} {
 		c.impolite = c.impolite || args.Text(habit, "") != ""
 	}
-	c.impolite = c.impolite || args.Text("pong", "") != "" || args.Text("ack", "0") == "never"
 	go c.run(ctx)
 	return c
 }

@@ -61,7 +61,7 @@ var acts = map[string]act{
 	"net":    {true, (*world).weather},
 	"freeze": {true, func(w *world, a scenario.Args) { w.network.Freeze(a.Text("host", ""), true) }},
 	"thaw":   {true, func(w *world, a scenario.Args) { w.network.Freeze(a.Text("host", ""), false) }},
-	"calm":   {false, func(w *world, _ scenario.Args) { w.calm() }},
+	"calm":   {false, (*world).calm},
 
 	// Daemons.
 	"start": {false, func(w *world, a scenario.Args) {
@@ -85,7 +85,7 @@ var acts = map[string]act{
 	"leave":   {true, (*world).leave},
 	"publish": {false, (*world).publish},
 
-	"check": {false, func(w *world, _ scenario.Args) { w.check() }},
+	"check": {false, (*world).check},
 }
 
 // push pushes n items. Kinds: text, binary, huge, empty, equal.

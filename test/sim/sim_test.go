@@ -73,9 +73,27 @@ func tell(r result) {
 
 // TestScenarios plays the scenarios that found something once.
 func TestScenarios(t *testing.T) {
-	files, err := filepath.Glob("scenarios/*.txt")
-	if err != nil || len(files) == 0 {
-		t.Fatalf("no scenarios: %v", err)
+	each(t, "scenarios/*.txt", func(t *testing.T, r result) {
+		if len(r.Findings) > 0 {
+			t.Errorf("%q\n%s", r.Findings, r.Story)
+		}
+	})
+}
+
+// TestOpenScenarios plays those that still find something: known faults.
+func TestOpenScenarios(t *testing.T) {
+	each(t, "scenarios/open/*.txt", func(t *testing.T, r result) {
+		if len(r.Findings) == 0 {
+			t.Errorf("it finds nothing any more: move it to test/sim/scenarios\n%s", r.Story)
+		}
+	})
+}
+
+// each plays the scenarios in some files.
+func each(t *testing.T, pattern string, judge func(*testing.T, result)) {
+	files, err := filepath.Glob(pattern)
+	if err != nil {
+		t.Fatal(err)
 	}
 	for _, file := range files {
 		t.Run(filepath.Base(file), func(t *testing.T) {
@@ -88,9 +106,7 @@ func TestScenarios(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if r := playApart(t, plan); len(r.Findings) > 0 {
-				t.Errorf("%q\n%s", r.Findings, r.Story)
-			}
+			judge(t, playApart(t, plan))
 		})
 	}
 }

@@ -192,8 +192,8 @@ func (w *world) change(do func()) {
 }
 
 // check waits until all faults must be over, judges, and clears up.
-func (w *world) check() {
-	w.calm()
+func (w *world) check(a scenario.Args) {
+	w.calm(a)
 	began := w.logLines()
 	w.polite()
 	time.Sleep(time.Second)
@@ -217,13 +217,15 @@ func (w *world) check() {
 	w.reap()
 }
 
-// calm puts everything right.
-func (w *world) calm() {
+// calm puts everything right, except that the clock may stay wrong.
+func (w *world) calm(a scenario.Args) {
 	if w.serving == nil {
 		w.startRedis()
 	}
 	w.redis.SetFault("")
-	w.redis.SetClock(0)
+	if a.Text("clock", "") != "stays" {
+		w.redis.SetClock(0)
+	}
 	w.redis.MaxClients(0)
 	w.network.Calm()
 	for _, name := range slices.Sorted(maps.Keys(w.clients)) {
@@ -318,7 +320,7 @@ func (w *world) reap() {
 
 // end ends everything, in good order.
 func (w *world) end() {
-	w.calm()
+	w.calm(nil)
 	for _, name := range slices.Sorted(maps.Keys(w.clients)) {
 		w.dismiss(name)
 	}
