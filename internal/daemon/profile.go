@@ -64,7 +64,7 @@ func serveProfiles(l net.Listener) (stop func()) {
 // writeProfile answers one request:
 //
 //	GET /debug/pprof/profile?seconds=N  where the processor's time goes, for 30 or N seconds
-//	GET /debug/pprof/NAME               heap, allocs, goroutine
+//	GET /debug/pprof/NAME               heap, allocs, goroutine; ?debug=1 or 2 for people
 func writeProfile(ctx context.Context, conn net.Conn) {
 	conn.SetReadDeadline(time.Now().Add(time.Second))
 	line, _ := bufio.NewReader(io.LimitReader(conn, 4096)).ReadString('\n')
@@ -77,8 +77,9 @@ func writeProfile(ctx context.Context, conn net.Conn) {
 	const ok = "HTTP/1.0 200 OK\r\n\r\n"
 	name := strings.TrimPrefix(target.Path, "/debug/pprof/")
 	if profile := pprof.Lookup(name); profile != nil {
+		debug, _ := strconv.Atoi(target.Query().Get("debug"))
 		io.WriteString(conn, ok)
-		profile.WriteTo(conn, 0)
+		profile.WriteTo(conn, debug)
 		return
 	}
 	if name != "profile" {

@@ -36,6 +36,9 @@ func TestProfilesAreServedAsGoToolPprofReadsThem(t *testing.T) {
 			t.Errorf("%s: %q, and what follows is no gzip: %.10q", path, head, body)
 		}
 	}
+	if _, body := profile(t, l, "/debug/pprof/goroutine?debug=1"); !bytes.HasPrefix(body, []byte("goroutine profile: total ")) {
+		t.Errorf("with debug=1 the profile is not text: %.30q", body)
+	}
 	for _, path := range []string{"/debug/pprof/none", "/", ""} {
 		if head, _ := profile(t, l, path); head != "HTTP/1.0 404 Not Found" {
 			t.Errorf("%q: %q", path, head)

@@ -116,7 +116,7 @@ func (c *client) connect(ctx context.Context, host interface {
 			c.write(conn, "PING\r\n")
 			continue
 		}
-		if err := c.line(conn, in); err != nil {
+		if err := c.line(ctx, conn, in); err != nil {
 			return err
 		}
 		asked = false
@@ -126,7 +126,7 @@ func (c *client) connect(ctx context.Context, host interface {
 // silence is after how much of it a client asks whether its server is there.
 const silence = 15 * time.Second
 
-func (c *client) line(conn net.Conn, in *bufio.Reader) error {
+func (c *client) line(ctx context.Context, conn net.Conn, in *bufio.Reader) error {
 	text, err := in.ReadString('\n')
 	if err != nil {
 		return err
@@ -146,7 +146,7 @@ func (c *client) line(conn net.Conn, in *bufio.Reader) error {
 			}
 		})
 	case "MSG", "HMSG":
-		return c.message(conn, in, words)
+		return c.message(ctx, conn, in, words)
 	case "-ERR":
 		c.world.tell(c.name, "%s", strings.TrimSpace(text))
 	case "INFO":
@@ -174,7 +174,7 @@ func (c *client) pong(conn net.Conn) error {
 }
 
 // message reads a message: MSG subject sid [reply] size, or HMSG with two sizes.
-func (c *client) message(conn net.Conn, in *bufio.Reader, words []string) error {
+func (c *client) message(ctx context.Context, conn net.Conn, in *bufio.Reader, words []string) error {
 	size, _ := strconv.Atoi(words[len(words)-1])
 	header, last := 0, len(words)-1
 	if words[0] == "HMSG" {
@@ -196,6 +196,9 @@ func (c *client) message(conn net.Conn, in *bufio.Reader, words []string) error 
 	}
 
 	time.Sleep(c.args.Seconds("read", 0))
+	if ctx.Err() != nil {
+		return ctx.Err() // the message was read with others before the connection was closed
+	}
 	dies := false
 	c.world.lock(func() {
 		if c.session == nil { // it came before the PONG

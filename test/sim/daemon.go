@@ -8,21 +8,18 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
 
-	"edged/internal/config"
-	edged "edged/internal/daemon"
 	"edged/test/sim/network"
 	"edged/test/sim/scenario"
 )
 
 // maxPayload is the configured bound of an item in bytes.
-const maxPayload = 2048
+func (w *world) maxPayload() int { return w.plan.World.Int("payload", 2048) }
 
 // daemon is a process of edged.
 type daemon struct {
@@ -35,12 +32,13 @@ type daemon struct {
 	killed  atomic.Bool
 }
 
-// configuration returns the file of a daemon.
-func (w *world) configuration(name string) string {
+// configuration returns the file of a daemon that connects to Redis and listens at
+// some addresses.
+func (w *world) configuration(name, redis, listen, control string) string {
 	a := w.plan.World
 	var b strings.Builder
-	fmt.Fprintf(&b, "instance = %q\n[redis]\naddress = \"redis:6379\"\ntimeout = \"%ss\"\npoll_interval = \"%ss\"\nlease = \"%ss\"\n",
-		name[:1], a.Text("timeout", "2"), a.Text("poll", "3"), a.Text("lease", "8"))
+	fmt.Fprintf(&b, "instance = %q\n[redis]\naddress = %q\ntimeout = \"%ss\"\npoll_interval = \"%ss\"\nlease = \"%ss\"\n",
+		name[:1], redis, a.Text("timeout", "2"), a.Text("poll", "3"), a.Text("lease", "8"))
 	for _, l := range w.lists {
 		key := l.Text("key", "")
 		fmt.Fprintf(&b, "[[list]]\nkey = %q\nack = %q\ntake_from = %q\n", key, l.Text("ack", "received"), l.Text("take", "left"))
@@ -53,19 +51,14 @@ func (w *world) configuration(name string) string {
 			fmt.Fprintf(&b, "[[inbound]]\nsubject = \"in.%s\"\nlist = %q\ntake_from = %q\n", l.Text("key", ""), l.Text("key", ""), l.Text("take", "left"))
 		}
 	}
-	fmt.Fprintf(&b, "[delivery]\nbatch_items = %d\nbatch_bytes = \"16KiB\"\nwindow_items = %d\nmemory = \"256KiB\"\nreceipt_timeout = \"%ss\"\n",
-		a.Int("batch", 16), a.Int("window", 64), a.Text("receipt", "10"))
-	fmt.Fprintf(&b, "[tcp]\nlisten = \"10.0.0.1:4222\"\nmax_payload = \"%dB\"\nmax_pending = \"64KiB\"\nping_interval = \"%ss\"\n", maxPayload, a.Text("ping", "20"))
-	fmt.Fprintf(&b, "[control]\nsocket = \"/run/control\"\nstatus_socket = \"\"\n[drain]\ntimeout = \"%ss\"\n[log]\nformat = \"json\"\nlevel = %q\n", a.Text("drain", "3"), a.Text("level", "info"))
+	fmt.Fprintf(&b, "[delivery]\nbatch_items = %d\nbatch_bytes = \"16KiB\"\nwindow_items = %d\nmemory = %q\nreceipt_timeout = \"%ss\"\n",
+		a.Int("batch", 16), a.Int("window", 64), a.Text("memory", "256KiB"), a.Text("receipt", "10"))
+	fmt.Fprintf(&b, "[tcp]\nlisten = %q\nmax_payload = \"%dB\"\nmax_pending = \"64KiB\"\nping_interval = \"%ss\"\n", listen, w.maxPayload(), a.Text("ping", "20"))
+	fmt.Fprintf(&b, "[control]\nsocket = %q\nstatus_socket = \"\"\n[drain]\ntimeout = \"%ss\"\n[log]\nformat = \"json\"\nlevel = %q\n", control, a.Text("drain", "3"), a.Text("level", "info"))
 	return b.String()
 }
 
 func (w *world) startDaemon(name string) {
-	read := func() (*config.Config, error) { return config.Parse("edged.toml", []byte(w.configuration(name))) }
-	cfg, err := read()
-	if err != nil {
-		panic(fmt.Sprintf("%v\n%s", err, w.configuration(name)))
-	}
 	ctx, cancel := context.WithCancel(context.Background())
 	d := &daemon{
 		name: name, host: w.network.Host(name), cancel: cancel, signals: make(chan os.Signal, 2), done: make(chan int, 1),
@@ -73,13 +66,10 @@ func (w *world) startDaemon(name string) {
 	d.log = &log{daemon: d, world: w}
 	w.daemons[name] = d
 	w.tell(name, "starts")
-	sockets := map[string]net.Listener{edged.TCPSocket: d.host.Listen("tcp"), edged.ControlSocket: d.host.Listen("control")}
-	go func() {
-		d.done <- edged.Run(ctx, edged.Options{
-			Config: cfg, Reread: read, Version: "0.0.0", Stderr: d.log, Signals: d.signals, Sockets: sockets, Random: w.chance,
-			DialRedis: func(ctx context.Context, _, _ string) (net.Conn, error) { return d.host.Dial(ctx, "redis", "tcp") },
-		})
-	}()
+	w.parts.Launch(ctx, &Process{
+		Name: name, Host: d.host, Log: d.log, Signals: d.signals, Done: d.done, Chance: w.chance,
+		Configuration: func(redis, listen, control string) string { return w.configuration(name, redis, listen, control) },
+	})
 }
 
 // killDaemon ends a process at once: what it had written arrives up to keep bytes.
@@ -235,16 +225,17 @@ func (w *world) stopRedis(keep int, silent bool) {
 		return
 	}
 	w.serving.host.Kill(keep, silent)
+	w.redis.Kill()
 	<-w.serving.accepted
 	w.serving = nil
 }
 
 // restartRedis starts Redis with the data that it had, with older or no data.
 func (w *world) restartRedis(a scenario.Args) {
-	before := w.held()
 	if w.serving != nil {
 		w.stopRedis(a.Int("keep", 0), a.Is("silent"))
 	}
+	before := w.held()
 	switch a.Text("data", "same") {
 	case "none":
 		w.redis.Restart(nil)

@@ -16,17 +16,22 @@ import (
 func (w *world) direct() {
 	for _, e := range w.plan.Events {
 		time.Sleep(e.At - time.Since(w.began))
-		act, ok := acts[e.Verb]
-		if !ok {
-			panic(fmt.Sprintf("no such verb: %s", e))
-		}
-		w.tell("world", "%s %s", e.Verb, e.Args)
-		if act.fault {
-			w.faults++
-			w.lock(w.judge.Trouble)
-		}
-		act.do(w, e.Args)
+		w.do(e)
 	}
+}
+
+// do lets an event happen.
+func (w *world) do(e scenario.Event) {
+	act, ok := acts[e.Verb]
+	if !ok {
+		panic(fmt.Sprintf("no such verb: %s", e))
+	}
+	w.tell("world", "%s %s", e.Verb, e.Args)
+	if act.fault {
+		w.faults++
+		w.lock(w.judge.Trouble)
+	}
+	act.do(w, e.Args)
 }
 
 // act is what a verb does.
@@ -59,8 +64,8 @@ var acts = map[string]act{
 	"cut":    {true, (*world).cut},
 	"reset":  {true, (*world).reset},
 	"net":    {true, (*world).weather},
-	"freeze": {true, func(w *world, a scenario.Args) { w.network.Freeze(a.Text("host", ""), true) }},
-	"thaw":   {true, func(w *world, a scenario.Args) { w.network.Freeze(a.Text("host", ""), false) }},
+	"freeze": {true, func(w *world, a scenario.Args) { w.freeze(a.Text("host", ""), true) }},
+	"thaw":   {true, func(w *world, a scenario.Args) { w.freeze(a.Text("host", ""), false) }},
 	"calm":   {false, (*world).calm},
 
 	// Daemons.
@@ -108,7 +113,7 @@ func (w *world) push(a scenario.Args) {
 		case "equal":
 			words[2] = fmt.Sprintf("%s:equal%d", key, n%3)
 		case "huge":
-			words[2] = judge.Payload(key, n, maxPayload+1+size, head, false)
+			words[2] = judge.Payload(key, n, w.maxPayload()+1+size, head, false)
 		default:
 			words[2] = judge.Payload(key, n, size, head, kind == "binary")
 		}
@@ -131,24 +136,22 @@ func (w *world) pop(a scenario.Args) {
 	if (a.Text("side", "head") == "head") == w.right(key) {
 		verb = "RPOP"
 	}
-	w.change(func() {
-		for range a.Int("n", 1) {
-			w.redis.Execute(verb, key)
-		}
-	})
+	var pops [][]string
+	for range a.Int("n", 1) {
+		pops = append(pops, []string{verb, key})
+	}
+	w.change(pops...)
 }
 
 func (w *world) trim(a scenario.Args) { w.trimTo(a.Text("list", ""), a.Int("keep", 10)) }
 
 // trimTo keeps the newest items of a list.
 func (w *world) trimTo(key string, most int) {
-	w.change(func() {
-		if w.right(key) {
-			w.redis.Execute("LTRIM", key, "0", fmt.Sprint(most-1))
-		} else {
-			w.redis.Execute("LTRIM", key, fmt.Sprint(-most), "-1")
-		}
-	})
+	if w.right(key) {
+		w.command("LTRIM", key, "0", fmt.Sprint(most-1))
+	} else {
+		w.command("LTRIM", key, fmt.Sprint(-most), "-1")
+	}
 }
 
 func (w *world) rename(a scenario.Args) {
@@ -156,9 +159,7 @@ func (w *world) rename(a scenario.Args) {
 }
 
 // command changes Redis's data by a command of somebody else.
-func (w *world) command(words ...string) {
-	w.change(func() { w.redis.Execute(words...) })
-}
+func (w *world) command(words ...string) { w.change(words) }
 
 func (w *world) save(scenario.Args) {
 	w.saved = w.redis.Save()
@@ -197,6 +198,11 @@ func (w *world) each(a scenario.Args, do func(*network.Link)) {
 			do(l)
 		}
 	}
+}
+
+func (w *world) freeze(host string, frozen bool) {
+	w.network.Freeze(host, frozen)
+	w.parts.Freeze(host, frozen)
 }
 
 func (w *world) weather(a scenario.Args) {

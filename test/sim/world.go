@@ -27,7 +27,8 @@ import (
 type world struct {
 	plan    *scenario.Scenario
 	network *network.Network
-	redis   *redis.Redis
+	parts   Parts
+	redis   Redis
 	began   time.Time
 	daemons map[string]*daemon // that run, by name
 	past    []*daemon          // that were killed or told to end
@@ -63,28 +64,7 @@ const pulse = 10 * time.Second
 // play plays a scenario. It must be called in a bubble. It calls begun with the story,
 // which may be read from outside the bubble, and moved with each pulse.
 func play(plan *scenario.Scenario, begun func(*story), moved func()) result {
-	w := &world{
-		plan: plan, network: network.New(), redis: redis.New(), began: time.Now(), lists: plan.Lists,
-		daemons: map[string]*daemon{}, clients: map[string]*client{}, pushed: map[string]int{}, story: newStory(),
-	}
-	var lists []judge.List
-	for _, l := range plan.Lists {
-		lists = append(lists, judge.List{
-			Name: l.Text("key", ""), Mode: judge.Mode(l.Text("ack", "received")), AckWait: w.ackWait(l.Text("key", "")),
-			MaxDeliver: l.Int("deliver", 0), MaxPayload: maxPayload,
-			Shared: l.Text("ack", "") == "explicit" && plan.World.Int("instances", 1) > 1,
-			Window: max(plan.World.Int("window", 64), l.Int("pending", 100)),
-		})
-	}
-	w.judge = judge.New(lists)
-	random := w.source("chance")
-	var drawing sync.Mutex
-	w.chance = func(n uint64) uint64 {
-		drawing.Lock()
-		defer drawing.Unlock()
-		return random.Uint64N(n)
-	}
-
+	w := newWorld(plan, &simulated{})
 	begun(w.story)
 	clock := time.NewTicker(pulse)
 	ended := make(chan struct{})
@@ -105,6 +85,37 @@ func play(plan *scenario.Scenario, begun func(*story), moved func()) result {
 	time.Sleep(time.Minute) // for acknowledgements that are late
 	clock.Stop()
 	close(ended)
+	return w.result()
+}
+
+func newWorld(plan *scenario.Scenario, parts Parts) *world {
+	w := &world{
+		plan: plan, network: network.New(), parts: parts, redis: parts.Redis(), began: time.Now(), lists: plan.Lists,
+		daemons: map[string]*daemon{}, clients: map[string]*client{}, pushed: map[string]int{}, story: newStory(),
+	}
+	var lists []judge.List
+	for _, l := range plan.Lists {
+		lists = append(lists, judge.List{
+			Name: l.Text("key", ""), Mode: judge.Mode(l.Text("ack", "received")), AckWait: w.ackWait(l.Text("key", "")),
+			MaxDeliver: l.Int("deliver", 0), MaxPayload: w.maxPayload(),
+			Shared: l.Text("ack", "") == "explicit" && plan.World.Int("instances", 1) > 1,
+			Window: max(plan.World.Int("window", 64), l.Int("pending", 100)),
+		})
+	}
+	w.judge = judge.New(lists)
+	random := w.source("chance")
+	var drawing sync.Mutex
+	w.chance = func(n uint64) uint64 {
+		drawing.Lock()
+		defer drawing.Unlock()
+		return random.Uint64N(n)
+	}
+	return w
+}
+
+func (w *world) result() result {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	return result{
 		Findings: w.judge.Findings(), Story: w.story.String(), Faults: w.faults,
 		Deliveries: w.judge.Deliveries, Duplicates: w.judge.Duplicates, Simulated: time.Since(w.began),
@@ -144,9 +155,11 @@ func (w *world) ackWait(key string) time.Duration { return w.list(key).Seconds("
 func (w *world) right(key string) bool { return w.list(key).Text("take", "left") == "right" }
 
 // held sorts what Redis holds.
-func (w *world) held() judge.Held {
+func (w *world) held() judge.Held { return w.sorted(w.redis.Data()) }
+
+func (w *world) sorted(data redis.Data) judge.Held {
 	h := judge.Held{Waiting: map[string]int{}, Dead: map[string][]string{}, Aside: map[string]int{}}
-	for _, key := range w.redis.Save() {
+	for _, key := range data {
 		switch value := key.Value.(type) {
 		case []string:
 			for _, item := range value {
@@ -184,11 +197,9 @@ func reason(head string) string {
 }
 
 // change does something to Redis's data that edged has no part in.
-func (w *world) change(do func()) {
-	before := w.held()
-	do()
-	after := w.held()
-	w.lock(func() { w.judge.Changed(before, after) })
+func (w *world) change(commands ...[]string) {
+	before, after := w.redis.Change(commands...)
+	w.lock(func() { w.judge.Changed(w.sorted(before), w.sorted(after)) })
 }
 
 // check waits until all faults must be over, judges, and clears up.
@@ -198,7 +209,7 @@ func (w *world) check(a scenario.Args) {
 	w.polite()
 	time.Sleep(time.Second)
 	w.resume() // an operator's command may have been on its way
-	time.Sleep(time.Minute - time.Second)
+	w.parts.Rest(time.Minute-time.Second, func() bool { return len(w.held().Waiting) == 0 })
 
 	held := w.held()
 	w.lock(func() {
@@ -228,6 +239,7 @@ func (w *world) calm(a scenario.Args) {
 	}
 	w.redis.MaxClients(0)
 	w.network.Calm()
+	w.parts.Thaw()
 	for _, name := range slices.Sorted(maps.Keys(w.clients)) {
 		if !w.clients[name].polite() || w.clients[name].args.Text("list", "") != "" && w.clients[name].args.Text("reconnect", "") == "" {
 			w.dismiss(name)
@@ -283,8 +295,8 @@ func (w *world) examine(lines int) {
 	if lines > 200 {
 		w.judge.Find("flood", "%d lines of log in a minute in which all was well", lines)
 	}
-	goroutines, keys := runtime.NumGoroutine()-6*len(w.clients), len(w.redis.Keys())
-	now := vitals{goroutines, keys, heap()}
+	goroutines, heap := w.parts.Vitals(len(w.clients))
+	now := vitals{goroutines, len(w.redis.Keys()), heap}
 	if w.first == (vitals{}) {
 		w.first = now
 	}

@@ -1,0 +1,84 @@
+package main
+
+import (
+	"strings"
+	"time"
+
+	"edged/test/sim/scenario"
+)
+
+// elder is the daemon that no event ends: what grows with time grows in it.
+const elder = "b"
+
+// plan makes a scenario for real time of the first seed, from the given one on, that
+// has two instances: elder is never killed, lists get more items at once, and there
+// is more room for them in the daemons.
+func plan(seed uint64, length time.Duration) (uint64, *scenario.Scenario) {
+	for ; ; seed++ {
+		s := scenario.Generate(seed, length)
+		if s.World.Int("instances", 1) != 2 {
+			continue
+		}
+		s.World = s.World.With("window", 16*s.World.Int("window", 64)).With("batch", 16*s.World.Int("batch", 16)).
+			With("memory", "4MiB").With("payload", 64<<10)
+		var events []scenario.Event
+		for _, e := range s.Events {
+			if (e.Verb == "kill" || e.Verb == "stop") && e.Args.Text("daemon", "") == elder {
+				continue
+			}
+			if e.Verb == "push" {
+				e.Args = more(e.Args)
+			}
+			events = append(events, e)
+		}
+		s.Events = events
+		return seed, s
+	}
+}
+
+// most is how many bytes a push has at most.
+const most = 4 << 20
+
+// more makes bursts larger and some items too.
+func more(push scenario.Args) scenario.Args {
+	n, size := push.Int("n", 1), push.Int("size", 20)
+	if size == 1500 && n%3 == 0 {
+		size = 40_000
+	}
+	n *= 20
+	if push.Text("kind", "") == "huge" {
+		n = min(n, most/(64<<10))
+	}
+	return push.With("n", max(1, min(n, most/size))).With("size", size)
+}
+
+// pace turns the times of a plan into pauses.
+type pace struct {
+	last  time.Duration
+	quiet bool // there was a long pause since the last check
+}
+
+// pause is the real time before an event. The first hour between two checks in which
+// the plan is quiet becomes 100 s, in the end of which the judge lets nothing come
+// twice; other pauses end after a second.
+func (p *pace) pause(e scenario.Event) time.Duration {
+	gap := max(0, e.At-p.last)
+	p.last = e.At
+	if e.Verb == "check" {
+		p.quiet = false
+	}
+	if gap > time.Hour && !p.quiet {
+		p.quiet = true
+		return 100 * time.Second
+	}
+	return min(gap, time.Second)
+}
+
+// describe is a plan in one line.
+func describe(s *scenario.Scenario) string {
+	var lists []string
+	for _, l := range s.Lists {
+		lists = append(lists, strings.TrimSpace(l.Text("key", "")+" "+l.Text("ack", "")+" "+l.Text("take", "")))
+	}
+	return s.World.String() + "; lists " + strings.Join(lists, ", ")
+}

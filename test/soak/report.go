@@ -1,0 +1,113 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"edged/test/sim"
+)
+
+// report prints a line after each episode, and a summary.
+type report struct {
+	out    io.Writer
+	world  *sim.World
+	parts  *parts
+	folder string
+	began  time.Time
+
+	daemons map[string]*figures
+	keys    series
+	memory  series
+	found   int // findings that were printed
+}
+
+var names = []string{"a", elder}
+
+func (r *report) begin() {
+	r.daemons = map[string]*figures{}
+	for _, name := range names {
+		r.daemons[name] = newFigures(name)
+	}
+	r.keys = series{name: "Redis keys", scale: 1, slack: 10}
+	r.memory = series{name: "Redis memory", unit: "MiB", scale: mebibyte, slack: 2 * mebibyte}
+	fmt.Fprintf(r.out, "%7s %7s %11s %8s", "minutes", "faults", "deliveries", "twice")
+	for _, name := range names {
+		fmt.Fprintf(r.out, " | %s: %6s %6s %10s", name, "MiB", "files", "goroutines")
+	}
+	fmt.Fprintf(r.out, " | Redis: %4s %6s\n", "keys", "MiB")
+}
+
+// episode prints the figures after a check.
+func (r *report) episode() {
+	for _, p := range r.parts.list() {
+		if f := r.daemons[p.name]; f != nil {
+			if err := f.take(p); err != nil {
+				r.world.Find("figures", "%s has none: %v", p.name, err)
+			}
+		}
+	}
+	r.keys.add(len(r.parts.redis.Keys()))
+	r.memory.add(r.parts.redis.Memory())
+
+	sofar := r.world.Result()
+	fmt.Fprintf(r.out, "%7.1f %7d %11d %8d", time.Since(r.began).Minutes(), sofar.Faults, sofar.Deliveries, sofar.Duplicates)
+	for _, name := range names {
+		f := r.daemons[name]
+		fmt.Fprintf(r.out, " |    %6s %6s %10s", f.rss.latest(), f.descriptors.latest(), f.goroutines.latest())
+	}
+	fmt.Fprintf(r.out, " |        %4s %6s\n", r.keys.latest(), r.memory.latest())
+	r.tell()
+}
+
+// tell prints new findings and writes the story that leads to them into a file.
+func (r *report) tell() {
+	sofar := r.world.Result()
+	if len(sofar.Findings) == r.found {
+		return
+	}
+	for _, f := range sofar.Findings[r.found:] {
+		fmt.Fprintf(r.out, "        FOUND %s\n", f)
+	}
+	story := fmt.Sprintf("%s\n\n%s", strings.Join(sofar.Findings[r.found:], "\n"), sofar.Story)
+	file := filepath.Join(r.folder, fmt.Sprintf("story-%d.txt", r.found+1))
+	r.found = len(sofar.Findings)
+	if err := os.WriteFile(file, []byte(story), 0o600); err != nil {
+		fmt.Fprintln(r.out, err)
+		return
+	}
+
+	lines := strings.SplitAfter(sofar.Story, "\n")
+	fmt.Fprintf(r.out, "%s... the end of %s\n", strings.Join(lines[max(0, len(lines)-short):], ""), file)
+}
+
+// short is how many lines of a story are printed.
+const short = 50
+
+// end prints the summary and returns the number of findings. A figure that grew is
+// one, if it belongs to processes that ran all the time.
+func (r *report) end() int {
+	fmt.Fprintf(r.out, "\n%-16s %8s %8s %8s   %8s %8s\n", "", "first", "last", "most", "early", "late")
+	for _, name := range names {
+		for _, s := range r.daemons[name].all() {
+			fmt.Fprintln(r.out, s.summary())
+			if early, late, grew := s.grew(); grew && name == elder {
+				r.world.Find("growth", "%s: %s in the first third, %s in the last", s.name, s.show(early), s.show(late))
+			}
+		}
+	}
+	for _, s := range []*series{&r.keys, &r.memory} {
+		fmt.Fprintln(r.out, s.summary())
+		if early, late, grew := s.grew(); grew {
+			r.world.Find("growth", "%s: %s in the first third, %s in the last", s.name, s.show(early), s.show(late))
+		}
+	}
+	r.tell()
+	total := r.world.Result()
+	fmt.Fprintf(r.out, "%.1f minutes, %d faults, %d deliveries, %d of them twice, %d findings\n",
+		time.Since(r.began).Minutes(), total.Faults, total.Deliveries, total.Duplicates, r.found)
+	return r.found
+}

@@ -1,0 +1,164 @@
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"edged/internal/edgedtest"
+)
+
+// series is a figure over time.
+type series struct {
+	name, unit string
+	scale      float64 // of the figures that are printed
+	slack      float64 // by so much it may be larger at the end than at the beginning
+	values     []float64
+}
+
+func (s *series) add(v int) { s.values = append(s.values, float64(v)) }
+
+// grew compares the last third of a series with the first one, after a tenth that is
+// left out as warm-up. It reports whether the mean of the last is larger by a quarter
+// and by the slack. Less than nine values prove nothing.
+func (s *series) grew() (first, last float64, grew bool) {
+	steady := s.values[len(s.values)/10:]
+	third := len(steady) / 3
+	if third == 0 {
+		return 0, 0, false
+	}
+	first, last = mean(steady[:third]), mean(steady[len(steady)-third:])
+	return first, last, third >= 3 && last > first*1.25+s.slack
+}
+
+func mean(values []float64) float64 {
+	sum := 0.0
+	for _, v := range values {
+		sum += v
+	}
+	return sum / float64(len(values))
+}
+
+// show prints a value in its unit.
+func (s *series) show(v float64) string {
+	if s.scale == 1 {
+		return strconv.Itoa(int(v + 0.5))
+	}
+	return fmt.Sprintf("%.1f", v/s.scale)
+}
+
+// summary is a line about a series.
+func (s *series) summary() string {
+	if len(s.values) == 0 {
+		return fmt.Sprintf("%-16s none", s.name)
+	}
+	a, b, grew := s.grew()
+	verdict := "steady"
+	switch {
+	case grew:
+		verdict = "GROWS"
+	case len(s.values) < 10:
+		verdict = "too few values"
+	}
+	return fmt.Sprintf("%-16s %8s %8s %8s   %8s %8s   %s", s.name+" "+s.unit, s.show(s.values[0]), s.show(s.values[len(s.values)-1]),
+		s.show(slices.Max(s.values)), s.show(a), s.show(b), verdict)
+}
+
+// figures are those of one daemon, of all its processes in turn. Descriptors and
+// goroutines are counted without the one that each client has.
+type figures struct{ rss, descriptors, goroutines series }
+
+const mebibyte = 1 << 20
+
+func newFigures(name string) *figures {
+	return &figures{
+		rss:         series{name: name + " RSS", unit: "MiB", scale: mebibyte, slack: 3 * mebibyte},
+		descriptors: series{name: name + " files", scale: 1, slack: 10},
+		goroutines:  series{name: name + " goroutines", scale: 1, slack: 20},
+	}
+}
+
+func (f *figures) all() []*series { return []*series{&f.rss, &f.descriptors, &f.goroutines} }
+
+// take adds the present figures of a process.
+func (f *figures) take(p *process) error {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.Pid()))
+	if err != nil {
+		return err
+	}
+	_, rest, _ := strings.Cut(string(status), "VmRSS:")
+	words := strings.Fields(rest)
+	if len(words) == 0 {
+		return fmt.Errorf("process %d has no VmRSS", p.Pid())
+	}
+	kilobytes, err := strconv.Atoi(words[0])
+	if err != nil {
+		return err
+	}
+	files, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", p.Pid()))
+	if err != nil {
+		return err
+	}
+	goroutines, err := p.goroutines()
+	if err != nil {
+		return err
+	}
+	clients, err := p.clients()
+	if err != nil {
+		return err
+	}
+	f.rss.add(kilobytes << 10)
+	f.descriptors.add(len(files) - clients)
+	f.goroutines.add(goroutines - clients)
+	return nil
+}
+
+// clients asks the process how many clients it has.
+func (p *process) clients() (int, error) {
+	answer, err := edgedtest.Control(p.control, "status json")
+	if err != nil {
+		return 0, err
+	}
+	var status struct{ TCP struct{ Clients int } }
+	err = json.Unmarshal([]byte(answer), &status)
+	return status.TCP.Clients, err
+}
+
+// goroutines asks the process for its profile, whose first line has the number.
+func (p *process) goroutines() (int, error) {
+	text, err := p.profile("goroutine?debug=1")
+	if err != nil {
+		return 0, err
+	}
+	_, rest, _ := strings.Cut(text, "total ")
+	line, _, _ := strings.Cut(rest, "\n")
+	return strconv.Atoi(line)
+}
+
+// profile gets a profile as text.
+func (p *process) profile(name string) (string, error) {
+	conn, err := net.Dial("tcp", p.profiles)
+	if err != nil {
+		return "", err
+	}
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(20 * time.Second))
+	fmt.Fprintf(conn, "GET /debug/pprof/%s HTTP/1.0\r\n\r\n", name)
+	text, err := io.ReadAll(bufio.NewReader(conn))
+	return string(text), err
+}
+
+// latest is the last value as text.
+func (s *series) latest() string {
+	if len(s.values) == 0 {
+		return "-"
+	}
+	return s.show(s.values[len(s.values)-1])
+}
