@@ -27,6 +27,7 @@ import (
 //	ack                   seconds until it acknowledges; "never"
 //	nak, term, wpi, late  percent of the items for which it does that first
 //	sync                  true: it waits for the answer to its acknowledgements
+//	most                  it subscribes to so many items
 //	die                   it closes its connection after so many items
 //	reconnect             seconds; without it, it connects once
 type client struct {
@@ -51,7 +52,7 @@ type client struct {
 func (w *world) startClient(name string, args scenario.Args) *client {
 	ctx, cancel := context.WithCancel(context.Background())
 	c := &client{world: w, name: name, args: args, rand: w.source(name), stop: cancel, ended: make(chan struct{}), syncs: map[string]string{}, writing: make(chan struct{}, 1)}
-	for _, habit := range []string{"pong", "read", "dribble", "ack", "nak", "term", "late", "die"} {
+	for _, habit := range []string{"pong", "read", "dribble", "ack", "nak", "term", "late", "die", "most"} {
 		c.impolite = c.impolite || args.Text(habit, "") != ""
 	}
 	go c.run(ctx)
@@ -108,7 +109,8 @@ func (c *client) connect(ctx context.Context, host interface {
 	}
 	c.write(conn, "CONNECT {\"verbose\":false,\"headers\":true,\"no_responders\":true,\"name\":\""+c.name+"\"}\r\n"+
 		"SUB _INBOX."+c.name+".> 2\r\n"+
-		strings.TrimRight(fmt.Sprintf("SUB %s %s", c.args.Text("list", "none"), c.args.Text("group", "")), " ")+" 1\r\nPING\r\n")
+		strings.TrimRight(fmt.Sprintf("SUB %s %s", c.args.Text("list", "none"), c.args.Text("group", "")), " ")+" 1\r\n"+
+		c.most()+"PING\r\n")
 	for asked := false; ; {
 		conn.SetReadDeadline(time.Now().Add(silence))
 		if _, err := in.Peek(1); errors.Is(err, os.ErrDeadlineExceeded) && !asked {
@@ -121,6 +123,14 @@ func (c *client) connect(ctx context.Context, host interface {
 		}
 		asked = false
 	}
+}
+
+// most ends the subscription after some items, if that is a habit of the client.
+func (c *client) most() string {
+	if n := c.args.Int("most", 0); n > 0 {
+		return fmt.Sprintf("UNSUB 1 %d\r\n", n)
+	}
+	return ""
 }
 
 // silence is after how much of it a client asks whether its server is there.

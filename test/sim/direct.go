@@ -64,6 +64,8 @@ var acts = map[string]act{
 	"cut":    {true, (*world).cut},
 	"reset":  {true, (*world).reset},
 	"net":    {true, (*world).weather},
+	"hold":   {true, func(w *world, a scenario.Args) { w.each(a, func(l *network.Link) { l.Hold(true) }) }},
+	"let-go": {true, func(w *world, a scenario.Args) { w.each(a, func(l *network.Link) { l.Hold(false) }) }},
 	"freeze": {true, func(w *world, a scenario.Args) { w.freeze(a.Text("host", ""), true) }},
 	"thaw":   {true, func(w *world, a scenario.Args) { w.freeze(a.Text("host", ""), false) }},
 	"calm":   {false, (*world).calm},

@@ -216,6 +216,7 @@ func (w *world) check(a scenario.Args) {
 		w.judge.Check(held)
 		w.examine(w.logLines() - began)
 	})
+	w.redis.SetFault(redis.None)
 	w.askAll()
 	for _, l := range w.lists {
 		w.command("DEL", "{"+l.Text("key", "")+"}:dead")
@@ -228,12 +229,13 @@ func (w *world) check(a scenario.Args) {
 	w.reap()
 }
 
-// calm puts everything right, except that the clock may stay wrong.
+// calm puts everything right, except that the clock may stay wrong and a fault of Redis
+// may begin.
 func (w *world) calm(a scenario.Args) {
 	if w.serving == nil {
 		w.startRedis()
 	}
-	w.redis.SetFault("")
+	w.redis.SetFault(redis.Fault(a.Text("redis", "")))
 	if a.Text("clock", "") != "stays" {
 		w.redis.SetClock(0)
 	}

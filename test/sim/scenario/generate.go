@@ -124,7 +124,7 @@ func (g *generator) habits() (h []any) {
 		h = append(h, pick(g,
 			[]any{"pong", 0.2}, []any{"pong", 3}, []any{"pong", "never"}, []any{"read", 0.01}, []any{"read", 0.5},
 			[]any{"ack", 0.3}, []any{"ack", "never"}, []any{"nak", 20}, []any{"term", 10}, []any{"wpi", 30}, []any{"late", 30},
-			[]any{"dribble", 0.01}, []any{"die", g.in(1, 40)}, []any{"sync", true}, []any{"sync", true})...)
+			[]any{"dribble", 0.01}, []any{"most", g.in(1, 20), "ack", 0.3, "sync", true}, []any{"die", g.in(1, 40)}, []any{"sync", true}, []any{"sync", true})...)
 	}
 	return h
 }
@@ -163,7 +163,11 @@ func (g *generator) episode() {
 }
 
 func (g *generator) check() {
-	g.add(g.now, "check")
+	if g.percent(15) { // at maxmemory, lists are drained nevertheless
+		g.add(g.now, "check", "redis", "OOM")
+	} else {
+		g.add(g.now, "check")
+	}
 	g.now += 62 * time.Second
 }
 
@@ -238,6 +242,10 @@ var misfortunes = []struct {
 	{8, func(g *generator, at, until time.Duration, daemon, _ string) {
 		g.add(at, "freeze", "host", daemon)
 		g.add(until, "thaw", "host", daemon)
+	}},
+	{10, func(g *generator, at, until time.Duration, daemon, _ string) { // commands come late, behind those of later connections
+		g.add(at, "hold", "from", daemon, "to", "redis")
+		g.add(until, "let-go", "from", daemon, "to", "redis")
 	}},
 	{2, func(g *generator, at, until time.Duration, _, _ string) {
 		g.add(at, "freeze", "host", "redis")
