@@ -229,8 +229,8 @@ func (w *world) check(a scenario.Args) {
 	w.reap()
 }
 
-// calm puts everything right, except that the clock may stay wrong and a fault of Redis
-// may begin.
+// calm puts everything right, except that the clock may stay wrong, a daemon may be away,
+// and a fault of Redis may begin.
 func (w *world) calm(a scenario.Args) {
 	if w.serving == nil {
 		w.startRedis()
@@ -248,7 +248,7 @@ func (w *world) calm(a scenario.Args) {
 		}
 	}
 	for i := range w.plan.World.Int("instances", 1) {
-		if name := string(rune('a' + i)); w.daemons[name] == nil {
+		if name := string(rune('a' + i)); w.daemons[name] == nil && name != a.Text("away", "") {
 			w.startDaemon(name)
 		}
 	}

@@ -11,7 +11,7 @@ import (
 // luck, each followed by a check, with quiet times between them. The same seed gives
 // the same scenario until this package changes.
 func Generate(seed uint64, length time.Duration) *Scenario {
-	g := &generator{rand: rand.New(rand.NewPCG(seed, 0x65646765)), free: map[string]int{}}
+	g := &generator{rand: rand.New(rand.NewPCG(seed, 0x65646765)), uniform: map[string]bool{}}
 	g.world(seed)
 	for _, name := range g.instances {
 		g.add(0, "start", "daemon", name)
@@ -36,7 +36,7 @@ type generator struct {
 	instances []string
 	lists     []string
 	clients   int
-	free      map[string]int
+	uniform   map[string]bool // lists with many equal items
 }
 
 // in draws a number of low to high-1.
@@ -81,6 +81,7 @@ func (g *generator) world(seed uint64) {
 	for i := range g.in(2, 4) {
 		key := fmt.Sprintf("l%d", i+1)
 		g.lists = append(g.lists, key)
+		g.uniform[key] = g.percent(25)
 		list := Of("key", key, "ack", modes[i], "take", pick(g, "left", "right"))
 		if modes[i] == "explicit" {
 			list = list.With("wait", pick(g, 1, 3, 8)).With("deliver", pick(g, 0, 0, 3)).With("pending", pick(g, 1, 5, 100))
@@ -100,7 +101,11 @@ func (g *generator) populate() {
 			if g.percent(40) {
 				group = pick(g, "g1", "g2")
 			}
-			g.client(g.now, list, group, "reconnect", pick(g, 1, 3))
+			habits := []any{"reconnect", pick(g, 1, 3)}
+			if g.percent(50) {
+				habits = append(habits, "sync", true)
+			}
+			g.client(g.now, list, group, habits...)
 		}
 	}
 }
@@ -139,12 +144,14 @@ func (g *generator) traffic(length time.Duration) {
 				n = g.in(50, 300)
 			}
 			args := []any{"list", list, "n", n, "size", pick(g, 16, 16, 40, 200, 1500)}
-			switch g.rand.IntN(25) {
-			case 0:
+			switch draw := g.rand.IntN(25); {
+			case g.uniform[list] && draw > 8:
+				args = append(args, "kind", "equal")
+			case draw == 0:
 				args = append(args, "side", "head")
-			case 1, 2:
+			case draw <= 2:
 				args = append(args, "kind", pick(g, "equal", "empty", "binary", "huge"))
-			case 3:
+			case draw == 3:
 				args = append(args, "cap", g.in(1, 200))
 			}
 			g.add(at, "push", args...)
@@ -163,9 +170,13 @@ func (g *generator) episode() {
 }
 
 func (g *generator) check() {
-	if g.percent(15) { // at maxmemory, lists are drained nevertheless
+	switch away := pick(g, g.instances...); {
+	case g.percent(15): // at maxmemory, lists are drained nevertheless
 		g.add(g.now, "check", "redis", "OOM")
-	} else {
+	case len(g.instances) > 1 && g.percent(20): // a box is gone for good
+		g.add(g.now, "kill", "daemon", away)
+		g.add(g.now, "check", "away", away)
+	default:
 		g.add(g.now, "check")
 	}
 	g.now += 62 * time.Second
