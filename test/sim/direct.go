@@ -119,7 +119,12 @@ func (w *world) push(a scenario.Args) {
 		default:
 			words[2] = judge.Payload(key, n, size, head, kind == "binary")
 		}
-		w.lock(func() { w.judge.Pushed(key, words[2]) })
+		w.lock(func() {
+			w.judge.Pushed(key, words[2])
+			if head { // all that is on its way is found at another place
+				w.judge.Trouble()
+			}
+		})
 		if _, err := w.redis.Do(words...); err != nil {
 			w.lock(func() { w.judge.Unpushed(words[2]) })
 			w.tell(key, "push fails: %v", err)
@@ -127,6 +132,7 @@ func (w *world) push(a scenario.Args) {
 		}
 	}
 	if most := a.Int("cap", 0); most > 0 {
+		w.lock(w.judge.Trouble)
 		w.trimTo(key, most)
 	}
 }
