@@ -87,8 +87,8 @@ RUNS ?= 200
 HOURS ?= 1
 LIMIT ?= 10h
 sim: ## simulate bad luck: RUNS= seeds from SEED= on, HOURS= of simulated life each, until LIMIT=; docs/TESTING.md
-	@scripts/fixed-chance.sh bin/sim/runtime
-	cd test && CGO_ENABLED=0 go test -v -count=1 -timeout 0 -overlay '$(abspath bin/sim/runtime/overlay.json)' -run '^TestNewSeeds$$' ./sim \
+	@scripts/fixed-chance.sh bin/sim/.runtime
+	cd test && CGO_ENABLED=0 go test -v -count=1 -timeout 0 -overlay '$(abspath bin/sim/.runtime/overlay.json)' -run '^TestNewSeeds$$' ./sim \
 	  -runs $(RUNS) -seed $(SEED) -hours $(HOURS) -limit $(LIMIT) -keep '$(abspath bin/sim)'
 
 MINUTES ?= 10
