@@ -20,7 +20,7 @@ import (
 
 // client is a NATS client with habits, good or bad ones. Its arguments:
 //
-//	daemon, list, group   what it subscribes to
+//	daemon, list, group   its subscription
 //	pong                  seconds until it answers a PING; "never"
 //	read                  seconds that it takes for a message
 //	dribble               seconds between two bytes that it writes

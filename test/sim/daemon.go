@@ -72,7 +72,7 @@ func (w *world) startDaemon(name string) {
 	})
 }
 
-// killDaemon ends a process at once: what it had written arrives up to keep bytes.
+// killDaemon ends a process at once: keep bytes that it had written still arrive.
 func (w *world) killDaemon(name string, keep int, silent bool) {
 	d := w.daemons[name]
 	if d == nil {
@@ -98,7 +98,7 @@ func (w *world) stopDaemon(name string) {
 	w.tell(name, "gets SIGTERM")
 }
 
-// ended waits for the end of a process and checks what it left.
+// ended waits for the end of a process and checks its exit code and books.
 func (w *world) ended(d *daemon) {
 	code := <-d.done
 	d.cancel()

@@ -34,9 +34,9 @@ func (w *world) do(e scenario.Event) {
 	act.do(w, e.Args)
 }
 
-// act is what a verb does.
+// act is the effect of a verb.
 type act struct {
-	fault bool // what it does is bad luck
+	fault bool // it is bad luck
 	do    func(*world, scenario.Args)
 }
 
@@ -166,7 +166,7 @@ func (w *world) rename(a scenario.Args) {
 	w.command("RENAME", a.Text("list", ""), a.Text("to", ""))
 }
 
-// command changes Redis's data by a command of somebody else.
+// command changes Redis's data by a command of another program.
 func (w *world) command(words ...string) { w.change(words) }
 
 func (w *world) save(scenario.Args) {

@@ -154,7 +154,7 @@ func (w *world) ackWait(key string) time.Duration { return w.list(key).Seconds("
 // right reports whether the head of a list is its right end.
 func (w *world) right(key string) bool { return w.list(key).Text("take", "left") == "right" }
 
-// held sorts what Redis holds.
+// held sorts the items that Redis holds.
 func (w *world) held() judge.Held { return w.sorted(w.redis.Data()) }
 
 func (w *world) sorted(data redis.Data) judge.Held {

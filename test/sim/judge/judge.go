@@ -18,7 +18,7 @@ import (
 // Mode is when a list's items count as confirmed: received, explicit or none.
 type Mode string
 
-// List is what the judge has to know of a list.
+// List describes a list for the judge.
 type List struct {
 	Name       string
 	Mode       Mode
@@ -29,7 +29,7 @@ type List struct {
 	Window     int           // so many items may come twice to a subscription for each trouble
 }
 
-// Held is what Redis holds, item by item, with the number of copies.
+// Held are the items that Redis holds, with the number of copies.
 type Held struct {
 	Waiting map[string]int      // in the lists, or on their way to clients
 	Dead    map[string][]string // reasons of the dead letters
@@ -86,7 +86,7 @@ func New(lists []List) *Judge {
 	return j
 }
 
-// Findings returns what was wrong so far.
+// Findings returns the broken promises so far.
 func (j *Judge) Findings() []string { return j.findings }
 
 // most is how many findings of a kind are kept.
@@ -191,8 +191,8 @@ func (j *Judge) Accepted(payload string) {
 	}
 }
 
-// Changed compares what Redis held before and after something outside of edged:
-// what is missing is nobody's fault, and what is back was there before.
+// Changed compares Redis's data before and after a change outside of edged: items that
+// are missing are excused, and items that are back were there before.
 func (j *Judge) Changed(before, after Held) {
 	j.changed = time.Now()
 	for payload, it := range j.items {
@@ -261,7 +261,7 @@ func (j *Judge) Subscribed(client, daemon, name, group string, polite bool) *Ses
 	return s
 }
 
-// End ends a session: what it had not confirmed goes to others.
+// End ends a session: the items that it had not confirmed go to others.
 func (s *Session) End() { s.ended, s.list.left = true, time.Now() }
 
 // Impolite notes that the client has ceased to confirm, or to read.
@@ -376,7 +376,7 @@ func (s *Session) Settled(payload []byte) {
 	}
 }
 
-// party names those who share the items.
+// party names the subscriptions that share the items.
 func (s *Session) party() string {
 	if s.group != "" {
 		return "group " + s.group
@@ -400,7 +400,7 @@ func (s *Session) confirm(it *item) {
 }
 
 // Check judges everything at a time at which all that can be delivered must have
-// been, and forgets what is over.
+// been, and forgets the items that are over.
 func (j *Judge) Check(held Held) {
 	for _, name := range slices.Sorted(maps.Keys(j.lists)) {
 		l := j.lists[name]

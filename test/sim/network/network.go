@@ -323,7 +323,7 @@ func (l *Link) Cut(d Direction, after int, silent bool) {
 	s.cut, s.silent = after, silent
 }
 
-// Hold lets what is written to the server stand still, or go on; the replies come.
+// Hold lets bytes written to the server stand still, or go on; the replies come.
 // Bytes that were held arrive later, though the client may have closed the link.
 func (l *Link) Hold(held bool) { l.up.freeze(held) }
 

@@ -38,7 +38,7 @@ type stream struct {
 	unwritten bool // the writer has closed its end
 }
 
-// segment is what was written at once.
+// segment are the bytes of one write.
 type segment struct {
 	at   time.Time
 	data []byte
@@ -85,8 +85,8 @@ func (s *stream) read(p []byte) (int, error) {
 	}
 }
 
-// take reads what has arrived. If there is nothing yet, it returns the time at which
-// to look again.
+// take reads bytes that have arrived. If there are none yet, it returns the time at
+// which to look again.
 func (s *stream) take(p []byte) (n int, until time.Time, err error) {
 	until = s.readBy
 	switch {
@@ -199,7 +199,7 @@ func later(a, b time.Time) time.Time {
 	return a
 }
 
-// end lets the reader come to an end behind what is on its way, and a writer fail.
+// end lets the reader come to an end after the bytes in flight, and a writer fail.
 func (s *stream) end(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -247,7 +247,7 @@ func (s *stream) kill() {
 	signal(s.room)
 }
 
-// swallow loses what is written from now on.
+// swallow loses the bytes written from now on.
 func (s *stream) swallow() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -255,7 +255,7 @@ func (s *stream) swallow() {
 	signal(s.room)
 }
 
-// truncate loses what is on its way beyond keep bytes.
+// truncate loses the bytes in flight beyond keep.
 func (s *stream) truncate(keep int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -293,7 +293,7 @@ type Conn struct {
 	closed        atomic.Bool
 }
 
-// Read reads what has arrived.
+// Read reads bytes that have arrived.
 func (c *Conn) Read(p []byte) (int, error) { return c.in.read(p) }
 
 // Write writes all of p, or fails.
@@ -308,7 +308,7 @@ func (c *Conn) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// Close ends both directions, for the peer after it has read what was written.
+// Close ends both directions, for the peer after it has read all bytes.
 func (c *Conn) Close() error {
 	c.out.closeWriter()
 	c.in.closeReader()

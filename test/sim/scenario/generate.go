@@ -317,10 +317,14 @@ var misfortunes = []struct {
 	{3, func(g *generator, at, _ time.Duration, _, _ string) { g.add(at, "redis-kick") }},
 	{3, func(g *generator, at, _ time.Duration, _, _ string) { g.add(at, "redis-forget") }},
 	{3, func(g *generator, at, _ time.Duration, _, list string) {
-		g.add(at, "pop", "list", list, "n", g.in(1, 6), "side", pick(g, "head", "head", "tail"))
+		if !g.uniform[list] {
+			g.add(at, "pop", "list", list, "n", g.in(1, 6), "side", pick(g, "head", "head", "tail"))
+		}
 	}},
 	{2, func(g *generator, at, _ time.Duration, _, list string) {
-		g.add(at, "trim", "list", list, "keep", g.in(0, 50))
+		if !g.uniform[list] {
+			g.add(at, "trim", "list", list, "keep", g.in(0, 50))
+		}
 	}},
 	{16, func(g *generator, at, _ time.Duration, _, list string) {
 		g.client(at, list, pick(g, "", "", "g1", "g2"), g.habits()...)
