@@ -25,17 +25,21 @@ type series struct {
 
 func (s *series) add(v int) { s.values = append(s.values, float64(v)) }
 
-// grew compares the last third of a series with the first one, after a tenth that is
-// left out as warm-up. It reports whether the mean of the last is larger by a quarter
-// and by the slack. Less than nine values prove nothing.
+// enough is how many values a verdict needs.
+const enough = 7
+
+// grew compares the last third of a series with the first one, after a tenth, at least
+// one value, that is left out as warm-up. It reports whether the mean of the last is
+// larger by a quarter and by the slack.
 func (s *series) grew() (first, last float64, grew bool) {
-	steady := s.values[len(s.values)/10:]
-	third := len(steady) / 3
-	if third == 0 {
+	n := len(s.values)
+	if n < enough {
 		return 0, 0, false
 	}
+	steady := s.values[max(1, n/10):]
+	third := len(steady) / 3
 	first, last = mean(steady[:third]), mean(steady[len(steady)-third:])
-	return first, last, third >= 3 && last > first*1.25+s.slack
+	return first, last, last > first*1.25+s.slack
 }
 
 func mean(values []float64) float64 {
@@ -64,7 +68,7 @@ func (s *series) summary() string {
 	switch {
 	case grew:
 		verdict = "GROWS"
-	case len(s.values) < 10:
+	case len(s.values) < enough:
 		verdict = "too few values"
 	}
 	return fmt.Sprintf("%-16s %8s %8s %8s   %8s %8s   %s", s.name+" "+s.unit, s.show(s.values[0]), s.show(s.values[len(s.values)-1]),
