@@ -63,6 +63,7 @@ func goFiles(t *testing.T) []goFile {
 var vocabulary = []string{
 	"edged/internal/batch",
 	"edged/internal/nearest",
+	"edged/internal/numbers",
 	"edged/internal/password",
 	"edged/internal/subject",
 }
