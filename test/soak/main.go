@@ -117,7 +117,7 @@ func play(ctx context.Context, out io.Writer, opts options, folder string, plan 
 	parts.died = func(name, state string) { world.Find("died", "%s ended by itself: %s", name, state) }
 
 	report := &report{out: out, world: world, parts: parts, folder: folder, began: began}
-	report.begin()
+	report.begin(hasRaceDetector(opts.binary))
 	var pace pace
 	for _, e := range plan.Events {
 		select {

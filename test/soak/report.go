@@ -27,10 +27,13 @@ type report struct {
 
 var names = []string{"a", elder}
 
-func (r *report) begin() {
+// begin prints the head of the table. The memory of daemons with the race detector is
+// not judged: that of the detector grows.
+func (r *report) begin(race bool) {
 	r.daemons = map[string]*figures{}
 	for _, name := range names {
 		r.daemons[name] = newFigures(name)
+		r.daemons[name].rss.unjudged = race
 	}
 	r.keys = series{name: "Redis keys", scale: 1, slack: 10}
 	r.memory = series{name: "Redis memory", unit: "MiB", scale: mebibyte, slack: 2 * mebibyte}

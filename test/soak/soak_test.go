@@ -90,6 +90,19 @@ func TestTheLossOfAnItemIsFound(t *testing.T) {
 	}
 }
 
+func TestTheMemoryOfARaceDetectorMayGrow(t *testing.T) {
+	if !hasRaceDetector(edgedtest.Binary(t)) {
+		t.Error("the race detector of the daemon is not seen")
+	}
+	s := series{unjudged: true}
+	for v := range 10 {
+		s.add(v)
+	}
+	if _, _, grew := s.grew(); grew {
+		t.Error("growth is found")
+	}
+}
+
 func TestAFigureGrowsIfItsLastThirdIsLarger(t *testing.T) {
 	for _, c := range []struct {
 		about  string
