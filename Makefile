@@ -93,7 +93,8 @@ sim: ## simulate bad luck: RUNS= seeds from SEED= on, HOURS= of simulated life e
 
 MINUTES ?= 10
 soak: build tools ## the same bad luck for real processes, MINUTES= long, and their memory over time
-	cd test && CGO_ENABLED=0 go run ./soak -binary '$(abspath bin/edged)' -minutes $(MINUTES) -seed $(SEED)
+	cd test && CGO_ENABLED=0 go build -o '$(abspath bin/soak)' ./soak # go run would leave it running after SIGTERM
+	@exec bin/soak -binary '$(abspath bin/edged)' -minutes $(MINUTES) -seed $(SEED)
 
 OUT ?= bin/bench.json
 ROUNDS ?= 6

@@ -17,7 +17,8 @@
 // both daemons and of Redis. Daemon b is never ended: it shows growth over time.
 //
 // It ends with code 1 if the judge found something or if a figure grew. Then the story,
-// the plan and all logs stay in a folder that it names.
+// the plan and all logs stay in a folder that it names. SIGINT and SIGTERM end it early,
+// with the same summary.
 package main
 
 import (
@@ -98,7 +99,7 @@ func play(ctx context.Context, out io.Writer, opts options, folder string, plan 
 		return 0, err
 	}
 	processes, end := context.WithCancel(context.WithoutCancel(ctx))
-	parts := &parts{ctx: processes, binary: opts.binary, folder: folder}
+	parts := &parts{ctx: processes, interrupted: ctx, binary: opts.binary, folder: folder}
 	defer parts.running.Wait()
 	defer end()
 	harness, err := os.Create(filepath.Join(folder, "harness.log"))
@@ -117,7 +118,8 @@ func play(ctx context.Context, out io.Writer, opts options, folder string, plan 
 	parts.died = func(name, state string) { world.Find("died", "%s ended by itself: %s", name, state) }
 
 	report := &report{out: out, world: world, parts: parts, folder: folder, began: began}
-	report.begin()
+	report.begin(hasRaceDetector(opts.binary))
+	defer context.AfterFunc(ctx, report.interrupt)()
 	var pace pace
 	for _, e := range plan.Events {
 		select {
@@ -128,7 +130,7 @@ func play(ctx context.Context, out io.Writer, opts options, folder string, plan 
 			break
 		}
 		world.Do(e)
-		if e.Verb == "check" {
+		if e.Verb == "check" && ctx.Err() == nil {
 			report.episode()
 			if time.Since(began) > opts.length {
 				break

@@ -22,13 +22,14 @@ import (
 // the simulator: each connection that a process makes or accepts is joined to one of
 // that network, where delays and cuts apply.
 type parts struct {
-	ctx     context.Context // ends with the soak
-	binary  string
-	folder  string
-	redis   *server
-	died    func(name, state string)
-	running sync.WaitGroup // all goroutines that serve connections and processes
-	started int
+	ctx         context.Context // ends with the soak
+	interrupted context.Context // ends when the soak is told to end
+	binary      string
+	folder      string
+	redis       *server
+	died        func(name, state string)
+	running     sync.WaitGroup // all goroutines that serve connections and processes
+	started     int
 
 	mu        sync.Mutex
 	processes []*process // that run, the oldest first; guarded by mu
@@ -58,7 +59,7 @@ func (p *parts) Vitals(int) (goroutines int, heap uint64) { return 0, 0 }
 
 // Rest waits until the world has been settled for two seconds.
 func (p *parts) Rest(longest time.Duration, settled func() bool) {
-	for began, since := time.Now(), time.Now(); p.ctx.Err() == nil && time.Since(began) < longest; time.Sleep(250 * time.Millisecond) {
+	for began, since := time.Now(), time.Now(); p.interrupted.Err() == nil && time.Since(began) < longest; time.Sleep(250 * time.Millisecond) {
 		switch {
 		case !settled():
 			since = time.Now()
@@ -121,7 +122,7 @@ func (p *parts) Launch(ctx context.Context, of *sim.Process) {
 
 	p.running.Go(func() {
 		code, told := running.attend(ctx, of.Signals)
-		if !told && ctx.Err() == nil {
+		if !told && ctx.Err() == nil && !p.endsSoon() {
 			p.died(of.Name, running.State().String())
 		}
 		of.Done <- code
@@ -131,6 +132,17 @@ func (p *parts) Launch(ctx context.Context, of *sim.Process) {
 		p.remove(running)
 		running.release()
 	})
+}
+
+// endsSoon reports whether the soak is told to end within a second. A signal for all
+// processes of a session may reach the daemons first.
+func (p *parts) endsSoon() bool {
+	select {
+	case <-p.interrupted.Done():
+		return true
+	case <-time.After(time.Second):
+		return false
+	}
 }
 
 // start starts a process with a folder and addresses of its own.

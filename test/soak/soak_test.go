@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -69,7 +70,7 @@ func TestRealProcessesKeepTheirPromises(t *testing.T) {
 
 func TestTheLossOfAnItemIsFound(t *testing.T) {
 	processes, end := context.WithCancel(t.Context())
-	parts := &parts{ctx: processes, binary: edgedtest.Binary(t), folder: folder(t)}
+	parts := &parts{ctx: processes, interrupted: processes, binary: edgedtest.Binary(t), folder: folder(t)}
 	defer parts.running.Wait()
 	defer end()
 	var err error
@@ -87,6 +88,55 @@ func TestTheLossOfAnItemIsFound(t *testing.T) {
 	}
 	if findings := world.Result().Findings; len(findings) != 1 || !strings.HasPrefix(findings[0], "lost l1:1") {
 		t.Errorf("found %q, want the loss of l1:1", findings)
+	}
+}
+
+// The operator's command ends the daemon as a signal for all processes of a session would.
+const ends = "world instances=1\nlist key=l1 ack=received\n0 start daemon=a\n0.1 client name=c1 daemon=a list=l1\n" +
+	"0.2 op daemon=a cmd=drain\n0.2 check\n"
+
+func TestADaemonThatEndsByItselfIsFound(t *testing.T) {
+	var out bytes.Buffer
+	opts := options{length: time.Nanosecond, binary: edgedtest.Binary(t)}
+	if _, err := play(t.Context(), &out, opts, folder(t), parse(t, ends)); err != nil || !strings.Contains(out.String(), "FOUND died a") {
+		t.Errorf("%v\n%s", err, &out)
+	}
+}
+
+func TestADaemonThatEndsWithTheSoakIsNotFound(t *testing.T) {
+	ctx, interrupt := context.WithCancel(t.Context())
+	defer interrupt()
+	folder := folder(t)
+	go func() {
+		defer interrupt()
+		var pid string
+		for ctx.Err() == nil {
+			log, _ := os.ReadFile(filepath.Join(folder, "a.log"))
+			if _, rest, ok := strings.Cut(string(log), `"pid":`); ok {
+				pid, _, _ = strings.Cut(rest, ",")
+			}
+			if _, err := os.Stat("/proc/" + pid); pid != "" && err != nil {
+				return
+			}
+			time.Sleep(time.Millisecond)
+		}
+	}()
+	opts := options{length: time.Nanosecond, binary: edgedtest.Binary(t)}
+	if found, err := play(ctx, t.Output(), opts, folder, parse(t, ends)); err != nil || found > 0 {
+		t.Errorf("%d findings, %v", found, err)
+	}
+}
+
+func TestTheMemoryOfARaceDetectorMayGrow(t *testing.T) {
+	if !hasRaceDetector(edgedtest.Binary(t)) {
+		t.Error("the race detector of the daemon is not seen")
+	}
+	s := series{unjudged: true}
+	for v := range 10 {
+		s.add(v)
+	}
+	if _, _, grew := s.grew(); grew {
+		t.Error("growth is found")
 	}
 }
 

@@ -2,11 +2,13 @@ package main
 
 import (
 	"bufio"
+	"debug/buildinfo"
 	"encoding/json"
 	"fmt"
 	"io"
 	"net"
 	"os"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -20,6 +22,7 @@ type series struct {
 	name, unit string
 	scale      float64 // of the figures that are printed
 	slack      float64 // by so much it may be larger at the end than at the beginning
+	unjudged   bool    // it may grow
 	values     []float64
 }
 
@@ -39,7 +42,7 @@ func (s *series) grew() (first, last float64, grew bool) {
 	steady := s.values[max(1, n/10):]
 	third := len(steady) / 3
 	first, last = mean(steady[:third]), mean(steady[len(steady)-third:])
-	return first, last, last > first*1.25+s.slack
+	return first, last, !s.unjudged && last > first*1.25+s.slack
 }
 
 func mean(values []float64) float64 {
@@ -68,11 +71,19 @@ func (s *series) summary() string {
 	switch {
 	case grew:
 		verdict = "GROWS"
+	case s.unjudged:
+		verdict = "not judged"
 	case len(s.values) < enough:
 		verdict = "too few values"
 	}
 	return fmt.Sprintf("%-16s %8s %8s %8s   %8s %8s   %s", s.name+" "+s.unit, s.show(s.values[0]), s.show(s.values[len(s.values)-1]),
 		s.show(slices.Max(s.values)), s.show(a), s.show(b), verdict)
+}
+
+// hasRaceDetector reports whether a program was built with the race detector.
+func hasRaceDetector(program string) bool {
+	info, err := buildinfo.ReadFile(program)
+	return err == nil && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"})
 }
 
 // figures are those of one daemon, of all its processes in turn. Descriptors and

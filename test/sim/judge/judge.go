@@ -41,6 +41,7 @@ func (h Held) copies(item string) int { return h.Waiting[item] + len(h.Dead[item
 // Judge is used by one goroutine at a time.
 type Judge struct {
 	lists    map[string]*list
+	homes    map[string]string // the lists of items that do not name it
 	items    map[string]*item
 	sessions map[*Session]bool
 	findings []string
@@ -79,7 +80,7 @@ type item struct {
 
 // New returns a judge of some lists.
 func New(lists []List) *Judge {
-	j := &Judge{lists: map[string]*list{}, items: map[string]*item{}, sessions: map[*Session]bool{}, kinds: map[string]int{}}
+	j := &Judge{lists: map[string]*list{}, homes: map[string]string{}, items: map[string]*item{}, sessions: map[*Session]bool{}, kinds: map[string]int{}}
 	for _, l := range lists {
 		j.lists[l.Name] = &list{List: l, sorted: true}
 	}
@@ -159,7 +160,10 @@ func (j *Judge) item(name, payload string) *item {
 	it := j.items[payload]
 	if it == nil {
 		l := j.lists[name]
-		_, at := place(payload)
+		named, at := place(payload)
+		if named != name {
+			j.homes[payload] = name
+		}
 		it = &item{list: l, payload: payload, at: time.Now(), place: at, unordered: at <= 0, by: map[string]bool{}}
 		j.items[payload] = it
 		if n := len(l.items); n > 0 && l.items[n-1].place > at {
@@ -218,7 +222,11 @@ func (j *Judge) Changed(before, after Held) {
 
 // back notes that Redis holds an item again that was judged already.
 func (j *Judge) back(payload string, n int) {
-	if name, _ := place(payload); j.items[payload] == nil && j.lists[name] != nil {
+	name, _ := place(payload)
+	if j.lists[name] == nil {
+		name = j.homes[payload]
+	}
+	if j.items[payload] == nil && j.lists[name] != nil {
 		it := j.item(name, payload)
 		it.pushed, it.confirms, it.confirmed, it.unordered = n, n, time.Now(), true
 	}

@@ -173,6 +173,23 @@ func TestTheJudgeFindsABrokenPromise(t *testing.T) {
 	}
 }
 
+func TestItemsThatRedisHasAgainAreNotInvented(t *testing.T) {
+	for _, payload := range []string{numbered(1), "l:equal1", ""} {
+		j := New([]List{{Name: "l", Mode: "received", MaxPayload: 100}})
+		j.Pushed("l", payload)
+		s := j.Subscribed("c", "a", "l", "", true)
+		s.Received([]byte(payload))
+		s.Ponged()
+		j.Check(Held{})
+
+		j.Changed(Held{}, Held{Waiting: map[string]int{payload: 1}})
+		s.Received([]byte(payload))
+		if got := found(j, Held{}); got != "" {
+			t.Errorf("item %q: %q", payload, j.Findings())
+		}
+	}
+}
+
 func TestTheJudgeForgetsWhatIsOver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		j := New([]List{{Name: "l", Mode: "received", MaxPayload: 100}})
