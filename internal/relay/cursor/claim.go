@@ -1,0 +1,378 @@
+package cursor
+
+import (
+	"cmp"
+	"container/heap"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"edged/internal/batch"
+	"edged/internal/numbers"
+)
+
+// claim is what a consumer has to acknowledge: a run of items that one member was
+// handed for the first time, or a single item. An item of a run that is refused, gets more
+// time, or is overdue becomes a single one. Guarded by Log.mu.
+type claim struct {
+	consumer *consumer
+	from, to uint64
+	left     int       // items of it that are neither acknowledged nor single claims now
+	member   *member   // in whose hands it is; nil while it waits to be handed out again
+	past     []*member // in whose hands it was before
+	tries    int       // deliveries
+	due      time.Time // when it is handed out again
+	index    int       // in the heap; -1: not there
+}
+
+// claim notes a first delivery.
+func (l *Log) claim(c *consumer, m *member, from, to uint64) {
+	k := &claim{consumer: c, from: from, to: to, left: int(to - from), member: m, tries: 1, index: -1}
+	c.runs = append(c.runs, k)
+	l.schedule(k, l.opts.Now().Add(l.wait(1)))
+}
+
+// wait is how long a consumer has to acknowledge its n-th delivery.
+func (l *Log) wait(n int) time.Duration {
+	if k := len(l.opts.Backoff); k > 0 {
+		return l.opts.Backoff[min(n, k)-1]
+	}
+	return l.opts.AckWait
+}
+
+func (l *Log) schedule(k *claim, at time.Time) {
+	k.due = at
+	if k.index < 0 {
+		heap.Push(&l.due, k)
+	} else {
+		heap.Fix(&l.due, k.index)
+	}
+}
+
+func (l *Log) unschedule(k *claim) {
+	if k.index >= 0 {
+		heap.Remove(&l.due, k.index)
+	}
+}
+
+// run returns the run that an item is in, and its index. Whether the item is still a
+// part of it say acked and singles.
+func (c *consumer) run(n uint64) (*claim, int) {
+	i, found := slices.BinarySearchFunc(c.runs, n, func(k *claim, n uint64) int { return cmp.Compare(k.from, n) })
+	if !found {
+		i--
+	}
+	if i < 0 || n >= c.runs[i].to {
+		return nil, 0
+	}
+	return c.runs[i], i
+}
+
+// shrink takes one item out of a run.
+func (l *Log) shrink(k *claim, i int) {
+	if k.left--; k.left > 0 {
+		return
+	}
+	l.unschedule(k)
+	c := k.consumer
+	if i == 0 {
+		c.runs[0] = nil
+		c.runs = c.runs[1:]
+	} else {
+		c.runs = slices.Delete(c.runs, i, i+1)
+	}
+}
+
+// single returns the single claim of an item that is on its way; it makes one of an
+// item of a run.
+func (l *Log) single(c *consumer, n uint64) *claim {
+	if k := c.singles[n]; k != nil {
+		return k
+	}
+	run, i := c.run(n)
+	if run == nil || c.acked.Has(n) {
+		return nil
+	}
+	k := &claim{consumer: c, from: n, to: n + 1, left: 1, member: run.member, tries: run.tries, index: -1}
+	c.singles[n] = k
+	l.schedule(k, run.due)
+	l.shrink(run, i)
+	return k
+}
+
+// maxPast is how many of those who had an item before are remembered, so that a late
+// acknowledgement of theirs counts.
+const maxPast = 64
+
+// takeBack takes a single claim from the member that has it.
+func (l *Log) takeBack(k *claim) {
+	m := k.member
+	if m == nil {
+		return
+	}
+	k.member = nil
+	m.owed--
+	if !m.gone && !slices.Contains(k.past, m) {
+		if len(k.past) == maxPast {
+			k.past = k.past[1:]
+		}
+		k.past = append(k.past, m)
+	}
+}
+
+// again lets a single claim be handed out again as soon as the item is read. Where the
+// consumer has had its chances the item is a dead letter.
+func (l *Log) againClaim(k *claim) {
+	m := k.member
+	l.takeBack(k)
+	l.unschedule(k)
+	c := k.consumer
+	if l.opts.MaxDeliver > 0 && k.tries >= l.opts.MaxDeliver {
+		l.bury(k, fmt.Sprintf("delivered %d times without an acknowledgement", k.tries))
+	} else {
+		c.again.Add(k.from, k.to)
+	}
+	if m != nil {
+		l.leaveIfDone(m)
+	}
+}
+
+// bury lets the next Changes make a dead letter of an item.
+func (l *Log) bury(k *claim, why string) {
+	l.unschedule(k)
+	k.consumer.again.Remove(k.from, k.to)
+	l.records.bury(grave{number: k.from, consumer: k.consumer, reason: why, deliveries: k.tries})
+}
+
+// handClaim delivers an item again, and reports whether a member took it.
+func (l *Log) handClaim(k *claim, b *batch.Batch) bool {
+	c := k.consumer
+	var last *member
+	if len(k.past) > 0 {
+		last = k.past[len(k.past)-1]
+	}
+	for {
+		m := c.pick(last)
+		if m == nil {
+			return false
+		}
+		again := b.Again(int(k.from-b.First()), k.tries+1)
+		n := l.deliver(m, again, k.from, k.to)
+		again.Release()
+		if n == 1 {
+			k.member = m
+			k.tries++
+			l.schedule(k, l.opts.Now().Add(l.wait(k.tries)))
+			l.leaveIfDone(m)
+			return true
+		}
+		l.leaveIfDone(m)
+	}
+}
+
+// redeliverOverdue hands out again what was not acknowledged in time.
+func (l *Log) redeliverOverdue(now time.Time) {
+	for len(l.due) > 0 && !l.due[0].due.After(now) {
+		k := l.due[0]
+		if k.to-k.from == 1 && k.consumer.singles[k.from] == k {
+			l.againClaim(k)
+			continue
+		}
+		for _, n := range l.rest(k) {
+			l.againClaim(l.single(k.consumer, n))
+		}
+	}
+}
+
+// rest returns the items that are left of a run.
+func (l *Log) rest(k *claim) (left []uint64) {
+	c := k.consumer
+	for n := k.from; n < k.to; n++ {
+		if n, _ = c.acked.Gap(n); n >= k.to {
+			break
+		}
+		if c.singles[n] == nil {
+			left = append(left, n)
+		}
+	}
+	return left
+}
+
+// claimed returns the items in the hands of a member, in list order.
+func (l *Log) claimed(m *member) (held []numbers.Span) {
+	c := m.consumer
+	var all []uint64
+	for _, k := range c.runs {
+		if k.member == m {
+			all = append(all, l.rest(k)...)
+		}
+	}
+	for n, k := range c.singles {
+		if k.member == m {
+			all = append(all, n)
+		}
+	}
+	slices.Sort(all)
+	for _, n := range all {
+		held = append(held, numbers.Span{From: n, To: n + 1})
+	}
+	return held
+}
+
+// giveUpClaims takes all claims of a member but the first keep ones. Other members of
+// the group get the items.
+func (l *Log) giveUpClaims(m *member, keep int) {
+	if keep >= m.owed {
+		return
+	}
+	for i, s := range l.claimed(m) {
+		if i >= keep {
+			l.againClaim(l.single(m.consumer, s.From))
+		}
+	}
+}
+
+// dropClaims forgets what a consumer has to acknowledge.
+func (l *Log) dropClaims(c *consumer) {
+	for _, k := range c.runs {
+		l.unschedule(k)
+	}
+	for _, k := range c.singles {
+		l.unschedule(k)
+	}
+	c.runs = nil
+	clear(c.singles)
+}
+
+// MaxDelay is the longest that a member may put an item off.
+const MaxDelay = 24 * time.Hour
+
+// ErrGone is said of an item whose place in the list is not known any more: it may be
+// delivered again.
+var ErrGone = errors.New("the item is not on its way any more: it may be delivered again")
+
+// Acknowledge implements batch.Acknowledger.
+func (m *member) Acknowledge(n uint64, _ time.Time, a batch.Ack, saved func(error)) error {
+	l := m.log
+	l.mu.Lock()
+	k, given := l.mine(m, n)
+	if !given {
+		l.mu.Unlock()
+		return batch.ErrNotGiven
+	}
+	if k != nil {
+		l.heed(m, k, n, a)
+	}
+	var answer error
+	if a.Kind == batch.Acked || a.Kind == batch.Terminated {
+		if saved != nil && l.records.wait(saved) {
+			saved = nil
+		} else {
+			answer = errTooMany
+		}
+	}
+	l.mu.Unlock()
+	if saved != nil {
+		saved(answer)
+	}
+	l.opts.Changed()
+	return nil
+}
+
+// mine returns the claim of an item, and whether the member was ever given it. Without a
+// claim nothing is left to be acknowledged.
+func (l *Log) mine(m *member, n uint64) (k *claim, given bool) {
+	c := m.consumer
+	if n >= c.cursor && !c.closing {
+		return nil, false
+	}
+	if c.acked.Has(n) {
+		return nil, true
+	}
+	if k = c.singles[n]; k == nil {
+		k, _ = c.run(n)
+	}
+	if k == nil || k.member != m && !slices.Contains(k.past, m) {
+		return nil, false
+	}
+	return k, true
+}
+
+// heed does what an acknowledgement says.
+func (l *Log) heed(m *member, k *claim, n uint64, a batch.Ack) {
+	c := m.consumer
+	switch a.Kind {
+	case batch.Acked:
+		l.acknowledged(c, n)
+		l.leaveIfDone(m)
+	case batch.Terminated:
+		k = l.single(c, n)
+		l.takeBack(k)
+		l.bury(k, "given up by a client")
+		l.leaveIfDone(m)
+	case batch.Refused:
+		if k.member != m {
+			return // it is with another member, or waits already
+		}
+		k = l.single(c, n)
+		if a.Delay <= 0 {
+			l.againClaim(k)
+			return
+		}
+		l.takeBack(k)
+		l.schedule(k, l.opts.Now().Add(min(a.Delay, MaxDelay)))
+		l.leaveIfDone(m)
+	case batch.InProgress:
+		if k.member == m {
+			k = l.single(c, n)
+			l.schedule(k, l.opts.Now().Add(l.wait(k.tries)))
+		}
+	}
+}
+
+// acknowledged ends the claim of an item.
+func (l *Log) acknowledged(c *consumer, n uint64) {
+	if k := c.singles[n]; k != nil {
+		holder := k.member
+		if holder != nil {
+			holder.owed--
+		}
+		l.unschedule(k)
+		delete(c.singles, n)
+		c.again.Remove(n, n+1)
+		l.confirm(c, n, n+1)
+		if holder != nil {
+			l.leaveIfDone(holder)
+		}
+		return
+	}
+	if run, i := c.run(n); run != nil {
+		run.member.owed--
+		l.shrink(run, i)
+	}
+	l.confirm(c, n, n+1)
+}
+
+// claims is a heap by due.
+type claims []*claim
+
+func (h claims) Len() int           { return len(h) }
+func (h claims) Less(i, j int) bool { return h[i].due.Before(h[j].due) }
+func (h claims) Swap(i, j int) {
+	h[i], h[j] = h[j], h[i]
+	h[i].index, h[j].index = i, j
+}
+func (h *claims) Push(x any) {
+	k := x.(*claim)
+	k.index = len(*h)
+	*h = append(*h, k)
+}
+func (h *claims) Pop() any {
+	old := *h
+	k := old[len(old)-1]
+	old[len(old)-1] = nil
+	k.index = -1
+	*h = old[:len(old)-1]
+	return k
+}

@@ -1,0 +1,437 @@
+package cursor
+
+import (
+	"cmp"
+	"math"
+	"slices"
+	"time"
+
+	"edged/internal/batch"
+	"edged/internal/numbers"
+)
+
+// never is a number that no item has.
+const never = math.MaxUint64
+
+// consumer is a plain subscription or a queue group. Guarded by Log.mu.
+type consumer struct {
+	group   string // empty for a plain subscription
+	members []*member
+
+	acked  numbers.Set // what it does not owe: confirmed by it, or from before it began
+	cursor uint64      // items below have been handed out, or are not owed
+	again  numbers.Set // of those below, the ones that are to be handed out again now
+	out    int         // numbers below cursor that are not in acked
+	bytes  int         // of the items in the hands of its members
+
+	front   bool
+	blocked bool          // at the front and without room
+	joined  time.Time     // the front
+	until   time.Time     // it stays behind the front until then
+	penalty time.Duration // for which it was left behind last
+	lack    uint64        // the number that it needs next, as of lacks
+
+	runs    []*claim          // explicit: items in their first delivery, by number
+	singles map[uint64]*claim // explicit: all others that were handed out
+
+	closing  bool // its last member is finished: it owes what that one still holds, and nothing else
+	ready    bool // the ledger knows that it owes, so its items may go out
+	recorded bool // the ledger has a record of it, or will have
+	version  int  // counts changes of acked
+	saved    int  // the version that the ledger has
+}
+
+// member is one subscription's place in a consumer. Guarded by Log.mu.
+type member struct {
+	log      *Log
+	consumer *consumer
+	key      string
+	takes    batch.Member
+	debts    []*debt // in the order in which they were handed out
+	owed     int     // items in its hands that are not confirmed
+	finished bool    // gets nothing more; leaves with its last debt
+	gone     bool
+}
+
+// debt is what one Deliver left to be confirmed or, where items are acknowledged, to be
+// written. Guarded by Log.mu.
+type debt struct {
+	log      *Log
+	member   *member // nil when void
+	from, to uint64
+	bytes    int
+}
+
+func (c *consumer) active() bool { return c.pick(nil) != nil }
+
+func (c *consumer) actives() (n int) {
+	for _, m := range c.members {
+		if !m.finished {
+			n++
+		}
+	}
+	return n
+}
+
+// pick chooses the member that owes least, and not before if there is another.
+func (c *consumer) pick(before *member) *member {
+	var best *member
+	for _, m := range c.members {
+		switch {
+		case m.finished:
+		case best == nil || best == before:
+			best = m
+		case m != before && m.owed < best.owed:
+			best = m
+		}
+	}
+	return best
+}
+
+// Join makes m a member of the group or, where group is empty, a consumer of its own.
+// Members with the same key share one encoding of each batch. A new consumer begins
+// with the first item that no consumer has confirmed.
+func (l *Log) Join(group, key string, m batch.Member) batch.Membership {
+	l.mu.Lock()
+	c := l.groups[group]
+	if group == "" || c == nil || c.closing {
+		c = l.newConsumer(group)
+		if l.loaded {
+			l.begin(c)
+		}
+	}
+	mem := &member{log: l, consumer: c, key: key, takes: m}
+	c.members = append(c.members, mem)
+	l.keys[key]++
+	l.mu.Unlock()
+	l.opts.Changed()
+	return mem
+}
+
+func (l *Log) newConsumer(group string) *consumer {
+	c := &consumer{group: group}
+	if l.opts.Explicit {
+		c.singles = make(map[uint64]*claim)
+	}
+	if group != "" {
+		l.groups[group] = c
+	}
+	l.consumers = append(l.consumers, c)
+	return c
+}
+
+// begin gives a new consumer its place.
+func (l *Log) begin(c *consumer) {
+	start := l.done.Floor()
+	if ghost := l.records.ghost; ghost != nil {
+		start = min(start, ghost.acked.Floor())
+	}
+	c.acked.Add(0, never) // what is finished is found out as if it were not there
+	l.moved()
+	l.settle()
+	c.acked = l.finished.Clone()
+	c.acked.Raise(start)
+	c.cursor, _ = c.acked.Gap(start)
+	c.version++
+	c.recorded = c.group != "" && l.records.admit(c.group)
+	l.moved()
+}
+
+// give hands to a consumer, for the first time, up to most items from its cursor on.
+func (l *Log) give(c *consumer, b *batch.Batch, most int) {
+	for {
+		from, to := c.acked.Gap(c.cursor)
+		if from < b.First() || from >= b.Next() {
+			break
+		}
+		to = min(to, b.Next(), from+uint64(max(0, most)))
+		n := l.hand(c, b, from, to)
+		if n > 0 {
+			c.cursor = from + uint64(n)
+			c.out += n
+		}
+		if most -= n; uint64(n) < to-from || most <= 0 {
+			break
+		}
+	}
+	if next, _ := c.acked.Gap(c.cursor); next >= b.Next() && c.cursor < b.Next() && c.cursor >= b.First() {
+		c.cursor = b.Next() // what is left of the batch it does not need
+	}
+	l.updateRoom(c)
+}
+
+// serve hands to a consumer what it needs of a batch that was read by the sweep.
+func (l *Log) serve(c *consumer, b *batch.Batch) {
+	for {
+		from, to := c.firstAgain(b.First())
+		if to = min(to, b.Next()); from >= to {
+			break
+		}
+		n := l.handAgain(c, b, from, to)
+		c.again.Remove(from, from+uint64(n))
+		l.stats.Redelivered += uint64(n)
+		if uint64(n) < to-from {
+			break
+		}
+	}
+	if !c.front {
+		l.give(c, b, l.room(c))
+	}
+}
+
+// firstAgain is the first run, from a number on, of what is to be handed out again.
+func (c *consumer) firstAgain(n uint64) (from, to uint64) {
+	if n < c.again.Floor() {
+		return n, c.again.Floor()
+	}
+	for _, s := range c.again.Spans() {
+		if n < s.To {
+			return max(n, s.From), s.To
+		}
+	}
+	return never, never
+}
+
+// hand delivers items to the members of a consumer, until no member takes any more, and
+// returns how many were taken. Where each item is acknowledged the members of a group
+// get shares.
+func (l *Log) hand(c *consumer, b *batch.Batch, from, to uint64) (taken int) {
+	for from < to {
+		m := c.pick(nil)
+		if m == nil {
+			break
+		}
+		share := to - from
+		if k := uint64(c.actives()); l.opts.Explicit && k > 1 {
+			share = (share + k - 1) / k
+		}
+		n := l.deliver(m, b, from, from+share)
+		if n > 0 && l.opts.Explicit {
+			l.claim(c, m, from, from+uint64(n))
+		}
+		from += uint64(n)
+		taken += n
+		l.leaveIfDone(m)
+	}
+	return taken
+}
+
+// handAgain is hand for items that were handed out before.
+func (l *Log) handAgain(c *consumer, b *batch.Batch, from, to uint64) (taken int) {
+	if !l.opts.Explicit {
+		return l.hand(c, b, from, to)
+	}
+	for n := from; n < to; n++ {
+		if !l.handClaim(c.singles[n], b) {
+			break
+		}
+		taken++
+	}
+	return taken
+}
+
+// deliver hands items to one member and returns how many it took.
+func (l *Log) deliver(m *member, b *batch.Batch, from, to uint64) int {
+	d := &debt{log: l, member: m, from: from}
+	n := m.takes.Deliver(b, int(from-b.First()), int(to-b.First()), d)
+	if uint64(n) < to-from {
+		m.finished = true
+	}
+	if n == 0 {
+		d.member = nil
+		return 0
+	}
+	d.to = from + uint64(n)
+	l.stats.Taken += l.taken.Add(d.from, d.to)
+	d.bytes = b.Held(len(l.keys)) * n / b.Len()
+	m.debts = append(m.debts, d)
+	m.owed += n
+	m.consumer.bytes += d.bytes
+	return n
+}
+
+// Confirm implements batch.Receipt.
+func (d *debt) Confirm() {
+	l := d.log
+	l.mu.Lock()
+	m := d.member
+	if m == nil {
+		l.mu.Unlock()
+		return
+	}
+	blocked := m.consumer.blocked
+	l.void(d)
+	news := false
+	if l.opts.Explicit {
+		l.updateRoom(m.consumer)
+	} else {
+		m.owed -= int(d.to - d.from)
+		news = l.confirm(m.consumer, d.from, d.to)
+	}
+	news = news || blocked && !m.consumer.blocked || !m.consumer.front
+	l.leaveIfDone(m)
+	l.mu.Unlock()
+	if news {
+		l.opts.Changed()
+	}
+}
+
+// confirm notes that a consumer has confirmed items, and reports whether that may have
+// moved what the ledger says.
+func (l *Log) confirm(c *consumer, from, to uint64) (news bool) {
+	before, done := c.acked.Floor(), l.done.Floor()
+	c.out -= int(c.acked.Add(from, to))
+	c.version++
+	l.done.Add(from, to)
+	news = l.left(c, before) || c.recorded
+	if news || l.done.Floor() != done || l.opts.Explicit {
+		l.moved()
+	}
+	l.updateRoom(c)
+	return news
+}
+
+// void ends a debt. What is owed of it stays owed.
+func (l *Log) void(d *debt) {
+	m := d.member
+	if len(m.debts) > 0 && m.debts[0] == d { // nearly always
+		m.debts[0] = nil
+		m.debts = m.debts[1:]
+	} else if i := slices.Index(m.debts, d); i >= 0 {
+		m.debts = slices.Delete(m.debts, i, i+1)
+	}
+	m.consumer.bytes -= d.bytes
+	d.member = nil
+}
+
+// Leave ends the membership; see batch.Membership.
+func (m *member) Leave() { m.Finish(0) }
+
+// Finish ends deliveries; see batch.Membership. Where edged itself goes (Stop) the
+// consumer goes on to owe all that it has not confirmed.
+func (m *member) Finish(keep int) {
+	l := m.log
+	l.mu.Lock()
+	if m.gone {
+		l.mu.Unlock()
+		return
+	}
+	m.finished = true
+	if l.opts.Explicit {
+		l.giveUpClaims(m, keep)
+	} else {
+		l.giveUpDebts(m, keep)
+	}
+	l.leaveIfDone(m)
+	l.mu.Unlock()
+	l.opts.Changed()
+}
+
+// giveUpDebts ends the debts of a member but for the first keep items. Other members
+// of the group get the items.
+func (l *Log) giveUpDebts(m *member, keep int) {
+	c := m.consumer
+	for _, d := range slices.Clone(m.debts) {
+		n := int(d.to - d.from)
+		if n <= keep {
+			keep -= n
+			continue
+		}
+		from := d.from + uint64(keep)
+		c.again.Add(from, d.to)
+		m.owed -= int(d.to - from)
+		if keep == 0 {
+			l.void(d)
+		}
+		d.to = from
+		keep = 0
+	}
+}
+
+// leaveIfDone removes a finished member that holds nothing, and its consumer when it
+// was the last one.
+func (l *Log) leaveIfDone(m *member) {
+	if m.gone || !m.finished {
+		return
+	}
+	c := m.consumer
+	if !c.active() {
+		l.leaveFront(c)
+		if !l.stopped {
+			l.close(c)
+		}
+	}
+	if m.owed > 0 {
+		return
+	}
+	for len(m.debts) > 0 {
+		l.void(m.debts[0])
+	}
+	m.gone = true
+	c.members = remove(c.members, m)
+	if l.keys[m.key]--; l.keys[m.key] == 0 {
+		delete(l.keys, m.key)
+	}
+	if len(c.members) == 0 && !l.stopped {
+		l.drop(c)
+	}
+}
+
+// close lets a consumer without active members owe only what they still hold.
+func (l *Log) close(c *consumer) {
+	if c.closing || !l.loaded {
+		return
+	}
+	c.closing = true
+	var held []numbers.Span
+	for _, m := range c.members {
+		held = append(held, l.holds(m)...)
+	}
+	slices.SortFunc(held, func(a, b numbers.Span) int { return cmp.Compare(a.From, b.From) })
+	var acked numbers.Set
+	from := uint64(0)
+	for _, s := range held {
+		acked.Add(from, s.From)
+		from = s.To
+	}
+	acked.Add(from, never)
+	for n, k := range c.singles {
+		if k.member == nil { // it waits to be handed out again
+			l.unschedule(k)
+			delete(c.singles, n)
+		}
+	}
+	c.acked, c.again, c.cursor = acked, numbers.Set{}, never
+	c.version++
+	l.moved()
+}
+
+// holds returns what is in a member's hands and not confirmed.
+func (l *Log) holds(m *member) (held []numbers.Span) {
+	if l.opts.Explicit {
+		return l.claimed(m)
+	}
+	for _, d := range m.debts {
+		held = append(held, numbers.Span{From: d.from, To: d.to})
+	}
+	return held
+}
+
+// drop forgets a consumer.
+func (l *Log) drop(c *consumer) {
+	l.leaveFront(c)
+	l.dropClaims(c)
+	l.consumers = remove(l.consumers, c)
+	if l.groups[c.group] == c {
+		delete(l.groups, c.group)
+		l.records.struck(c)
+	}
+	l.moved()
+}
+
+func remove[T comparable](list []T, x T) []T {
+	if i := slices.Index(list, x); i >= 0 {
+		return slices.Delete(list, i, i+1)
+	}
+	return list
+}

@@ -1,0 +1,337 @@
+// Package cursor holds the one delivery rule:
+//
+//	An item leaves Redis when at least one consumer has confirmed it and no
+//	consumer still owes it. Until then Redis holds it.
+//
+// A Log is what is known of one Redis list: each item has a number, and each
+// consumer a cursor of its own in the list.
+//
+//	first              floor              done                front
+//	  │  kept           │  owed by some    │  not confirmed     │  not yet read
+//	──┴─────────────────┴──────────────────┴────────────────────┴──────────────▶ number
+//
+// A consumer is a plain subscription, or a queue group of subscriptions of which
+// one gets each item. It owes every item from where it began on until it has
+// confirmed it. The Log keeps numbers only, no items: what has to be delivered once
+// more is read from Redis once more. So memory is what is on its way to clients,
+// whatever lies between the slowest consumer and the fastest.
+//
+// Reads. The consumers that are furthest and keep up with each other are the front:
+// one read serves all of them. A consumer that holds up the others is left behind
+// for a while. Those behind, and items that have to be delivered again, are served
+// by a sweep from the lowest number to the front; each batch that is read goes to
+// every consumer that needs a part of it. Front and sweep take turns, and the sweep
+// has half of the memory.
+//
+// Order: a consumer gets the items in list order, apart from those that it gets
+// again.
+//
+// The package does no I/O and starts no goroutine. All methods may be called from any
+// goroutine; Plan, Offer, Bury, Changes, Saved, Load, Gone, Reset and Rollback belong to
+// the loop, which calls them one at a time. Members are called with the lock held,
+// so that all see one order.
+package cursor
+
+import (
+	"slices"
+	"sync"
+	"time"
+
+	"edged/internal/batch"
+	"edged/internal/numbers"
+)
+
+// Options bound a Log.
+type Options struct {
+	Window int // items that one consumer may owe and have been handed; at least 1
+	Memory int // bytes of items on their way, encodings included; one item is always allowed
+
+	Explicit      bool            // each item is acknowledged by itself, not by a receipt
+	AckWait       time.Duration   // explicit: after which an item that was not acknowledged is delivered again
+	Backoff       []time.Duration // explicit: waits in place of AckWait; after the first delivery, the second, …; the last one repeats
+	MaxDeliver    int             // explicit: deliveries to a consumer before the item is a dead letter; 0 means no bound
+	MaxAckPending int             // explicit: items that one consumer may owe and have been handed
+
+	Changed func()           // called without the lock when Plan or Changes may say something new; must not block
+	Now     func() time.Time // nil means time.Now
+}
+
+// Stats are a Log's books. Taken = Confirmed + Dead + Gone + Returned + InFlight, and
+// in the end InFlight is what stays in Redis.
+type Stats struct {
+	Taken       uint64 // items handed to a consumer for the first time
+	Confirmed   uint64 // finished: confirmed by a consumer, and owed by none
+	Dead        uint64 // finished as a dead letter
+	Gone        uint64 // removed from Redis by another program before they were finished
+	Returned    uint64 // taken, and to be taken again: the place in the list was lost
+	Redelivered uint64 // handed to the same consumer once more
+	InFlight    uint64 // taken and not finished
+	Consumers   int    // that take items
+	Members     int    // of all consumers
+	Behind      int    // consumers that are not at the front
+}
+
+// Log is one list and its consumers.
+type Log struct {
+	opts Options
+
+	mu        sync.Mutex // guards everything below, and what hangs on it
+	loaded    bool       // the place in the list is known
+	stopped   bool       // nothing more is taken, and whoever leaves still owes
+	first     uint64     // number of the item at the head of the Redis list
+	done      numbers.Set
+	taken     numbers.Set // handed to a consumer, or finished in an earlier life
+	consumers []*consumer
+	groups    map[string]*consumer
+	keys      map[string]int // encoding key -> members that use it
+
+	front uint64 // cursor of the consumers at the front
+	pace  pace
+	swept uint64 // the sweep has come so far
+	turn  bool   // the sweep is next
+	share int    // bytes on their way for each consumer behind the front
+
+	stale           bool        // what follows, up to finished, has to be found again
+	low, plainLow   uint64      // least floor of all consumers, and of the plain ones; never: there is none
+	lows, plainLows int         // consumers with that floor
+	dead            []uint64    // dead letters that are not finished, as other consumers owe them
+	finished        numbers.Set // confirmed, and owed by none
+
+	graceEnds time.Time // zero: no grace
+	records   records
+	due       claims // heap: the earliest first
+	stats     Stats  // the counters only
+	base      uint64 // of finished, those that are not in stats
+}
+
+// Plan is what the loop may do next with the list.
+type Plan struct {
+	Active bool      // a consumer is there to receive
+	First  uint64    // the number of the head, as far as the Log knows
+	Floor  uint64    // items below are finished
+	From   uint64    // the number to read next
+	Items  int       // how many items may be read; 0: none
+	Bytes  int       // how many bytes they may have; at least 1 where Items is not 0
+	Large  int       // how many where they are Large (batch.IsLarge); no less than Bytes
+	Sweep  bool      // the read is for consumers behind the front
+	Dirty  bool      // Changes has something to write
+	Wake   time.Time // Plan wants to be called then; zero: no such time
+}
+
+// New makes the Log of a list whose place is not known yet: Load says it.
+func New(opts Options) *Log {
+	if opts.Now == nil {
+		opts.Now = time.Now
+	}
+	if opts.Changed == nil {
+		opts.Changed = func() {}
+	}
+	return &Log{opts: opts, groups: make(map[string]*consumer), keys: make(map[string]int)}
+}
+
+// Stop ends the taking for good: once it has returned no new item is handed out, and
+// a consumer that leaves still owes what it had not confirmed. What is on its way goes on.
+func (l *Log) Stop() {
+	l.mu.Lock()
+	l.stopped = true
+	l.mu.Unlock()
+}
+
+// SetBounds changes Options.Window and Memory. What is on its way stays.
+func (l *Log) SetBounds(window, memory int) {
+	l.mu.Lock()
+	l.opts.Window, l.opts.Memory = window, memory
+	for _, c := range l.consumers {
+		l.updateRoom(c)
+	}
+	l.mu.Unlock()
+	l.opts.Changed()
+}
+
+// Plan says what is finished and what can be read; unread tells whether the list may have
+// items that were never read. Times that have come take their effect: what is overdue
+// is delivered again, who holds up the front is left behind.
+func (l *Log) Plan(unread bool) Plan {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := l.opts.Now()
+	p := Plan{First: l.first}
+	if !l.loaded {
+		p.Active = l.active()
+		return p
+	}
+
+	l.endGrace(now)
+	l.redeliverOverdue(now)
+	l.leaveBehind(now)
+	l.settle()
+	p.Floor, p.Active, p.Dirty = l.finished.Floor(), l.active(), l.dirty()
+	if p.Active && !l.stopped {
+		l.planRead(&p, unread, now)
+	}
+	p.Wake = l.nextWake(now)
+	return p
+}
+
+// planRead chooses between the front and the sweep.
+func (l *Log) planRead(p *Plan, unread bool, now time.Time) {
+	l.findFront(now)
+	front, sweep := Plan{}, Plan{}
+	l.planFront(&front)
+	l.planSweep(&sweep)
+	top := l.taken.Top()
+	front.wanted(top, unread)
+	sweep.wanted(top, unread)
+	read := &front
+	if sweep.Items > 0 && (l.turn || front.Items == 0) {
+		read = &sweep
+	}
+	p.From, p.Items, p.Bytes, p.Large, p.Sweep = read.From, read.Items, read.Bytes, read.Large, read.Sweep
+}
+
+// wanted leaves a read out that would find nothing.
+func (p *Plan) wanted(top uint64, unread bool) {
+	if !unread && p.From >= top {
+		p.Items = 0
+	}
+}
+
+// planFront says what the front may read: as much as the one of them with the
+// least room takes.
+func (l *Log) planFront(p *Plan) {
+	if l.pace.members == 0 || l.pace.blocked > 0 {
+		return
+	}
+	items, held, from := l.opts.Window, 0, uint64(never)
+	for _, c := range l.consumers {
+		if c.front {
+			items, held = min(items, l.room(c)), max(held, c.bytes)
+			next, _ := c.acked.Gap(c.cursor)
+			from = min(from, next)
+		}
+	}
+	if from > l.front { // none of them needs what lies between
+		for _, c := range l.consumers {
+			if c.front {
+				c.cursor = from
+			}
+		}
+		l.front = from
+	}
+	bytes, large := batch.Room(l.opts.Memory-held, len(l.keys))
+	if bytes = max(bytes, 1); items > 0 {
+		p.From, p.Items, p.Bytes, p.Large = l.front, items, bytes, max(large, bytes)
+	}
+}
+
+// planSweep says what the sweep reads: from the lowest number that one of those
+// behind needs, beginning where it has come to.
+func (l *Log) planSweep(p *Plan) {
+	l.setShare()
+	var next, lowest *consumer
+	for _, c := range l.consumers {
+		if !l.lacks(c) {
+			continue
+		}
+		if lowest == nil || c.lack < lowest.lack {
+			lowest = c
+		}
+		if c.lack >= l.swept && (next == nil || c.lack < next.lack) {
+			next = c
+		}
+	}
+	if next == nil {
+		next = lowest
+	}
+	if next == nil {
+		return
+	}
+	items := l.opts.Window
+	if next.lack < l.front {
+		items = int(min(uint64(items), l.front-next.lack))
+	}
+	bytes, large := batch.Room(l.share-next.bytes, len(l.keys))
+	bytes = max(bytes, 1)
+	p.From, p.Items, p.Bytes, p.Large, p.Sweep = next.lack, items, bytes, max(large, bytes), true
+}
+
+// leastShare is how many bytes a consumer behind the front may always have on their way.
+const leastShare = 64 << 10
+
+// setShare finds out how many bytes each consumer behind the front may have on their
+// way: together they have half of the memory.
+func (l *Log) setShare() {
+	behind := len(l.consumers) - l.pace.members
+	l.share = max(l.opts.Memory/2/max(1, behind), leastShare)
+}
+
+// Offer hands a batch to the consumers that need it. sweep is what the Plan said.
+// Items that no consumer needs any more are left out.
+func (l *Log) Offer(b *batch.Batch, sweep bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.loaded || l.stopped {
+		return
+	}
+	if sweep {
+		l.swept, l.turn = b.Next(), false
+		for _, c := range slices.Clone(l.consumers) {
+			if l.lacks(c) {
+				l.serve(c, b)
+			}
+		}
+	} else if b.First() == l.front {
+		l.turn = true
+		l.pace.offer(l.opts.Now())
+		for _, c := range slices.Clone(l.consumers) {
+			if c.front {
+				l.give(c, b, b.Len())
+			}
+		}
+		l.front = b.Next()
+	}
+	for _, c := range l.consumers {
+		if c.front && c.cursor != l.front {
+			l.leaveFront(c) // it took less than it had room for
+		}
+	}
+	l.rejoinFront(l.opts.Now())
+}
+
+// active reports whether a consumer takes items.
+func (l *Log) active() bool {
+	for _, c := range l.consumers {
+		if c.active() {
+			return true
+		}
+	}
+	return false
+}
+
+// Stats returns the books as they stand.
+func (l *Log) Stats() Stats {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	st := l.books()
+	for _, c := range l.consumers {
+		if c.active() {
+			st.Consumers++
+			if !c.front {
+				st.Behind++
+			}
+		}
+		st.Members += len(c.members)
+	}
+	return st
+}
+
+// books are the counters of Stats.
+func (l *Log) books() Stats {
+	l.settle()
+	st := l.stats
+	st.Confirmed = l.finished.Count() - l.base - st.Dead - st.Gone
+	st.InFlight = st.Taken - st.Confirmed - st.Dead - st.Gone - st.Returned
+	return st
+}
+
+func (l *Log) inFlight() uint64 { return l.books().InFlight }
