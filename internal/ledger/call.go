@@ -31,8 +31,8 @@ type Call struct {
 
 	Landmarks []Landmark // items that must be where they were read
 
-	// Changes of an update, beside its serial and the deadline.
-	Renew    bool         // write the deadline, even if there is no other change
+	// Changes of an update, beside its serial and the head.
+	Renew    bool         // write deadline and lease
 	Rebase   bool         // the head may be another item than the ledger says: its number is First
 	Trim     int64        // how many items to remove from the head
 	Dead     []DeadLetter // items to copy to the dead letters
@@ -79,20 +79,30 @@ func (c *Call) Words(k Keys) []any {
 			c.Grace.Milliseconds(), c.Epoch, c.First, c.Attempt, run)
 	}
 
-	first := ""
+	first, due := "", ""
+	if c.Renew {
+		due = strconv.FormatInt(c.Lease.Milliseconds(), 10)
+	}
 	if c.Rebase {
 		first = strconv.FormatUint(c.First, 10)
 	}
-	words := update.Call(k.all(), c.Holder, c.side(), c.Epoch, c.Serial, c.Attempt, flag(c.Changes()),
-		c.Lease.Milliseconds(), c.Trim, first, len(c.Landmarks), len(c.Dead), len(c.Aside), len(c.Restored),
-		len(c.Delete), len(c.Set))
-	return c.appendLists(words)
-}
-
-func (c *Call) appendLists(words []any) []any {
+	words := update.Call(k.all(), c.Holder, c.side(), c.Epoch, c.Serial, c.Attempt, flag(c.Changes()), due, c.Trim, first,
+		len(c.Landmarks), len(c.Set))
 	for _, l := range c.Landmarks {
 		words = append(words, l.Index, string(l.Mark))
 	}
+	for _, f := range c.Set {
+		words = append(words, f.Name, f.Value)
+	}
+	if len(c.Dead)+len(c.Aside)+len(c.Restored)+len(c.Delete) > 0 {
+		words = c.appendRare(words)
+	}
+	return words
+}
+
+// appendRare appends the lists that most updates don't have.
+func (c *Call) appendRare(words []any) []any {
+	words = append(words, len(c.Dead), len(c.Aside), len(c.Restored), len(c.Delete))
 	for _, d := range c.Dead {
 		if d.Aside {
 			words = append(words, "#"+strconv.FormatUint(d.Number, 10), d.Line)
@@ -108,9 +118,6 @@ func (c *Call) appendLists(words []any) []any {
 	}
 	for _, name := range c.Delete {
 		words = append(words, name)
-	}
-	for _, f := range c.Set {
-		words = append(words, f.Name, f.Value)
 	}
 	return words
 }

@@ -16,10 +16,12 @@ var Scripts = []*redisconn.Script{update, claim, release}
 // {result, length of the list, word, serial, first}; word is the other holder for
 // "standby", and for "moved" what was not as expected.
 //
-// All are written in the same order: reads, writes that change nothing, changes.
-// The first two fail if the ACL denies the command, so no call is half
-// done. They are commands that Redis allows at maxmemory: it refuses a command that
-// may need memory only as the first write of a script.
+// All are written in the same order: reads, writes that change nothing, changes. The
+// first two fail if the ACL denies the command, so no call is half done. Only the
+// last LLEN comes later: without it everything is done, as after a lost reply, and
+// no claim succeeds. The writes that change nothing are commands that Redis allows at
+// maxmemory: it refuses a command that may need memory only as the first write of a
+// script.
 //
 // Numbers stay strings where they are not counted with: a number becomes a string
 // in Lua with 14 digits only.
@@ -54,18 +56,19 @@ end
 // update checks, and then changes list and ledger.
 //
 // ARGV: 3 epoch, 4 serial, 5 this call's serial, 6 whether it changes anything,
-// 7 lease in ms, 8 items to remove, 9 the head's number if it may be another item,
-// 10-15 how many landmarks, dead letters, items to set aside, items set aside no
-// longer, fields to delete and fields to write follow, each with its words.
+// 7 lease in ms if the deadline is due, 8 items to remove, 9 the head's number if it may be another item,
+// 10 how many landmarks and 11 how many fields to write follow, each with two words.
+// After them, if there are any: how many dead letters, items to set aside, items set
+// aside no longer and fields to delete follow, and these.
 //
 // The length is read last: reading the list makes Redis track it again, after
 // LTRIM has ended that.
 var update = redisconn.NewScript(prelude + `
-local old = redis.call('HMGET', ledger, 'serial', 'owner', 'epoch', 'head', 'first', 'lease')
+local old = redis.call('HMGET', ledger, 'serial', 'owner', 'epoch', 'head', 'first')
 local serial, first = old[1] or '0', old[5] or '0'
 local function reply(result, word) return {result, redis.call('LLEN', list), word, serial, first} end
 
-if not isNumber(serial) or not isNumber(old[5]) then
+if not tonumber(old[1]) or not tonumber(old[5]) then
   serial, first = '0', '0'
   return reply('lost', '')
 end
@@ -76,19 +79,28 @@ if old[3] ~= ARGV[3] then return reply('moved', 'epoch') end
 
 local head = mark(item(0))
 if ARGV[9] == '' and old[4] and old[4] ~= '' and old[4] ~= head then return reply('moved', 'head') end
-local at = 16
+local at = 12
 for _ = 1, tonumber(ARGV[10]) do
   if mark(item(tonumber(ARGV[at]))) ~= ARGV[at + 1] then return reply('moved', 'landmark') end
   at = at + 2
 end
 if ARGV[6] == '' then return reply('ok', '') end
 
-local trim = tonumber(ARGV[8])
-if redis.call('LLEN', list) < trim then return reply('moved', 'length') end
-if trim > 0 then head = mark(item(trim)) end
-local deadline = digits(clock() + ARGV[7])
-local nDead, nAside = tonumber(ARGV[11]), tonumber(ARGV[12])
-local nRestored, nDelete = tonumber(ARGV[13]), tonumber(ARGV[14])
+local trim, deadline = tonumber(ARGV[8]), nil
+if ARGV[7] ~= '' then deadline = digits(clock() + ARGV[7]) end
+if trim > 0 then
+  head = mark(item(trim))
+  if head == '' and redis.call('LLEN', list) < trim then return reply('moved', 'length') end
+end
+local sets, nSets = at, 2 * tonumber(ARGV[11])
+at = at + nSets
+local more = ARGV[at]
+local nDead, nAside, nRestored, nDelete = 0, 0, 0, 0
+if more then
+  nDead, nAside = tonumber(ARGV[at]), tonumber(ARGV[at + 1])
+  nRestored, nDelete = tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
+  at = at + 4
+end
 local copies = {}
 for i = 1, nDead + nAside do
   local place = ARGV[at + 2 * (i - 1)]
@@ -101,7 +113,7 @@ for i = 1, nDead + nAside do
 end
 
 if trim > 0 then redis.call('LTRIM', list, 0, -1) else redis.call('HDEL', ledger, '') end
-if nDead + nAside + nRestored + nDelete > 0 then
+if more then
   redis.call('HDEL', ledger, '')
   redis.call('HDEL', aside, '')
   redis.call('HSET', ledger, 'serial', serial)
@@ -127,18 +139,13 @@ end
 serial = ARGV[5]
 if ARGV[9] ~= '' then first = ARGV[9] end
 if trim > 0 then first = digits(first + trim) end
-local fields = {'serial', serial, 'deadline', deadline}
-local n = 4
-local function set(name, value)
-  fields[n + 1], fields[n + 2] = name, value
-  n = n + 2
+local fields, n = {'serial', serial, 'first', first, 'head', head}, 6
+if deadline then
+  fields[7], fields[8], fields[9], fields[10], n = 'deadline', deadline, 'lease', ARGV[7], 10
 end
-if first ~= old[5] then set('first', first) end
-if head ~= old[4] then set('head', head) end
-if ARGV[7] ~= old[6] then set('lease', ARGV[7]) end
-for _ = 1, tonumber(ARGV[15]) do
-  set(ARGV[at], ARGV[at + 1])
-  at = at + 2
+for i = sets, sets + nSets - 1 do
+  n = n + 1
+  fields[n] = ARGV[i]
 end
 redis.call('HSET', ledger, unpack(fields))
 
@@ -202,16 +209,19 @@ end
 
 local head = mark(item(0))
 local otherHead = not made and old[6] and old[6] ~= '' and old[6] ~= head
-local written = {'owner', holder, 'deadline', digits(now + lease), 'lease', ARGV[4], 'serial', serial, 'run', run}
+local written = {'serial', serial, 'owner', holder}
 local function set(name, value)
   written[#written + 1] = name
   written[#written + 1] = value
 end
+if made or otherRun then set('epoch', ARGV[7]) end
 if made then
   set('first', first)
   set('head', head)
 end
-if made or otherRun then set('epoch', ARGV[7]) end
+set('deadline', digits(now + lease))
+set('lease', ARGV[4])
+set('run', run)
 local starts = ARGV[5] ~= '' or owner ~= holder
 if starts and (made or not isNumber(old[8])) and tonumber(ARGV[6]) > 0 then set('grace', digits(now + ARGV[6])) end
 redis.call('HSET', ledger, unpack(written))
