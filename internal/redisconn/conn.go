@@ -399,10 +399,10 @@ func (c *Conn) Around(sink Sink, most int) (before, after Answer, _ error) {
 
 // Value reads any other reply: a string, an int64, nil, or a []any of values. It
 // takes at most 1 MiB.
-func (c *Conn) Value() (any, error) {
-	room := maxValue
-	return c.value(maxNested, &room)
-}
+func (c *Conn) Value() (any, error) { return c.ValueWithin(maxValue) }
+
+// ValueWithin is Value for replies that may take so many bytes in memory.
+func (c *Conn) ValueWithin(most int) (any, error) { return c.value(maxNested, &most) }
 
 // value reads a reply with at most so many levels of arrays, and room bytes.
 func (c *Conn) value(levels int, room *int) (any, error) {

@@ -1,0 +1,94 @@
+// Package ledger is what Redis keeps beside a list, and the scripts that change
+// list and ledger together. It does no I/O: a Call is the words of a command, an
+// Outcome is its reply.
+//
+// The ledger is a hash without a TTL, {list}:edged. Its fields:
+//
+//	owner     the process that serves the list, "instance/token"
+//	deadline  when another instance may take over, in ms by Redis's clock
+//	lease     how far ahead the deadline is set, in ms
+//	serial    the number of the last change
+//	epoch     the first part of item ids
+//	run       Redis's run id, or its replication id
+//	first     the number of the item at the head
+//	head      the mark of that item, empty if the list was empty
+//	finished  the finished items, as a numbers.Set
+//	done      all items below it are confirmed by at least one consumer
+//	plain     all items below it are confirmed by all plain and ephemeral consumers
+//	grace     when the wait for consumers to come back ends, in ms by Redis's clock
+//	group:NAME, durable:NAME
+//	          the items that this consumer has confirmed, as a numbers.Set
+//
+// Promises:
+//
+//   - A call does everything or nothing. Commands that the ACL denies fail first,
+//     before the script has written anything.
+//   - Calls are numbered. A call that arrives late, after others, is refused, and so
+//     is a call of a process that no longer owns the list.
+//   - Items are removed only if the head and the landmarks are as the caller read
+//     them. Equal neighbours are the exception: they can't be told apart.
+//   - Calls succeed in a Redis at maxmemory, since removing items makes room.
+package ledger
+
+import (
+	"strings"
+
+	"edged/internal/numbers"
+)
+
+// Names of the fields that a caller sets.
+const (
+	Epoch    = "epoch"
+	Finished = "finished"
+	Done     = "done"
+	Plain    = "plain"
+	Grace    = "grace"
+)
+
+const (
+	groupPrefix   = "group:"
+	durablePrefix = "durable:"
+)
+
+// Group is the field of a queue group.
+func Group(name string) string { return groupPrefix + name }
+
+// Durable is the field of a durable consumer.
+func Durable(name string) string { return durablePrefix + name }
+
+// MaxState is how many bytes the records of a ledger may have in a reply: 64
+// consumers and the finished items, each at its bound, and small fields.
+const MaxState = 65*numbers.MaxText + 1<<20
+
+// Keys are the keys of a list. All are in the list's hash slot, so that a script
+// can use them together in a cluster.
+type Keys struct {
+	List   string
+	Ledger string
+	Dead   string // a list: dead letters
+	Aside  string // a hash: items set aside by their number
+	Times  string // a hash: when items of some numbers were first seen
+}
+
+// KeysOf returns the keys of a list.
+func KeysOf(list string) Keys {
+	base := tagged(list)
+	return Keys{
+		List:   list,
+		Ledger: base + ":edged",
+		Dead:   base + ":dead",
+		Aside:  base + ":edged:aside",
+		Times:  base + ":edged:times",
+	}
+}
+
+func (k Keys) all() []string { return []string{k.List, k.Ledger, k.Dead, k.Aside} }
+
+// tagged returns list with a hash tag that puts it into list's slot: the tag that
+// it has, or all of it. https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/#hash-tags
+func tagged(list string) string {
+	if _, after, ok := strings.Cut(list, "{"); ok && strings.Index(after, "}") > 0 {
+		return list
+	}
+	return "{" + list + "}"
+}

@@ -1,0 +1,183 @@
+package ledger
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"edged/internal/numbers"
+)
+
+// Result is how a call ended.
+type Result string
+
+// Results of a call. After all but OK nothing was changed.
+const (
+	OK      Result = "ok"
+	Moved   Result = "moved"   // list or ledger are not as the caller expected; see Outcome.Why
+	Standby Result = "standby" // another process owns the list
+	Lost    Result = "lost"    // there is no ledger; a claim makes one
+)
+
+// Outcome is the reply to a call.
+type Outcome struct {
+	What   Result
+	Length int64  // of the list, afterwards
+	Holder string // the owner, if What is Standby
+	Why    string // if What is Moved: owner, serial, epoch, head, landmark, length or item
+	Serial uint64 // of the ledger, afterwards
+	First  uint64 // the number of the head, afterwards
+	State  *State // after a claim
+}
+
+// State is all that a ledger says, after a claim.
+type State struct {
+	Created    bool // the claim made the ledger
+	RunChanged bool // Redis is another process than before, or another replica: a new epoch began
+	HeadMoved  bool // the head is not the item that the ledger says
+
+	Epoch, Run string
+	Serial     uint64 // of the ledger before the claim
+	First      uint64
+	Done       uint64
+	Plain      uint64
+	HasPlain   bool
+	Grace      time.Time // by Redis's clock; zero: none
+	Now        time.Time // by Redis's clock
+
+	Finished         numbers.Set
+	Groups, Durables map[string]numbers.Set
+	Aside            []uint64 // numbers of the items set aside
+
+	// Malformed are names of fields that could not be read. They count as First, a
+	// malformed record as that of a consumer that has confirmed nothing.
+	Malformed []string
+}
+
+// ParseOutcome reads the reply to a call.
+func ParseOutcome(reply any) (Outcome, error) {
+	words, _ := reply.([]any)
+	if len(words) != 5 && len(words) != 9 {
+		return Outcome{}, errReply
+	}
+	what, _ := words[0].(string)
+	length, isLength := words[1].(int64)
+	word, _ := words[2].(string)
+	serial, err := number(words[3])
+	first, err2 := number(words[4])
+	if err := errors.Join(err, err2); err != nil || !isLength {
+		return Outcome{}, errors.Join(errReply, err)
+	}
+
+	o := Outcome{What: Result(what), Length: length, Serial: serial, First: first}
+	switch o.What {
+	case OK, Lost:
+	case Moved:
+		o.Why = word
+	case Standby:
+		o.Holder = word
+	default:
+		return Outcome{}, fmt.Errorf("%w: %q", errReply, what)
+	}
+	if len(words) == 9 {
+		o.State, err = parseState(o, words[5:])
+	}
+	return o, err
+}
+
+var errReply = errors.New("unexpected reply from the ledger's script")
+
+func number(word any) (uint64, error) {
+	text, _ := word.(string)
+	return strconv.ParseUint(text, 10, 64)
+}
+
+func parseState(o Outcome, words []any) (*State, error) {
+	flags, _ := words[0].([]any)
+	before, _ := words[1].([]any)
+	written, _ := words[2].([]any)
+	aside, _ := words[3].([]any)
+	fields := slices.Concat(before, written)
+	if len(flags) != 5 || len(fields)%2 != 0 {
+		return nil, errReply
+	}
+	serial, err := number(flags[3])
+	now, err2 := number(flags[4])
+	if err := errors.Join(err, err2); err != nil {
+		return nil, fmt.Errorf("%w: %w", errReply, err)
+	}
+
+	s := &State{
+		Created: flags[0] == int64(1), RunChanged: flags[1] == int64(1), HeadMoved: flags[2] == int64(1),
+		Serial: serial, First: o.First, Done: o.First, Plain: o.First, Now: time.UnixMilli(int64(now)),
+		Groups: map[string]numbers.Set{}, Durables: map[string]numbers.Set{},
+	}
+	for i := 0; i < len(fields); i += 2 {
+		name, _ := fields[i].(string)
+		value, _ := fields[i+1].(string)
+		if err := s.field(name, value); err != nil {
+			s.Malformed = append(s.Malformed, name)
+		}
+	}
+	s.Finished.Raise(s.First)
+	s.Done = max(s.Done, s.Finished.Floor())
+	for _, word := range aside {
+		if n, err := number(word); err == nil {
+			s.Aside = append(s.Aside, n)
+		}
+	}
+	return s, nil
+}
+
+// field takes over a field of the ledger. One that is malformed is left as it is.
+func (s *State) field(name, value string) error {
+	switch name {
+	case Epoch:
+		s.Epoch = value
+	case "run":
+		s.Run = value
+	case Done:
+		return parse(&s.Done, value)
+	case Plain:
+		s.HasPlain = true
+		return parse(&s.Plain, value)
+	case Grace:
+		var ms uint64
+		if err := parse(&ms, value); err != nil {
+			return err
+		}
+		s.Grace = time.UnixMilli(int64(ms))
+	case Finished:
+		set, err := numbers.Parse(value)
+		s.Finished = set
+		return err
+	}
+	return s.record(name, value)
+}
+
+// record takes over a field of a consumer, and leaves out all others.
+func (s *State) record(field, value string) error {
+	records := s.Groups
+	name, ok := strings.CutPrefix(field, groupPrefix)
+	if !ok {
+		records = s.Durables
+		name, ok = strings.CutPrefix(field, durablePrefix)
+	}
+	if !ok {
+		return nil
+	}
+	set, err := numbers.Parse(value)
+	records[name] = set
+	return err
+}
+
+func parse(n *uint64, value string) error {
+	parsed, err := strconv.ParseUint(value, 10, 64)
+	if err == nil {
+		*n = parsed
+	}
+	return err
+}
