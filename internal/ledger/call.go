@@ -75,7 +75,7 @@ func (c *Call) Words(k Keys) []any {
 		if c.ByReplication {
 			run = "master_replid"
 		}
-		return claim.Call(k.all(), c.Holder, c.side(), c.Instead, c.Lease.Milliseconds(), flag(c.Start),
+		return claim.Call(k.all(), c.Holder, c.side(), c.Instead, c.Lease.Milliseconds(), oneIf(c.Start),
 			c.Grace.Milliseconds(), c.Epoch, c.First, c.Attempt, run)
 	}
 
@@ -86,7 +86,7 @@ func (c *Call) Words(k Keys) []any {
 	if c.Rebase {
 		first = strconv.FormatUint(c.First, 10)
 	}
-	words := update.Call(k.all(), c.Holder, c.side(), c.Epoch, c.Serial, c.Attempt, flag(c.Changes()), due, c.Trim, first,
+	words := update.Call(k.all(), c.Holder, c.side(), c.Epoch, c.Serial, c.Attempt, oneIf(c.Changes()), due, c.Trim, first,
 		len(c.Landmarks), len(c.Set))
 	for _, l := range c.Landmarks {
 		words = append(words, l.Index, string(l.Mark))
@@ -136,7 +136,7 @@ func (c *Call) side() string {
 	return "L"
 }
 
-func flag(on bool) string {
+func oneIf(on bool) string {
 	if on {
 		return "1"
 	}

@@ -235,10 +235,10 @@ return all
 // release gives the ownership back if it is this holder's.
 var release = redisconn.NewScript(prelude + `
 local old = redis.call('HMGET', ledger, 'serial', 'owner', 'first')
-local serial, first = old[1], old[3]
-if not isNumber(serial) or not isNumber(first) then serial, first = '0', '0' end
-local result, word = 'ok', ''
-if old[2] == holder then
+local serial, first, result, word = old[1], old[3], 'ok', ''
+if not isNumber(serial) or not isNumber(first) then
+  serial, first, result = '0', '0', 'lost'
+elseif old[2] == holder then
   redis.call('HDEL', ledger, 'owner', 'deadline')
 elseif old[2] then
   result, word = 'standby', old[2]
