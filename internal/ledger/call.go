@@ -53,7 +53,7 @@ type DeadLetter struct {
 	Index  int64  // counted from the head before anything is removed
 	Number uint64 // instead of Index: it is set aside under this number
 	Aside  bool   // Number counts
-	Line   string
+	Line   string // in front of the item, behind a line feed; the script adds the item's size and "}"
 }
 
 // Aside is an item to set aside under its number.

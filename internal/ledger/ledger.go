@@ -68,6 +68,7 @@ type Keys struct {
 	Dead   string // a list: dead letters
 	Aside  string // a hash: items set aside by their number
 	Times  string // a hash: when items of some numbers were first seen
+	Free   string // written when the ownership is given back, so that those who stand by get a hint
 }
 
 // KeysOf returns the keys of a list.
@@ -79,10 +80,11 @@ func KeysOf(list string) Keys {
 		Dead:   base + ":dead",
 		Aside:  base + ":edged:aside",
 		Times:  base + ":edged:times",
+		Free:   base + ":edged:free",
 	}
 }
 
-func (k Keys) all() []string { return []string{k.List, k.Ledger, k.Dead, k.Aside} }
+func (k Keys) all() []string { return []string{k.List, k.Ledger, k.Dead, k.Aside, k.Free} }
 
 // tagged returns list with a hash tag that puts it into list's slot: the tag that
 // it has, or all of it. https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/#hash-tags

@@ -25,12 +25,13 @@ const (
 // Outcome is the reply to a call.
 type Outcome struct {
 	What   Result
-	Length int64  // of the list, afterwards
-	Holder string // the owner, if What is Standby
-	Why    string // if What is Moved: owner, serial, epoch, head, landmark, length or item
-	Serial uint64 // of the ledger, afterwards
-	First  uint64 // the number of the head, afterwards
-	State  *State // after a claim
+	Length int64         // of the list, afterwards
+	Holder string        // the owner, if What is Standby
+	Ends   time.Duration // after a claim that stands by: when its lease ends
+	Why    string        // if What is Moved: owner, serial, epoch, head, landmark, length or item
+	Serial uint64        // of the ledger, afterwards
+	First  uint64        // the number of the head, afterwards
+	State  *State        // after a claim
 }
 
 // State is all that a ledger says, after a claim.
@@ -39,6 +40,7 @@ type State struct {
 	RunChanged bool // Redis is another process than before, or another replica: a new epoch began
 	HeadMoved  bool // the head is not the item that the ledger says
 
+	Owner      string // before the claim; empty: none
 	Epoch, Run string
 	Serial     uint64 // of the ledger before the claim
 	First      uint64
@@ -60,7 +62,7 @@ type State struct {
 // ParseOutcome reads the reply to a call.
 func ParseOutcome(reply any) (Outcome, error) {
 	words, _ := reply.([]any)
-	if len(words) != 5 && len(words) != 9 {
+	if len(words) != 5 && len(words) != 6 && len(words) != 9 {
 		return Outcome{}, errReply
 	}
 	what, _ := words[0].(string)
@@ -81,6 +83,11 @@ func ParseOutcome(reply any) (Outcome, error) {
 		o.Holder = word
 	default:
 		return Outcome{}, fmt.Errorf("%w: %q", errReply, what)
+	}
+	if len(words) == 6 {
+		var ms uint64
+		ms, err = number(words[5])
+		o.Ends = time.Duration(ms) * time.Millisecond
 	}
 	if len(words) == 9 {
 		o.State, err = parseState(o, words[5:])
@@ -114,6 +121,11 @@ func parseState(o Outcome, words []any) (*State, error) {
 		Created: flags[0] == int64(1), RunChanged: flags[1] == int64(1), HeadMoved: flags[2] == int64(1),
 		Serial: serial, First: o.First, Done: o.First, Plain: o.First, Now: time.UnixMilli(int64(now)),
 		Groups: map[string]numbers.Set{}, Durables: map[string]numbers.Set{},
+	}
+	for i := 0; i+1 < len(before); i += 2 {
+		if before[i] == "owner" {
+			s.Owner, _ = before[i+1].(string)
+		}
 	}
 	for i := 0; i < len(fields); i += 2 {
 		name, _ := fields[i].(string)

@@ -11,7 +11,7 @@ var Scripts = []*redisconn.Script{update, claim, release}
 
 // Nothing else runs in Redis between a script's checks and its changes.
 //
-// Common to all: KEYS are list, ledger, dead letters and items set aside; ARGV[1] is
+// Common to all: KEYS are those of Keys but for Times; ARGV[1] is
 // the holder and ARGV[2] "R" if the list's head is its right end. They return
 // {result, length of the list, word, serial, first}; word is the other holder for
 // "standby", and for "moved" what was not as expected.
@@ -120,7 +120,7 @@ if more then
 end
 
 for i = 1, nDead do
-  redis.call('RPUSH', dead, ARGV[at + 1] .. '\n' .. copies[i])
+  redis.call('RPUSH', dead, ARGV[at + 1] .. #copies[i] .. '}\n' .. copies[i])
   at = at + 2
 end
 for i = nDead + 1, nDead + nAside do
@@ -182,7 +182,11 @@ if owner and owner ~= holder and (instead == '' or string.sub(owner, 1, #instead
     redis.call('HDEL', ledger, '')
     redis.call('HSET', ledger, 'deadline', digits(most))
   end
-  if deadline > now then return reply('standby', owner) end
+  if deadline > now then
+    local all = reply('standby', owner)
+    all[6] = digits(math.min(deadline, most) - now)
+    return all
+  end
 end
 
 redis.call('LLEN', list)
@@ -240,6 +244,7 @@ if not isNumber(serial) or not isNumber(first) then
   serial, first, result = '0', '0', 'lost'
 elseif old[2] == holder then
   redis.call('HDEL', ledger, 'owner', 'deadline')
+  redis.pcall('SET', KEYS[5], '1', 'PX', 1000)
 elseif old[2] then
   result, word = 'standby', old[2]
 end

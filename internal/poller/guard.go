@@ -3,11 +3,12 @@ package poller
 import (
 	"strings"
 
+	"edged/internal/ledger"
 	"edged/internal/redisconn"
 )
 
 // scripts are all that are in use.
-var scripts = []*redisconn.Script{guard, bury, release, settle, takeFull, giveBack, reclaim, requeue, peek}
+var scripts = append([]*redisconn.Script{guard, bury, release, settle, takeFull, giveBack, reclaim, requeue, peek}, ledger.Scripts...)
 
 // The scripts run inside Redis, so between their checks and what they do
 // nothing can happen. They move no item through Lua but the one that is buried.

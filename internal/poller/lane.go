@@ -12,7 +12,6 @@ import (
 
 	"go.uber.org/zap"
 
-	"edged/internal/batch"
 	"edged/internal/redisconn"
 )
 
@@ -110,8 +109,8 @@ func (s *lane) broken() bool {
 }
 
 // listen takes the hints that have come, and tells whether items may be taken.
-func (s *lane) listen(plan batch.Plan) (takes bool) {
-	takes = plan.Active && !s.ending && !s.paused.Load() && s.loop.taking.Load()
+func (s *lane) listen(active bool) (takes bool) {
+	takes = active && !s.ending && !s.paused.Load() && s.loop.taking.Load()
 	if takes && !s.took {
 		s.more, s.idle = true, 0 // what came while nobody was there is not known
 	}
@@ -308,7 +307,7 @@ func (s *lane) succeed(now time.Time) {
 }
 
 // say writes down the state for those who ask.
-func (s *lane) say(plan batch.Plan) {
+func (s *lane) say(active bool, items int) {
 	state := Serving
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -319,13 +318,13 @@ func (s *lane) say(plan batch.Plan) {
 		state = Draining
 	case s.paused.Load():
 		state = Paused
-	case !plan.Active:
+	case !active:
 		state = Waiting
 	case s.fresh:
 		state = Starting
 	case s.status.Holder != "":
 		state = Standby
-	case plan.Items == 0:
+	case items == 0:
 		state = Full
 	}
 	s.status.State = state

@@ -14,7 +14,10 @@ import (
 func (l *Loop) add(list List) {
 	var s server
 	var lane *lane
-	if list.Explicit != nil {
+	if list.Log != nil {
+		r := newReader(l, list)
+		s, lane = r, r.lane
+	} else if list.Explicit != nil {
 		m := newMover(l, list)
 		s, lane = m, m.lane
 	} else {

@@ -74,7 +74,7 @@ func (m *mover) side() string {
 func (m *mover) turn(ctx context.Context, now time.Time) bool {
 	m.tick = m.list.Explicit.Tick()
 	plan := m.list.Explicit.Plan()
-	takes := m.listen(plan)
+	takes := m.listen(plan.Active)
 	if now.Before(m.retryAt) {
 		return false
 	}
@@ -87,7 +87,7 @@ func (m *mover) turn(ctx context.Context, now time.Time) bool {
 	}
 	due := !now.Before(m.due)
 	if m.standby && !due {
-		m.say(plan)
+		m.say(plan.Active, plan.Items)
 		return false
 	}
 	settled := m.list.Explicit.Settled(maxSettle)
@@ -111,7 +111,7 @@ func (m *mover) turn(ctx context.Context, now time.Time) bool {
 	case due:
 		err = m.look(ctx)
 	default:
-		m.say(plan)
+		m.say(plan.Active, plan.Items)
 		return false
 	}
 	if err == nil && takes && !now.Before(m.next) {
@@ -126,7 +126,7 @@ func (m *mover) turn(ctx context.Context, now time.Time) bool {
 	} else {
 		m.done(err, now, takes)
 	}
-	m.say(plan)
+	m.say(plan.Active, plan.Items)
 	return true
 }
 

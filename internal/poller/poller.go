@@ -64,6 +64,9 @@ type List struct {
 	Paused    bool           // until Pause resumes it
 	Window    Window         // where items are read by peek and trim
 	Explicit  ExplicitWindow // or where they are moved and acknowledged one by one
+
+	Log          Log  // or where each consumer has a cursor
+	Acknowledged bool // with Log: items are acknowledged one by one
 }
 
 // Options are what the loop needs to know.
@@ -73,6 +76,7 @@ type Options struct {
 	Lists        []List
 	PollInterval time.Duration // slow poll behind the hints
 	Lease        time.Duration // how long a list stays this instance's without renewal
+	RejoinGrace  time.Duration // after a start: how long consumers that were there before it still owe
 	BatchItems   int
 	BatchBytes   int                   // of a batch; one item is always read
 	MaxPayload   int                   // bytes; larger items go to the dead-letter list

@@ -65,7 +65,7 @@ func (s *source) turn(ctx context.Context, now time.Time) bool {
 		s.Server.Settle(0)
 	}
 	plan := s.follow()
-	takes := s.listen(plan)
+	takes := s.listen(plan.Active)
 	if now.Before(s.retryAt) {
 		return false
 	}
@@ -81,7 +81,7 @@ func (s *source) turn(ctx context.Context, now time.Time) bool {
 		err := s.find(ctx, now)
 		if err == nil && s.faults > 0 {
 			s.due = now // it only reads: whether the fault is over is not known yet
-			s.say(plan)
+			s.say(plan.Active, plan.Items)
 			return true
 		}
 		s.ended(err, now, plan, takes)
@@ -99,7 +99,7 @@ func (s *source) turn(ctx context.Context, now time.Time) bool {
 		s.Server.Settle(0)
 		s.ended(s.look(ctx), now, plan, takes)
 	default:
-		s.say(plan)
+		s.say(plan.Active, plan.Items)
 		return false
 	}
 	return true
@@ -111,7 +111,7 @@ func (s *source) ended(err error, now time.Time, plan batch.Plan, takes bool) {
 		s.unsure = true // the reply may have been lost behind a trim
 	}
 	s.done(err, now, takes)
-	s.say(plan)
+	s.say(plan.Active, plan.Items)
 }
 
 // unremoved is how many items were confirmed and are still in Redis.

@@ -213,13 +213,18 @@ func (c *Conn) Finish(err error) error {
 
 // Do sends one command and returns its reply. Nothing may be under way.
 func (c *Conn) Do(ctx context.Context, words ...any) (any, error) {
+	return c.DoWithin(ctx, maxValue, words...)
+}
+
+// DoWithin is Do for a reply that may take most bytes in memory.
+func (c *Conn) DoWithin(ctx context.Context, most int, words ...any) (any, error) {
 	c.out = c.out[:0]
 	c.Command(words...)
 	if err := c.Send(ctx); err != nil {
 		return nil, err
 	}
 	c.Receive(nil)
-	reply, err := c.Value()
+	reply, err := c.ValueWithin(most)
 	if dead := c.Finish(err); dead != nil {
 		return nil, dead
 	}

@@ -66,12 +66,17 @@ func (s *Server) Settle(left int) {
 
 // Do receives all round trips under way, sends one command and returns its reply.
 func (s *Server) Do(ctx context.Context, words ...any) (any, error) {
+	return s.DoWithin(ctx, maxValue, words...)
+}
+
+// DoWithin is Do for a reply that may take most bytes in memory.
+func (s *Server) DoWithin(ctx context.Context, most int, words ...any) (any, error) {
 	s.Settle(0)
 	c, err := s.Open(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return c.Do(ctx, words...)
+	return c.DoWithin(ctx, most, words...)
 }
 
 // Run runs a script, which is loaded if Redis does not know it.

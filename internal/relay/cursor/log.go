@@ -104,20 +104,6 @@ type Log struct {
 	base      uint64 // of finished, those that are not in stats
 }
 
-// Plan is what the loop may do next with the list.
-type Plan struct {
-	Active bool      // a consumer is there to receive
-	First  uint64    // the number of the head, as far as the Log knows
-	Floor  uint64    // items below are finished
-	From   uint64    // the number to read next
-	Items  int       // how many items may be read; 0: none
-	Bytes  int       // how many bytes they may have; at least 1 where Items is not 0
-	Large  int       // how many where they are Large (batch.IsLarge); no less than Bytes
-	Sweep  bool      // the read is for consumers behind the front
-	Dirty  bool      // Changes has something to write
-	Wake   time.Time // Plan wants to be called then; zero: no such time
-}
-
 // New makes the Log of a list whose place is not known yet: Load says it.
 func New(opts Options) *Log {
 	if opts.Now == nil {
@@ -151,11 +137,11 @@ func (l *Log) SetBounds(window, memory int) {
 // Plan says what is finished and what can be read; unread tells whether the list may have
 // items that were never read. Times that have come take their effect: what is overdue
 // is delivered again, who holds up the front is left behind.
-func (l *Log) Plan(unread bool) Plan {
+func (l *Log) Plan(unread bool) batch.Place {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := l.opts.Now()
-	p := Plan{First: l.first}
+	p := batch.Place{First: l.first}
 	if !l.loaded {
 		p.Active = l.active()
 		return p
@@ -166,6 +152,7 @@ func (l *Log) Plan(unread bool) Plan {
 	l.leaveBehind(now)
 	l.settle()
 	p.Floor, p.Active, p.Dirty = l.finished.Floor(), l.active(), l.dirty()
+	p.Idle = len(l.consumers) == 0
 	if p.Active && !l.stopped {
 		l.planRead(&p, unread, now)
 	}
@@ -174,14 +161,14 @@ func (l *Log) Plan(unread bool) Plan {
 }
 
 // planRead chooses between the front and the sweep.
-func (l *Log) planRead(p *Plan, unread bool, now time.Time) {
+func (l *Log) planRead(p *batch.Place, unread bool, now time.Time) {
 	l.findFront(now)
-	front, sweep := Plan{}, Plan{}
+	front, sweep := batch.Place{}, batch.Place{}
 	l.planFront(&front)
 	l.planSweep(&sweep)
 	top := l.taken.Top()
-	front.wanted(top, unread)
-	sweep.wanted(top, unread)
+	leaveOut(&front, top, unread)
+	leaveOut(&sweep, top, unread)
 	read := &front
 	if sweep.Items > 0 && (l.turn || front.Items == 0) {
 		read = &sweep
@@ -189,8 +176,8 @@ func (l *Log) planRead(p *Plan, unread bool, now time.Time) {
 	p.From, p.Items, p.Bytes, p.Large, p.Sweep = read.From, read.Items, read.Bytes, read.Large, read.Sweep
 }
 
-// wanted leaves a read out that would find nothing.
-func (p *Plan) wanted(top uint64, unread bool) {
+// leaveOut leaves a read out that would find nothing.
+func leaveOut(p *batch.Place, top uint64, unread bool) {
 	if !unread && p.From >= top {
 		p.Items = 0
 	}
@@ -198,7 +185,7 @@ func (p *Plan) wanted(top uint64, unread bool) {
 
 // planFront says what the front may read: as much as the one of them with the
 // least room takes.
-func (l *Log) planFront(p *Plan) {
+func (l *Log) planFront(p *batch.Place) {
 	if l.pace.members == 0 || l.pace.blocked > 0 {
 		return
 	}
@@ -226,7 +213,7 @@ func (l *Log) planFront(p *Plan) {
 
 // planSweep says what the sweep reads: from the lowest number that one of those
 // behind needs, beginning where it has come to.
-func (l *Log) planSweep(p *Plan) {
+func (l *Log) planSweep(p *batch.Place) {
 	l.setShare()
 	var next, lowest *consumer
 	for _, c := range l.consumers {

@@ -130,7 +130,7 @@ func (w *world) load() {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	s := Snapshot{First: w.first, Finished: finished, Done: w.ledger.done, Plain: w.ledger.plain, HasPlain: w.ledger.hasPlain,
+	s := batch.Snapshot{First: w.first, Finished: finished, Done: w.ledger.done, Plain: w.ledger.plain, HasPlain: w.ledger.hasPlain,
 		Groups: map[string]numbers.Set{}}
 	for name, text := range w.ledger.groups {
 		set, err := numbers.Parse(text)
@@ -349,7 +349,7 @@ func (w *world) turn(lost bool) {
 	}
 }
 
-func (w *world) read(p Plan) *batch.Batch {
+func (w *world) read(p batch.Place) *batch.Batch {
 	to := min(w.end, p.From+uint64(min(p.Items, 1+w.rand.IntN(6))))
 	var items [][]byte
 	for n := p.From; n < to; n++ {
@@ -363,7 +363,7 @@ func (w *world) read(p Plan) *batch.Batch {
 }
 
 // write is the script: it writes the ledger, and removes what is finished.
-func (w *world) write(ch *Changes) {
+func (w *world) write(ch *batch.Changes) {
 	if ch.Finished != "" {
 		w.ledger.finished = ch.Finished
 	}

@@ -6,45 +6,9 @@ import (
 	"strconv"
 	"time"
 
+	"edged/internal/batch"
 	"edged/internal/numbers"
 )
-
-// Snapshot is what Redis knows of a list at a start, or when this process gets the list.
-type Snapshot struct {
-	First    uint64                 // number of the item at the head
-	Finished numbers.Set            // items that are finished
-	Done     uint64                 // items below are confirmed by at least one consumer
-	Plain    uint64                 // what all plain consumers together had confirmed
-	HasPlain bool                   // there were any
-	Groups   map[string]numbers.Set // what each queue group had confirmed
-	Grace    time.Duration          // for so long those still owe, and whoever comes begins where they were
-}
-
-// Changes is what the ledger does not have yet. It is to be written in one step.
-type Changes struct {
-	Finished  string // numbers.Set as text; empty: as the ledger has it
-	Done      string
-	Plain     string
-	NoPlain   bool // the plain cursor goes
-	GraceOver bool
-	Groups    []Record
-	Dead      []Dead
-}
-
-// Record is what a queue group has confirmed.
-type Record struct{ Group, Acked string } // no Acked: the record goes
-
-// Dead is an item to be copied to the dead letters. It is one that still is in the list.
-type Dead struct {
-	Number     uint64
-	Reason     string
-	Deliveries int // to the consumer that gave it up
-}
-
-// Empty reports whether there is nothing to write.
-func (c *Changes) Empty() bool {
-	return c.Finished == "" && c.Done == "" && c.Plain == "" && !c.NoPlain && !c.GraceOver && len(c.Groups) == 0 && len(c.Dead) == 0
-}
 
 const (
 	maxRecords = 64   // records of queue groups in the ledger
@@ -211,10 +175,10 @@ func (l *Log) dirty() bool {
 
 // Changes returns what is to be written now. Saved says what became of it, before the
 // next call.
-func (l *Log) Changes() Changes {
+func (l *Log) Changes() batch.Changes {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	var ch Changes
+	var ch batch.Changes
 	if !l.loaded {
 		return ch
 	}
@@ -235,17 +199,17 @@ func (l *Log) Changes() Changes {
 	ch.NoPlain = !now.hasPlain && r.saved.hasPlain
 	ch.GraceOver = r.graceEnd
 	for _, group := range r.gone {
-		ch.Groups = append(ch.Groups, Record{Group: group})
+		ch.Groups = append(ch.Groups, batch.Record{Group: group})
 	}
 	for _, c := range l.consumers {
 		if c.recorded && c.version != c.saved && !c.closing {
-			ch.Groups = append(ch.Groups, Record{c.group, c.acked.String()})
+			ch.Groups = append(ch.Groups, batch.Record{Group: c.group, Acked: c.acked.String()})
 			p.versions[c] = c.version
 		}
 	}
 	for _, g := range r.graves[:r.marked] {
 		if !g.copied {
-			ch.Dead = append(ch.Dead, Dead{g.number, g.reason, g.deliveries})
+			ch.Dead = append(ch.Dead, batch.Dead{Number: g.number, Reason: g.reason, Deliveries: g.deliveries})
 		}
 	}
 	r.pending = p
@@ -337,7 +301,7 @@ func (l *Log) Bury(n uint64, reason string) {
 }
 
 // Load gives the Log its place in the list, and every consumer a new one.
-func (l *Log) Load(s Snapshot) {
+func (l *Log) Load(s batch.Snapshot) {
 	l.mu.Lock()
 	l.begun(s.First, s.Finished)
 	l.done.Raise(s.Done)

@@ -1,0 +1,83 @@
+package poller
+
+import (
+	"slices"
+
+	"edged/internal/ledger"
+)
+
+// maxMarks is how many items of a list are remembered to be recognized. Where there
+// would be more, every other one is forgotten.
+const maxMarks = 128
+
+// marks are the marks of some items of a list, by number.
+type marks []landmark
+
+type landmark struct {
+	number uint64
+	ledger.Mark
+}
+
+// add notes the mark of an item.
+func (m *marks) add(n uint64, mark ledger.Mark) {
+	i := m.behind(n)
+	if i > 0 && (*m)[i-1].number == n {
+		(*m)[i-1].Mark = mark
+		return
+	}
+	*m = slices.Insert(*m, i, landmark{n, mark})
+	if len(*m) > maxMarks {
+		m.thin()
+	}
+}
+
+// thin forgets every other mark but the first ones and the last.
+func (m *marks) thin() {
+	kept := (*m)[:0]
+	for i, one := range *m {
+		if i%2 == 0 || i == len(*m)-1 {
+			kept = append(kept, one)
+		}
+	}
+	*m = kept
+}
+
+// behind is the index of the first mark behind number n.
+func (m marks) behind(n uint64) int {
+	i, found := slices.BinarySearchFunc(m, n, func(one landmark, n uint64) int {
+		switch {
+		case one.number < n:
+			return -1
+		case one.number > n:
+			return 1
+		}
+		return 0
+	})
+	if found {
+		i++
+	}
+	return i
+}
+
+// last is the last mark of an item below number n.
+func (m marks) last(n uint64) (one landmark, ok bool) {
+	i := m.from(n)
+	if i == 0 {
+		return one, false
+	}
+	return m[i-1], true
+}
+
+// cut forgets the items below from, and those from to on.
+func (m *marks) cut(from, to uint64) {
+	*m = slices.DeleteFunc(*m, func(one landmark) bool { return one.number < from || one.number >= to })
+}
+
+// from is the index of the first mark of an item from number n on.
+func (m marks) from(n uint64) int {
+	i := m.behind(n)
+	if i > 0 && m[i-1].number == n {
+		i--
+	}
+	return i
+}

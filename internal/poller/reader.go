@@ -1,0 +1,619 @@
+package poller
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+
+	"edged/internal/batch"
+	"edged/internal/ledger"
+	"edged/internal/redisconn"
+)
+
+// reader serves one list by cursors: LRANGE reads, wherever a consumer needs items;
+// the items stay where they are, and those at the head that are finished are removed by
+// the ledger's script. All fields are owned by the loop.
+//
+// A number is what stands for an item here; the head has number first. What a script
+// writes is landmark too (its serial), so that after a lost reply the ledger itself
+// tells whether it was carried out.
+type reader struct {
+	*lane
+	log  Log // not the lane's, which is for people
+	keys ledger.Keys
+
+	claimed bool   // the place in the list is known, and this process owns it
+	started bool   // it has claimed the list before
+	first   uint64 // number of the item at the head
+	end     uint64 // one past the last item, when last looked
+	top     uint64 // one past the last item that was read
+	epoch   string
+	serial  uint64 // of the ledger
+	attempt uint64 // serial of the last call
+	marks   marks
+	sent    bool   // an exchange is under way
+	unknown uint64 // serial of the last call, if its outcome is not known; 0: it is known
+	saving  bool   // it wrote what the relay has changed
+
+	astray    bool // the list may not be as the ledger says: look for what is known of it
+	headMoved bool // its head is another one for certain
+	search    *search
+
+	standsBy time.Duration // until the other owner's lease ends, as of the last claim
+}
+
+// Log is the way into the relay of a list whose consumers have cursors.
+type Log interface {
+	Plan(unread bool) batch.Place
+	Offer(b *batch.Batch, sweep bool)
+	Bury(n uint64, reason string)
+	Changes() batch.Changes
+	Saved(ok bool)
+	Load(batch.Snapshot)
+	Unload()
+	Gone(to uint64)
+	Rollback(end uint64)
+	Reset(first uint64)
+}
+
+func newReader(l *Loop, list List) *reader {
+	r := &reader{lane: newLane(l, list, ledger.KeysOf(list.Key).Free), log: list.Log, keys: ledger.KeysOf(list.Key)}
+	return r
+}
+
+// unread reports whether the list may have items that were never read.
+func (r *reader) unread() bool { return r.more || r.end > r.top }
+
+// turn does what is to be done for the list now, in at most one round trip, and
+// reports whether there was anything.
+func (r *reader) turn(ctx context.Context, now time.Time) bool {
+	if r.sent {
+		r.Server.Settle(0)
+	}
+	due := !now.Before(r.due)
+	unread := r.unread() || due
+	plan := r.log.Plan(unread)
+	takes := r.listen(plan.Active)
+	if !unread && r.unread() { // a hint has come
+		plan = r.log.Plan(true)
+	}
+	if now.Before(r.retryAt) {
+		return false
+	}
+	if r.broken() {
+		r.claimed = false // Redis may have come back with other data
+	}
+
+	read := takes && plan.Items > 0
+	trim, known := r.trimmable(plan)
+	wanted := r.claimed && (trim > 0 || plan.Dirty || read && r.claimed)
+	switch {
+	case r.owes(plan, takes) && !r.claimed && (due || !r.standby):
+		r.Server.Settle(0)
+		r.ended(r.claim(ctx, now), now, plan, takes)
+	case r.claimed && r.astray:
+		r.Server.Settle(0)
+		r.ended(r.find(ctx, now), now, plan, takes)
+	case wanted, r.claimed && !known, r.claimed && due && !r.leaves(plan, takes):
+		if err := r.exchange(ctx, now, plan, read, trim, takes); err != nil {
+			r.ended(err, now, plan, takes)
+		}
+	case due && r.owner && r.loop.taking.Load():
+		r.Server.Settle(0)
+		r.ended(r.release(ctx), now, plan, takes)
+	case due:
+		r.Server.Settle(0)
+		r.ended(r.look(ctx), now, plan, takes)
+	default:
+		if !plan.Wake.IsZero() && plan.Wake.Before(r.due) {
+			r.due = plan.Wake
+		}
+		r.say(plan.Active, plan.Items)
+		return false
+	}
+	return true
+}
+
+// owes reports whether the list has to be this process's: for consumers that take
+// items, or for what the ledger does not have yet.
+func (r *reader) owes(plan batch.Place, takes bool) bool {
+	return takes || r.unknown != 0 || r.owner && (plan.Dirty || plan.Floor > r.first)
+}
+
+// leaves reports whether another instance may have the list.
+func (r *reader) leaves(plan batch.Place, takes bool) bool {
+	return !takes && plan.Idle && !plan.Dirty && plan.Floor <= r.first
+}
+
+// trimmable is how many items can be removed: those that are finished, up to the last
+// one whose mark is known. known tells whether that is all of them.
+func (r *reader) trimmable(plan batch.Place) (n int, known bool) {
+	floor := min(plan.Floor, r.end)
+	if !r.claimed || floor <= r.first {
+		return 0, true
+	}
+	last, ok := r.marks.last(floor)
+	if !ok || last.number < r.first {
+		return 0, false
+	}
+	return int(last.number + 1 - r.first), last.number+1 == floor
+}
+
+// unremoved is how many items are finished, or have changes, and Redis does not know.
+func (r *reader) unremoved() int {
+	plan := r.log.Plan(false)
+	n := 0
+	if plan.Floor > r.first && r.started {
+		n = int(min(plan.Floor, max(r.end, r.first)) - r.first)
+	}
+	if plan.Dirty && r.started || r.unknown != 0 {
+		n++
+	}
+	return n
+}
+
+// ended notes how a round trip went that began at now.
+func (r *reader) ended(err error, now time.Time, plan batch.Place, takes bool) {
+	if err != nil {
+		r.claimed = false // the reply may have been lost behind a removal
+	}
+	r.done(err, now, takes)
+	if r.standby && err == nil { // the owner may be dead: look when its lease ends
+		r.due = now.Add(min(r.loop.opts.PollInterval, r.standsBy+leaseSlack))
+	}
+	if !plan.Wake.IsZero() && plan.Wake.Before(r.due) && err == nil {
+		r.due = plan.Wake
+	}
+	r.say(plan.Active, plan.Items)
+}
+
+// leaseSlack is how long after the end of another's lease it is asked for.
+const leaseSlack = 50 * time.Millisecond
+
+// call is a call of the ledger's script, with the serial of the next attempt.
+func (r *reader) call() *ledger.Call {
+	r.attempt = max(r.attempt, r.serial) + 1
+	return &ledger.Call{
+		Holder: r.loop.holder, FromRight: r.list.FromRight, Lease: r.loop.opts.Lease,
+		Epoch: r.epoch, Serial: r.serial, Attempt: r.attempt,
+	}
+}
+
+// exchange is the round trip of delivery: read where a consumer needs items, check that
+// the list is this process's and still the one that is known, write what is confirmed,
+// and remove what is finished. The script comes behind the read, so that it vouches for
+// it: Redis carries out commands in the order in which they were sent.
+//
+// It is left under way, so that Redis works for this list while the loop does for
+// another.
+func (r *reader) exchange(ctx context.Context, now time.Time, plan batch.Place, read bool, trim int, takes bool) error {
+	c, err := r.Server.Open(ctx)
+	if err != nil {
+		return err
+	}
+	x := &exchange{now: now, plan: plan, trim: trim}
+	if read {
+		r.read(c, x)
+	} else if floor := min(plan.Floor, r.end); trim == 0 && floor > r.first {
+		r.probe(c, x, floor-1)
+	}
+	x.light = read && trim == 0 && !plan.Dirty && plan.From == r.first && r.faults == 0 && now.Sub(r.renewed) < r.loop.opts.Lease/3
+	if x.light {
+		// Nothing is known of the list that could be another now. Asking for the owner
+		// costs Redis a tenth of the script, and an item that comes alone waits.
+		c.Command("HMGET", r.keys.Ledger, "owner", "serial")
+		c.Command("LLEN", r.keys.List)
+	} else if err := r.update(c, x); err != nil {
+		return err
+	}
+	if err := c.Send(ctx); err != nil {
+		return err
+	}
+	r.sent = true
+	c.Later(func() {
+		r.sent = false
+		r.ended(r.receive(c, x), now, plan, takes)
+	})
+	return nil
+}
+
+// exchange is what a round trip asks for.
+type exchange struct {
+	now   time.Time
+	plan  batch.Place
+	got   gather
+	ask   int  // items that are read
+	probe bool // the read is for the mark of an item only
+	from  uint64
+	trim  int
+	light bool // the owner is looked at, in place of the script
+}
+
+// free gives the memory for items back.
+func (x *exchange) free() {
+	if x.got.memory != nil {
+		x.got.memory.Free()
+	}
+}
+
+// read asks for the items that the plan says.
+func (r *reader) read(c *redisconn.Conn, x *exchange) {
+	o := &r.loop.opts
+	x.from = x.plan.From
+	x.got = gather{maxBytes: min(x.plan.Bytes, o.BatchBytes), maxLarge: min(x.plan.Large, o.BatchBytes), maxItem: o.MaxPayload}
+	x.ask = r.fill(&x.got, x.plan.Items)
+	r.lrange(c, x.from, x.ask)
+}
+
+// probe asks for one item, to learn its mark.
+func (r *reader) probe(c *redisconn.Conn, x *exchange, n uint64) {
+	x.probe, x.from, x.ask = true, n, 1
+	r.lrange(c, n, 1)
+}
+
+func (r *reader) lrange(c *redisconn.Conn, from uint64, ask int) {
+	at := int(from - r.first)
+	first, last := at, at+ask-1
+	if r.list.FromRight {
+		first, last = -at-ask, -at-1
+	}
+	c.Command("LRANGE", r.keys.List, first, last)
+}
+
+// update adds the script that writes and removes.
+func (r *reader) update(c *redisconn.Conn, x *exchange) error {
+	call := r.call()
+	call.Trim = int64(x.trim)
+	if r.renew = x.now.Sub(r.renewed) >= r.loop.opts.Lease/3; r.renew {
+		call.Renew = true
+	}
+	if x.trim > 0 {
+		last, _ := r.marks.last(r.first + uint64(x.trim))
+		r.addLandmark(call, last)
+	}
+	if x.ask > 0 {
+		if before, ok := r.marks.last(x.from); ok && before.number >= r.first {
+			r.addLandmark(call, before)
+		}
+	}
+	if x.plan.Dirty {
+		if err := r.write(call, x.now); err != nil {
+			return err
+		}
+		r.saving = true
+	}
+	if call.Changes() {
+		r.unknown = call.Attempt
+	}
+	c.Command(call.Words(r.keys)...)
+	return nil
+}
+
+func (r *reader) addLandmark(call *ledger.Call, one landmark) {
+	index := int64(one.number - r.first)
+	for _, l := range call.Landmarks {
+		if l.Index == index {
+			return
+		}
+	}
+	call.Landmarks = append(call.Landmarks, ledger.Landmark{Index: index, Mark: one.Mark})
+}
+
+// write adds what the relay has changed to a call.
+func (r *reader) write(call *ledger.Call, now time.Time) error {
+	ch := r.log.Changes()
+	set := func(name, value string) {
+		if value != "" {
+			call.Set = append(call.Set, ledger.Field{Name: name, Value: value})
+		}
+	}
+	set(ledger.Finished, ch.Finished)
+	set(ledger.Done, ch.Done)
+	set(ledger.Plain, ch.Plain)
+	if ch.NoPlain {
+		call.Delete = append(call.Delete, ledger.Plain)
+	}
+	if ch.GraceOver {
+		call.Delete = append(call.Delete, ledger.Grace)
+	}
+	for _, g := range ch.Groups {
+		if set(ledger.Group(g.Group), g.Acked); g.Acked == "" {
+			call.Delete = append(call.Delete, ledger.Group(g.Group))
+		}
+	}
+	for _, d := range ch.Dead {
+		line, err := epitaph(Epitaph{Reason: d.Reason, Time: now.UTC(), Deliveries: d.Deliveries, Instance: r.loop.opts.Instance})
+		if err != nil {
+			return err
+		}
+		call.Dead = append(call.Dead, ledger.DeadLetter{Index: int64(d.Number - r.first), Line: line})
+		r.lane.log.Warn("an item could not be delivered; it is in the dead-letter list",
+			zap.String("reason", d.Reason), zap.Int("deliveries", d.Deliveries), zap.String("dead", r.keys.Dead))
+	}
+	return nil
+}
+
+// epitaph is the beginning of the line in front of a dead letter: the script, which has
+// the item, ends it with the item's size.
+func epitaph(e Epitaph) (string, error) {
+	line, err := json.Marshal(struct {
+		Reason     string    `json:"reason"`
+		Time       time.Time `json:"time"`
+		Deliveries int       `json:"deliveries"`
+		Instance   string    `json:"instance"`
+	}{e.Reason, e.Time, e.Deliveries, e.Instance})
+	return strings.TrimSuffix(string(line), "}") + `,"size":`, err
+}
+
+// receive ends an exchange.
+func (r *reader) receive(c *redisconn.Conn, x *exchange) error {
+	sink := redisconn.Sink(&x.got)
+	var prober prober
+	if x.probe {
+		sink = &prober
+	}
+	c.Receive(x.got.memory)
+	var refused redisconn.Reply // the script's reply follows it
+	if x.ask > 0 {
+		if err := c.Items(sink, x.ask); err != nil && !errors.As(err, &refused) {
+			return err
+		}
+	}
+	var owner, reply any
+	var ownerErr, err error
+	if x.light {
+		owner, ownerErr = c.Value()
+	}
+	if err = ownerErr; redisconn.Broken(ownerErr) == nil {
+		reply, err = c.Value()
+	}
+	if err := c.Finish(err); err != nil {
+		return err
+	}
+	if err = cmp.Or(ownerErr, err); err != nil {
+		r.saved(false) // Redis has refused it
+		return err
+	}
+	if x.light {
+		return r.receiveLight(x, owner, reply, refused)
+	}
+
+	out, err := ledger.ParseOutcome(reply)
+	if err != nil {
+		return err
+	}
+	r.saved(out.What == ledger.OK)
+	if refused != "" {
+		return refused
+	}
+	r.standing(out, x.now)
+	if out.What != ledger.OK {
+		r.claimed = false
+		r.astray = r.astray || out.What == ledger.Moved && out.Why != "serial" && out.Why != "owner"
+		x.free()
+		return nil
+	}
+	if r.renew {
+		r.renewed = x.now
+	}
+	if r.removed(out.First - r.first); out.Serial != r.serial {
+		r.serial = out.Serial
+	}
+	r.first, r.end = out.First, out.First+uint64(out.Length)
+	switch {
+	case x.probe && len(prober.marks) == 1:
+		r.marks.add(x.from, prober.marks[0])
+	case x.probe:
+		r.astray = true // there is no such item
+	case x.ask > 0:
+		r.take(x)
+	}
+	return nil
+}
+
+// saved tells the relay whether the ledger has what the last call wrote.
+func (r *reader) saved(ok bool) {
+	if r.saving {
+		r.log.Saved(ok)
+	}
+	r.saving, r.unknown = false, 0
+}
+
+// receiveLight ends an exchange without the script.
+func (r *reader) receiveLight(x *exchange, owner, length any, refused redisconn.Reply) error {
+	if refused != "" {
+		return refused
+	}
+	o, _ := owner.([]any)
+	n, ok := length.(int64)
+	if len(o) != 2 || !ok {
+		return errors.New("unexpected reply to HMGET and LLEN")
+	}
+	if o[0] != r.loop.holder || o[1] != fmt.Sprint(r.serial) {
+		r.claimed = false // a claim will tell what has become of it
+		x.free()
+		return nil
+	}
+	r.end = r.first + uint64(n)
+	r.backlog(n)
+	r.take(x)
+	return nil
+}
+
+// standing notes what a script said about the owner.
+func (r *reader) standing(out ledger.Outcome, now time.Time) {
+	r.mu.Lock()
+	r.status.Backlog = out.Length
+	r.status.Holder = out.Holder
+	r.mu.Unlock()
+	r.fresh = false
+	switch r.standby = out.What == ledger.Standby; {
+	case r.standby:
+		if r.owner {
+			r.lane.log.Warn("another instance has taken the list over; standing by", zap.String("holder", out.Holder))
+		}
+		r.owner = false
+		r.log.Unload()
+	case out.What == ledger.OK:
+		r.owner = true
+	}
+}
+
+func (r *reader) backlog(n int64) {
+	r.mu.Lock()
+	r.status.Backlog = n
+	r.mu.Unlock()
+}
+
+// removed counts items that were removed from the head.
+func (r *reader) removed(n uint64) {
+	if n == 0 {
+		return
+	}
+	r.mu.Lock()
+	r.status.Removed += n
+	r.mu.Unlock()
+}
+
+const noNumber = 1<<64 - 1
+
+// take offers what was read to the relay.
+func (r *reader) take(x *exchange) {
+	got := &x.got
+	if r.list.FromRight {
+		if got.cut && got.total > 1 {
+			// What was left out is at the wrong end. Ask for fewer.
+			r.limit, r.most, r.more = got.total/2, 0, true
+			got.memory.Free()
+			return
+		}
+		got.reverse()
+	}
+	r.learn(got, got.total)
+	read := x.from + uint64(len(got.memory.Spans))
+	r.end = max(r.end, x.from+uint64(got.total)) // LLEN was asked for behind a removal
+	switch {
+	case len(got.memory.Spans) > 0:
+		r.idle = 0
+		b := batch.New(r.list.Subject, x.from, got.memory)
+		if r.list.Acknowledged {
+			b.Explicit(x.now, int64(r.end-b.Next()))
+		}
+		r.marks.add(b.Next()-1, ledger.MarkOf(b.Item(b.Len()-1)))
+		r.log.Offer(b, x.plan.Sweep)
+		b.Release()
+	case got.large != nil:
+		got.memory.Free()
+		read++
+		r.marks.add(x.from, ledger.Mark(fmt.Sprintf("%d:%s", got.large.size, got.large.sum)))
+		r.log.Bury(x.from, fmt.Sprintf("larger than max_payload (%d bytes)", r.loop.opts.MaxPayload))
+	default:
+		got.memory.Free()
+	}
+	r.top = max(r.top, read)
+	r.more = false // end tells
+}
+
+// claim makes the list this process's, or finds out whether it still is, and what
+// became of a call whose reply was lost.
+func (r *reader) claim(ctx context.Context, now time.Time) error {
+	call := r.call()
+	call.Claim, call.Start, call.Grace = true, !r.started, r.loop.opts.RejoinGrace
+	if !r.started {
+		call.Instead = r.loop.opts.Instance + "/"
+	}
+	call.Epoch, call.First = newEpoch(), max(r.top, r.first)
+	call.ByReplication = len(r.loop.opts.Redis.Sentinel.Addresses) > 0
+	reply, err := r.Server.DoWithin(ctx, ledger.MaxState, call.Words(r.keys)...)
+	if err != nil {
+		return err
+	}
+	out, err := ledger.ParseOutcome(reply)
+	if err != nil {
+		return err
+	}
+	r.standing(out, now)
+	if out.What != ledger.OK {
+		r.saved(false)
+		r.standsBy = out.Ends
+		return r.watchFree(ctx)
+	}
+	st := out.State
+	ours := r.started && !st.Created && st.Owner == r.loop.holder
+	executed := r.unknown != 0 && ours && st.Serial == r.unknown
+	same := ours && (st.Serial == r.serial || executed) && (st.RunChanged || st.Epoch == r.epoch)
+	back := r.started && !st.Created && !same && (st.RunChanged || st.Serial < r.serial)
+	r.saved(executed)
+	r.claimed, r.renewed, r.search = true, now, nil
+	r.serial, r.epoch, r.headMoved = out.Serial, st.Epoch, st.HeadMoved
+	if same && out.First > r.first {
+		r.removed(out.First - r.first)
+	}
+	r.first, r.end = out.First, out.First+uint64(out.Length)
+	r.astray = r.astray || st.HeadMoved || st.RunChanged && r.started || back
+	for _, name := range st.Malformed {
+		r.lane.log.Error("a field of the list's ledger can't be read; what it said is not known",
+			zap.String("ledger", r.keys.Ledger), zap.String("field", name))
+	}
+	switch {
+	case same || back:
+		if r.log.Plan(false).Floor < r.first {
+			r.log.Gone(r.first)
+		}
+	case st.Created && r.started:
+		r.lane.log.Warn("Redis has lost what it knew of the list: all that it holds is delivered again", zap.String("ledger", r.keys.Ledger))
+		r.begin(nil)
+		r.log.Reset(r.first)
+	default:
+		r.begin(st)
+	}
+	r.started = true
+	return nil
+}
+
+// watchFree makes Redis tell when the owner gives the list back.
+func (r *reader) watchFree(ctx context.Context) error {
+	_, err := r.Server.Do(ctx, "GET", r.keys.Free)
+	return err
+}
+
+// begin takes the place in the list from the ledger, and forgets what was known.
+func (r *reader) begin(st *ledger.State) {
+	r.marks, r.astray, r.top = nil, r.headMoved, r.first
+	if st == nil {
+		return
+	}
+	s := batch.Snapshot{
+		First: r.first, Finished: st.Finished, Done: st.Done, Plain: st.Plain, HasPlain: st.HasPlain, Groups: st.Groups,
+	}
+	if !st.Grace.IsZero() {
+		s.Grace = st.Grace.Sub(st.Now)
+	}
+	for _, set := range st.Groups {
+		r.top = max(r.top, set.Top())
+	}
+	r.top = max(r.top, st.Done, st.Finished.Top(), st.Plain)
+	r.log.Load(s)
+}
+
+// randomText is a short random word.
+func randomText() string { return rand.Text()[:8] }
+
+// release gives the list back while no consumer is there, so that another instance can
+// have it.
+func (r *reader) release(ctx context.Context) error {
+	call := r.call()
+	call.Release = true
+	if _, err := r.Server.Do(ctx, call.Words(r.keys)...); err != nil {
+		return err
+	}
+	r.owner, r.claimed = false, false
+	return nil
+}
