@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -34,10 +35,14 @@ func playApart(t *testing.T, plan *scenario.Scenario) result {
 	cmd.Env = append(os.Environ(), "SIM_PLAY="+file, "GOMAXPROCS=1", "GODEBUG=asyncpreemptoff=1", "GOGC=off", "GOMEMLIMIT=600MiB", "GOTRACEBACK=all")
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGQUIT) }
 	cmd.WaitDelay = 5 * time.Second
-	output := &heartbeat{timer: time.AfterFunc(patience, cancel)}
+	var still atomic.Bool
+	output := &heartbeat{timer: time.AfterFunc(patience, func() {
+		still.Store(true)
+		cancel()
+	})}
 	cmd.Stdout, cmd.Stderr = output, output
 	err := cmd.Run()
-	still := !output.timer.Stop()
+	output.timer.Stop()
 	out := bytes.ReplaceAll(output.all.Bytes(), []byte(beat), nil)
 	if _, rest, ok := bytes.Cut(out, []byte("\nRESULT ")); ok {
 		text, _, _ := bytes.Cut(rest, []byte("\n"))
@@ -48,7 +53,7 @@ func playApart(t *testing.T, plan *scenario.Scenario) result {
 	}
 	kind := "panic"
 	switch {
-	case still:
+	case still.Load():
 		kind = "busy the simulated clock stands still, something runs in circles:"
 	case ctx.Err() != nil:
 		kind = "hang"

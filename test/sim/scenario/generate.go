@@ -94,17 +94,15 @@ func (g *generator) world(seed uint64) {
 		}
 	}
 
-	modes := []string{"received", "explicit", pick(g, "received", "explicit", "none")}
-	if g.percent(50) {
-		modes[0], modes[1] = modes[1], modes[0]
-	}
+	modes := pick(g, []string{"received", "explicit"}, []string{"explicit", "received"}, []string{"received", "received"}, []string{"explicit", "explicit"})
+	modes = append(modes, pick(g, "received", "explicit", "none"))
 	for i := range pick(g, 1, 2, 2, 3) {
 		key := fmt.Sprintf("l%d", i+1)
 		g.lists = append(g.lists, key)
 		g.uniform[key] = g.percent(25)
 		list := Of("key", key, "ack", modes[i], "take", pick(g, "left", "right"))
 		if modes[i] == "explicit" {
-			list = list.With("wait", pick(g, 1, 3, 8)).With("deliver", pick(g, 0, 0, 3)).With("pending", pick(g, 1, 5, 100))
+			list = list.With("wait", pick(g, 1, 3, 8)).With("deliver", pick(g, 0, 0, 2, 3)).With("pending", pick(g, 1, 5, 100))
 		}
 		if g.percent(30) {
 			list = list.With("inbound", true)

@@ -41,7 +41,7 @@ func (g *generator) themed() {
 			}
 			end := g.now + g.span(20*time.Second, 100*time.Second)
 			t.draw(g, end)
-			g.now = end
+			g.now = max(g.now, end)
 			return
 		}
 	}
@@ -83,7 +83,6 @@ func (g *generator) equals(end, low, high time.Duration, most int) {
 
 // comings lets clients come, take some, and go, while Redis and the network are well.
 func (g *generator) comings(end time.Duration) {
-	g.allLeave()
 	if g.percent(30) {
 		for _, name := range g.instances {
 			g.add(g.now, "net", "from", name, "to", "redis", "delay", pick(g, 0.002, 0.02), "mild", true)
@@ -91,35 +90,50 @@ func (g *generator) comings(end time.Duration) {
 		g.now += 95 * time.Second
 		end += 95 * time.Second
 	}
-	g.steps(end, 500*time.Millisecond, 15*time.Second, func(at time.Duration) {
-		for _, list := range g.lists {
-			if g.percent(70) {
-				g.add(at, "push", "list", list, "n", g.in(1, 40))
-			}
-		}
-	})
-	g.steps(end, 500*time.Millisecond, 15*time.Second, func(at time.Duration) {
-		list := pick(g, g.lists...)
-		switch g.rand.IntN(4) {
-		case 0: // its items go to clients that came after it had got them
-			g.client(at, list, "", "ack", "never", "pong", pick[any](g, 3, "never"))
-			name := fmt.Sprintf("c%d", g.clients%12+1)
-			g.add(at+500*time.Millisecond, "push", "list", list, "n", g.in(1, 5))
-			for range g.in(1, 5) {
-				g.client(at+time.Second, list, "", "reconnect", 1, "sync", true)
-			}
-			g.add(at+g.span(1500*time.Millisecond, 3*time.Second), "leave", "name", name, "how", "close")
+	for g.now < end {
+		g.allLeave()
+		round := g.now + g.span(5*time.Second, 15*time.Second)
+		switch g.rand.IntN(3) {
+		case 0:
+			g.adoption(pick(g, g.lists...))
 		case 1:
-			g.add(at, "leave", "name", fmt.Sprintf("c%d", g.in(1, 13)), "how", pick(g, "close", "silent"))
-		default:
-			g.client(at, list, pick(g, "", "", "g1"), pick(g,
-				[]any{"most", g.in(1, 20), "ack", 0.3, "sync", true}, []any{"most", g.in(1, 20), "ack", 0.3, "sync", true},
-				[]any{"read", 0.05, "unsub", g.in(1, 8), "more", g.in(0, 8), "sync", true},
-				[]any{"read", 0.05, "unsub", g.in(1, 8), "more", g.in(0, 8), "wild", true},
-				[]any{"read", 0.05, "unsub", g.in(1, 8), "more", g.in(0, 8), "wild", true, "pong", 0.2},
-				[]any{"ack", 0.5, "sync", true}, []any{"nak", 20, "sync", true}, []any{"wpi", 50}, []any{"die", g.in(1, 20)}, []any{"reconnect", 1})...)
+			g.client(g.now, pick(g, g.lists...), "", "wild", true, "read", 0.05, "unsub", g.in(1, 8), "more", g.in(0, 8))
 		}
-	})
+		g.steps(round, 500*time.Millisecond, 5*time.Second, func(at time.Duration) {
+			for _, list := range g.lists {
+				if g.percent(70) {
+					g.add(at, "push", "list", list, "n", g.in(1, 40))
+				}
+			}
+		})
+		g.steps(round, time.Second, 10*time.Second, g.coming)
+		g.now = round
+	}
+}
+
+// adoption lets a client's items go to those that have come after it had got them.
+func (g *generator) adoption(list string) {
+	g.client(g.now, list, "", "ack", "never")
+	name := fmt.Sprintf("c%d", g.clients%12+1)
+	g.add(g.now+500*time.Millisecond, "push", "list", list, "n", g.in(1, 5))
+	for range g.in(1, 6) {
+		g.client(g.now+time.Second, list, "", "reconnect", 1, "sync", true)
+	}
+	g.add(g.now+g.span(1500*time.Millisecond, 3*time.Second), "leave", "name", name, "how", "close")
+	g.now += 3 * time.Second
+}
+
+// coming lets a client come, or go.
+func (g *generator) coming(at time.Duration) {
+	if g.percent(25) {
+		g.add(at, "leave", "name", fmt.Sprintf("c%d", g.in(1, 13)), "how", pick(g, "close", "silent"))
+		return
+	}
+	habits := pick(g,
+		[]any{"most", g.in(1, 20), "ack", 0.3, "sync", true}, []any{"most", g.in(1, 20), "ack", 0.3, "sync", true},
+		[]any{"read", 0.05, "unsub", g.in(1, 8), "more", g.in(0, 8), "sync", true}, []any{"ack", 0.5, "sync", true},
+		[]any{"nak", 20, "sync", true}, []any{"wpi", 50}, []any{"die", g.in(1, 20)}, []any{"reconnect", 1})
+	g.client(at, pick(g, g.lists...), pick(g, "", "", "g1"), habits...)
 }
 
 // lostReplies cuts connections to Redis while all clients are good.
