@@ -10,21 +10,20 @@ import (
 // example. Faults of earlier episodes must have no consequences any more when it begins.
 type theme struct {
 	weight int
-	clear  bool // it begins after a time without faults
-	draw   func(g *generator, end time.Duration)
+	draw   func(g *generator, length time.Duration)
 }
 
 var themes = []theme{
-	{12, true, (*generator).comings},
-	{12, true, (*generator).lostReplies},
-	{10, true, (*generator).lateCommands},
-	{6, true, (*generator).forgottenScripts},
-	{6, false, (*generator).slowLink},
-	{5, false, (*generator).refusedWrites},
-	{5, false, (*generator).requeues},
-	{6, false, (*generator).cappedLists},
-	{5, false, (*generator).largeItems},
-	{5, false, (*generator).brokenDrains},
+	{12, (*generator).comings},
+	{12, (*generator).lostReplies},
+	{10, (*generator).lateCommands},
+	{6, (*generator).forgottenScripts},
+	{6, (*generator).slowLink},
+	{5, (*generator).refusedWrites},
+	{5, (*generator).requeues},
+	{6, (*generator).cappedLists},
+	{5, (*generator).largeItems},
+	{5, (*generator).brokenDrains},
 }
 
 // themed draws an episode of one theme, with the check behind it.
@@ -36,16 +35,14 @@ func (g *generator) themed() {
 	n := g.rand.IntN(total)
 	for _, t := range themes {
 		if n -= t.weight; n < 0 {
-			if t.clear {
-				g.now += 95 * time.Second
-			}
-			end := g.now + g.span(20*time.Second, 100*time.Second)
-			t.draw(g, end)
-			g.now = max(g.now, end)
+			t.draw(g, g.span(20*time.Second, 100*time.Second))
 			return
 		}
 	}
 }
+
+// well waits until no earlier fault has consequences any more.
+func (g *generator) well() { g.now += 95 * time.Second }
 
 // allLeave lets all clients go, so that a list has only those that come now.
 func (g *generator) allLeave() {
@@ -82,14 +79,15 @@ func (g *generator) equals(end, low, high time.Duration, most int) {
 }
 
 // comings lets clients come, take some, and go, while Redis and the network are well.
-func (g *generator) comings(end time.Duration) {
+func (g *generator) comings(length time.Duration) {
+	g.well()
 	if g.percent(30) {
 		for _, name := range g.instances {
 			g.add(g.now, "net", "from", name, "to", "redis", "delay", pick(g, 0.002, 0.02), "mild", true)
 		}
-		g.now += 95 * time.Second
-		end += 95 * time.Second
+		g.well()
 	}
+	end := g.now + length
 	for g.now < end {
 		g.allLeave()
 		round := g.now + g.span(5*time.Second, 15*time.Second)
@@ -136,8 +134,22 @@ func (g *generator) coming(at time.Duration) {
 	g.client(at, pick(g, g.lists...), pick(g, "", "", "g1"), habits...)
 }
 
+// slowClients connects clients that confirm late, so that items wait for others to be
+// removed.
+func (g *generator) slowClients() {
+	for _, list := range g.lists {
+		if g.percent(50) {
+			g.client(g.now, list, "", "reconnect", 1, "pong", pick(g, 0.2, 1), "ack", 0.3)
+		}
+	}
+}
+
 // lostReplies cuts connections to Redis while all clients are good.
-func (g *generator) lostReplies(end time.Duration) {
+func (g *generator) lostReplies(length time.Duration) {
+	g.slowClients()
+	g.well()
+	end := g.now + length
+	defer func() { g.now = end }()
 	g.equals(end, 50*time.Millisecond, 500*time.Millisecond, 8)
 	g.steps(end, 200*time.Millisecond, 10*time.Second, func(at time.Duration) {
 		daemon := pick(g, g.instances...)
@@ -157,8 +169,12 @@ func (g *generator) lostReplies(end time.Duration) {
 
 // lateCommands lets commands come late, behind those of later connections, while all
 // clients are good.
-func (g *generator) lateCommands(end time.Duration) {
-	g.equals(end, 20*time.Millisecond, 200*time.Millisecond, 4)
+func (g *generator) lateCommands(length time.Duration) {
+	g.slowClients()
+	g.well()
+	end := g.now + length
+	defer func() { g.now = end }()
+	g.equals(end, 20*time.Millisecond, pick(g, 200*time.Millisecond, time.Second), pick(g, 4, 30))
 	g.steps(end, 6*time.Second, 15*time.Second, func(at time.Duration) {
 		daemon := pick(g, g.instances...)
 		g.add(at, "hold", "from", daemon, "to", "redis", "mild", true)
@@ -177,7 +193,11 @@ func (g *generator) lateCommands(end time.Duration) {
 }
 
 // forgottenScripts flushes the script cache and loses the next replies.
-func (g *generator) forgottenScripts(end time.Duration) {
+func (g *generator) forgottenScripts(length time.Duration) {
+	g.slowClients()
+	g.well()
+	end := g.now + length
+	defer func() { g.now = end }()
 	g.equals(end, 100*time.Millisecond, time.Second, 4)
 	g.steps(end, time.Second, 10*time.Second, func(at time.Duration) {
 		if g.percent(30) {
@@ -194,7 +214,9 @@ func (g *generator) forgottenScripts(end time.Duration) {
 }
 
 // slowLink lets items take longer than the timeout on their way from Redis.
-func (g *generator) slowLink(end time.Duration) {
+func (g *generator) slowLink(length time.Duration) {
+	end := g.now + length
+	defer func() { g.now = end }()
 	size := pick(g, 500, 1500)
 	if g.large {
 		size = pick(g, 12000, 30000, 50000)
@@ -209,7 +231,9 @@ func (g *generator) slowLink(end time.Duration) {
 
 // refusedWrites lets Redis read and not write for a while, with items that are to be
 // removed.
-func (g *generator) refusedWrites(end time.Duration) {
+func (g *generator) refusedWrites(length time.Duration) {
+	end := g.now + length
+	defer func() { g.now = end }()
 	g.add(g.now, "flood")
 	for _, list := range g.lists {
 		g.pushes(list, end, time.Second, 5*time.Second, 10, "size", 20)
@@ -220,7 +244,9 @@ func (g *generator) refusedWrites(end time.Duration) {
 }
 
 // requeues lets dead letters be put back while the list may be none.
-func (g *generator) requeues(end time.Duration) {
+func (g *generator) requeues(length time.Duration) {
+	end := g.now + length
+	defer func() { g.now = end }()
 	list := pick(g, g.lists...)
 	g.pushes(list, end, time.Second, 5*time.Second, 3, "kind", "huge", "size", 16)
 	g.pushes(list, end, time.Second, 5*time.Second, 3, "size", 16)
@@ -236,7 +262,9 @@ func (g *generator) requeues(end time.Duration) {
 
 // cappedLists lets producers cut lists whose items are alike, or replace them, while
 // clients are slow to confirm.
-func (g *generator) cappedLists(end time.Duration) {
+func (g *generator) cappedLists(length time.Duration) {
+	end := g.now + length
+	defer func() { g.now = end }()
 	g.allLeave()
 	for _, list := range g.lists {
 		g.client(g.now, list, "", "reconnect", 1, "pong", pick(g, 0.2, 1, 3))
@@ -259,7 +287,9 @@ func (g *generator) cappedLists(end time.Duration) {
 
 // largeItems lets items that are too large stand behind others, and clients go while
 // they are read.
-func (g *generator) largeItems(end time.Duration) {
+func (g *generator) largeItems(length time.Duration) {
+	end := g.now + length
+	defer func() { g.now = end }()
 	g.allLeave()
 	for _, name := range g.instances {
 		g.add(g.now, "net", "from", name, "to", "redis", "delay", pick(g, 0.1, 0.3))
@@ -280,7 +310,9 @@ func (g *generator) largeItems(end time.Duration) {
 }
 
 // brokenDrains lets daemons end while something goes wrong with Redis.
-func (g *generator) brokenDrains(end time.Duration) {
+func (g *generator) brokenDrains(length time.Duration) {
+	end := g.now + length
+	defer func() { g.now = end }()
 	g.traffic(end - g.now)
 	if g.percent(50) {
 		g.client(g.now, pick(g, g.lists...), "", "ack", "never", "pong", "never", "reconnect", 1)
