@@ -541,7 +541,7 @@ func (j *Judge) deliveries(it *item) int {
 	parties := map[string]int{}
 	for s := range j.sessions {
 		switch n := s.times[it]; {
-		case s.list != it.list:
+		case s.list != it.list, s.ended && s.end.Before(it.at):
 		case s.ended && n == 0 && !s.polite, s.ended && n > 0 && s.end.Sub(s.got[it]) > s.list.AckWait-time.Second:
 			ended += n + 1
 		case s.ended:

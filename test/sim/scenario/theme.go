@@ -81,13 +81,19 @@ func (g *generator) equals(end, low, high time.Duration, most int) {
 // comings lets clients come, take some, and go, while Redis and the network are well.
 func (g *generator) comings(length time.Duration) {
 	g.well()
-	if g.percent(30) {
+	busy := g.percent(40) // what clients say arrives while Redis is waited for
+	if busy {
 		for _, name := range g.instances {
 			g.add(g.now, "net", "from", name, "to", "redis", "delay", pick(g, 0.002, 0.02), "mild", true)
 		}
 		g.well()
 	}
 	end := g.now + length
+	if busy {
+		list := g.lists[len(g.lists)-1]
+		g.add(g.now, "client", "name", "reader", "daemon", pick(g, g.instances...), "list", list, "reconnect", 1)
+		g.pushes(list, end, 20*time.Millisecond, 60*time.Millisecond, 1)
+	}
 	for g.now < end {
 		g.allLeave()
 		round := g.now + g.span(5*time.Second, 15*time.Second)
@@ -128,7 +134,7 @@ func (g *generator) coming(at time.Duration) {
 		return
 	}
 	habits := pick(g,
-		[]any{"most", g.in(1, 20), "ack", 0.3, "sync", true}, []any{"most", g.in(1, 20), "ack", 0.3, "sync", true},
+		[]any{"most", g.in(1, 20), "ack", 0.3, "sync", true}, []any{"most", g.in(1, 4), "ack", 0.3, "sync", true},
 		[]any{"read", 0.05, "unsub", g.in(1, 8), "more", g.in(0, 8), "sync", true}, []any{"ack", 0.5, "sync", true},
 		[]any{"nak", 20, "sync", true}, []any{"wpi", 50}, []any{"die", g.in(1, 20)}, []any{"reconnect", 1})
 	g.client(at, pick(g, g.lists...), pick(g, "", "", "g1"), habits...)
@@ -229,18 +235,21 @@ func (g *generator) slowLink(length time.Duration) {
 	g.rate = 8000
 }
 
-// refusedWrites lets Redis read and not write for a while, with items that are to be
-// removed.
+// refusedWrites lets Redis read and not write for a while, with items that clients
+// confirm meanwhile.
 func (g *generator) refusedWrites(length time.Duration) {
 	end := g.now + length
 	defer func() { g.now = end }()
 	g.add(g.now, "flood")
+	bad := g.now + g.span(2*time.Second, 10*time.Second)
 	for _, list := range g.lists {
+		g.client(g.now, list, "", "reconnect", 1, "pong", 3, "ack", 3)
 		g.pushes(list, end, time.Second, 5*time.Second, 10, "size", 20)
+		g.add(bad-time.Second, "push", "list", list, "n", g.in(1, 5))
 	}
-	g.add(g.now+2*time.Second, "redis-fault", "kind", pick(g, "MISCONF", "MISCONF", "READONLY", "OOM"))
-	g.add(g.now+2*time.Second+g.span(5*time.Second, 40*time.Second), "redis-fault", "kind", "")
-	g.add(end, "flood", "most", 150)
+	g.add(bad, "redis-fault", "kind", pick(g, "MISCONF", "MISCONF", "READONLY", "OOM"))
+	g.add(min(end, bad+g.span(5*time.Second, 60*time.Second)), "redis-fault", "kind", "")
+	g.add(end, "flood", "most", 40)
 }
 
 // requeues lets dead letters be put back while the list may be none.
@@ -321,16 +330,17 @@ func (g *generator) brokenDrains(length time.Duration) {
 	g.steps(end-drain-6*time.Second, drain+7*time.Second, drain+15*time.Second, func(at time.Duration) {
 		daemon := pick(g, g.instances...)
 		g.add(at, "stop", "daemon", daemon)
-		bad := at + pick(g, 0, g.span(0, 3*time.Millisecond), g.span(0, drain+time.Second))
+		last := at + drain - time.Millisecond // before the leases are given back, if a client stays
+		bad := pick(g, last, last, at, at+g.span(0, drain+time.Second))
 		switch g.rand.IntN(4) {
 		case 0:
 			g.add(bad, "redis-forget")
 		case 1:
 			g.add(bad, "redis-kick")
 		default:
-			g.add(bad, "cut", "from", daemon, "to", "redis", "dir", "down", "after", pick(g, 0, 0, g.in(0, 200)))
+			g.add(bad, "cut", "from", daemon, "to", "redis", "dir", pick(g, "up", "down"), "after", pick(g, 0, 0, g.in(0, 200)))
 		}
-		g.add(at+drain+5*time.Second, "ended", "daemon", daemon)
-		g.add(at+drain+6*time.Second, "start", "daemon", daemon)
+		g.add(at+drain+2500*time.Millisecond, "ended", "daemon", daemon)
+		g.add(at+drain+3*time.Second, "start", "daemon", daemon)
 	})
 }
