@@ -108,7 +108,7 @@ var acts = map[string]act{
 	"ended": {false, (*world).left},
 }
 
-// push pushes n items. Kinds: text, binary, huge, empty, equal.
+// push pushes n items. Kinds: text, binary, huge, empty, equal, alike, twin.
 func (w *world) push(a scenario.Args) {
 	if w.serving == nil {
 		return
@@ -119,7 +119,7 @@ func (w *world) push(a scenario.Args) {
 	if head == w.right(key) {
 		words[0] = "RPUSH"
 	}
-	for range a.Int("n", 1) {
+	for i := range a.Int("n", 1) {
 		w.pushed[key]++
 		n, size := w.pushed[key], a.Int("size", 20)
 		switch kind := a.Text("kind", "text"); kind {
@@ -130,7 +130,7 @@ func (w *world) push(a scenario.Args) {
 		case "alike":
 			words[2] = judge.Alike(key, n, size)
 		case "twin":
-			if words[2] = judge.Payload(key, n, size, false, false); n%3 == 0 {
+			if words[2] = judge.Payload(key, n, size, false, false); i%3 == 2 {
 				words[2] = key + ":twin:" + strings.Repeat("=", size)
 			}
 		case "huge":

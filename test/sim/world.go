@@ -315,7 +315,7 @@ func (w *world) examine(lines int) {
 	if w.first == (vitals{}) {
 		w.first = now
 	}
-	if now.goroutines > 2*w.first.goroutines+50 {
+	if now.goroutines > 2*max(0, w.first.goroutines)+50 {
 		w.judge.Find("goroutines", "%d of them, %d at the first check", now.goroutines, w.first.goroutines)
 	}
 	if now.keys > w.first.keys+20+8*len(w.lists) {

@@ -43,6 +43,7 @@ type generator struct {
 	uniform   map[string]bool // lists with many equal items; others must not take those unseen: docs/DELIVERY.md
 	large     bool            // there is room for items of 64 KiB
 	rate      int             // bytes a second of the links to Redis, during the next check; 0 is no bound
+	away      string          // the daemon that is away during the next check
 	rare      map[int]int     // weights of the misfortunes that the seed changes
 	clock     bool            // the clock is set in this episode; see scenarios/open/clock-set-back.txt
 }
@@ -193,6 +194,8 @@ func (g *generator) episode() {
 
 func (g *generator) check() {
 	switch away := pick(g, g.instances...); {
+	case g.away != "":
+		g.add(g.now, "check", "away", g.away)
 	case g.rate > 0:
 		g.add(g.now, "check", "rate", g.rate)
 	case g.percent(15): // at maxmemory, lists are drained nevertheless
@@ -203,7 +206,7 @@ func (g *generator) check() {
 	default:
 		g.add(g.now, "check")
 	}
-	g.clock, g.rate = false, 0
+	g.clock, g.rate, g.away = false, 0, ""
 	g.now += 62 * time.Second
 }
 

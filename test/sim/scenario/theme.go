@@ -186,6 +186,16 @@ func (g *generator) lateCommands(length time.Duration) {
 		g.add(at, "hold", "from", daemon, "to", "redis", "mild", true)
 		g.add(at+g.span(time.Second, 5*time.Second), "let-go", "from", daemon, "to", "redis", "mild", true)
 	})
+	if len(g.instances) > 1 && g.percent(50) { // some come after the end of the process
+		g.away = pick(g, g.instances...)
+		drain := time.Duration(g.s.World.Int("drain", 3)) * time.Second
+		g.add(end, "hold", "from", g.away, "to", "redis")
+		g.add(end+g.span(0, time.Second), "stop", "daemon", g.away)
+		end += drain + 4*time.Second
+		g.add(end, "let-go", "from", g.away, "to", "redis")
+		end += 100 * time.Millisecond
+		return
+	}
 	if g.percent(60) { // those that have got items without acknowledging them
 		at := end - time.Second
 		if g.percent(50) {
@@ -276,20 +286,23 @@ func (g *generator) cappedLists(length time.Duration) {
 	defer func() { g.now = end }()
 	g.allLeave()
 	for _, list := range g.lists {
-		g.client(g.now, list, "", "reconnect", 1, "pong", pick(g, 0.2, 1, 3))
-		size := g.in(300, 1000)
-		if g.large && g.percent(60) {
-			g.steps(end, 500*time.Millisecond, 5*time.Second, func(at time.Duration) {
-				g.add(at, "push", "list", list, "n", 3*g.in(1, 3), "size", 5000, "kind", "twin")
-				if g.percent(70) {
-					g.add(at+g.span(50*time.Millisecond, 2*time.Second), "delete", "key", list)
-				}
+		pong := pick(g, 0.2, 1, 3)
+		g.client(g.now, list, "", "reconnect", 1, "pong", pong)
+		if !g.large {
+			size := g.in(300, 1000)
+			g.steps(end, 200*time.Millisecond, 3*time.Second, func(at time.Duration) {
+				n := g.in(1, 20)
+				g.add(at, "push", "list", list, "n", n, "size", size, "kind", "alike", "cap", n)
 			})
 			continue
 		}
-		g.steps(end, 200*time.Millisecond, 3*time.Second, func(at time.Duration) {
-			n := g.in(1, 20)
-			g.add(at, "push", "list", list, "n", n, "size", size, "kind", "alike", "cap", n)
+		g.steps(end, 2*time.Second, 8*time.Second, func(at time.Duration) {
+			for range g.in(2, 4) {
+				g.add(at, "push", "list", list, "n", 3*g.in(1, 3), "size", 5000, "kind", "twin")
+				at += g.span(20*time.Millisecond, time.Second)
+				g.add(at, "delete", "key", list)
+			}
+			g.add(at, "push", "list", list, "n", 3, "size", 5000, "kind", "twin")
 		})
 	}
 }
