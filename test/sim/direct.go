@@ -34,7 +34,6 @@ func (w *world) do(e scenario.Event) {
 		w.lock(w.judge.Trouble)
 	case act.fault && e.Args.Is("mild"):
 		w.faults++
-		w.faulty = true
 		w.lock(w.judge.Mild)
 	case act.fault:
 		w.faults++

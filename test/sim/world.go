@@ -46,7 +46,7 @@ type world struct {
 	story      *story
 	faults     int
 	logged     int    // lines logged and dropped at the last flood event
-	faulty     bool   // there was a fault, other than of clients, since the last check
+	faulty     bool   // there was a fault that is not mild since the last check
 	first      vitals // at the first check
 }
 

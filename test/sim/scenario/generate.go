@@ -103,7 +103,7 @@ func (g *generator) world(seed uint64) {
 		g.uniform[key] = g.percent(25)
 		list := Of("key", key, "ack", modes[i], "take", pick(g, "left", "right"))
 		if modes[i] == "explicit" {
-			list = list.With("wait", pick(g, 1, 3, 8)).With("deliver", pick(g, 0, 0, 2, 3)).With("pending", pick(g, 1, 5, 100))
+			list = list.With("wait", pick(g, 1, 3, 8)).With("deliver", pick(g, 0, 0, 2, 3, 3)).With("pending", pick(g, 1, 5, 100))
 		}
 		if g.percent(30) {
 			list = list.With("inbound", true)
@@ -131,8 +131,13 @@ func (g *generator) populate() {
 
 // client connects a client, in place of one of the same name.
 func (g *generator) client(at time.Duration, list, group string, habits ...any) {
+	g.clientAt(at, pick(g, g.instances...), list, group, habits...)
+}
+
+// clientAt connects a client to a daemon.
+func (g *generator) clientAt(at time.Duration, daemon, list, group string, habits ...any) {
 	g.clients++
-	args := []any{"name", fmt.Sprintf("c%d", g.clients%12+1), "daemon", pick(g, g.instances...), "list", list}
+	args := []any{"name", fmt.Sprintf("c%d", g.clients%12+1), "daemon", daemon, "list", list}
 	if group != "" {
 		args = append(args, "group", group)
 	}

@@ -99,7 +99,7 @@ func (g *generator) comings(length time.Duration) {
 		round := g.now + g.span(5*time.Second, 15*time.Second)
 		switch g.rand.IntN(3) {
 		case 0:
-			g.adoption(pick(g, g.lists...))
+			g.adoption()
 		case 1:
 			g.client(g.now, pick(g, g.lists...), "", "wild", true, "read", 0.05, "unsub", g.in(1, 8), "more", g.in(0, 8))
 		}
@@ -116,15 +116,26 @@ func (g *generator) comings(length time.Duration) {
 }
 
 // adoption lets a client's items go to those that have come after it had got them.
-func (g *generator) adoption(list string) {
-	g.client(g.now, list, "", "ack", "never")
+func (g *generator) adoption() {
+	list, daemon := g.explicit(), pick(g, g.instances...)
+	g.clientAt(g.now, daemon, list, "", "ack", "never")
 	name := fmt.Sprintf("c%d", g.clients%12+1)
 	g.add(g.now+500*time.Millisecond, "push", "list", list, "n", g.in(1, 5))
-	for range g.in(1, 6) {
-		g.client(g.now+time.Second, list, "", "reconnect", 1, "sync", true)
+	for range g.in(1, 8) {
+		g.clientAt(g.now+time.Second, daemon, list, "", "reconnect", 1, "sync", true)
 	}
 	g.add(g.now+g.span(1500*time.Millisecond, 3*time.Second), "leave", "name", name, "how", "close")
 	g.now += 3 * time.Second
+}
+
+// explicit draws a list with acknowledgements, if there is one.
+func (g *generator) explicit() string {
+	for _, l := range g.s.Lists {
+		if l.Text("ack", "") == "explicit" && g.percent(70) {
+			return l.Text("key", "")
+		}
+	}
+	return pick(g, g.lists...)
 }
 
 // coming lets a client come, or go.
