@@ -86,6 +86,7 @@ func (g *generator) world(seed uint64) {
 		"lease", lease, "timeout", pick(g, 1, 2), "poll", pick(g, 1, 2), "ping", pick(g, 3, 6, 12),
 		"receipt", pick(g, 5, 10, 30), "drain", pick(g, 1, 3, 10))
 
+	g.s.World = g.s.World.With("payload", 8<<10)
 	if g.large = g.percent(25); g.large {
 		g.s.World = g.s.World.With("payload", 64<<10).With("memory", "1MiB")
 	}

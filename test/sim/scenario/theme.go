@@ -21,7 +21,8 @@ var themes = []theme{
 	{6, (*generator).slowLink},
 	{5, (*generator).refusedWrites},
 	{5, (*generator).requeues},
-	{6, (*generator).cappedLists},
+	{5, (*generator).cappedLists},
+	{6, (*generator).replacedLists},
 	{5, (*generator).largeItems},
 	{5, (*generator).brokenDrains},
 }
@@ -290,23 +291,30 @@ func (g *generator) requeues(length time.Duration) {
 	})
 }
 
-// cappedLists lets producers cut lists whose items are alike, or replace them, while
-// clients are slow to confirm.
+// cappedLists lets producers cut lists whose items are alike, while clients are slow to
+// confirm.
 func (g *generator) cappedLists(length time.Duration) {
 	end := g.now + length
 	defer func() { g.now = end }()
 	g.allLeave()
 	for _, list := range g.lists {
-		pong := pick(g, 0.2, 1, 3)
-		g.client(g.now, list, "", "reconnect", 1, "pong", pong)
-		if !g.large {
-			size := g.in(300, 1000)
-			g.steps(end, 200*time.Millisecond, 3*time.Second, func(at time.Duration) {
-				n := g.in(1, 20)
-				g.add(at, "push", "list", list, "n", n, "size", size, "kind", "alike", "cap", n)
-			})
-			continue
-		}
+		g.client(g.now, list, "", "reconnect", 1, "pong", pick(g, 0.2, 1, 3))
+		size := g.in(300, 1000)
+		g.steps(end, 200*time.Millisecond, 3*time.Second, func(at time.Duration) {
+			n := g.in(1, 20)
+			g.add(at, "push", "list", list, "n", n, "size", size, "kind", "alike", "cap", n)
+		})
+	}
+}
+
+// replacedLists lets producers replace lists of large items, some of which are equal,
+// while clients are slow to confirm.
+func (g *generator) replacedLists(length time.Duration) {
+	end := g.now + length
+	defer func() { g.now = end }()
+	g.allLeave()
+	for _, list := range g.lists {
+		g.client(g.now, list, "", "reconnect", 1, "pong", pick(g, 0.2, 1, 3))
 		g.steps(end, 2*time.Second, 8*time.Second, func(at time.Duration) {
 			for range g.in(2, 4) {
 				g.add(at, "push", "list", list, "n", 3*g.in(1, 3), "size", 5000, "kind", "twin")
