@@ -41,7 +41,7 @@ type generator struct {
 	lists     []string
 	clients   int
 	uniform   map[string]bool // lists with many equal items; others must not take those unseen: docs/DELIVERY.md
-	large     bool            // there is room for items of 64 KiB
+	large     bool            // there is room for items of 32 KiB
 	rate      int             // bytes a second of the links to Redis, during the next check; 0 is no bound
 	away      string          // the daemon that is away during the next check
 	rare      map[int]int     // weights of the misfortunes that the seed changes
@@ -88,7 +88,7 @@ func (g *generator) world(seed uint64) {
 
 	g.s.World = g.s.World.With("payload", 8<<10)
 	if g.large = g.percent(25); g.large {
-		g.s.World = g.s.World.With("payload", 64<<10).With("memory", "1MiB")
+		g.s.World = g.s.World.With("payload", 32<<10).With("memory", "1MiB")
 	}
 	if g.percent(50) { // some kinds of bad luck never happen, the others more often
 		for i := range misfortunes {

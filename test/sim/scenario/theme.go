@@ -247,13 +247,13 @@ func (g *generator) slowLink(length time.Duration) {
 	defer func() { g.now = end }()
 	size := pick(g, 500, 1500)
 	if g.large {
-		size = pick(g, 12000, 30000, 50000)
+		size = pick(g, 12000, 30000, 30000)
 	}
 	g.traffic(end - g.now - 15*time.Second)
 	for _, name := range g.instances {
 		g.add(end-12*time.Second, "net", "from", name, "to", "redis", "rate", 8000)
 	}
-	g.add(end-9*time.Second, "push", "list", pick(g, g.lists...), "n", max(1, min(60, 100000/size)), "size", size)
+	g.add(end-9*time.Second, "push", "list", pick(g, g.lists...), "n", max(1, min(60, 60000/size)), "size", size)
 	g.rate = 8000
 }
 
