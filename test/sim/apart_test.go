@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -34,7 +35,15 @@ func playApart(t *testing.T, plan *scenario.Scenario) result {
 	cmd.Env = append(os.Environ(), "SIM_PLAY="+file, "GOMAXPROCS=1", "GODEBUG=asyncpreemptoff=1", "GOGC=off", "GOMEMLIMIT=600MiB", "GOTRACEBACK=all")
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGQUIT) }
 	cmd.WaitDelay = 5 * time.Second
-	out, err := cmd.CombinedOutput()
+	var still atomic.Bool
+	output := &heartbeat{timer: time.AfterFunc(patience, func() {
+		still.Store(true)
+		cancel()
+	})}
+	cmd.Stdout, cmd.Stderr = output, output
+	err := cmd.Run()
+	output.timer.Stop()
+	out := bytes.ReplaceAll(output.all.Bytes(), []byte(beat), nil)
 	if _, rest, ok := bytes.Cut(out, []byte("\nRESULT ")); ok {
 		text, _, _ := bytes.Cut(rest, []byte("\n"))
 		var r result
@@ -43,10 +52,28 @@ func playApart(t *testing.T, plan *scenario.Scenario) result {
 		}
 	}
 	kind := "panic"
-	if ctx.Err() != nil {
+	switch {
+	case still.Load():
+		kind = "busy the simulated clock stands still, something runs in circles:"
+	case ctx.Err() != nil:
 		kind = "hang"
 	}
 	return result{Findings: []string{fmt.Sprintf("%s the process ended: %v", kind, err)}, Story: string(out[:min(len(out), 60_000)])}
+}
+
+// patience is how long the simulated clock may stand still in real time.
+const patience = 30 * time.Second
+
+// heartbeat is the output of a process that writes as long as its simulated clock moves.
+// Its own goroutines could not watch it: nothing preempts one that runs in circles.
+type heartbeat struct {
+	timer *time.Timer // fires when nothing has come for a while
+	all   bytes.Buffer
+}
+
+func (h *heartbeat) Write(b []byte) (int, error) {
+	h.timer.Reset(patience)
+	return h.all.Write(b)
 }
 
 // kinds are the kinds of the findings, sorted.

@@ -28,6 +28,9 @@ import (
 //	nak, term, wpi, late  percent of the items for which it does that first
 //	sync                  true: it waits for the answer to its acknowledgements
 //	most                  it subscribes to so many items
+//	unsub                 it says UNSUB after so many items, for a sum of unsub+more, and reads on;
+//	                      with more=gone it says UNSUB without a sum, and still acknowledges
+//	wild                  true: it subscribes to all lists at once
 //	die                   it closes its connection after so many items
 //	reconnect             seconds; without it, it connects once
 type client struct {
@@ -40,19 +43,26 @@ type client struct {
 
 	// Guarded by world.mu.
 	conn     net.Conn
-	session  *judge.Session
+	sessions map[string]*judge.Session // by list
 	impolite bool
 
 	writing chan struct{} // holds one while a command is written; a mutex would stop the bubble's clock
 	items   int
-	syncs   map[string]string // inbox -> payload
+	had     int                 // items on the connection
+	syncs   map[string]question // by inbox
 	sent    int
+}
+
+// question is an item that edged is to say something about.
+type question struct {
+	item    string
+	session *judge.Session // nil: it was published
 }
 
 func (w *world) startClient(name string, args scenario.Args) *client {
 	ctx, cancel := context.WithCancel(context.Background())
-	c := &client{world: w, name: name, args: args, rand: w.source(name), stop: cancel, ended: make(chan struct{}), syncs: map[string]string{}, writing: make(chan struct{}, 1)}
-	for _, habit := range []string{"pong", "read", "dribble", "ack", "nak", "term", "late", "die", "most"} {
+	c := &client{world: w, name: name, args: args, rand: w.source(name), stop: cancel, ended: make(chan struct{}), syncs: map[string]question{}, writing: make(chan struct{}, 1)}
+	for _, habit := range []string{"pong", "read", "dribble", "ack", "nak", "term", "late", "die", "most", "unsub", "wild"} {
 		c.impolite = c.impolite || args.Text(habit, "") != ""
 	}
 	go c.run(ctx)
@@ -94,13 +104,14 @@ func (c *client) connect(ctx context.Context, host interface {
 	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
-	w.lock(func() { c.conn = conn })
+	c.had = 0
+	w.lock(func() { c.conn, c.sessions = conn, map[string]*judge.Session{} })
 	defer w.lock(func() {
-		if c.session != nil {
-			c.session.End()
+		for _, s := range c.sessions {
+			s.End()
 			w.judge.Trouble()
 		}
-		c.session, c.conn = nil, nil
+		c.sessions, c.conn = nil, nil
 	})
 
 	in := bufio.NewReader(conn)
@@ -109,7 +120,7 @@ func (c *client) connect(ctx context.Context, host interface {
 	}
 	c.write(conn, "CONNECT {\"verbose\":false,\"headers\":true,\"no_responders\":true,\"name\":\""+c.name+"\"}\r\n"+
 		"SUB _INBOX."+c.name+".> 2\r\n"+
-		strings.TrimRight(fmt.Sprintf("SUB %s %s", c.args.Text("list", "none"), c.args.Text("group", "")), " ")+" 1\r\n"+
+		strings.TrimRight(fmt.Sprintf("SUB %s %s", c.subject(), c.args.Text("group", "")), " ")+" 1\r\n"+
 		c.most()+"PING\r\n")
 	for asked := false; ; {
 		conn.SetReadDeadline(time.Now().Add(silence))
@@ -123,6 +134,25 @@ func (c *client) connect(ctx context.Context, host interface {
 		}
 		asked = false
 	}
+}
+
+// subject is the subject that it subscribes to.
+func (c *client) subject() string {
+	if c.args.Is("wild") {
+		return "*"
+	}
+	return c.args.Text("list", "none")
+}
+
+// session returns the client's session with a list; the world is locked.
+func (c *client) session(list string) *judge.Session {
+	s := c.sessions[list]
+	if s == nil && c.conn != nil {
+		c.world.tell(c.name, "subscribed to %s at %s", list, c.args.Text("daemon", ""))
+		s = c.world.judge.Subscribed(c.name, c.args.Text("daemon", ""), list, c.args.Text("group", ""), c.polite())
+		c.sessions[list] = s
+	}
+	return s
 }
 
 // most ends the subscription after some items, if that is a habit of the client.
@@ -150,9 +180,8 @@ func (c *client) line(ctx context.Context, conn net.Conn, in *bufio.Reader) erro
 		return c.pong(conn)
 	case "PONG":
 		c.world.lock(func() {
-			if c.session == nil && c.args.Text("list", "") != "" {
-				c.world.tell(c.name, "subscribed to %s at %s", c.args.Text("list", ""), c.args.Text("daemon", ""))
-				c.session = c.world.judge.Subscribed(c.name, c.args.Text("daemon", ""), c.args.Text("list", ""), c.args.Text("group", ""), c.polite())
+			if list := c.args.Text("list", ""); list != "" && !c.args.Is("wild") {
+				c.session(list)
 			}
 		})
 	case "MSG", "HMSG":
@@ -176,8 +205,8 @@ func (c *client) pong(conn net.Conn) error {
 		time.Sleep(c.args.Seconds("pong", 0))
 	}
 	c.world.lock(func() {
-		if c.session != nil {
-			c.session.Ponged()
+		for _, s := range c.sessions {
+			s.Ponged()
 		}
 	})
 	return c.write(conn, "PONG\r\n")
@@ -209,29 +238,54 @@ func (c *client) message(ctx context.Context, conn net.Conn, in *bufio.Reader, w
 	if ctx.Err() != nil {
 		return ctx.Err() // the message was read with others before the connection was closed
 	}
+	if c.had++; c.enough() {
+		return nil
+	}
 	dies := false
+	var session *judge.Session
 	c.world.lock(func() {
-		if c.session == nil { // it came before the PONG
-			c.session = c.world.judge.Subscribed(c.name, c.args.Text("daemon", ""), c.args.Text("list", ""), c.args.Text("group", ""), c.polite())
+		if session = c.session(words[1]); session == nil {
+			return
 		}
-		c.session.Received(payload)
+		session.Received(payload)
 		c.world.deliveries++
 		c.items++
 		dies = c.items == c.args.Int("die", 0)
 	})
-	if dies {
+	switch {
+	case session == nil:
+		return net.ErrClosed
+	case dies:
 		return fmt.Errorf("it dies after %d items", c.items)
+	case c.had == c.args.Int("unsub", 0):
+		if err := c.unsubscribe(conn); err != nil {
+			return err
+		}
 	}
 	if reply != "" {
-		return c.acknowledge(conn, reply, payload)
+		return c.acknowledge(conn, session, reply, payload)
 	}
 	return nil
 }
 
+// unsubscribe says UNSUB.
+func (c *client) unsubscribe(conn net.Conn) error {
+	if c.args.Text("more", "") == "gone" {
+		return c.write(conn, "UNSUB 1\r\n")
+	}
+	return c.write(conn, fmt.Sprintf("UNSUB 1 %d\r\n", c.had+c.args.Int("more", 0)))
+}
+
+// enough reports whether the client passes over the item that it has read, because it
+// has said UNSUB before.
+func (c *client) enough() bool {
+	n := c.args.Int("unsub", 0)
+	return n > 0 && c.had > n+c.args.Int("more", 0)
+}
+
 // acknowledge answers an item on an explicit list, now or later.
-func (c *client) acknowledge(conn net.Conn, reply string, payload []byte) error {
+func (c *client) acknowledge(conn net.Conn, session *judge.Session, reply string, payload []byte) error {
 	chance := func(habit string) bool { return c.rand.IntN(100) < c.args.Int(habit, 0) }
-	session := c.session
 	switch {
 	case c.args.Text("ack", "0") == "never":
 		return nil
@@ -251,7 +305,7 @@ func (c *client) acknowledge(conn net.Conn, reply string, payload []byte) error 
 	}
 	delay := c.args.Seconds("ack", 0)
 	if chance("late") {
-		delay += c.world.ackWait(c.args.Text("list", "")) + time.Duration(c.rand.Int64N(int64(2*time.Second)))
+		delay += session.Wait() + time.Duration(c.rand.Int64N(int64(2*time.Second)))
 	}
 	if delay == 0 {
 		return c.ack(conn, session, reply, payload)
@@ -270,7 +324,7 @@ func (c *client) ack(conn net.Conn, session *judge.Session, reply string, payloa
 		if c.args.Is("sync") {
 			c.sent++
 			inbox = fmt.Sprintf("_INBOX.%s.%d", c.name, c.sent)
-			c.syncs[inbox] = string(payload)
+			c.syncs[inbox] = question{string(payload), session}
 		}
 	})
 	if gone {
@@ -282,7 +336,7 @@ func (c *client) ack(conn net.Conn, session *judge.Session, reply string, payloa
 // answer takes the answer to a synchronous acknowledgement or to a publication.
 func (c *client) answer(inbox string, head, payload []byte) {
 	c.world.lock(func() {
-		item, ok := c.syncs[inbox]
+		asked, ok := c.syncs[inbox]
 		if !ok {
 			return
 		}
@@ -290,10 +344,12 @@ func (c *client) answer(inbox string, head, payload []byte) {
 		switch {
 		case c.args.Text("subject", "") != "":
 			if !bytes.Contains(payload, []byte(`"error"`)) && len(head) == 0 {
-				c.world.judge.Accepted(item)
+				c.world.judge.Accepted(asked.item)
 			}
-		case c.session != nil && len(head) == 0:
-			c.session.Settled([]byte(item))
+		case len(head) == 0:
+			asked.session.Settled([]byte(asked.item))
+		default:
+			asked.session.Denied([]byte(asked.item))
 		}
 	})
 }

@@ -158,10 +158,44 @@ func (w *world) logLines() (n int) {
 	return n
 }
 
+// unlogged is how many lines a daemon has dropped, as it says itself.
+func (w *world) unlogged(name string) (n int) {
+	answer, _ := w.ask(name, "status")
+	_, rest, found := strings.Cut(answer, "\nlog        ")
+	if found {
+		fmt.Sscan(rest, &n)
+	}
+	return n
+}
+
+// left judges the keys of an instance that has been told to end: it has no lease, and
+// holds no items.
+func (w *world) left(a scenario.Args) {
+	name := a.Text("daemon", "")
+	for _, key := range w.redis.Data() {
+		switch value := key.Value.(type) {
+		case []string:
+			if strings.HasSuffix(key.Name, ":edged:inflight:"+name) && len(value) > 0 {
+				w.Find("left", "%s has ended and holds %d items in %s", name, len(value), key.Name)
+			}
+		case string:
+			if holder, _, _ := strings.Cut(value, " "); strings.HasSuffix(key.Name, ":edged:lease") && strings.HasPrefix(holder, name) {
+				w.Find("left", "%s has ended and holds %s: %s", name, key.Name, value)
+			}
+		}
+	}
+}
+
 var errNoAnswer = errors.New("no answer")
 
 // operate says a command to a daemon and returns the last line of its answer.
 func (w *world) operate(name, command string) (string, error) {
+	answer, err := w.ask(name, command)
+	return answer[strings.LastIndexByte(answer, '\n')+1:], err
+}
+
+// ask says a command to a daemon and returns the lines of its answer.
+func (w *world) ask(name, command string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	conn, err := w.network.Host("operator").Dial(ctx, name, "control")
@@ -174,11 +208,14 @@ func (w *world) operate(name, command string) (string, error) {
 	if _, err := io.WriteString(conn, command+"\n"); err != nil {
 		return "", err
 	}
+	answer := ""
 	in := bufio.NewScanner(conn)
 	for in.Scan() {
-		if text := in.Text(); text == "OK" || strings.HasPrefix(text, "ERR ") {
+		text := in.Text()
+		answer += "\n" + text
+		if text == "OK" || strings.HasPrefix(text, "ERR ") {
 			w.tell("operator", "%s: %s: %s", name, command, text)
-			return text, nil
+			return answer, nil
 		}
 	}
 	w.tell("operator", "%s: %s: no answer, %v", name, command, in.Err())

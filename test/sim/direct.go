@@ -3,6 +3,7 @@ package sim
 import (
 	"fmt"
 	"net"
+	"strings"
 	"time"
 
 	"edged/test/sim/judge"
@@ -27,9 +28,17 @@ func (w *world) do(e scenario.Event) {
 		panic(fmt.Sprintf("no such verb: %s", e))
 	}
 	w.tell("world", "%s %s", e.Verb, e.Args)
-	if act.fault {
+	switch {
+	case e.Verb == "leave":
 		w.faults++
 		w.lock(w.judge.Trouble)
+	case act.fault && e.Args.Is("mild"):
+		w.faults++
+		w.lock(w.judge.Mild)
+	case act.fault:
+		w.faults++
+		w.faulty = true
+		w.lock(w.judge.Fault)
 	}
 	act.do(w, e.Args)
 }
@@ -46,6 +55,7 @@ var acts = map[string]act{
 	"pop":    {true, (*world).pop},
 	"trim":   {true, (*world).trim},
 	"rename": {true, (*world).rename},
+	"retype": {true, (*world).retype},
 	"delete": {true, func(w *world, a scenario.Args) { w.command("DEL", a.Text("key", "")) }},
 
 	// Redis.
@@ -93,9 +103,11 @@ var acts = map[string]act{
 	"publish": {false, (*world).publish},
 
 	"check": {false, (*world).check},
+	"flood": {false, (*world).flood},
+	"ended": {false, (*world).left},
 }
 
-// push pushes n items. Kinds: text, binary, huge, empty, equal.
+// push pushes n items. Kinds: text, binary, huge, empty, equal, alike, twin.
 func (w *world) push(a scenario.Args) {
 	if w.serving == nil {
 		return
@@ -106,14 +118,20 @@ func (w *world) push(a scenario.Args) {
 	if head == w.right(key) {
 		words[0] = "RPUSH"
 	}
-	for range a.Int("n", 1) {
+	for i := range a.Int("n", 1) {
 		w.pushed[key]++
 		n, size := w.pushed[key], a.Int("size", 20)
 		switch kind := a.Text("kind", "text"); kind {
 		case "empty":
 			words[2] = ""
 		case "equal":
-			words[2] = fmt.Sprintf("%s:equal%d", key, n%3)
+			words[2] = fmt.Sprintf("%s:equal%d", key, n%a.Int("of", 3))
+		case "alike":
+			words[2] = judge.Alike(key, n, size)
+		case "twin":
+			if words[2] = judge.Payload(key, n, size, false, false); i%3 == 2 {
+				words[2] = key + ":twin:" + strings.Repeat("=", size)
+			}
 		case "huge":
 			words[2] = judge.Payload(key, n, w.maxPayload()+1+size, head, false)
 		default:
@@ -122,7 +140,7 @@ func (w *world) push(a scenario.Args) {
 		w.lock(func() {
 			w.judge.Pushed(key, words[2])
 			if head { // all that is on its way is found at another place
-				w.judge.Trouble()
+				w.judge.Fault()
 			}
 		})
 		if _, err := w.redis.Do(words...); err != nil {
@@ -132,7 +150,7 @@ func (w *world) push(a scenario.Args) {
 		}
 	}
 	if most := a.Int("cap", 0); most > 0 {
-		w.lock(w.judge.Trouble)
+		w.lock(w.judge.Fault)
 		w.trimTo(key, most)
 	}
 }
@@ -164,6 +182,16 @@ func (w *world) trimTo(key string, most int) {
 
 func (w *world) rename(a scenario.Args) {
 	w.command("RENAME", a.Text("list", ""), a.Text("to", ""))
+}
+
+// retype puts a string in the place of a list, or the list back.
+func (w *world) retype(a scenario.Args) {
+	key := a.Text("list", "")
+	if !a.Is("back") {
+		w.change([]string{"RENAME", key, "retyped-" + key}, []string{"SET", key, "a string"})
+		return
+	}
+	w.change([]string{"DEL", key}, []string{"RENAME", "retyped-" + key, key})
 }
 
 // command changes Redis's data by a command of another program.
@@ -269,7 +297,7 @@ func (w *world) publish(a scenario.Args) {
 		inbox := fmt.Sprintf("_INBOX.%s.%d", c.name, w.pushed[key])
 		w.lock(func() {
 			w.judge.Published(key, payload)
-			c.syncs[inbox] = payload
+			c.syncs[inbox] = question{item: payload}
 		})
 		c.publish(conn, "in."+key, inbox, payload)
 	}

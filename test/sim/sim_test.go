@@ -45,22 +45,13 @@ func TestPlay(t *testing.T) {
 		t.Fatal(err)
 	}
 	redisconn.SetLog(zap.NewNop())
-	var told atomic.Pointer[story]
-	var pulses atomic.Int64
-	go func() { // outside of the bubble, and as long as the process
-		for seen := int64(-1); seen != pulses.Load(); time.Sleep(patience) {
-			seen = pulses.Load()
-		}
-		tell(result{Findings: []string{"busy the simulated clock stands still: something runs in circles"}, Story: told.Load().String()})
-		os.Exit(0)
-	}()
 	synctest.Test(t, func(t *testing.T) {
-		tell(play(plan, told.Store, func() { pulses.Add(1) }))
+		tell(play(plan, func() { os.Stdout.WriteString(beat) }))
 	})
 }
 
-// patience is how long the simulated clock may stand still in real time.
-const patience = 4 * time.Second
+// beat is written each time the simulated clock has moved for a while.
+const beat = "BEAT\n"
 
 // tell prints a result for the process that has started this one.
 func tell(r result) {

@@ -45,6 +45,8 @@ type world struct {
 	deliveries int
 	story      *story
 	faults     int
+	logged     int    // lines logged and dropped at the last flood event
+	faulty     bool   // there was a fault that is not mild since the last check
 	first      vitals // at the first check
 }
 
@@ -61,11 +63,9 @@ type result struct {
 // pulse is how often, in simulated time, a world shows that its clock moves.
 const pulse = 10 * time.Second
 
-// play plays a scenario. It must be called in a bubble. It calls begun with the story,
-// which may be read from outside the bubble, and moved with each pulse.
-func play(plan *scenario.Scenario, begun func(*story), moved func()) result {
+// play plays a scenario. It must be called in a bubble. It calls moved with each pulse.
+func play(plan *scenario.Scenario, moved func()) result {
 	w := newWorld(plan, &simulated{})
-	begun(w.story)
 	clock := time.NewTicker(pulse)
 	ended := make(chan struct{})
 	go func() {
@@ -216,7 +216,9 @@ func (w *world) check(a scenario.Args) {
 		w.judge.Check(held)
 		w.examine(w.logLines() - began)
 	})
+	w.faulty = false
 	w.redis.SetFault(redis.None)
+	w.network.Calm()
 	w.askAll()
 	for _, l := range w.lists {
 		w.command("DEL", "{"+l.Text("key", "")+"}:dead")
@@ -241,6 +243,11 @@ func (w *world) calm(a scenario.Args) {
 	}
 	w.redis.MaxClients(0)
 	w.network.Calm()
+	if rate := a.Int("rate", 0); rate > 0 {
+		for i := range w.plan.World.Int("instances", 1) {
+			w.network.Set(string(rune('a'+i)), "redis", network.Rules{Rate: rate})
+		}
+	}
 	w.parts.Thaw()
 	for _, name := range slices.Sorted(maps.Keys(w.clients)) {
 		if !w.clients[name].polite() || w.clients[name].args.Text("list", "") != "" && w.clients[name].args.Text("reconnect", "") == "" {
@@ -256,7 +263,13 @@ func (w *world) calm(a scenario.Args) {
 		w.daemons[name].log.full.Store(false)
 	}
 	w.resume()
-	w.lock(w.judge.Trouble)
+	w.lock(func() {
+		if w.faulty {
+			w.judge.Fault()
+		} else {
+			w.judge.Trouble()
+		}
+	})
 	w.tell("world", "all is well from here on")
 }
 
@@ -302,7 +315,7 @@ func (w *world) examine(lines int) {
 	if w.first == (vitals{}) {
 		w.first = now
 	}
-	if now.goroutines > 2*w.first.goroutines+50 {
+	if now.goroutines > 2*max(0, w.first.goroutines)+50 {
 		w.judge.Find("goroutines", "%d of them, %d at the first check", now.goroutines, w.first.goroutines)
 	}
 	if now.keys > w.first.keys+20+8*len(w.lists) {
@@ -310,6 +323,20 @@ func (w *world) examine(lines int) {
 	}
 	if now.heap > 3*w.first.heap+16<<20 {
 		w.judge.Find("memory", "%d bytes in use, %d at the first check", now.heap, w.first.heap)
+	}
+}
+
+// flood judges how many lines the daemons have logged, or dropped because there were
+// too many, since the last such event; most is for each list and daemon.
+func (w *world) flood(a scenario.Args) {
+	lines := w.logLines()
+	for _, name := range slices.Sorted(maps.Keys(w.daemons)) {
+		lines += w.unlogged(name)
+	}
+	since := lines - w.logged
+	w.logged = lines
+	if most := a.Int("most", 0) * len(w.lists) * len(w.daemons); most > 0 && since > most {
+		w.lock(func() { w.judge.Find("flood", "%d lines of log, most of them perhaps dropped", since) })
 	}
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"slices"
 	"strings"
 	"time"
 
@@ -12,7 +13,8 @@ const elder = "b"
 
 // plan makes a scenario for real time of the first seed, from the given one on, that
 // has two instances: elder is never killed, lists get more items at once, and there
-// is more room for them in the daemons.
+// is more room for them in the daemons. Faults are never mild, and links are not slow
+// during a check.
 func plan(seed uint64, length time.Duration) (uint64, *scenario.Scenario) {
 	for ; ; seed++ {
 		s := scenario.Generate(seed, length)
@@ -26,9 +28,15 @@ func plan(seed uint64, length time.Duration) (uint64, *scenario.Scenario) {
 			if (e.Verb == "kill" || e.Verb == "stop") && e.Args.Text("daemon", "") == elder {
 				continue
 			}
-			if e.Verb == "push" {
+			switch e.Verb {
+			case "push":
 				e.Args = more(e.Args)
+			case "flood", "ended": // they need simulated time
+				continue
 			}
+			e.Args = slices.DeleteFunc(slices.Clone(e.Args), func(a scenario.Arg) bool {
+				return a.Key == "mild" || e.Verb == "check" && a.Key == "rate"
+			})
 			events = append(events, e)
 		}
 		s.Events = events

@@ -47,6 +47,8 @@ type Judge struct {
 	findings []string
 	kinds    map[string]int
 	trouble  time.Time // when something was wrong last
+	severe   time.Time // when something was wrong last after which items may come twice
+	fault    time.Time // when something was wrong last, other than that a client came or went
 	troubles int       // since the last check
 	changed  time.Time // when Redis's data was changed last by others than edged and producers
 
@@ -76,6 +78,7 @@ type item struct {
 	unordered bool                 // it was pushed to the head, requeued, or one of several
 	given     bool                 // a client gave it up with TERM
 	settled   map[string]time.Time // by party: when edged said that its acknowledgement counts
+	removed   time.Time            // when edged said so first
 }
 
 // New returns a judge of some lists.
@@ -100,12 +103,31 @@ func (j *Judge) Find(kind, format string, args ...any) {
 	}
 }
 
-// Trouble notes that something is wrong in the world, or was put right: for a
+// Trouble notes that a client comes or goes, or that something is put right: for a
 // while, items may come twice.
 func (j *Judge) Trouble() {
 	j.trouble = time.Now()
+	j.severe = j.trouble
 	j.troubles++
 }
+
+// Fault notes that something is wrong in the world: for a while, items may come twice,
+// and acknowledgements may be refused.
+func (j *Judge) Fault() {
+	j.Trouble()
+	j.fault = j.trouble
+}
+
+// Mild notes a fault after which no item may come twice, such as a lost reply.
+func (j *Judge) Mild() {
+	j.trouble = time.Now()
+	j.fault = j.trouble
+	j.troubles++
+}
+
+// well reports whether there was no fault for so long, before a time, that none has
+// consequences any more.
+func (j *Judge) well(since time.Time) bool { return since.Sub(j.fault) >= settling }
 
 // settling is how long a trouble may have consequences: timeouts, leases, pings.
 const settling = 90 * time.Second
@@ -131,9 +153,17 @@ func Payload(list string, n, size int, head, binary bool) string {
 	return string(b)
 }
 
+// Alike makes the n-th item of a list. All of a size begin and end with the same half,
+// except for a few bytes in the middle.
+func Alike(list string, n, size int) string {
+	middle := fmt.Sprintf("%s:t%d:", list, n)
+	pad := strings.Repeat("=", max(0, (size-len(middle))/2))
+	return (pad + middle + pad + "=====")[:max(size, len(middle))]
+}
+
 // place reads the order of an item made by Payload; 0 if it is none.
 func place(payload string) (list string, at int64) {
-	list, rest, _ := strings.Cut(payload, ":")
+	list, rest, _ := strings.Cut(strings.TrimLeft(payload, "="), ":")
 	number, _, ok := strings.Cut(rest, ":")
 	if !ok || len(number) < 2 {
 		return list, 0
@@ -248,9 +278,12 @@ type Session struct {
 	list   *list
 	began  time.Time
 	ended  bool
+	end    time.Time
 	polite bool // it reads and confirms all that it gets
 
 	got    map[*item]time.Time // when it got it last
+	times  map[*item]int       // how often it got it
+	acked  map[*item]time.Time // when it acknowledged it first
 	twices int                 // items that came again since the last check
 	fresh  *item               // the first that it was the first to get
 	high   int64               // the place of the last of those
@@ -263,14 +296,17 @@ type Session struct {
 func (j *Judge) Subscribed(client, daemon, name, group string, polite bool) *Session {
 	s := &Session{
 		judge: j, client: client, daemon: daemon, group: group, list: j.lists[name], began: time.Now(), polite: polite,
-		got: map[*item]time.Time{}, again: map[*item]bool{},
+		got: map[*item]time.Time{}, times: map[*item]int{}, acked: map[*item]time.Time{}, again: map[*item]bool{},
 	}
 	j.sessions[s] = true
 	return s
 }
 
 // End ends a session: the items that it had not confirmed go to others.
-func (s *Session) End() { s.ended, s.list.left = true, time.Now() }
+func (s *Session) End() {
+	s.ended, s.end = true, time.Now()
+	s.list.left = s.end
+}
 
 // Impolite notes that the client has ceased to confirm, or to read.
 func (s *Session) Impolite() { s.polite = false }
@@ -288,16 +324,14 @@ func (s *Session) Received(payload []byte) {
 		j.Find("strayed", "%s got %s from %s", s.client, label(it.payload), s.list.Name)
 		return
 	}
-	if before, twice := s.got[it]; twice && it.pushed < 2 && !it.maybe {
+	s.times[it]++
+	if before, twice := s.got[it]; twice && s.times[it] > it.pushed && !it.maybe {
 		j.Duplicates++
 		s.twice(it, before)
 	} else if !twice {
 		s.order(it)
 	}
-	// A client that is slow may have it in its buffers since before.
-	if at, ok := it.settled[s.party()]; ok && s.polite && !j.changed.After(at) && it.pushed < 2 {
-		j.Find("unsettled", "%s got %s again after edged had confirmed its acknowledgement", s.client, label(it.payload))
-	}
+	s.unsettled(it)
 	s.got[it] = time.Now()
 	it.receipts++
 	switch s.list.Mode {
@@ -308,13 +342,26 @@ func (s *Session) Received(payload []byte) {
 	}
 }
 
+// unsettled judges an item that comes though edged has said that an acknowledgement of
+// it counts: Redis does not have it then. A client that is slow may have it in its
+// buffers since before.
+func (s *Session) unsettled(it *item) {
+	if s.judge.changed.After(it.removed) || it.pushed != 1 || it.maybe || it.unordered {
+		return
+	}
+	at, own := it.settled[s.party()]
+	if own && s.polite && !s.judge.changed.After(at) || !it.removed.IsZero() && s.began.After(it.removed) {
+		s.judge.Find("unsettled", "%s got %s after edged had confirmed an acknowledgement", s.client, label(it.payload))
+	}
+}
+
 // twice judges a redelivery.
 func (s *Session) twice(it *item, before time.Time) {
 	j := s.judge
 	if s.twices++; s.polite && s.twices == s.list.Window*(j.troubles+2) {
 		j.Find("duplicates", "%s got %d items of %s again after %d troubles", s.client, s.twices, s.list.Name, j.troubles)
 	}
-	if !s.polite || !j.trouble.Before(before) || time.Since(j.trouble) < settling || it.unordered {
+	if !s.polite || !j.severe.Before(before) || time.Since(j.severe) < settling || it.unordered && it.pushed < 2 {
 		return
 	}
 	late := s.list.Mode == "explicit" && (s.again[it] || time.Since(before) >= s.list.AckWait)
@@ -359,6 +406,9 @@ func (s *Session) mayBeAgain(it *item) bool {
 	return false
 }
 
+// Wait is how long edged waits for an acknowledgement.
+func (s *Session) Wait() time.Duration { return s.list.AckWait }
+
 // Ponged notes that the client has confirmed all that it has received.
 func (s *Session) Ponged() {
 	for _, it := range s.owes {
@@ -371,6 +421,22 @@ func (s *Session) Ponged() {
 func (s *Session) Acknowledged(payload []byte) {
 	if it := s.judge.items[string(payload)]; it != nil {
 		s.confirm(it)
+		if s.acked[it].IsZero() {
+			s.acked[it] = time.Now()
+		}
+	}
+}
+
+// Denied notes that edged has said that an acknowledgement does not count, and judges
+// it: one that is in time counts.
+func (s *Session) Denied(payload []byte) {
+	j, it := s.judge, s.judge.items[string(payload)]
+	if it == nil || it.pushed != 1 || it.maybe || s.times[it] != 1 || s.again[it] || it.given {
+		return
+	}
+	got := s.got[it]
+	if j.well(got) && s.acked[it].Sub(got) < s.list.AckWait-time.Second {
+		j.Find("denied", "%s acknowledged %s %s after it had got it, and was refused", s.client, label(it.payload), s.acked[it].Sub(got))
 	}
 }
 
@@ -381,6 +447,9 @@ func (s *Session) Settled(payload []byte) {
 			it.settled = map[string]time.Time{}
 		}
 		it.settled[s.party()] = time.Now()
+		if it.removed.IsZero() {
+			it.removed = time.Now()
+		}
 	}
 }
 
@@ -467,8 +536,34 @@ func (j *Judge) dead(payload string, reasons []string) {
 		case strings.HasPrefix(reason, "larger") != large,
 			!large && !it.given && (it.list.MaxDeliver == 0 || it.receipts == 0 && strings.Contains(reason, "up")):
 			j.Find("dead", "%s is dead for the wrong reason: %s", label(payload), reason)
+		case !large && !it.given && j.well(it.at) && it.pushed == 1 && j.deliveries(it) < it.list.MaxDeliver:
+			j.Find("dead", "%s is dead after %d deliveries to a party: %s", label(payload), j.deliveries(it), reason)
 		}
 	}
+}
+
+// deliveries is how many deliveries of an item a party has had at most, with those to
+// the sessions that have ended. One that was not read counts as well.
+func (j *Judge) deliveries(it *item) int {
+	ended, most := 0, 0
+	parties := map[string]int{}
+	for s := range j.sessions {
+		switch n := s.times[it]; {
+		case s.list != it.list, s.ended && s.end.Before(it.at):
+		case s.ended && n == 0 && !s.polite, s.ended && n > 0 && s.end.Sub(s.got[it]) > s.list.AckWait-time.Second:
+			ended += n + 1
+		case s.ended:
+			ended += n
+		case n > 0 && !s.polite:
+			parties[s.party()] += n + 1
+		case n > 0:
+			parties[s.party()] += n
+		}
+	}
+	for _, n := range parties {
+		most = max(most, n)
+	}
+	return ended + most
 }
 
 // gaps judges whether a plain subscription was passed over.
@@ -514,7 +609,8 @@ func (j *Judge) forget(held Held) {
 		})
 		for s := range j.sessions {
 			if s.list == l {
-				s.got, s.again, s.judged, s.owes, s.twices = map[*item]time.Time{}, map[*item]bool{}, over, nil, 0
+				s.got, s.acked, s.times = map[*item]time.Time{}, map[*item]time.Time{}, map[*item]int{}
+				s.again, s.judged, s.owes, s.twices = map[*item]bool{}, over, nil, 0
 			}
 		}
 	}

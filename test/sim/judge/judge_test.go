@@ -115,6 +115,26 @@ func TestTheJudgeFindsABrokenPromise(t *testing.T) {
 			s.Ponged()
 			return Held{}
 		}, "repeated"},
+		"an equal item comes more often than it was pushed": {"received", func(j *Judge) Held {
+			j.Pushed("l", "twin")
+			j.Pushed("l", "twin")
+			time.Sleep(2 * settling)
+			s := subscribe(j, "a")
+			for range 3 {
+				s.Received([]byte("twin"))
+			}
+			s.Ponged()
+			return Held{}
+		}, "repeated"},
+		"an item comes twice after a mild fault": {"received", func(j *Judge) Held {
+			push(j, 1)
+			time.Sleep(2 * settling)
+			j.Mild()
+			s := subscribe(j, "a")
+			receive(s, 1, 1)
+			s.Ponged()
+			return Held{}
+		}, "repeated"},
 		"an item comes twice after a fault": {"received", func(j *Judge) Held {
 			push(j, 1)
 			j.Trouble()
@@ -143,6 +163,36 @@ func TestTheJudgeFindsABrokenPromise(t *testing.T) {
 			receive(s, 1)
 			return Held{}
 		}, "unsettled"},
+		"an item comes to another client though its acknowledgement was confirmed": {"explicit", func(j *Judge) Held {
+			push(j, 1)
+			j.Fault()
+			s := subscribe(j, "a")
+			receive(s, 1)
+			s.Acknowledged([]byte(numbered(1)))
+			s.Settled([]byte(numbered(1)))
+			time.Sleep(time.Second)
+			receive(j.Subscribed("d", "b", "l", "", true), 1)
+			return Held{}
+		}, "unsettled"},
+		"an acknowledgement in time is refused": {"explicit", func(j *Judge) Held {
+			time.Sleep(2 * settling)
+			push(j, 1)
+			s := subscribe(j, "a")
+			receive(s, 1)
+			s.Acknowledged([]byte(numbered(1)))
+			s.Denied([]byte(numbered(1)))
+			return Held{}
+		}, "denied"},
+		"a late acknowledgement is refused": {"explicit", func(j *Judge) Held {
+			time.Sleep(2 * settling)
+			push(j, 1)
+			s := subscribe(j, "a")
+			receive(s, 1)
+			time.Sleep(5 * time.Second)
+			s.Acknowledged([]byte(numbered(1)))
+			s.Denied([]byte(numbered(1)))
+			return Held{}
+		}, ""},
 		"an item is not delivered": {"received", func(j *Judge) Held {
 			push(j, 1)
 			return waiting(numbered(1))
@@ -154,6 +204,20 @@ func TestTheJudgeFindsABrokenPromise(t *testing.T) {
 			push(j, 1)
 			return Held{Dead: map[string][]string{numbered(1): {"larger than max_payload"}}}
 		}, "dead"},
+		"an item is dead after too few deliveries": {"explicit", func(j *Judge) Held {
+			time.Sleep(2 * settling)
+			push(j, 1)
+			first, others := subscribe(j, "a"), []*Session{}
+			receive(first, 1)
+			first.End()
+			for _, name := range []string{"d", "e", "f"} {
+				others = append(others, j.Subscribed(name, "a", "l", "", true))
+			}
+			for _, s := range others {
+				receive(s, 1)
+			}
+			return Held{Dead: map[string][]string{numbered(1): {"delivered 3 times"}}}
+		}, "dead"},
 		"a dead letter is doubled": {"explicit", func(j *Judge) Held {
 			push(j, 1)
 			s := subscribe(j, "a")
@@ -164,7 +228,7 @@ func TestTheJudgeFindsABrokenPromise(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				j := New([]List{{Name: "l", Mode: c.mode, AckWait: time.Second, MaxPayload: 100, Window: 10}})
+				j := New([]List{{Name: "l", Mode: c.mode, AckWait: 2 * time.Second, MaxDeliver: 3, MaxPayload: 100, Window: 10}})
 				if got := found(j, c.run(j)); got != c.want {
 					t.Errorf("found %q, want %q: %q", got, c.want, j.Findings())
 				}
@@ -205,4 +269,14 @@ func TestTheJudgeForgetsWhatIsOver(t *testing.T) {
 			t.Errorf("%d items and %d sessions are left: %q", len(j.items), len(j.sessions), j.Findings())
 		}
 	})
+}
+
+func TestItemsThatAreAlikeDifferInTheMiddleOnly(t *testing.T) {
+	one, two := Alike("l", 7, 600), Alike("l", 8, 600)
+	if len(one) != 600 || len(two) != 600 || one == two || one[:250] != two[:250] || one[350:] != two[350:] {
+		t.Errorf("%d bytes %q, %d bytes %q", len(one), one, len(two), two)
+	}
+	if list, at := place(one); list != "l" || at != 7 {
+		t.Errorf("it is item %d of %q", at, list)
+	}
 }

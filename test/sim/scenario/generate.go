@@ -11,7 +11,7 @@ import (
 // luck, each followed by a check, with quiet times between them. The same seed gives
 // the same scenario until this package changes.
 func Generate(seed uint64, length time.Duration) *Scenario {
-	g := &generator{rand: rand.New(rand.NewPCG(seed, 0x65646765)), uniform: map[string]bool{}}
+	g := &generator{rand: rand.New(rand.NewPCG(seed, 0x65646765)), uniform: map[string]bool{}, rare: map[int]int{}}
 	g.world(seed)
 	for _, name := range g.instances {
 		g.add(0, "start", "daemon", name)
@@ -21,7 +21,11 @@ func Generate(seed uint64, length time.Duration) *Scenario {
 	g.traffic(5 * time.Second)
 	g.check()
 	for g.now < length {
-		g.episode()
+		if g.percent(45) {
+			g.episode()
+		} else {
+			g.themed()
+		}
 		g.check()
 		g.quiet()
 	}
@@ -37,6 +41,10 @@ type generator struct {
 	lists     []string
 	clients   int
 	uniform   map[string]bool // lists with many equal items; others must not take those unseen: docs/DELIVERY.md
+	large     bool            // there is room for items of 32 KiB
+	rate      int             // bytes a second of the links to Redis, during the next check; 0 is no bound
+	away      string          // the daemon that is away during the next check
+	rare      map[int]int     // weights of the misfortunes that the seed changes
 	clock     bool            // the clock is set in this episode; see scenarios/open/clock-set-back.txt
 }
 
@@ -78,14 +86,25 @@ func (g *generator) world(seed uint64) {
 		"lease", lease, "timeout", pick(g, 1, 2), "poll", pick(g, 1, 2), "ping", pick(g, 3, 6, 12),
 		"receipt", pick(g, 5, 10, 30), "drain", pick(g, 1, 3, 10))
 
-	modes := []string{"received", "explicit", pick(g, "received", "explicit", "none")}
-	for i := range g.in(2, 4) {
+	g.s.World = g.s.World.With("payload", 8<<10)
+	if g.large = g.percent(25); g.large {
+		g.s.World = g.s.World.With("payload", 32<<10).With("memory", "1MiB")
+	}
+	if g.percent(50) { // some kinds of bad luck never happen, the others more often
+		for i := range misfortunes {
+			g.rare[i] = pick(g, 0, misfortunes[i].weight)
+		}
+	}
+
+	modes := pick(g, []string{"received", "explicit"}, []string{"explicit", "received"}, []string{"received", "received"}, []string{"explicit", "explicit"})
+	modes = append(modes, pick(g, "received", "explicit", "none"))
+	for i := range pick(g, 1, 2, 2, 3) {
 		key := fmt.Sprintf("l%d", i+1)
 		g.lists = append(g.lists, key)
 		g.uniform[key] = g.percent(25)
 		list := Of("key", key, "ack", modes[i], "take", pick(g, "left", "right"))
 		if modes[i] == "explicit" {
-			list = list.With("wait", pick(g, 1, 3, 8)).With("deliver", pick(g, 0, 0, 3)).With("pending", pick(g, 1, 5, 100))
+			list = list.With("wait", pick(g, 1, 3, 8)).With("deliver", pick(g, 0, 0, 2, 3, 3)).With("pending", pick(g, 1, 5, 100))
 		}
 		if g.percent(30) {
 			list = list.With("inbound", true)
@@ -113,8 +132,13 @@ func (g *generator) populate() {
 
 // client connects a client, in place of one of the same name.
 func (g *generator) client(at time.Duration, list, group string, habits ...any) {
+	g.clientAt(at, pick(g, g.instances...), list, group, habits...)
+}
+
+// clientAt connects a client to a daemon.
+func (g *generator) clientAt(at time.Duration, daemon, list, group string, habits ...any) {
 	g.clients++
-	args := []any{"name", fmt.Sprintf("c%d", g.clients%12+1), "daemon", pick(g, g.instances...), "list", list}
+	args := []any{"name", fmt.Sprintf("c%d", g.clients%12+1), "daemon", daemon, "list", list}
 	if group != "" {
 		args = append(args, "group", group)
 	}
@@ -151,9 +175,11 @@ func (g *generator) traffic(length time.Duration) {
 			case draw == 0:
 				args = append(args, "side", "head")
 			case draw <= 2 && g.uniform[list]:
-				args = append(args, "kind", pick(g, "empty", "binary", "huge"))
-			case draw <= 2:
-				args = append(args, "kind", pick(g, "binary", "huge"))
+				args = append(args, "kind", pick(g, "empty", "binary"))
+			case draw == 1:
+				args = append(args, "kind", "binary")
+			case draw == 2:
+				args = append(args[:2], "n", g.in(1, 4), "size", 16, "kind", "huge")
 			case draw == 3 && !g.uniform[list]:
 				args = append(args, "cap", g.in(1, 200))
 			}
@@ -174,6 +200,10 @@ func (g *generator) episode() {
 
 func (g *generator) check() {
 	switch away := pick(g, g.instances...); {
+	case g.away != "":
+		g.add(g.now, "check", "away", g.away)
+	case g.rate > 0:
+		g.add(g.now, "check", "rate", g.rate)
 	case g.percent(15): // at maxmemory, lists are drained nevertheless
 		g.add(g.now, "check", "redis", "OOM")
 	case len(g.instances) > 1 && !g.clock && g.percent(20): // a box is gone for good
@@ -182,7 +212,7 @@ func (g *generator) check() {
 	default:
 		g.add(g.now, "check")
 	}
-	g.clock = false
+	g.clock, g.rate, g.away = false, 0, ""
 	g.now += 62 * time.Second
 }
 
@@ -208,13 +238,19 @@ func (g *generator) misfortune(at, end time.Duration) {
 	until := min(end, at+g.span(200*time.Millisecond, 25*time.Second))
 	daemon := pick(g, g.instances...)
 	list := pick(g, g.lists...)
-	total := 0
-	for _, m := range misfortunes {
-		total += m.weight
+	weight := func(i int) int {
+		if w, ok := g.rare[i]; ok {
+			return w
+		}
+		return misfortunes[i].weight
+	}
+	total := 1
+	for i := range misfortunes {
+		total += weight(i)
 	}
 	n := g.rand.IntN(total)
-	for _, m := range misfortunes {
-		if n -= m.weight; n < 0 {
+	for i, m := range misfortunes {
+		if n -= weight(i); n < 0 {
 			m.draw(g, at, until, daemon, list)
 			return
 		}
