@@ -17,9 +17,9 @@ type Call struct {
 	Claim         bool
 	Start         bool          // it is the process's first claim of this list
 	Instead       string        // "instance/": it replaces another process of this instance at once
-	Lease         time.Duration // also of an update
+	Lease         time.Duration // also of an update with Renew
 	Grace         time.Duration // rejoin_grace; after a start it begins unless a grace stands in the ledger
-	ByReplication bool          // Redis is known by its replication id: behind Sentinel
+	ByReplication bool          // identify Redis by its replication id: behind Sentinel
 
 	// Release gives the ownership back, and changes nothing else.
 	Release bool
@@ -29,10 +29,10 @@ type Call struct {
 	Attempt uint64 // the serial of this call, larger than any before it
 	First   uint64 // of a claim: the head's number if there is no ledger; see Rebase
 
-	Landmarks []Landmark // items that must be where they were read
+	Landmarks []Landmark // of an update: items that must be at the index at which they were read
 
 	// Changes of an update, beside its serial and the head.
-	Renew    bool         // write deadline and lease
+	Renew    bool         // set the deadline to Lease from now
 	Rebase   bool         // the head may be another item than the ledger says: its number is First
 	Trim     int64        // how many items to remove from the head
 	Dead     []DeadLetter // items to copy to the dead letters

@@ -1,6 +1,6 @@
-// Package ledger is what Redis keeps beside a list, and the scripts that change
-// list and ledger together. It does no I/O: a Call is the words of a command, an
-// Outcome is its reply.
+// Package ledger defines the hash that Redis keeps beside a list, and the scripts
+// that change list and ledger together. It does no I/O: a Call makes the words of a
+// command, an Outcome is its reply.
 //
 // The ledger is a hash without a TTL, {list}:edged. Its fields:
 //

@@ -39,7 +39,7 @@ type actor struct {
 	first   uint64   // the number of items[0]
 }
 
-// sent is a call with what its sender means to remove.
+// sent is a call and the items that its sender means to remove.
 type sent struct {
 	call  Call
 	items []string
@@ -184,7 +184,7 @@ func (s *story) arrive() {
 func (s *story) send(a *actor, call sent) (Outcome, bool) {
 	fate := s.random.IntN(10)
 	if fate == 0 {
-		s.say("%s sends what comes late", a.holder)
+		s.say("%s sends a call that arrives late", a.holder)
 		s.late = append(s.late, call)
 		return Outcome{}, false
 	}
@@ -269,7 +269,7 @@ func (s *story) judgeFresh(a *actor, o Outcome, heard bool) {
 	}
 }
 
-// execute runs a call in Redis and judges what it did.
+// execute runs a call in Redis and judges its changes.
 func (s *story) execute(call sent) Outcome {
 	before := s.snapshot()
 	o := s.call(call.call) // which checks that a refused call changes nothing

@@ -148,7 +148,7 @@ func (p *process) learn(o Outcome) {
 	}
 }
 
-// call fills in an update.
+// filled is an update with the fields of its process.
 func (p *process) filled(c Call) Call {
 	p.tried++
 	c.Holder, c.FromRight, c.Epoch, c.Serial, c.Attempt, c.Lease = p.holder, p.right, p.epoch, p.serial, p.tried, lease

@@ -23,8 +23,8 @@ var Scripts = []*redisconn.Script{update, claim, release}
 // maxmemory: it refuses a command that may need memory only as the first write of a
 // script.
 //
-// Numbers stay strings where they are not counted with: a number becomes a string
-// in Lua with 14 digits only.
+// Numbers stay strings unless they are counted with: Lua writes a number with 14
+// digits at most.
 var prelude = `
 local list, ledger, dead, aside = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local holder, side = ARGV[1], ARGV[2]
@@ -157,7 +157,7 @@ return reply('ok', '')
 
 // claim takes or keeps the ownership, and makes the ledger if there is none.
 //
-// ARGV: 3 what the holders that are replaced at once begin with, 4 lease in ms,
+// ARGV: 3 the prefix of holders that are replaced at once, 4 lease in ms,
 // 5 whether it is the process's first, 6 grace in ms, 7 a new epoch, 8 the head's
 // number in a new ledger, 9 this call's serial, 10 Redis's name for its own id.
 //

@@ -14,16 +14,16 @@ const (
 	MaxText  = 256 << 10 // bytes
 )
 
-// base is that of the numbers behind the floor: spans of up to 46,655 items, each
+// base is the base of gaps and lengths. In base 36, spans of up to 46,655 items, each
 // after a gap of one, take four bytes, so MaxSpans of them fit into MaxText.
 const base = 36
 
 // AppendText appends the set's text to b: the floor, then each span as "+gap,length"
-// or, where the gap before it is a single number, as "+length". The floor is in
+// or, if the gap before it is a single number, as "+length". The floor is in
 // decimal, gaps and lengths in base 36.
 //
 // The highest spans are left out if the text would exceed MaxSpans or MaxText. So
-// Parse always takes it, and at worst items count as not confirmed that are.
+// Parse always takes it, and at worst some items count as not confirmed.
 func (s *Set) AppendText(b []byte) []byte {
 	most := len(b) + MaxText
 	b = strconv.AppendUint(b, s.floor, 10)
