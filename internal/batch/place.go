@@ -34,6 +34,7 @@ type Snapshot struct {
 
 // Changes is what the ledger does not have yet. It is to be written in one step.
 type Changes struct {
+	Floor     uint64 // items below are finished, once this is written
 	Finished  string // numbers.Set as text; empty: as the ledger has it
 	Done      string
 	Plain     string

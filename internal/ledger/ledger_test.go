@@ -338,7 +338,7 @@ func TestDeadLettersAndItemsSetAsideAreCopiedBeforeAnythingIsRemoved(t *testing.
 		}
 		want(t, p.updates(Call{Dead: []DeadLetter{{Aside: true, Number: 11, Line: "late"}}, Restored: []uint64{11, 12}}), OK, "")
 		s = b.snapshot()
-		if len(s.dead) != 3 || s.dead[2] != "late}\ni1" || len(s.aside) != 1 {
+		if len(s.dead) != 3 || s.dead[2] != "late2}\ni1" || len(s.aside) != 1 {
 			t.Errorf("%+v", s)
 		}
 	})

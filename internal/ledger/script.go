@@ -81,7 +81,7 @@ local head = mark(item(0))
 if ARGV[9] == '' and old[4] and old[4] ~= '' and old[4] ~= head then return reply('moved', 'head') end
 local at = 12
 for _ = 1, tonumber(ARGV[10]) do
-  if mark(item(tonumber(ARGV[at]))) ~= ARGV[at + 1] then return reply('moved', 'landmark') end
+  if (ARGV[at] == '0' and head or mark(item(tonumber(ARGV[at])))) ~= ARGV[at + 1] then return reply('moved', 'landmark') end
   at = at + 2
 end
 if ARGV[6] == '' then return reply('ok', '') end

@@ -1,9 +1,11 @@
 package poller
 
 import (
+	"cmp"
 	"context"
+	"hash/maphash"
+	"slices"
 	"strings"
-
 	"time"
 
 	"go.uber.org/zap"
@@ -15,122 +17,131 @@ import (
 // search looks for what is known of a list that others have changed, or that Redis has
 // brought back with other data. It reads a batch each turn, from the head on.
 type search struct {
-	at     uint64           // index of the next item to read
-	shifts map[int64][]bool // by how far known items may have moved to the head -> which of them were found there
+	known   map[uint64]print // items by number
+	top     uint64           // one past the last of them
+	at      uint64           // index of the next item to read
+	answers []answer
 }
 
-// maxShifts bounds how many answers are looked at.
-const maxShifts = 1024
+// answer is a number that the item at the head may have.
+type answer struct {
+	head uint64
+	end  uint64 // the items up to there are those that are known
+	over bool   // the one at end is another
+}
 
 // find looks for the known items of the list. At its end it tells the relay which items
 // are gone, and which numbers stand for other items now.
+//
+// The head has to be a known item, or it is not certain how many items are gone. Among
+// the answers the one counts by which most items are the known ones. Of several it is the
+// largest number: then an item may come twice, but none is removed that was not delivered.
 func (r *reader) find(ctx context.Context, now time.Time) error {
-	known := r.marks[r.marks.from(r.first):]
 	if r.search == nil {
-		r.search = &search{shifts: make(map[int64][]bool)}
+		r.search = r.newSearch()
 	}
-	most := uint64(0)
-	if len(known) > 0 {
-		most = min(r.end, known[len(known)-1].number+1+maxPushed) - r.first
+	s := r.search
+	if s.more(r.end - r.first) {
+		return r.searchOn(ctx)
 	}
-	if r.search.at < most {
-		return r.searchOn(ctx, known, most)
-	}
-
-	shifts := r.search.shifts
 	r.search = nil
-	shift, found := best(shifts, known, r.first)
-	switch {
-	case !found && len(known) == 0 && !r.headMoved:
-		return r.rebase(ctx, now, 0, r.first, r.epoch)
-	case !found || shift < 0:
+	var best *answer
+	for i := range s.answers {
+		a := &s.answers[i]
+		if best == nil || a.end-a.head >= best.end-best.head {
+			best = a
+		}
+	}
+	if best == nil {
 		return r.beginAnew(ctx, now)
 	}
-	first := r.first + uint64(shift)
-	return r.rebase(ctx, now, uint64(shift), prefix(known, shifts[shift], first), r.epoch)
+	return r.rebase(ctx, now, best.head-r.first, best.end, r.epoch)
 }
 
-// maxPushed is how many items behind the last known one are looked at: others may have
-// pushed items to the head.
-const maxPushed = 1000
+func (r *reader) newSearch() *search {
+	s := &search{known: make(map[uint64]print), top: r.first}
+	for _, one := range r.marks[r.marks.from(r.first):] {
+		s.known[one.number] = one.print
+	}
+	for _, b := range r.held {
+		for i := range b.Len() {
+			n := b.First() + uint64(i)
+			if known := s.known[n]; n >= r.first {
+				known.hash = maphash.Bytes(r.seed, b.Item(i))
+				s.known[n] = known
+			}
+		}
+	}
+	for n := range s.known {
+		s.top = max(s.top, n+1)
+	}
+	if !r.headMoved {
+		s.answers = []answer{{head: r.first, end: r.first}}
+	}
+	return s
+}
+
+// more reports whether one of the items of the list has to be read.
+func (s *search) more(length uint64) bool {
+	if s.at == 0 && length > 0 {
+		return true
+	}
+	return slices.ContainsFunc(s.answers, func(a answer) bool { return !a.over && s.at < length && a.head+s.at < s.top })
+}
 
 // searchOn reads the next items.
-func (r *reader) searchOn(ctx context.Context, known marks, most uint64) error {
+func (r *reader) searchOn(ctx context.Context) error {
 	c, err := r.Server.Open(ctx)
 	if err != nil {
 		return err
 	}
-	ask := int(min(most-r.search.at, uint64(r.loop.opts.BatchItems)))
+	ask := int(min(r.end-r.first-r.search.at, uint64(r.loop.opts.BatchItems)))
 	r.lrange(c, r.first+r.search.at, ask)
 	if err := c.Send(ctx); err != nil {
 		return err
 	}
 	c.Receive(nil)
-	var there prober
+	there := prober{seed: r.seed}
 	if err := c.Finish(c.Items(&there, ask)); err != nil {
 		return err
 	}
 	if r.list.FromRight {
-		there.reverse()
+		slices.Reverse(there.items)
 	}
-	for i, mark := range there.marks {
-		r.search.found(known, mark, int64(r.search.at)+int64(i), r.first)
+	for _, item := range there.items {
+		r.search.found(item)
 	}
-	if r.search.at += uint64(len(there.marks)); len(there.marks) < ask {
+	if len(there.items) < ask {
 		r.end = r.first + r.search.at
 	}
 	return nil
 }
 
-// found notes the known items that look like the one at an index.
-func (s *search) found(known marks, mark ledger.Mark, index int64, first uint64) {
-	for i, one := range known {
-		if one.Mark != mark {
-			continue
-		}
-		shift := int64(one.number-first) - index
-		if s.shifts[shift] == nil {
-			if len(s.shifts) == maxShifts {
-				continue
-			}
-			s.shifts[shift] = make([]bool, len(known))
-		}
-		s.shifts[shift][i] = true
-	}
-}
-
-// best is the shift at which most of the known items were found that would still be there.
-// Of several it is the largest: then fewer items count as still there, so an item may come
-// twice, but none is removed that was not delivered.
-func best(shifts map[int64][]bool, known marks, first uint64) (shift int64, found bool) {
-	most := -1
-	for s, at := range shifts {
-		n := 0
-		for _, there := range at {
-			if there {
-				n++
+// found takes the next item of the list into account.
+func (s *search) found(item print) {
+	if s.at == 0 {
+		for n, known := range s.known {
+			if known.is(item) && !slices.ContainsFunc(s.answers, func(a answer) bool { return a.head == n }) {
+				s.answers = append(s.answers, answer{head: n, end: n})
 			}
 		}
-		if n > most || n == most && s > shift {
-			shift, most, found = s, n, true
-		}
+		slices.SortFunc(s.answers, func(a, b answer) int { return cmp.Compare(a.head, b.head) })
 	}
-	return shift, found
-}
-
-// prefix is the number behind the last known item up to which all known ones were found.
-func prefix(known marks, found []bool, first uint64) uint64 {
-	end := first
-	for i, one := range known {
-		if one.number < first {
+	for i := range s.answers {
+		a := &s.answers[i]
+		if a.over {
 			continue
 		}
-		if !found[i] {
-			return end
+		n := a.head + s.at
+		switch known, ok := s.known[n]; {
+		case !ok:
+		case known.is(item):
+			a.end = n + 1
+		default:
+			a.over = true
 		}
-		end = one.number + 1
 	}
-	return noNumber
+	s.at++
 }
 
 // beginAnew gives up what is known of the list: its head gets a number that no item had,
@@ -181,6 +192,7 @@ func (r *reader) rebase(ctx context.Context, now time.Time, gone, end uint64, ep
 	if r.top = max(r.top, r.first); end < r.top {
 		r.log.Rollback(max(end, r.first))
 		r.marks.cut(0, max(end, r.first))
+		r.forgetHeld(max(end, r.first), noNumber)
 		r.top = max(end, r.first)
 	}
 	r.more = true
@@ -190,25 +202,27 @@ func (r *reader) rebase(ctx context.Context, now time.Time, gone, end uint64, ep
 // maxLandmarks bounds what one script compares.
 const maxLandmarks = 32
 
-// prober is the sink that keeps the mark of each item.
+// prober is the sink that keeps what each item is recognized by.
 type prober struct {
+	seed   maphash.Seed
 	marker ledger.Marker
-	marks  []ledger.Mark
+	hash   maphash.Hash
+	items  []print
 }
 
 func (p *prober) Begin(int) (keep bool) {
 	p.marker = ledger.Marker{}
+	p.hash.SetSeed(p.seed)
 	return false
 }
 
-func (p *prober) Part(b []byte) { p.marker.Add(b) }
+func (p *prober) Part(b []byte) {
+	p.marker.Add(b)
+	p.hash.Write(b)
+}
 
-func (p *prober) End(batch.Span) { p.marks = append(p.marks, p.marker.Mark()) }
-
-func (p *prober) reverse() {
-	for i, j := 0, len(p.marks)-1; i < j; i, j = i+1, j-1 {
-		p.marks[i], p.marks[j] = p.marks[j], p.marks[i]
-	}
+func (p *prober) End(batch.Span) {
+	p.items = append(p.items, print{p.marker.Mark(), p.hash.Sum64()})
 }
 
 // newEpoch is a name for a time in which numbers stand for the same items.

@@ -1,6 +1,7 @@
 package poller
 
 import (
+	"hash/maphash"
 	"slices"
 
 	"edged/internal/ledger"
@@ -15,17 +16,35 @@ type marks []landmark
 
 type landmark struct {
 	number uint64
-	ledger.Mark
+	print
 }
 
-// add notes the mark of an item.
-func (m *marks) add(n uint64, mark ledger.Mark) {
+// print is what an item is recognized by: its mark, inside Redis, and here, if it is
+// known, a hash of all of it.
+type print struct {
+	ledger.Mark
+	hash uint64 // 0: not known
+}
+
+func (p print) is(other print) bool {
+	if p.hash != 0 && other.hash != 0 {
+		return p.hash == other.hash
+	}
+	return p.Mark == other.Mark
+}
+
+func printOf(seed maphash.Seed, item []byte) print {
+	return print{ledger.MarkOf(item), maphash.Bytes(seed, item)}
+}
+
+// add notes an item.
+func (m *marks) add(n uint64, item print) {
 	i := m.behind(n)
 	if i > 0 && (*m)[i-1].number == n {
-		(*m)[i-1].Mark = mark
+		(*m)[i-1].print = item
 		return
 	}
-	*m = slices.Insert(*m, i, landmark{n, mark})
+	*m = slices.Insert(*m, i, landmark{n, item})
 	if len(*m) > maxMarks {
 		m.thin()
 	}

@@ -7,6 +7,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/maphash"
+	"slices"
 	"strings"
 	"time"
 
@@ -38,9 +40,12 @@ type reader struct {
 	serial  uint64 // of the ledger
 	attempt uint64 // serial of the last call
 	marks   marks
-	sent    bool   // an exchange is under way
-	unknown uint64 // serial of the last call, if its outcome is not known; 0: it is known
-	saving  bool   // it wrote what the relay has changed
+	seed    maphash.Seed   // of their hashes
+	held    []*batch.Batch // read last for the front: what is on its way can be recognized
+	holds   int            // bytes in them
+	sent    bool           // an exchange is under way
+	unknown uint64         // serial of the last call, if its outcome is not known; 0: it is known
+	saving  bool           // it wrote what the relay has changed
 
 	astray    bool // the list may not be as the ledger says: look for what is known of it
 	headMoved bool // its head is another one for certain
@@ -64,8 +69,8 @@ type Log interface {
 }
 
 func newReader(l *Loop, list List) *reader {
-	r := &reader{lane: newLane(l, list, ledger.KeysOf(list.Key).Free), log: list.Log, keys: ledger.KeysOf(list.Key)}
-	return r
+	keys := ledger.KeysOf(list.Key)
+	return &reader{lane: newLane(l, list, keys.Free), log: list.Log, keys: keys, seed: maphash.MakeSeed()}
 }
 
 // unread reports whether the list may have items that were never read.
@@ -92,7 +97,7 @@ func (r *reader) turn(ctx context.Context, now time.Time) bool {
 	}
 
 	read := takes && plan.Items > 0
-	trim, known := r.trimmable(plan)
+	trim, known := r.trimmable(plan.Floor)
 	wanted := r.claimed && (trim > 0 || plan.Dirty || read && r.claimed)
 	switch {
 	case r.owes(plan, takes) && !r.claimed && (due || !r.standby):
@@ -134,8 +139,8 @@ func (r *reader) leaves(plan batch.Place, takes bool) bool {
 
 // trimmable is how many items can be removed: those that are finished, up to the last
 // one whose mark is known. known tells whether that is all of them.
-func (r *reader) trimmable(plan batch.Place) (n int, known bool) {
-	floor := min(plan.Floor, r.end)
+func (r *reader) trimmable(floor uint64) (n int, known bool) {
+	floor = min(floor, r.end)
 	if !r.claimed || floor <= r.first {
 		return 0, true
 	}
@@ -148,12 +153,15 @@ func (r *reader) trimmable(plan batch.Place) (n int, known bool) {
 
 // unremoved is how many items are finished, or have changes, and Redis does not know.
 func (r *reader) unremoved() int {
+	if !r.owner {
+		return 0
+	}
 	plan := r.log.Plan(false)
 	n := 0
-	if plan.Floor > r.first && r.started {
+	if plan.Floor > r.first {
 		n = int(min(plan.Floor, max(r.end, r.first)) - r.first)
 	}
-	if plan.Dirty && r.started || r.unknown != 0 {
+	if plan.Dirty || r.unknown != 0 {
 		n++
 	}
 	return n
@@ -270,30 +278,53 @@ func (r *reader) lrange(c *redisconn.Conn, from uint64, ask int) {
 // update adds the script that writes and removes.
 func (r *reader) update(c *redisconn.Conn, x *exchange) error {
 	call := r.call()
+	if x.plan.Dirty {
+		floor, err := r.write(call, x.now)
+		if err != nil {
+			return err
+		}
+		r.saving = true
+		x.trim, _ = r.trimmable(floor)
+	}
 	call.Trim = int64(x.trim)
 	if r.renew = x.now.Sub(r.renewed) >= r.loop.opts.Lease/3; r.renew {
 		call.Renew = true
 	}
 	if x.trim > 0 {
-		last, _ := r.marks.last(r.first + uint64(x.trim))
-		r.addLandmark(call, last)
+		r.vouch(call, uint64(x.trim))
 	}
 	if x.ask > 0 {
 		if before, ok := r.marks.last(x.from); ok && before.number >= r.first {
 			r.addLandmark(call, before)
 		}
 	}
-	if x.plan.Dirty {
-		if err := r.write(call, x.now); err != nil {
-			return err
-		}
-		r.saving = true
-	}
 	if call.Changes() {
 		r.unknown = call.Attempt
 	}
 	c.Command(call.Words(r.keys)...)
 	return nil
+}
+
+// vouch adds what has to be so for the first trim items to be those that are known: the
+// last of them, the head, and one in between. If others remove items, and all items repeat
+// in the very rhythm of what was removed, that can't be seen.
+func (r *reader) vouch(call *ledger.Call, trim uint64) {
+	last, _ := r.marks.last(r.first + trim)
+	r.addLandmark(call, last)
+	r.addHeld(call, r.first)
+	if trim > 2 {
+		r.addHeld(call, r.first+1+r.loop.opts.Random(trim-2))
+	}
+}
+
+// addHeld adds an item that is held as a landmark.
+func (r *reader) addHeld(call *ledger.Call, n uint64) {
+	for _, b := range r.held {
+		if b.First() <= n && n < b.Next() {
+			r.addLandmark(call, landmark{n, print{Mark: ledger.MarkOf(b.Item(int(n - b.First())))}})
+			return
+		}
+	}
 }
 
 func (r *reader) addLandmark(call *ledger.Call, one landmark) {
@@ -306,8 +337,9 @@ func (r *reader) addLandmark(call *ledger.Call, one landmark) {
 	call.Landmarks = append(call.Landmarks, ledger.Landmark{Index: index, Mark: one.Mark})
 }
 
-// write adds what the relay has changed to a call.
-func (r *reader) write(call *ledger.Call, now time.Time) error {
+// write adds what the relay has changed to a call. Once it is carried out the items
+// below floor are finished.
+func (r *reader) write(call *ledger.Call, now time.Time) (floor uint64, _ error) {
 	ch := r.log.Changes()
 	set := func(name, value string) {
 		if value != "" {
@@ -331,13 +363,13 @@ func (r *reader) write(call *ledger.Call, now time.Time) error {
 	for _, d := range ch.Dead {
 		line, err := epitaph(Epitaph{Reason: d.Reason, Time: now.UTC(), Deliveries: d.Deliveries, Instance: r.loop.opts.Instance})
 		if err != nil {
-			return err
+			return 0, err
 		}
 		call.Dead = append(call.Dead, ledger.DeadLetter{Index: int64(d.Number - r.first), Line: line})
 		r.lane.log.Warn("an item could not be delivered; it is in the dead-letter list",
 			zap.String("reason", d.Reason), zap.Int("deliveries", d.Deliveries), zap.String("dead", r.keys.Dead))
 	}
-	return nil
+	return ch.Floor, nil
 }
 
 // epitaph is the beginning of the line in front of a dead letter: the script, which has
@@ -355,7 +387,7 @@ func epitaph(e Epitaph) (string, error) {
 // receive ends an exchange.
 func (r *reader) receive(c *redisconn.Conn, x *exchange) error {
 	sink := redisconn.Sink(&x.got)
-	var prober prober
+	prober := prober{seed: r.seed}
 	if x.probe {
 		sink = &prober
 	}
@@ -406,10 +438,11 @@ func (r *reader) receive(c *redisconn.Conn, x *exchange) error {
 	if r.removed(out.First - r.first); out.Serial != r.serial {
 		r.serial = out.Serial
 	}
-	r.first, r.end = out.First, out.First+uint64(out.Length)
+	r.first = out.First
+	r.ends(out.Length)
 	switch {
-	case x.probe && len(prober.marks) == 1:
-		r.marks.add(x.from, prober.marks[0])
+	case x.probe && len(prober.items) == 1:
+		r.marks.add(x.from, prober.items[0])
 	case x.probe:
 		r.astray = true // there is no such item
 	case x.ask > 0:
@@ -424,6 +457,13 @@ func (r *reader) saved(ok bool) {
 		r.log.Saved(ok)
 	}
 	r.saving, r.unknown = false, 0
+}
+
+// ends notes the length of the list. Items that were read are missing where it is too
+// short.
+func (r *reader) ends(length int64) {
+	r.end = r.first + uint64(length)
+	r.astray = r.astray || r.end < r.top
 }
 
 // receiveLight ends an exchange without the script.
@@ -441,7 +481,7 @@ func (r *reader) receiveLight(x *exchange, owner, length any, refused redisconn.
 		x.free()
 		return nil
 	}
-	r.end = r.first + uint64(n)
+	r.ends(n)
 	r.backlog(n)
 	r.take(x)
 	return nil
@@ -477,6 +517,9 @@ func (r *reader) removed(n uint64) {
 	if n == 0 {
 		return
 	}
+	for len(r.held) > 0 && r.held[0].Next() <= r.first+n {
+		r.letGo()
+	}
 	r.mu.Lock()
 	r.status.Removed += n
 	r.mu.Unlock()
@@ -506,19 +549,55 @@ func (r *reader) take(x *exchange) {
 		if r.list.Acknowledged {
 			b.Explicit(x.now, int64(r.end-b.Next()))
 		}
-		r.marks.add(b.Next()-1, ledger.MarkOf(b.Item(b.Len()-1)))
+		r.marks.add(b.Next()-1, printOf(r.seed, b.Item(b.Len()-1)))
 		r.log.Offer(b, x.plan.Sweep)
-		b.Release()
+		if !x.plan.Sweep {
+			r.hold(b)
+		} else {
+			b.Release()
+		}
 	case got.large != nil:
 		got.memory.Free()
 		read++
-		r.marks.add(x.from, ledger.Mark(fmt.Sprintf("%d:%s", got.large.size, got.large.sum)))
+		r.marks.add(x.from, print{Mark: ledger.Mark(fmt.Sprintf("%d:%s", got.large.size, got.large.sum))})
 		r.log.Bury(x.from, fmt.Sprintf("larger than max_payload (%d bytes)", r.loop.opts.MaxPayload))
 	default:
 		got.memory.Free()
 	}
 	r.top = max(r.top, read)
 	r.more = false // end tells
+}
+
+// hold keeps a batch, as long as its items are not finished and there are not too many.
+func (r *reader) hold(b *batch.Batch) {
+	r.held = append(r.held, b)
+	r.holds += b.Size()
+	for len(r.held) > 1 && (r.held[0].Next() <= r.first || r.holds > maxHeld*r.loop.opts.BatchBytes) {
+		r.letGo()
+	}
+}
+
+// maxHeld is how many times the bytes of a batch are held.
+const maxHeld = 4
+
+// forgetHeld lets go of the batches that have items of a range.
+func (r *reader) forgetHeld(from, to uint64) {
+	r.held = slices.DeleteFunc(r.held, func(b *batch.Batch) bool {
+		if b.Next() <= from || b.First() >= to {
+			return false
+		}
+		r.holds -= b.Size()
+		b.Release()
+		return true
+	})
+}
+
+// letGo lets go of the oldest batch.
+func (r *reader) letGo() {
+	r.holds -= r.held[0].Size()
+	r.held[0].Release()
+	r.held[0] = nil
+	r.held = r.held[1:]
 }
 
 // claim makes the list this process's, or finds out whether it still is, and what
@@ -587,14 +666,15 @@ func (r *reader) watchFree(ctx context.Context) error {
 // begin takes the place in the list from the ledger, and forgets what was known.
 func (r *reader) begin(st *ledger.State) {
 	r.marks, r.astray, r.top = nil, r.headMoved, r.first
+	r.forgetHeld(0, noNumber)
 	if st == nil {
 		return
 	}
 	s := batch.Snapshot{
 		First: r.first, Finished: st.Finished, Done: st.Done, Plain: st.Plain, HasPlain: st.HasPlain, Groups: st.Groups,
 	}
-	if !st.Grace.IsZero() {
-		s.Grace = st.Grace.Sub(st.Now)
+	if !st.Grace.IsZero() { // one that ends too late was written before the clock was set back
+		s.Grace = min(st.Grace.Sub(st.Now), r.loop.opts.RejoinGrace)
 	}
 	for _, set := range st.Groups {
 		r.top = max(r.top, set.Top())

@@ -109,7 +109,7 @@ func (l *Log) Join(group, key string, m batch.Member) batch.Membership {
 }
 
 func (l *Log) newConsumer(group string) *consumer {
-	c := &consumer{group: group}
+	c := &consumer{group: group, acked: everything()}
 	if l.opts.Explicit {
 		c.singles = make(map[uint64]*claim)
 	}
@@ -120,13 +120,20 @@ func (l *Log) newConsumer(group string) *consumer {
 	return c
 }
 
+// everything is what a consumer without a place has confirmed: it owes nothing yet.
+func everything() numbers.Set {
+	var s numbers.Set
+	s.Add(0, never)
+	return s
+}
+
 // begin gives a new consumer its place.
 func (l *Log) begin(c *consumer) {
 	start := l.done.Floor()
 	if ghost := l.records.ghost; ghost != nil {
 		start = min(start, ghost.acked.Floor())
 	}
-	c.acked.Add(0, never) // what is finished is found out as if it were not there
+	c.acked = everything()
 	l.moved()
 	l.settle()
 	c.acked = l.finished.Clone()

@@ -109,7 +109,11 @@ func (l *Log) rejoinFront(now time.Time) {
 		return
 	}
 	for _, c := range l.consumers {
-		if !c.front && c.cursor == l.front && c.active() && l.ready(c) && !now.Before(c.until) {
+		if c.front || c.cursor > l.front || !c.active() || !l.ready(c) || now.Before(c.until) {
+			continue
+		}
+		if next, _ := c.acked.Gap(c.cursor); next >= l.front {
+			c.cursor = l.front
 			l.joinFront(c, now)
 		}
 	}
@@ -170,7 +174,7 @@ func (l *Log) nextWake(now time.Time) time.Time {
 	if len(l.due) > 0 {
 		sooner(l.due[0].due)
 	}
-	if !l.graceEnds.IsZero() {
+	if !l.graceEnds.IsZero() && !l.stopped {
 		sooner(l.graceEnds)
 	}
 	for _, c := range l.consumers {

@@ -165,22 +165,19 @@ func (l *Log) planRead(p *batch.Place, unread bool, now time.Time) {
 	l.findFront(now)
 	front, sweep := batch.Place{}, batch.Place{}
 	l.planFront(&front)
-	l.planSweep(&sweep)
-	top := l.taken.Top()
-	leaveOut(&front, top, unread)
-	leaveOut(&sweep, top, unread)
+	end := l.taken.Top() // a read from there on would find nothing
+	if unread {
+		end = never
+	}
+	l.planSweep(&sweep, end)
+	if front.From >= end {
+		front.Items = 0
+	}
 	read := &front
 	if sweep.Items > 0 && (l.turn || front.Items == 0) {
 		read = &sweep
 	}
 	p.From, p.Items, p.Bytes, p.Large, p.Sweep = read.From, read.Items, read.Bytes, read.Large, read.Sweep
-}
-
-// leaveOut leaves a read out that would find nothing.
-func leaveOut(p *batch.Place, top uint64, unread bool) {
-	if !unread && p.From >= top {
-		p.Items = 0
-	}
 }
 
 // planFront says what the front may read: as much as the one of them with the
@@ -212,12 +209,12 @@ func (l *Log) planFront(p *batch.Place) {
 }
 
 // planSweep says what the sweep reads: from the lowest number that one of those
-// behind needs, beginning where it has come to.
-func (l *Log) planSweep(p *batch.Place) {
+// behind needs, beginning where it has come to. It does not read from end on.
+func (l *Log) planSweep(p *batch.Place, end uint64) {
 	l.setShare()
 	var next, lowest *consumer
 	for _, c := range l.consumers {
-		if !l.lacks(c) {
+		if !l.lacks(c) || c.lack >= end {
 			continue
 		}
 		if lowest == nil || c.lack < lowest.lack {

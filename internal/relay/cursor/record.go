@@ -114,7 +114,7 @@ func (c *consumer) plain() bool { return c.group == "" || !c.recorded }
 
 // settle finds out what is finished.
 func (l *Log) settle() {
-	if !l.stale {
+	if !l.stale || !l.loaded {
 		return
 	}
 	l.stale = false
@@ -170,7 +170,7 @@ func (l *Log) dirty() bool {
 	if l.now() != r.saved || len(r.graves) > 0 || len(r.waiting) > 0 || len(r.gone) > 0 || r.graceEnd {
 		return true
 	}
-	return slices.ContainsFunc(l.consumers, func(c *consumer) bool { return c.recorded && c.version != c.saved })
+	return slices.ContainsFunc(l.consumers, func(c *consumer) bool { return c.recorded && !c.closing && c.version != c.saved })
 }
 
 // Changes returns what is to be written now. Saved says what became of it, before the
@@ -186,6 +186,7 @@ func (l *Log) Changes() batch.Changes {
 	l.buryMarked()
 	l.settle()
 	now := l.now()
+	ch.Floor = l.finished.Floor()
 	p := &pending{saved: now, versions: make(map[*consumer]int), graves: r.marked, waiting: len(r.waiting), gone: slices.Clone(r.gone), graceEnd: r.graceEnd}
 	if now.finished != r.saved.finished {
 		ch.Finished = l.finished.String()
@@ -313,6 +314,7 @@ func (l *Log) Load(s batch.Snapshot) {
 		if s.HasPlain {
 			r.ghost = &consumer{acked: l.finished.Clone()}
 			r.ghost.acked.Raise(s.Plain)
+			r.ghost.cursor = r.ghost.acked.Floor()
 			l.consumers = append(l.consumers, r.ghost)
 		}
 	}
@@ -363,7 +365,7 @@ func (l *Log) begun(first uint64, finished numbers.Set) {
 	st := l.books()
 	for _, c := range slices.Clone(l.consumers) {
 		l.forget(c, 0, never)
-		c.again, c.acked, c.cursor, c.out = numbers.Set{}, numbers.Set{}, 0, 0
+		c.again, c.acked, c.cursor, c.out = numbers.Set{}, everything(), 0, 0
 		c.version, c.saved, c.ready, c.recorded = 0, 0, false, false
 		l.leaveFront(c)
 		if len(c.members) == 0 {

@@ -524,7 +524,7 @@ func (j *Judge) dead(payload string, reasons []string) {
 	if it == nil {
 		return // it was judged before
 	}
-	if len(reasons) > it.pushed && !it.maybe {
+	if len(reasons) > it.pushed && !it.maybe && j.troubles == 0 { // a ledger that is lost is one: all comes again
 		j.Find("twice-dead", "%s is %d times among the dead letters", label(payload), len(reasons))
 	}
 	for _, reason := range reasons {
