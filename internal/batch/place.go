@@ -35,6 +35,7 @@ type Snapshot struct {
 // Changes is what the ledger does not have yet. It is to be written in one step.
 type Changes struct {
 	Floor     uint64 // items below are finished, once this is written
+	Confirmed uint64 // and those below this one confirmed by at least one consumer
 	Finished  string // numbers.Set as text; empty: as the ledger has it
 	Done      string
 	Plain     string

@@ -43,6 +43,7 @@ const (
 	Done     = "done"
 	Plain    = "plain"
 	Grace    = "grace"
+	Known    = "known" // number and mark of an item that is confirmed and still in the list
 )
 
 const (

@@ -50,6 +50,10 @@ type State struct {
 	Grace      time.Time // by Redis's clock; zero: none
 	Now        time.Time // by Redis's clock
 
+	Known     uint64 // a confirmed item that was still in the list
+	KnownMark Mark
+	HasKnown  bool
+
 	Finished         numbers.Set
 	Groups, Durables map[string]numbers.Set
 	Aside            []uint64 // numbers of the items set aside
@@ -162,6 +166,10 @@ func (s *State) field(name, value string) error {
 			return err
 		}
 		s.Grace = time.UnixMilli(int64(ms))
+	case Known:
+		number, mark, ok := strings.Cut(value, " ")
+		s.HasKnown, s.KnownMark = ok, Mark(mark)
+		return parse(&s.Known, number)
 	case Finished:
 		set, err := numbers.Parse(value)
 		s.Finished = set

@@ -147,7 +147,7 @@ func (s *search) found(item print) {
 // beginAnew gives up what is known of the list: its head gets a number that no item had,
 // and all of it is delivered.
 func (r *reader) beginAnew(ctx context.Context, now time.Time) error {
-	first := max(r.top, r.first, r.log.Plan(false).Floor)
+	first := max(r.top, r.first, r.log.Plan(r.end).Floor)
 	return r.rebase(ctx, now, first-r.first, noNumber, newEpoch())
 }
 
@@ -183,7 +183,7 @@ func (r *reader) rebase(ctx context.Context, now time.Time, gone, end uint64, ep
 	if epoch != r.epoch {
 		r.lane.log.Warn("the list is not the one that was read: all that Redis holds of it is delivered",
 			zap.Uint64("items", uint64(out.Length)))
-	} else if n := r.log.Plan(false); call.First > n.Floor {
+	} else if n := r.log.Plan(r.end); call.First > n.Floor {
 		r.lane.log.Warn("others removed items from the list before they were confirmed", zap.Uint64("items", call.First-max(r.first, n.Floor)))
 	}
 	r.astray, r.headMoved, r.epoch, r.serial, r.renewed = false, false, epoch, out.Serial, now

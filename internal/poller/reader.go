@@ -31,21 +31,24 @@ type reader struct {
 	log  Log // not the lane's, which is for people
 	keys ledger.Keys
 
-	claimed bool   // the place in the list is known, and this process owns it
-	started bool   // it has claimed the list before
-	first   uint64 // number of the item at the head
-	end     uint64 // one past the last item, when last looked
-	top     uint64 // one past the last item that was read
-	epoch   string
-	serial  uint64 // of the ledger
-	attempt uint64 // serial of the last call
-	marks   marks
-	seed    maphash.Seed   // of their hashes
-	held    []*batch.Batch // read last for the front: what is on its way can be recognized
-	holds   int            // bytes in them
-	sent    bool           // an exchange is under way
-	unknown uint64         // serial of the last call, if its outcome is not known; 0: it is known
-	saving  bool           // it wrote what the relay has changed
+	claimed   bool   // the place in the list is known, and this process owns it
+	started   bool   // it has claimed the list before
+	placed    bool   // the relay has a place in the list
+	first     uint64 // number of the item at the head
+	end       uint64 // one past the last item, when last looked
+	top       uint64 // one past the last item that was read
+	confirmed uint64 // items below are confirmed by at least one consumer, as far as the ledger knows
+	noted     uint64 // the item whose mark the ledger has; noNumber: it has none
+	epoch     string
+	serial    uint64 // of the ledger
+	attempt   uint64 // serial of the last call
+	marks     marks
+	seed      maphash.Seed   // of their hashes
+	held      []*batch.Batch // read last for the front: what is on its way can be recognized
+	holds     int            // bytes in them
+	sent      bool           // an exchange is under way
+	unknown   uint64         // serial of the last call, if its outcome is not known; 0: it is known
+	saving    bool           // it wrote what the relay has changed
 
 	astray    bool // the list may not be as the ledger says: look for what is known of it
 	headMoved bool // its head is another one for certain
@@ -56,7 +59,7 @@ type reader struct {
 
 // Log is the way into the relay of a list whose consumers have cursors.
 type Log interface {
-	Plan(unread bool) batch.Place
+	Plan(end uint64) batch.Place
 	Offer(b *batch.Batch, sweep bool)
 	Bury(n uint64, reason string)
 	Changes() batch.Changes
@@ -73,8 +76,13 @@ func newReader(l *Loop, list List) *reader {
 	return &reader{lane: newLane(l, list, keys.Free), log: list.Log, keys: keys, seed: maphash.MakeSeed()}
 }
 
-// unread reports whether the list may have items that were never read.
-func (r *reader) unread() bool { return r.more || r.end > r.top }
+// known is the number behind the last item that the list has, as far as is known.
+func (r *reader) known(due bool) uint64 {
+	if r.more || due {
+		return noNumber
+	}
+	return r.end
+}
 
 // turn does what is to be done for the list now, in at most one round trip, and
 // reports whether there was anything.
@@ -83,11 +91,11 @@ func (r *reader) turn(ctx context.Context, now time.Time) bool {
 		r.Server.Settle(0)
 	}
 	due := !now.Before(r.due)
-	unread := r.unread() || due
-	plan := r.log.Plan(unread)
+	known := r.known(due)
+	plan := r.log.Plan(known)
 	takes := r.listen(plan.Active)
-	if !unread && r.unread() { // a hint has come
-		plan = r.log.Plan(true)
+	if r.known(due) != known { // a hint has come
+		plan = r.log.Plan(noNumber)
 	}
 	if now.Before(r.retryAt) {
 		return false
@@ -97,16 +105,16 @@ func (r *reader) turn(ctx context.Context, now time.Time) bool {
 	}
 
 	read := takes && plan.Items > 0
-	trim, known := r.trimmable(plan.Floor)
+	trim, all := r.trimmable(plan.Floor)
 	wanted := r.claimed && (trim > 0 || plan.Dirty || read && r.claimed)
 	switch {
-	case r.owes(plan, takes) && !r.claimed && (due || !r.standby):
+	case r.owes(plan, takes) && !r.claimed && (due || !r.standby || r.more):
 		r.Server.Settle(0)
 		r.ended(r.claim(ctx, now), now, plan, takes)
 	case r.claimed && r.astray:
 		r.Server.Settle(0)
 		r.ended(r.find(ctx, now), now, plan, takes)
-	case wanted, r.claimed && !known, r.claimed && due && !r.leaves(plan, takes):
+	case wanted, r.claimed && !all, r.claimed && due && !r.leaves(plan, takes):
 		if err := r.exchange(ctx, now, plan, read, trim, takes); err != nil {
 			r.ended(err, now, plan, takes)
 		}
@@ -138,8 +146,8 @@ func (r *reader) leaves(plan batch.Place, takes bool) bool {
 }
 
 // trimmable is how many items can be removed: those that are finished, up to the last
-// one whose mark is known. known tells whether that is all of them.
-func (r *reader) trimmable(floor uint64) (n int, known bool) {
+// one whose mark is known. all tells whether that is all of them.
+func (r *reader) trimmable(floor uint64) (n int, all bool) {
 	floor = min(floor, r.end)
 	if !r.claimed || floor <= r.first {
 		return 0, true
@@ -156,7 +164,7 @@ func (r *reader) unremoved() int {
 	if !r.owner {
 		return 0
 	}
-	plan := r.log.Plan(false)
+	plan := r.log.Plan(r.end)
 	n := 0
 	if plan.Floor > r.first {
 		n = int(min(plan.Floor, max(r.end, r.first)) - r.first)
@@ -212,7 +220,7 @@ func (r *reader) exchange(ctx context.Context, now time.Time, plan batch.Place, 
 	} else if floor := min(plan.Floor, r.end); trim == 0 && floor > r.first {
 		r.probe(c, x, floor-1)
 	}
-	x.light = read && trim == 0 && !plan.Dirty && plan.From == r.first && r.faults == 0 && now.Sub(r.renewed) < r.loop.opts.Lease/3
+	x.light = read && trim == 0 && !plan.Dirty && plan.From == r.first && r.top <= r.first && r.faults == 0 && now.Sub(r.renewed) < r.loop.opts.Lease/3
 	if x.light {
 		// Nothing is known of the list that could be another now. Asking for the owner
 		// costs Redis a tenth of the script, and an item that comes alone waits.
@@ -287,9 +295,11 @@ func (r *reader) update(c *redisconn.Conn, x *exchange) error {
 		x.trim, _ = r.trimmable(floor)
 	}
 	call.Trim = int64(x.trim)
+	r.remember(call, uint64(x.trim))
 	if r.renew = x.now.Sub(r.renewed) >= r.loop.opts.Lease/3; r.renew {
 		call.Renew = true
 	}
+	r.addHeld(call, r.first)
 	if x.trim > 0 {
 		r.vouch(call, uint64(x.trim))
 	}
@@ -305,13 +315,22 @@ func (r *reader) update(c *redisconn.Conn, x *exchange) error {
 	return nil
 }
 
-// vouch adds what has to be so for the first trim items to be those that are known: the
-// last of them, the head, and one in between. If others remove items, and all items repeat
+// remember writes the mark of the last known item below done, if it stays in the list: a
+// later start begins there, and has to see whether others have changed the list.
+func (r *reader) remember(call *ledger.Call, trim uint64) {
+	last, ok := r.marks.last(r.confirmed)
+	if ok && last.number >= r.first+trim && last.number != r.noted {
+		r.noted = last.number
+		call.Set = append(call.Set, ledger.Field{Name: ledger.Known, Value: fmt.Sprintf("%d %s", last.number, last.Mark)})
+	}
+}
+
+// vouch adds what has to be so, besides the head, for the first trim items to be those that
+// are known: the last of them, and one in between. If others remove items, and all items repeat
 // in the very rhythm of what was removed, that can't be seen.
 func (r *reader) vouch(call *ledger.Call, trim uint64) {
 	last, _ := r.marks.last(r.first + trim)
 	r.addLandmark(call, last)
-	r.addHeld(call, r.first)
 	if trim > 2 {
 		r.addHeld(call, r.first+1+r.loop.opts.Random(trim-2))
 	}
@@ -341,6 +360,7 @@ func (r *reader) addLandmark(call *ledger.Call, one landmark) {
 // below floor are finished.
 func (r *reader) write(call *ledger.Call, now time.Time) (floor uint64, _ error) {
 	ch := r.log.Changes()
+	r.confirmed = ch.Confirmed
 	set := func(name, value string) {
 		if value != "" {
 			call.Set = append(call.Set, ledger.Field{Name: name, Value: value})
@@ -366,8 +386,10 @@ func (r *reader) write(call *ledger.Call, now time.Time) (floor uint64, _ error)
 			return 0, err
 		}
 		call.Dead = append(call.Dead, ledger.DeadLetter{Index: int64(d.Number - r.first), Line: line})
-		r.lane.log.Warn("an item could not be delivered; it is in the dead-letter list",
-			zap.String("reason", d.Reason), zap.Int("deliveries", d.Deliveries), zap.String("dead", r.keys.Dead))
+		if d.Deliveries > 0 { // one that is too large was said when it was read
+			r.lane.log.Warn("an item could not be delivered; it is in the dead-letter list",
+				zap.String("reason", d.Reason), zap.Int("deliveries", d.Deliveries), zap.String("dead", r.keys.Dead))
+		}
 	}
 	return ch.Floor, nil
 }
@@ -499,7 +521,7 @@ func (r *reader) standing(out ledger.Outcome, now time.Time) {
 		if r.owner {
 			r.lane.log.Warn("another instance has taken the list over; standing by", zap.String("holder", out.Holder))
 		}
-		r.owner = false
+		r.owner, r.placed = false, false
 		r.log.Unload()
 	case out.What == ledger.OK:
 		r.owner = true
@@ -560,6 +582,8 @@ func (r *reader) take(x *exchange) {
 		got.memory.Free()
 		read++
 		r.marks.add(x.from, print{Mark: ledger.Mark(fmt.Sprintf("%d:%s", got.large.size, got.large.sum))})
+		r.lane.log.Warn("an item is too large to deliver; it is in the dead-letter list",
+			zap.Int("bytes", got.large.size), zap.String("dead", r.keys.Dead))
 		r.log.Bury(x.from, fmt.Sprintf("larger than max_payload (%d bytes)", r.loop.opts.MaxPayload))
 	default:
 		got.memory.Free()
@@ -570,6 +594,7 @@ func (r *reader) take(x *exchange) {
 
 // hold keeps a batch, as long as its items are not finished and there are not too many.
 func (r *reader) hold(b *batch.Batch) {
+	r.forgetHeld(b.First(), b.Next()) // it was read once more
 	r.held = append(r.held, b)
 	r.holds += b.Size()
 	for len(r.held) > 1 && (r.held[0].Next() <= r.first || r.holds > maxHeld*r.loop.opts.BatchBytes) {
@@ -621,14 +646,14 @@ func (r *reader) claim(ctx context.Context, now time.Time) error {
 	r.standing(out, now)
 	if out.What != ledger.OK {
 		r.saved(false)
-		r.standsBy = out.Ends
+		r.standsBy, r.more = out.Ends, false // more: the owner has given the list back
 		return r.watchFree(ctx)
 	}
 	st := out.State
-	ours := r.started && !st.Created && st.Owner == r.loop.holder
+	ours := r.placed && !st.Created && st.Owner == r.loop.holder
 	executed := r.unknown != 0 && ours && st.Serial == r.unknown
 	same := ours && (st.Serial == r.serial || executed) && (st.RunChanged || st.Epoch == r.epoch)
-	back := r.started && !st.Created && !same && (st.RunChanged || st.Serial < r.serial)
+	back := r.placed && !st.Created && !same && (st.RunChanged || st.Serial < r.serial)
 	r.saved(executed)
 	r.claimed, r.renewed, r.search = true, now, nil
 	r.serial, r.epoch, r.headMoved = out.Serial, st.Epoch, st.HeadMoved
@@ -636,24 +661,24 @@ func (r *reader) claim(ctx context.Context, now time.Time) error {
 		r.removed(out.First - r.first)
 	}
 	r.first, r.end = out.First, out.First+uint64(out.Length)
-	r.astray = r.astray || st.HeadMoved || st.RunChanged && r.started || back
+	r.astray = r.astray || st.HeadMoved || st.RunChanged && r.placed || back
 	for _, name := range st.Malformed {
 		r.lane.log.Error("a field of the list's ledger can't be read; what it said is not known",
 			zap.String("ledger", r.keys.Ledger), zap.String("field", name))
 	}
 	switch {
 	case same || back:
-		if r.log.Plan(false).Floor < r.first {
+		if r.log.Plan(r.end).Floor < r.first {
 			r.log.Gone(r.first)
 		}
-	case st.Created && r.started:
+	case st.Created && r.placed:
 		r.lane.log.Warn("Redis has lost what it knew of the list: all that it holds is delivered again", zap.String("ledger", r.keys.Ledger))
 		r.begin(nil)
 		r.log.Reset(r.first)
 	default:
 		r.begin(st)
 	}
-	r.started = true
+	r.started, r.placed = true, true
 	return nil
 }
 
@@ -680,6 +705,10 @@ func (r *reader) begin(st *ledger.State) {
 		r.top = max(r.top, set.Top())
 	}
 	r.top = max(r.top, st.Done, st.Finished.Top(), st.Plain)
+	r.confirmed, r.noted = st.Done, noNumber
+	if st.Known >= r.first && st.HasKnown {
+		r.marks.add(st.Known, print{Mark: st.KnownMark})
+	}
 	r.log.Load(s)
 }
 

@@ -275,6 +275,7 @@ func (w *world) leave(a scenario.Args) {
 		for _, l := range w.network.Links(name, c.args.Text("daemon", "")) {
 			l.Silence()
 		}
+		w.lock(w.judge.Fault) // edged delivers to it for a while
 	}
 	w.dismiss(name)
 }

@@ -134,10 +134,10 @@ func (l *Log) SetBounds(window, memory int) {
 	l.opts.Changed()
 }
 
-// Plan says what is finished and what can be read; unread tells whether the list may have
-// items that were never read. Times that have come take their effect: what is overdue
+// Plan says what is finished and what can be read, below the number end: the list has no
+// more items. Times that have come take their effect: what is overdue
 // is delivered again, who holds up the front is left behind.
-func (l *Log) Plan(unread bool) batch.Place {
+func (l *Log) Plan(end uint64) batch.Place {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := l.opts.Now()
@@ -154,21 +154,17 @@ func (l *Log) Plan(unread bool) batch.Place {
 	p.Floor, p.Active, p.Dirty = l.finished.Floor(), l.active(), l.dirty()
 	p.Idle = len(l.consumers) == 0
 	if p.Active && !l.stopped {
-		l.planRead(&p, unread, now)
+		l.planRead(&p, end, now)
 	}
 	p.Wake = l.nextWake(now)
 	return p
 }
 
 // planRead chooses between the front and the sweep.
-func (l *Log) planRead(p *batch.Place, unread bool, now time.Time) {
+func (l *Log) planRead(p *batch.Place, end uint64, now time.Time) {
 	l.findFront(now)
 	front, sweep := batch.Place{}, batch.Place{}
 	l.planFront(&front)
-	end := l.taken.Top() // a read from there on would find nothing
-	if unread {
-		end = never
-	}
 	l.planSweep(&sweep, end)
 	if front.From >= end {
 		front.Items = 0

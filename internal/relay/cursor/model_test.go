@@ -321,7 +321,7 @@ func (w *world) turn(lost bool) {
 		w.unknown = false
 		w.log.Saved(true) // the serial in the ledger tells
 	}
-	p := w.log.Plan(w.log.taken.Top() < w.end)
+	p := w.log.Plan(w.end)
 	var read *batch.Batch
 	if p.Items > 0 && p.From < w.end {
 		if p.From < w.first {

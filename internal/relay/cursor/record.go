@@ -58,6 +58,19 @@ type grave struct {
 
 func (r *records) bury(g grave) { r.graves = append(r.graves, g) }
 
+// dig takes back dead letters that are none any more.
+func (r *records) dig(which func(n uint64) bool) {
+	marked := r.graves[:r.marked]
+	kept := slices.DeleteFunc(slices.Clone(marked), func(g grave) bool { return which(g.number) })
+	rest := slices.DeleteFunc(slices.Clone(r.graves[r.marked:]), func(g grave) bool { return which(g.number) })
+	r.graves, r.marked = append(kept, rest...), len(kept)
+}
+
+// forget says that the ledger may be an older one.
+func (r *records) forget() {
+	r.saved = saved{finished: never, done: never, plain: never, hasPlain: true}
+}
+
 // admit reports whether a queue group may have a record.
 func (r *records) admit(group string) bool {
 	if r.admitted == nil {
@@ -186,7 +199,7 @@ func (l *Log) Changes() batch.Changes {
 	l.buryMarked()
 	l.settle()
 	now := l.now()
-	ch.Floor = l.finished.Floor()
+	ch.Floor, ch.Confirmed = l.finished.Floor(), now.done
 	p := &pending{saved: now, versions: make(map[*consumer]int), graves: r.marked, waiting: len(r.waiting), gone: slices.Clone(r.gone), graceEnd: r.graceEnd}
 	if now.finished != r.saved.finished {
 		ch.Finished = l.finished.String()
@@ -351,12 +364,16 @@ func (l *Log) Unload() {
 func (l *Log) Reset(first uint64) {
 	l.mu.Lock()
 	l.begun(first, numbers.Set{})
-	l.records.saved = saved{}
+	tell := l.records.waiting
+	l.records = records{}
 	l.moved()
 	for _, c := range l.consumers {
 		l.begin(c)
 	}
 	l.mu.Unlock()
+	for _, saved := range tell {
+		saved(ErrGone)
+	}
 	l.opts.Changed()
 }
 
@@ -441,6 +458,7 @@ func (l *Log) Gone(to uint64) {
 	if l.pace.members > 0 {
 		l.front = max(l.front, to)
 	}
+	l.records.dig(func(n uint64) bool { return n < to })
 	l.moved()
 }
 
@@ -462,6 +480,11 @@ func (l *Log) Rollback(end uint64) {
 	l.done.Cut(end)
 	l.taken.Cut(end)
 	l.front = min(l.front, end)
+	l.records.dig(func(n uint64) bool { return n >= end })
+	l.records.forget()
+	for _, c := range l.consumers {
+		c.saved = 0
+	}
 	l.moved()
 	l.settle()
 	l.base = l.finished.Count() - st.Confirmed - st.Dead - st.Gone

@@ -358,7 +358,8 @@ func (s *Session) unsettled(it *item) {
 // twice judges a redelivery.
 func (s *Session) twice(it *item, before time.Time) {
 	j := s.judge
-	if s.twices++; s.polite && s.twices == s.list.Window*(j.troubles+2) {
+	// If it is not certain what others did to a list, all that it holds comes again.
+	if s.twices++; s.polite && s.twices == max(s.list.Window, len(s.list.items))*(j.troubles+2) {
 		j.Find("duplicates", "%s got %d items of %s again after %d troubles", s.client, s.twices, s.list.Name, j.troubles)
 	}
 	if !s.polite || !j.severe.Before(before) || time.Since(j.severe) < settling || it.unordered && it.pushed < 2 {
