@@ -42,7 +42,8 @@ type State struct {
 
 	Owner      string // before the claim; empty: none
 	Epoch, Run string
-	Serial     uint64 // of the ledger before the claim
+	Serial     uint64 // of the last update before the claim
+	Unbroken   bool   // the caller has been the owner since that update
 	First      uint64
 	Done       uint64
 	Plain      uint64
@@ -112,7 +113,7 @@ func parseState(o Outcome, words []any) (*State, error) {
 	written, _ := words[2].([]any)
 	aside, _ := words[3].([]any)
 	fields := slices.Concat(before, written)
-	if len(flags) != 5 || len(fields)%2 != 0 {
+	if len(flags) != 6 || len(fields)%2 != 0 {
 		return nil, errReply
 	}
 	serial, err := number(flags[3])
@@ -122,7 +123,7 @@ func parseState(o Outcome, words []any) (*State, error) {
 	}
 
 	s := &State{
-		Created: flags[0] == int64(1), RunChanged: flags[1] == int64(1), HeadMoved: flags[2] == int64(1),
+		Created: flags[0] == int64(1), RunChanged: flags[1] == int64(1), HeadMoved: flags[2] == int64(1), Unbroken: flags[5] == int64(1),
 		Serial: serial, First: o.First, Done: o.First, Plain: o.First, Now: time.UnixMilli(int64(now)),
 		Groups: map[string]numbers.Set{}, Durables: map[string]numbers.Set{},
 	}

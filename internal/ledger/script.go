@@ -161,14 +161,18 @@ return reply('ok', '')
 // 5 whether it is the process's first, 6 grace in ms, 7 a new epoch, 8 the head's
 // number in a new ledger, 9 this call's serial, 10 Redis's name for its own id.
 //
+// A claim writes since, "serial of the claim:serial of the last update by this owner",
+// so that after claims whose reply was lost the next one tells whether that update was
+// carried out.
+//
 // It returns four elements more: {made the ledger, another run id, another head,
-// serial before, now}, the fields as they were, those that it wrote, and the numbers
+// serial of the last update, now, whether the owner was the same since}, the fields as they were, those that it wrote, and the numbers
 // of the items set aside. It reads them first, since the ACL may deny that.
 //
 // A deadline further ahead than its lease was written before the clock was set
 // back. It counts from now on.
 var claim = redisconn.NewScript(prelude + `
-local old = redis.call('HMGET', ledger, 'serial', 'owner', 'deadline', 'lease', 'run', 'head', 'first', 'grace')
+local old = redis.call('HMGET', ledger, 'serial', 'owner', 'deadline', 'lease', 'run', 'head', 'first', 'grace', 'since')
 local serial, owner, first = old[1], old[2], old[7]
 local instead, lease = ARGV[3], tonumber(ARGV[4])
 local now = clock()
@@ -195,6 +199,9 @@ local waiting = redis.call('HKEYS', aside)
 local info = redis.pcall('INFO', ARGV[10] == 'run_id' and 'server' or 'replication')
 local run = type(info) == 'string' and string.match(info, ARGV[10] .. ':(%x+)') or ''
 local before = serial
+local updated = serial
+local claimed, last = string.match(old[9] or '', '^(%d+):(%d*)$')
+if claimed == serial then updated = last end
 serial = ARGV[9]
 if tonumber(serial) <= tonumber(before) then serial = digits(before + 1) end
 local otherRun = not made and run ~= (old[5] or '')
@@ -213,7 +220,7 @@ end
 
 local head = mark(item(0))
 local otherHead = not made and old[6] and old[6] ~= '' and old[6] ~= head
-local written = {'serial', serial, 'owner', holder}
+local written = {'serial', serial, 'owner', holder, 'since', serial .. ':' .. (owner == holder and updated or '')}
 local function set(name, value)
   written[#written + 1] = name
   written[#written + 1] = value
@@ -231,7 +238,8 @@ if starts and (made or not isNumber(old[8])) and tonumber(ARGV[6]) > 0 then set(
 redis.call('HSET', ledger, unpack(written))
 
 local all = reply('ok', holder)
-all[6] = {made and 1 or 0, otherRun and 1 or 0, otherHead and 1 or 0, before, digits(now)}
+all[6] = {made and 1 or 0, otherRun and 1 or 0, otherHead and 1 or 0, updated ~= '' and updated or before, digits(now),
+  owner == holder and updated ~= '' and 1 or 0}
 all[7], all[8], all[9] = fields, written, waiting
 return all
 `)

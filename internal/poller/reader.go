@@ -650,7 +650,7 @@ func (r *reader) claim(ctx context.Context, now time.Time) error {
 		return r.watchFree(ctx)
 	}
 	st := out.State
-	ours := r.placed && !st.Created && st.Owner == r.loop.holder
+	ours := r.placed && !st.Created && st.Unbroken
 	executed := r.unknown != 0 && ours && st.Serial == r.unknown
 	same := ours && (st.Serial == r.serial || executed) && (st.RunChanged || st.Epoch == r.epoch)
 	back := r.placed && !st.Created && !same && (st.RunChanged || st.Serial < r.serial)

@@ -73,7 +73,6 @@ type client struct {
 	owes       *owes
 	membership batch.Membership
 	debts      []handed
-	last       uint64 // the number handed to it last for the first time
 }
 
 type handed struct {
