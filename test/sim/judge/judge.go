@@ -358,8 +358,7 @@ func (s *Session) unsettled(it *item) {
 // twice judges a redelivery.
 func (s *Session) twice(it *item, before time.Time) {
 	j := s.judge
-	// If it is not certain what others did to a list, all that it holds comes again.
-	if s.twices++; s.polite && s.twices == max(s.list.Window, len(s.list.items))*(j.troubles+2) {
+	if s.twices++; s.polite && s.twices == s.list.Window*(j.troubles+2) {
 		j.Find("duplicates", "%s got %d items of %s again after %d troubles", s.client, s.twices, s.list.Name, j.troubles)
 	}
 	if !s.polite || !j.severe.Before(before) || time.Since(j.severe) < settling || it.unordered && it.pushed < 2 {
@@ -525,7 +524,7 @@ func (j *Judge) dead(payload string, reasons []string) {
 	if it == nil {
 		return // it was judged before
 	}
-	if len(reasons) > it.pushed && !it.maybe && j.troubles == 0 { // a ledger that is lost is one: all comes again
+	if len(reasons) > it.pushed && !it.maybe {
 		j.Find("twice-dead", "%s is %d times among the dead letters", label(payload), len(reasons))
 	}
 	for _, reason := range reasons {
