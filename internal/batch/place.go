@@ -29,7 +29,7 @@ type Snapshot struct {
 	Plain    uint64                 // what all plain consumers together had confirmed
 	HasPlain bool                   // there were any
 	Groups   map[string]numbers.Set // what each queue group had confirmed
-	Grace    time.Duration          // for so long those still owe, and whoever comes begins where they were
+	Grace    time.Duration          // for so long those still owe, and a new consumer begins where they were
 }
 
 // Changes is what the ledger does not have yet. It is to be written in one step.

@@ -69,7 +69,7 @@ type Keys struct {
 	Dead   string // a list: dead letters
 	Aside  string // a hash: items set aside by their number
 	Times  string // a hash: when items of some numbers were first seen
-	Free   string // written when the ownership is given back, so that those who stand by get a hint
+	Free   string // written when the ownership is given back, so that instances on standby get a hint
 }
 
 // KeysOf returns the keys of a list.

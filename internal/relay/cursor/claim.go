@@ -101,7 +101,7 @@ func (l *Log) single(c *consumer, n uint64) *claim {
 	return k
 }
 
-// maxPast is how many of those who had an item before are remembered, so that a late
+// maxPast is how many former holders of an item are remembered, so that a late
 // acknowledgement of theirs counts.
 const maxPast = 64
 

@@ -77,7 +77,7 @@ type Log struct {
 
 	mu        sync.Mutex // guards everything below, and what hangs on it
 	loaded    bool       // the place in the list is known
-	stopped   bool       // nothing more is taken, and whoever leaves still owes
+	stopped   bool       // nothing more is taken, and a consumer that leaves still owes
 	first     uint64     // number of the item at the head of the Redis list
 	done      numbers.Set
 	taken     numbers.Set // handed to a consumer, or finished in an earlier life
@@ -136,7 +136,7 @@ func (l *Log) SetBounds(window, memory int) {
 
 // Plan says what is finished and what can be read, below the number end: the list has no
 // more items. Times that have come take their effect: what is overdue
-// is delivered again, who holds up the front is left behind.
+// is delivered again, a consumer that holds up the front is left behind.
 func (l *Log) Plan(end uint64) batch.Place {
 	l.mu.Lock()
 	defer l.mu.Unlock()

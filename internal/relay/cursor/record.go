@@ -95,7 +95,7 @@ func (r *records) struck(c *consumer) {
 // errTooMany refuses an acknowledgement's answer, not the acknowledgement.
 var errTooMany = errors.New("too many acknowledgements wait for an answer: this one counts, but its answer is not known")
 
-// wait notes who is to be told when the ledger has an acknowledgement.
+// wait notes a function to be called when the ledger has an acknowledgement.
 func (r *records) wait(saved func(error)) bool {
 	if len(r.waiting) >= maxWaiting {
 		return false
