@@ -6,7 +6,7 @@ import (
 	"edged/internal/numbers"
 )
 
-// Place is what the loop may do next with the list.
+// Place is the next step that the loop may take with the list.
 type Place struct {
 	Active bool      // a consumer is there to receive
 	Idle   bool      // there is no consumer at all, not even one that only owes
@@ -21,18 +21,18 @@ type Place struct {
 	Wake   time.Time // Plan wants to be called then; zero: no such time
 }
 
-// Snapshot is what Redis knows of a list at a start, or when this process gets the list.
+// Snapshot is a list's ledger at a start, or when this process gets the list.
 type Snapshot struct {
 	First    uint64                 // number of the item at the head
 	Finished numbers.Set            // items that are finished
 	Done     uint64                 // items below are confirmed by at least one consumer
-	Plain    uint64                 // what all plain consumers together had confirmed
+	Plain    uint64                 // the plain cursor: all plain consumers had confirmed the items below
 	HasPlain bool                   // there were any
-	Groups   map[string]numbers.Set // what each queue group had confirmed
+	Groups   map[string]numbers.Set // the items that each queue group had confirmed
 	Grace    time.Duration          // for so long those still owe, and a new consumer begins where they were
 }
 
-// Changes is what the ledger does not have yet. It is to be written in one step.
+// Changes are not in the ledger yet. They are to be written in one step.
 type Changes struct {
 	Floor     uint64 // items below are finished, once this is written
 	Confirmed uint64 // and those below this one confirmed by at least one consumer
@@ -45,7 +45,7 @@ type Changes struct {
 	Dead      []Dead
 }
 
-// Record is what a queue group has confirmed.
+// Record holds the items that a queue group has confirmed.
 type Record struct{ Group, Acked string } // no Acked: the record goes
 
 // Dead is an item to be copied to the dead letters. It is one that still is in the list.

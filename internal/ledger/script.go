@@ -14,7 +14,7 @@ var Scripts = []*redisconn.Script{update, claim, release}
 // Common to all: KEYS are those of Keys but for Times; ARGV[1] is
 // the holder and ARGV[2] "R" if the list's head is its right end. They return
 // {result, length of the list, word, serial, first}; word is the other holder for
-// "standby", and for "moved" what was not as expected.
+// "standby", and for "moved" the part that was not as expected.
 //
 // All are written in the same order: reads, writes that change nothing, changes. The
 // first two fail if the ACL denies the command, so no call is half done. Only the

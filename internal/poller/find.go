@@ -14,7 +14,7 @@ import (
 	"edged/internal/ledger"
 )
 
-// search looks for what is known of a list that others have changed, or that Redis has
+// search looks for the known items of a list that others have changed, or that Redis has
 // brought back with other data. It reads a batch each turn, from the head on.
 type search struct {
 	known   map[uint64]print // items by number
@@ -144,7 +144,7 @@ func (s *search) found(item print) {
 	s.at++
 }
 
-// beginAnew gives up what is known of the list: its head gets a number that no item had,
+// beginAnew gives up the place in the list: its head gets a number that no item had,
 // and all of it is delivered.
 func (r *reader) beginAnew(ctx context.Context, now time.Time) error {
 	first := max(r.top, r.first, r.log.Plan(r.end).Floor)
@@ -199,10 +199,10 @@ func (r *reader) rebase(ctx context.Context, now time.Time, gone, end uint64, ep
 	return nil
 }
 
-// maxLandmarks bounds what one script compares.
+// maxLandmarks bounds the landmarks that one script compares.
 const maxLandmarks = 32
 
-// prober is the sink that keeps what each item is recognized by.
+// prober is the sink that keeps a print of each item.
 type prober struct {
 	seed   maphash.Seed
 	marker ledger.Marker

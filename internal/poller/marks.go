@@ -19,7 +19,7 @@ type landmark struct {
 	print
 }
 
-// print is what an item is recognized by: its mark, inside Redis, and here, if it is
+// print recognizes an item: by its mark inside Redis, and here, if it is
 // known, a hash of all of it.
 type print struct {
 	ledger.Mark

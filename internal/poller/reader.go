@@ -23,7 +23,7 @@ import (
 // the items stay where they are, and those at the head that are finished are removed by
 // the ledger's script. All fields are owned by the loop.
 //
-// A number is what stands for an item here; the head has number first. What a script
+// Here a number stands for an item; the head has number first. Each call that a script
 // writes is landmark too (its serial), so that after a lost reply the ledger itself
 // tells whether it was carried out.
 type reader struct {
@@ -44,11 +44,11 @@ type reader struct {
 	attempt   uint64 // serial of the last call
 	marks     marks
 	seed      maphash.Seed   // of their hashes
-	held      []*batch.Batch // read last for the front: what is on its way can be recognized
+	held      []*batch.Batch // read last for the front, to recognize the items on their way
 	holds     int            // bytes in them
 	sent      bool           // an exchange is under way
 	unknown   uint64         // serial of the last call, if its outcome is not known; 0: it is known
-	saving    bool           // it wrote what the relay has changed
+	saving    bool           // it wrote changes of the relay
 
 	astray    bool // the list may not be as the ledger says: look for what is known of it
 	headMoved bool // its head is another one for certain
@@ -84,7 +84,7 @@ func (r *reader) known(due bool) uint64 {
 	return r.end
 }
 
-// turn does what is to be done for the list now, in at most one round trip, and
+// turn does the next work for the list, in at most one round trip, and
 // reports whether there was anything.
 func (r *reader) turn(ctx context.Context, now time.Time) bool {
 	if r.sent {
@@ -135,7 +135,7 @@ func (r *reader) turn(ctx context.Context, now time.Time) bool {
 }
 
 // owes reports whether the list has to be this process's: for consumers that take
-// items, or for what the ledger does not have yet.
+// items, or for changes that the ledger does not have yet.
 func (r *reader) owes(plan batch.Place, takes bool) bool {
 	return takes || r.unknown != 0 || r.owner && (plan.Dirty || plan.Floor > r.first)
 }
@@ -203,8 +203,8 @@ func (r *reader) call() *ledger.Call {
 }
 
 // exchange is the round trip of delivery: read where a consumer needs items, check that
-// the list is this process's and still the one that is known, write what is confirmed,
-// and remove what is finished. The script comes behind the read, so that it vouches for
+// the list is this process's and still the one that is known, write which items are confirmed,
+// and remove the finished ones. The script comes behind the read, so that it vouches for
 // it: Redis carries out commands in the order in which they were sent.
 //
 // It is left under way, so that Redis works for this list while the loop does for
@@ -240,7 +240,7 @@ func (r *reader) exchange(ctx context.Context, now time.Time, plan batch.Place, 
 	return nil
 }
 
-// exchange is what a round trip asks for.
+// exchange is one round trip.
 type exchange struct {
 	now   time.Time
 	plan  batch.Place
@@ -325,9 +325,9 @@ func (r *reader) remember(call *ledger.Call, trim uint64) {
 	}
 }
 
-// vouch adds what has to be so, besides the head, for the first trim items to be those that
+// vouch adds landmarks, besides the head, that hold if the first trim items are those that
 // are known: the last of them, and one in between. If others remove items, and all items repeat
-// in the very rhythm of what was removed, that can't be seen.
+// in the very rhythm of the removed ones, that can't be seen.
 func (r *reader) vouch(call *ledger.Call, trim uint64) {
 	last, _ := r.marks.last(r.first + trim)
 	r.addLandmark(call, last)
@@ -356,7 +356,7 @@ func (r *reader) addLandmark(call *ledger.Call, one landmark) {
 	call.Landmarks = append(call.Landmarks, ledger.Landmark{Index: index, Mark: one.Mark})
 }
 
-// write adds what the relay has changed to a call. Once it is carried out the items
+// write adds the relay's changes to a call. Once it is carried out the items
 // below floor are finished.
 func (r *reader) write(call *ledger.Call, now time.Time) (floor uint64, _ error) {
 	ch := r.log.Changes()
@@ -473,7 +473,7 @@ func (r *reader) receive(c *redisconn.Conn, x *exchange) error {
 	return nil
 }
 
-// saved tells the relay whether the ledger has what the last call wrote.
+// saved tells the relay whether the ledger has the changes of the last call.
 func (r *reader) saved(ok bool) {
 	if r.saving {
 		r.log.Saved(ok)
@@ -499,7 +499,7 @@ func (r *reader) receiveLight(x *exchange, owner, length any, refused redisconn.
 		return errors.New("unexpected reply to HMGET and LLEN")
 	}
 	if o[0] != r.loop.holder || o[1] != fmt.Sprint(r.serial) {
-		r.claimed = false // a claim will tell what has become of it
+		r.claimed = false // a claim will tell why
 		x.free()
 		return nil
 	}
@@ -509,7 +509,7 @@ func (r *reader) receiveLight(x *exchange, owner, length any, refused redisconn.
 	return nil
 }
 
-// standing notes what a script said about the owner.
+// standing notes a script's answer about the owner.
 func (r *reader) standing(out ledger.Outcome, now time.Time) {
 	r.mu.Lock()
 	r.status.Backlog = out.Length
@@ -549,7 +549,7 @@ func (r *reader) removed(n uint64) {
 
 const noNumber = 1<<64 - 1
 
-// take offers what was read to the relay.
+// take offers the items that were read to the relay.
 func (r *reader) take(x *exchange) {
 	got := &x.got
 	if r.list.FromRight {
@@ -625,8 +625,8 @@ func (r *reader) letGo() {
 	r.held = r.held[1:]
 }
 
-// claim makes the list this process's, or finds out whether it still is, and what
-// became of a call whose reply was lost.
+// claim makes the list this process's, or finds out whether it still is, and whether
+// a call was carried out whose reply was lost.
 func (r *reader) claim(ctx context.Context, now time.Time) error {
 	call := r.call()
 	call.Claim, call.Start, call.Grace = true, !r.started, r.loop.opts.RejoinGrace
@@ -688,7 +688,7 @@ func (r *reader) watchFree(ctx context.Context) error {
 	return err
 }
 
-// begin takes the place in the list from the ledger, and forgets what was known.
+// begin takes the place in the list from the ledger, and forgets the old one.
 func (r *reader) begin(st *ledger.State) {
 	r.marks, r.astray, r.top = nil, r.headMoved, r.first
 	r.forgetHeld(0, noNumber)

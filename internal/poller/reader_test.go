@@ -53,7 +53,7 @@ func begin(t *testing.T, s *redistest.Server, instance string, change ...func(*O
 	return l
 }
 
-// join makes a client that confirms what it gets; with hold it waits for confirm.
+// join makes a client that confirms its items; with hold it waits for confirm.
 func (l *life) join(group string, hold bool) *client {
 	c := &client{t: l.t, hold: hold, slow: make(chan batch.Receipt, 100_000)}
 	done := make(chan struct{})

@@ -12,7 +12,7 @@ import (
 	"edged/internal/numbers"
 )
 
-// claim is what a consumer has to acknowledge: a run of items that one member was
+// claim is a debt to be acknowledged: a run of items that one member was
 // handed for the first time, or a single item. An item of a run that is refused, gets more
 // time, or is overdue becomes a single one. Guarded by Log.mu.
 type claim struct {
@@ -171,7 +171,7 @@ func (l *Log) handClaim(k *claim, b *batch.Batch) bool {
 	}
 }
 
-// redeliverOverdue hands out again what was not acknowledged in time.
+// redeliverOverdue hands out again the items that were not acknowledged in time.
 func (l *Log) redeliverOverdue(now time.Time) {
 	for len(l.due) > 0 && !l.due[0].due.After(now) {
 		k := l.due[0]
@@ -233,7 +233,7 @@ func (l *Log) giveUpClaims(m *member, keep int) {
 	}
 }
 
-// dropClaims forgets what a consumer has to acknowledge.
+// dropClaims forgets a consumer's claims.
 func (l *Log) dropClaims(c *consumer) {
 	for _, k := range c.runs {
 		l.unschedule(k)
@@ -299,7 +299,7 @@ func (l *Log) mine(m *member, n uint64) (k *claim, given bool) {
 	return k, true
 }
 
-// heed does what an acknowledgement says.
+// heed follows an acknowledgement.
 func (l *Log) heed(m *member, k *claim, n uint64, a batch.Ack) {
 	c := m.consumer
 	switch a.Kind {

@@ -18,7 +18,7 @@ type consumer struct {
 	group   string // empty for a plain subscription
 	members []*member
 
-	acked  numbers.Set // what it does not owe: confirmed by it, or from before it began
+	acked  numbers.Set // items that it does not owe: confirmed by it, or from before it began
 	cursor uint64      // items below have been handed out, or are not owed
 	again  numbers.Set // of those below, the ones that are to be handed out again now
 	out    int         // numbers below cursor that are not in acked
@@ -34,7 +34,7 @@ type consumer struct {
 	runs    []*claim          // explicit: items in their first delivery, by number
 	singles map[uint64]*claim // explicit: all others that were handed out
 
-	closing  bool // its last member is finished: it owes what that one still holds, and nothing else
+	closing  bool // its last member is finished: it owes only the items that one still holds
 	ready    bool // the ledger knows that it owes, so its items may go out
 	recorded bool // the ledger has a record of it, or will have
 	version  int  // counts changes of acked
@@ -53,7 +53,7 @@ type member struct {
 	gone     bool
 }
 
-// debt is what one Deliver left to be confirmed or, where items are acknowledged, to be
+// debt stands for the items of one Deliver, to be confirmed or, where items are acknowledged, to be
 // written. Guarded by Log.mu.
 type debt struct {
 	log      *Log
@@ -120,7 +120,7 @@ func (l *Log) newConsumer(group string) *consumer {
 	return c
 }
 
-// everything is what a consumer without a place has confirmed: it owes nothing yet.
+// everything is the set for a consumer without a place: it owes nothing yet.
 func everything() numbers.Set {
 	var s numbers.Set
 	s.Add(0, never)
@@ -162,12 +162,12 @@ func (l *Log) give(c *consumer, b *batch.Batch, most int) {
 		}
 	}
 	if next, _ := c.acked.Gap(c.cursor); next >= b.Next() && c.cursor < b.Next() && c.cursor >= b.First() {
-		c.cursor = b.Next() // what is left of the batch it does not need
+		c.cursor = b.Next() // it does not need the rest of the batch
 	}
 	l.updateRoom(c)
 }
 
-// serve hands to a consumer what it needs of a batch that was read by the sweep.
+// serve hands to a consumer the items it needs of a batch that was read by the sweep.
 func (l *Log) serve(c *consumer, b *batch.Batch) {
 	for {
 		from, to := c.firstAgain(b.First())
@@ -186,7 +186,7 @@ func (l *Log) serve(c *consumer, b *batch.Batch) {
 	}
 }
 
-// firstAgain is the first run, from a number on, of what is to be handed out again.
+// firstAgain is the first run, from a number on, of items to be handed out again.
 func (c *consumer) firstAgain(n uint64) (from, to uint64) {
 	if n < c.again.Floor() {
 		return n, c.again.Floor()
@@ -283,8 +283,8 @@ func (d *debt) Confirm() {
 	}
 }
 
-// confirm notes that a consumer has confirmed items, and reports whether that may have
-// moved what the ledger says.
+// confirm notes that a consumer has confirmed items, and reports whether the
+// ledger may have to be written.
 func (l *Log) confirm(c *consumer, from, to uint64) (news bool) {
 	before, done := c.acked.Floor(), l.done.Floor()
 	c.out -= int(c.acked.Add(from, to))
@@ -384,7 +384,7 @@ func (l *Log) leaveIfDone(m *member) {
 	}
 }
 
-// close lets a consumer without active members owe only what they still hold.
+// close lets a consumer without active members owe only the items that they still hold.
 func (l *Log) close(c *consumer) {
 	if c.closing || !l.loaded {
 		return
@@ -413,7 +413,7 @@ func (l *Log) close(c *consumer) {
 	l.moved()
 }
 
-// holds returns what is in a member's hands and not confirmed.
+// holds returns the items in a member's hands that are not confirmed.
 func (l *Log) holds(m *member) (held []numbers.Span) {
 	if l.opts.Explicit {
 		return l.claimed(m)

@@ -3,7 +3,7 @@
 //	An item leaves Redis when at least one consumer has confirmed it and no
 //	consumer still owes it. Until then Redis holds it.
 //
-// A Log is what is known of one Redis list: each item has a number, and each
+// A Log keeps account of one Redis list: each item has a number, and each
 // consumer a cursor of its own in the list.
 //
 //	first              floor              done                front
@@ -12,8 +12,8 @@
 //
 // A consumer is a plain subscription, or a queue group of subscriptions of which
 // one gets each item. It owes every item from where it began on until it has
-// confirmed it. The Log keeps numbers only, no items: what has to be delivered once
-// more is read from Redis once more. So memory is what is on its way to clients,
+// confirmed it. The Log keeps numbers only, no items: an item to be delivered once
+// more is read from Redis once more. So memory holds the items on their way to clients,
 // whatever lies between the slowest consumer and the fastest.
 //
 // Reads. The consumers that are furthest and keep up with each other are the front:
@@ -57,7 +57,7 @@ type Options struct {
 }
 
 // Stats are a Log's books. Taken = Confirmed + Dead + Gone + Returned + InFlight, and
-// in the end InFlight is what stays in Redis.
+// in the end the items InFlight stay in Redis.
 type Stats struct {
 	Taken       uint64 // items handed to a consumer for the first time
 	Confirmed   uint64 // finished: confirmed by a consumer, and owed by none
@@ -75,7 +75,7 @@ type Stats struct {
 type Log struct {
 	opts Options
 
-	mu        sync.Mutex // guards everything below, and what hangs on it
+	mu        sync.Mutex // guards everything below, consumers and members included
 	loaded    bool       // the place in the list is known
 	stopped   bool       // nothing more is taken, and a consumer that leaves still owes
 	first     uint64     // number of the item at the head of the Redis list
@@ -91,7 +91,7 @@ type Log struct {
 	turn  bool   // the sweep is next
 	share int    // bytes on their way for each consumer behind the front
 
-	stale           bool        // what follows, up to finished, has to be found again
+	stale           bool        // the fields below, up to finished, have to be found again
 	low, plainLow   uint64      // least floor of all consumers, and of the plain ones; never: there is none
 	lows, plainLows int         // consumers with that floor
 	dead            []uint64    // dead letters that are not finished, as other consumers owe them
@@ -116,7 +116,7 @@ func New(opts Options) *Log {
 }
 
 // Stop ends the taking for good: once it has returned no new item is handed out, and
-// a consumer that leaves still owes what it had not confirmed. What is on its way goes on.
+// a consumer that leaves still owes the items it had not confirmed. Items on their way go on.
 func (l *Log) Stop() {
 	l.mu.Lock()
 	l.stopped = true
@@ -134,9 +134,9 @@ func (l *Log) SetBounds(window, memory int) {
 	l.opts.Changed()
 }
 
-// Plan says what is finished and what can be read, below the number end: the list has no
-// more items. Times that have come take their effect: what is overdue
-// is delivered again, a consumer that holds up the front is left behind.
+// Plan says which items are finished and which can be read, below the number end: the list
+// has no more. Times that have come take their effect: overdue items
+// are delivered again, a consumer that holds up the front is left behind.
 func (l *Log) Plan(end uint64) batch.Place {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -176,7 +176,7 @@ func (l *Log) planRead(p *batch.Place, end uint64, now time.Time) {
 	p.From, p.Items, p.Bytes, p.Large, p.Sweep = read.From, read.Items, read.Bytes, read.Large, read.Sweep
 }
 
-// planFront says what the front may read: as much as the one of them with the
+// planFront plans the front's read: as much as the one of them with the
 // least room takes.
 func (l *Log) planFront(p *batch.Place) {
 	if l.pace.members == 0 || l.pace.blocked > 0 {
@@ -190,7 +190,7 @@ func (l *Log) planFront(p *batch.Place) {
 			from = min(from, next)
 		}
 	}
-	if from > l.front { // none of them needs what lies between
+	if from > l.front { // none of them needs the items between
 		for _, c := range l.consumers {
 			if c.front {
 				c.cursor = from
@@ -204,7 +204,7 @@ func (l *Log) planFront(p *batch.Place) {
 	}
 }
 
-// planSweep says what the sweep reads: from the lowest number that one of those
+// planSweep plans the sweep's read: from the lowest number that one of those
 // behind needs, beginning where it has come to. It does not read from end on.
 func (l *Log) planSweep(p *batch.Place, end uint64) {
 	l.setShare()
@@ -245,7 +245,7 @@ func (l *Log) setShare() {
 	l.share = max(l.opts.Memory/2/max(1, behind), leastShare)
 }
 
-// Offer hands a batch to the consumers that need it. sweep is what the Plan said.
+// Offer hands a batch to the consumers that need it. sweep is the Plan's.
 // Items that no consumer needs any more are left out.
 func (l *Log) Offer(b *batch.Batch, sweep bool) {
 	l.mu.Lock()

@@ -56,7 +56,7 @@ type world struct {
 	lines    []string
 }
 
-// ledger is what Redis has beside the list.
+// ledger stands beside the list in Redis.
 type ledger struct {
 	finished string
 	done     uint64
@@ -80,7 +80,7 @@ type handed struct {
 	receipt  batch.Receipt
 }
 
-// owes is what a consumer has to confirm: all items from start on.
+// owes has the items that a consumer has to confirm: all from start on.
 type owes struct {
 	start     uint64
 	confirmed numbers.Set
@@ -303,13 +303,13 @@ func (w *world) crash() {
 		if !ready[i] {
 			c.owes.start = mem.consumer.cursor
 		}
-		c.owes.handed = mem.consumer.acked.Clone() // it may get again what the ledger does not have
+		c.owes.handed = mem.consumer.acked.Clone() // it may get again items that the ledger does not have as confirmed
 		for n := c.owes.start; n < w.end; n++ {
 			if ready[i] && mem.consumer.acked.Has(n) && !c.owes.confirmed.Has(n) && !w.dead.Has(n) && w.now.Before(w.graceEnd) {
 				w.fail("%s came back, but does not get %d any more", c.name, n)
 			}
 		}
-		// Who comes back later than that has no claim to what it missed.
+		// A client that comes back later has no claim to the items it missed.
 		c.owes.confirmed = mem.consumer.acked.Clone()
 	}
 }
@@ -361,7 +361,7 @@ func (w *world) read(p batch.Place) *batch.Batch {
 	return b
 }
 
-// write is the script: it writes the ledger, and removes what is finished.
+// write is the script: it writes the ledger, and removes the finished items.
 func (w *world) write(ch *batch.Changes) {
 	if ch.Finished != "" {
 		w.ledger.finished = ch.Finished
@@ -425,7 +425,7 @@ func (w *world) check() {
 	}
 }
 
-// finish lets all confirm what they get: then nothing is left.
+// finish lets all clients confirm: then nothing is left.
 func (w *world) finish() {
 	if w.join(""); w.t.Failed() {
 		return
@@ -462,7 +462,7 @@ func (w *world) finish() {
 	}
 }
 
-// invariants holds what the fields of a Log promise each other.
+// invariants compares fields of a Log that depend on each other.
 func (w *world) invariants() {
 	l := w.log
 	for _, c := range l.consumers {

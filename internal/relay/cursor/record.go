@@ -16,11 +16,11 @@ const (
 	maxWaiting = 8192 // acknowledgements that wait for an answer
 )
 
-// records are what the ledger has, and what it is to have. Guarded by Log.mu.
+// records compare the ledger with the state to be written. Guarded by Log.mu.
 type records struct {
-	ghost    *consumer // owes what the plain consumers owed that were there before the start
+	ghost    *consumer // owes the items of the plain consumers from before the start
 	saved    saved
-	pending  *pending // what the last Changes said
+	pending  *pending // the last Changes
 	graves   []grave  // items that become dead letters
 	marked   int      // of graves, those that count as confirmed already
 	waiting  []func(error)
@@ -29,7 +29,7 @@ type records struct {
 	graceEnd bool            // the end of the grace is to be written
 }
 
-// saved is what the ledger has.
+// saved is the ledger's state.
 type saved struct {
 	finished uint64 // how many are
 	done     uint64
@@ -37,7 +37,7 @@ type saved struct {
 	hasPlain bool
 }
 
-// pending is what is being written.
+// pending is the state being written.
 type pending struct {
 	saved
 	versions map[*consumer]int
@@ -104,11 +104,11 @@ func (r *records) wait(saved func(error)) bool {
 	return true
 }
 
-// moved says that what is finished, or the plain cursor, may be another now.
+// moved says that the finished items, or the plain cursor, may be others now.
 func (l *Log) moved() { l.stale = true }
 
-// left notes that a consumer's floor was before, and reports whether it may have been
-// what held the floor of the list, or the plain cursor.
+// left notes that a consumer's floor was before, and reports whether it may have held
+// the floor of the list, or the plain cursor.
 func (l *Log) left(c *consumer, before uint64) bool {
 	if c.acked.Floor() == before || l.stale {
 		return l.stale
@@ -125,7 +125,7 @@ func (l *Log) left(c *consumer, before uint64) bool {
 // plain reports whether the plain cursor stands for the consumer.
 func (c *consumer) plain() bool { return c.group == "" || !c.recorded }
 
-// settle finds out what is finished.
+// settle finds out which items are finished.
 func (l *Log) settle() {
 	if !l.stale || !l.loaded {
 		return
@@ -168,7 +168,7 @@ func lowest(low *uint64, lows *int, floor uint64) {
 	}
 }
 
-// now is what the ledger is to have.
+// now is the state that the ledger is to have.
 func (l *Log) now() saved {
 	s := saved{finished: l.finished.Count(), done: l.done.Floor(), plain: l.plainLow, hasPlain: l.plainLow != never}
 	if !s.hasPlain {
@@ -186,8 +186,8 @@ func (l *Log) dirty() bool {
 	return slices.ContainsFunc(l.consumers, func(c *consumer) bool { return c.recorded && !c.closing && c.version != c.saved })
 }
 
-// Changes returns what is to be written now. Saved says what became of it, before the
-// next call.
+// Changes returns the changes to be written now. Saved is called with their outcome before
+// the next call.
 func (l *Log) Changes() batch.Changes {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -267,8 +267,8 @@ func (l *Log) buryMarked() {
 	}
 }
 
-// Saved says whether the ledger has what the last Changes returned. If that is not
-// known it does not.
+// Saved says whether the ledger has the last Changes. If that is not known it has
+// not.
 func (l *Log) Saved(ok bool) {
 	l.mu.Lock()
 	r := &l.records
@@ -359,7 +359,7 @@ func (l *Log) Unload() {
 	}
 }
 
-// Reset says that nothing is known any more of what stands in the list: it begins with
+// Reset says that nothing is known any more of the list's items: it begins with
 // number first, and all of it is delivered to every consumer.
 func (l *Log) Reset(first uint64) {
 	l.mu.Lock()
@@ -401,7 +401,7 @@ func (l *Log) begun(first uint64, finished numbers.Set) {
 	l.base = l.finished.Count() - st.Confirmed - st.Dead - st.Gone
 }
 
-// restore takes up what the ledger says of a queue group. One without a member owes
+// restore takes up the ledger's record of a queue group. One without a member owes
 // until the grace ends.
 func (l *Log) restore(name string, acked numbers.Set, grace bool) {
 	c := l.groups[name]
@@ -462,7 +462,7 @@ func (l *Log) Gone(to uint64) {
 	l.moved()
 }
 
-// Rollback says that what was known of the items from a number on is not so: Redis has
+// Rollback says that the items from a number on are not the known ones: Redis has
 // lost them, and has others in their place or will have.
 func (l *Log) Rollback(end uint64) {
 	l.mu.Lock()
@@ -496,7 +496,7 @@ func (l *Log) Rollback(end uint64) {
 	}
 }
 
-// place moves a consumer's cursor to where nothing is known of what lies behind it.
+// place moves a consumer's cursor; nothing is known of the items behind it.
 func (l *Log) place(c *consumer, cursor uint64) {
 	if c.closing {
 		return
@@ -528,7 +528,7 @@ func (l *Log) forget(c *consumer, from, to uint64) {
 		}
 	}
 	if l.opts.Explicit {
-		return // what the debts stand for is memory
+		return // the debts stand for memory
 	}
 	for _, m := range c.members {
 		for _, d := range slices.Clone(m.debts) {
