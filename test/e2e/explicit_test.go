@@ -60,7 +60,7 @@ func TestEveryKindOfAcknowledgementOfNatsGoWorks(t *testing.T) {
 	if meta, err := m.Metadata(); err != nil || meta.NumDelivered != 1 || meta.Stream != "events" || meta.Sequence.Stream != 2 {
 		t.Fatalf("metadata %+v, %v", meta, err)
 	}
-	redistest.Eventually(t, "the first is removed", func() bool { return inFlight(r) <= 6 })
+	redistest.Eventually(t, "all are taken, and the first is removed", func() bool { return r.Len("events") == 0 && inFlight(r) == 6 })
 	before := inFlight(r)
 	if err := m.AckSync(); err != nil {
 		t.Fatal(err)
