@@ -204,18 +204,16 @@ func (l *lab) emptied(ctx context.Context) (asked int, err error) {
 	for left := 1; left > 0; {
 		left = 0
 		for _, list := range lists {
-			for _, key := range []string{list, "{" + list + "}:edged:inflight:bench"} {
-				asked++
-				l.conn.send("LLEN", key)
-				if err := l.conn.out.Flush(); err != nil {
-					return asked, err
-				}
-				_, n, err := l.conn.header()
-				if err != nil {
-					return asked, err
-				}
-				left += n
+			asked++
+			l.conn.send("LLEN", list)
+			if err := l.conn.out.Flush(); err != nil {
+				return asked, err
 			}
+			_, n, err := l.conn.header()
+			if err != nil {
+				return asked, err
+			}
+			left += n
 		}
 		if err := pause(ctx, time.Millisecond); err != nil {
 			return asked, err

@@ -18,9 +18,9 @@ type hotPath struct {
 
 // hotPaths are what happens in user space to an item, and to a batch.
 var hotPaths = []hotPath{
-	{"read/item", "poller", "BenchmarkReply", 10, 500},                  // a reply of Redis, 256 B each
-	{"encode/item", "tcpserver", "BenchmarkEncodeBatch", 10, 500},       // once for each subscription ID
-	{"hand-out/client", "relay", "BenchmarkBatchToParties/100", 5, 100}, // a batch to a client, and its confirmation
+	{"read/item", "poller", "BenchmarkReply", 10, 500},                    // a reply of Redis, 256 B each
+	{"encode/item", "tcpserver", "BenchmarkEncodeBatch", 10, 500},         // once for each subscription ID
+	{"hand-out/client", "relay", "BenchmarkBatchToConsumers/100", 5, 100}, // a batch to a client, and its confirmation
 	{"explicit/item", "relay", "BenchmarkAcknowledge", 1000, 1},
 }
 

@@ -29,7 +29,8 @@ type Batch struct {
 	origin  *Batch // whose memory it is, for one item of another batch
 	refs    atomic.Int32
 
-	taken   time.Time // explicit lists only, as tries
+	epoch   string
+	read    time.Time
 	tries   int
 	pending int64
 
@@ -46,7 +47,7 @@ type keyed struct {
 // behind it. The first item has sequence number first, the others follow it. m
 // belongs to the batch from then on; the caller holds a reference.
 func New(subject string, first uint64, m *Memory) *Batch {
-	b := &Batch{subject: subject, first: first, memory: m}
+	b := &Batch{subject: subject, first: first, memory: m, tries: 1}
 	for _, s := range m.Spans {
 		b.size += s.Len()
 	}
@@ -84,12 +85,10 @@ func (b *Batch) Release() {
 	b.memory, b.encodings = nil, nil
 }
 
-// Explicit makes b a batch whose items are acknowledged one by one, each by
-// publishing to its reply subject, and returns it. It was taken at the given
-// time, which tells items of one life of an instance from those of another, and
-// pending items stood behind it in the list.
-func (b *Batch) Explicit(taken time.Time, pending int64) *Batch {
-	b.taken, b.tries, b.pending = taken, 1, pending
+// Stamp says when the items were read, how many stood behind them in the list, and in
+// which epoch their numbers stand for them. It returns b.
+func (b *Batch) Stamp(epoch string, read time.Time, pending int64) *Batch {
+	b.epoch, b.read, b.pending = epoch, read, pending
 	return b
 }
 
@@ -100,26 +99,20 @@ func (b *Batch) Again(i, n int) *Batch {
 	again := &Batch{
 		subject: b.subject, first: b.first + uint64(i), origin: b, size: len(b.Item(i)),
 		memory: &Memory{Data: b.memory.Data, Spans: b.memory.Spans[i : i+1]},
-		taken:  b.taken, tries: n, pending: b.pending,
+		epoch:  b.epoch, read: b.read, tries: n, pending: b.pending + int64(b.Len()-1-i),
 	}
 	again.refs.Store(1)
 	return again
 }
 
-// Alone is a batch of item i of b alone, in a buffer of its own. The caller holds
-// a reference to it.
-func (b *Batch) Alone(i int) *Batch {
-	alone := Of(b.subject, b.first+uint64(i), b.Item(i))
-	alone.taken, alone.tries, alone.pending = b.taken, b.tries, b.pending
-	return alone
-}
+// Epoch is the time in which the numbers of the items stand for them.
+func (b *Batch) Epoch() string { return b.epoch }
 
-// Taken is when the items of an explicit batch were taken.
-func (b *Batch) Taken() time.Time { return b.taken }
+// Read is when the items were read.
+func (b *Batch) Read() time.Time { return b.read }
 
-// Tries is how often the items of an explicit batch have been delivered to the
-// party that gets it, this time included; it is 0 where items are not
-// acknowledged one by one.
+// Tries is how often the items have been delivered to the consumer that gets the batch,
+// this time included.
 func (b *Batch) Tries() int { return b.tries }
 
 // Pending is how many items stood behind the batch in the list.
@@ -223,16 +216,6 @@ func (b *Batch) Encoded(key string, encode func(*Batch) *Encoding) *Encoding {
 // Memory returns memory for an encoding of so many bytes.
 func (b *Batch) Memory(size int) *Memory { return b.memory.pool.Get(size, b.Len()) }
 
-// Plan is what the relay lets the loop do next with a list.
-type Plan struct {
-	Head   uint64 // what is below may be removed from Redis
-	Next   uint64 // the item to take next
-	Items  int    // how many items may be taken now; 0 means none
-	Bytes  int    // how many bytes they may have; at least 1 where Items is not 0
-	Large  int    // how many where they are Large; no less than Bytes
-	Active bool   // somebody is there to receive
-}
-
 // Member takes items on behalf of a party: one subscription, say.
 type Member interface {
 	// Deliver hands over the items from (included) to to (excluded) of b and
@@ -260,13 +243,8 @@ type Membership interface {
 	// Finish ends deliveries. The first keep items that the member still owes
 	// stay owed until they are confirmed; the rest goes to others at once.
 	Finish(keep int)
-}
-
-// Settlement is an item whose fate is known.
-type Settlement struct {
-	Seq        uint64
-	Dead       string // why it goes to the dead letters; empty when it was acknowledged
-	Deliveries int    // the most to one party
+	// Owed is how many items are in the member's hands and not confirmed.
+	Owed() int
 }
 
 // Ack is what a client says about one item of an explicit list.
@@ -288,13 +266,12 @@ const (
 // Acknowledger is a Membership in a list whose items are acknowledged one by one.
 type Acknowledger interface {
 	Membership
-	// Acknowledge says something about the item with the sequence number seq that
-	// was taken at the given time. An item that this member was never given is
-	// refused with ErrNotGiven; a second and a late acknowledgement do nothing.
-	// removed, where not nil, is called once the item is out of Redis, or at once
-	// where nothing is to be removed, from any goroutine and without a lock held;
-	// with an error where the item is not in flight any more.
-	Acknowledge(seq uint64, taken time.Time, a Ack, removed func(error)) error
+	// Acknowledge says something about the item with number n of an epoch. An item that
+	// this member was never given is refused with ErrNotGiven; a second and a late
+	// acknowledgement do nothing. saved, if it is not nil, is called once Redis knows
+	// of the acknowledgement, or at once if there is nothing to be saved, from any
+	// goroutine and without a lock held; with an error if the item may come again.
+	Acknowledge(epoch string, n uint64, a Ack, saved func(error)) error
 }
 
 // ErrNotGiven refuses an acknowledgement.

@@ -87,10 +87,12 @@ const unixScheme = "unix://"
 
 // List is one Redis list that is relayed.
 type List struct {
-	Key      string `toml:"key"`
-	Subject  string `toml:"subject"` // never empty after Parse: the key, where the file gives none
-	Ack      string `toml:"ack"`     // AckReceived, AckExplicit or AckNone
-	TakeFrom string `toml:"take_from"`
+	Key      string   `toml:"key"`
+	Subject  string   `toml:"subject"` // never empty after Parse: the key, where the file gives none
+	Ack      string   `toml:"ack"`     // AckReceived, AckExplicit or AckNone
+	TakeFrom string   `toml:"take_from"`
+	MaxLag   Duration `toml:"max_lag"` // of a consumer behind the others; 0 means no bound
+	Keep     int      `toml:"keep"`    // finished items that stay in the list, to be read again
 
 	// These have their defaults unless Ack is AckExplicit.
 	AckWait       Duration   `toml:"ack_wait"`
@@ -129,6 +131,7 @@ type Delivery struct {
 	WindowItems    int      `toml:"window_items"` // of one list; at least BatchItems
 	Memory         Size     `toml:"memory"`       // of all lists together
 	ReceiptTimeout Duration `toml:"receipt_timeout"`
+	RejoinGrace    Duration `toml:"rejoin_grace"`   // after a start; 0 means none
 	InboundBuffer  Size     `toml:"inbound_buffer"` // published items that wait for Redis
 }
 
@@ -141,6 +144,7 @@ type TCP struct {
 	MaxPayload       Size     `toml:"max_payload"`
 	MaxControlLine   Size     `toml:"max_control_line"`
 	MaxPending       Size     `toml:"max_pending"` // for one client; at least MaxPayload
+	Memory           Size     `toml:"memory"`      // for all clients together; at least MaxPayload
 	ConnectTimeout   Duration `toml:"connect_timeout"`
 	PingInterval     Duration `toml:"ping_interval"`
 	TLS              TLS      `toml:"tls"`
@@ -217,6 +221,7 @@ func Default() *Config {
 			WindowItems:    4000,
 			Memory:         8 * mib,
 			ReceiptTimeout: 30 * second,
+			RejoinGrace:    30 * second,
 			InboundBuffer:  4 * mib,
 		},
 		TCP: TCP{
@@ -226,6 +231,7 @@ func Default() *Config {
 			MaxPayload:       1 * mib,
 			MaxControlLine:   4 * kib,
 			MaxPending:       8 * mib,
+			Memory:           32 * mib,
 			ConnectTimeout:   5 * second,
 			PingInterval:     2 * minute,
 		},
@@ -237,7 +243,7 @@ func Default() *Config {
 
 // newList is a [[list]] of which the file says nothing yet.
 func newList() List {
-	return List{Ack: AckReceived, TakeFrom: TakeLeft, AckWait: 30 * second, MaxAckPending: 1000}
+	return List{Ack: AckReceived, TakeFrom: TakeLeft, MaxLag: 10 * minute, AckWait: 30 * second, MaxAckPending: 1000}
 }
 
 // newInbound is an [[inbound]] of which the file says nothing yet.

@@ -128,7 +128,7 @@ func TestEveryKeyOfAFileIsTaken(t *testing.T) {
 			Sentinel: Sentinel{Master: "box"},
 		},
 		Lists: []List{
-			{Key: "{a}:in", Subject: "a.in", Ack: AckNone, TakeFrom: TakeRight, AckWait: 30 * second, MaxAckPending: 1000},
+			{Key: "{a}:in", Subject: "a.in", Ack: AckNone, TakeFrom: TakeRight, Keep: 1000, MaxLag: 10 * minute, AckWait: 30 * second, MaxAckPending: 1000},
 			{
 				Key: "b", Subject: "b", Ack: AckExplicit, TakeFrom: TakeLeft,
 				AckWait: minute, MaxDeliver: 5, Backoff: []Duration{millisecond, day}, MaxAckPending: 1,
@@ -139,11 +139,11 @@ func TestEveryKeyOfAFileIsTaken(t *testing.T) {
 			{Subject: "c", List: "c", TakeFrom: TakeLeft},
 		},
 		Delivery: Delivery{
-			BatchItems: 10, BatchBytes: 64000, WindowItems: 20, Memory: mib, ReceiptTimeout: minute, InboundBuffer: 64 * kib,
+			BatchItems: 10, BatchBytes: 64000, WindowItems: 20, Memory: mib, ReceiptTimeout: minute, RejoinGrace: 2 * second, InboundBuffer: 64 * kib,
 		},
 		TCP: TCP{
 			Listen: ":4223", MaxConnections: 8, MaxPerAddress: 2, MaxSubscriptions: 9, MaxPayload: 2 * kib,
-			MaxControlLine: kib, MaxPending: 3 * kib, ConnectTimeout: second, PingInterval: minute + second,
+			MaxControlLine: kib, MaxPending: 3 * kib, Memory: 2 * mib, ConnectTimeout: second, PingInterval: minute + second,
 			TLS:  TLS{CertFile: "/a.pem", KeyFile: "b", CAFile: "c", First: true},
 			Auth: Auth{TokenFile: "token"},
 			Users: []User{

@@ -18,6 +18,7 @@ const (
 	minute      = Duration(time.Minute)
 	hour        = Duration(time.Hour)
 	day         = 24 * hour
+	week        = 7 * day
 )
 
 // UnmarshalText reads what time.ParseDuration reads.

@@ -66,6 +66,7 @@ func (p *parser) validate(c *Config) {
 		c.Delivery.WindowItems, c.Delivery.BatchItems)
 	between(p, "delivery.memory", c.Delivery.Memory, 64*kib, gib)
 	between(p, "delivery.receipt_timeout", c.Delivery.ReceiptTimeout, second, hour)
+	between(p, "delivery.rejoin_grace", c.Delivery.RejoinGrace, 0, hour)
 	between(p, "delivery.inbound_buffer", c.Delivery.InboundBuffer, 64*kib, gib)
 
 	p.check("tcp.listen", checkListen(c.TCP.Listen))
@@ -78,6 +79,10 @@ func (p *parser) validate(c *Config) {
 	p.relate(c.TCP.MaxPending >= c.TCP.MaxPayload, "tcp.max_pending", "tcp.max_payload",
 		"what may wait for a client (tcp.max_pending = %q) must hold the largest message (tcp.max_payload = %q): raise the first or lower the second",
 		c.TCP.MaxPending, c.TCP.MaxPayload)
+	between(p, "tcp.memory", c.TCP.Memory, mib, gib)
+	p.relate(c.TCP.Memory >= c.TCP.MaxPayload, "tcp.memory", "tcp.max_payload",
+		"what may wait for all clients (tcp.memory = %q) must hold the largest message (tcp.max_payload = %q): raise the first or lower the second",
+		c.TCP.Memory, c.TCP.MaxPayload)
 	between(p, "tcp.connect_timeout", c.TCP.ConnectTimeout, 100*millisecond, minute)
 	between(p, "tcp.ping_interval", c.TCP.PingInterval, second, hour)
 	p.validateTLS(c.TCP.TLS)
@@ -172,6 +177,10 @@ func (p *parser) validateLists(lists []List) {
 
 		p.oneOf(path+".ack", l.Ack, AckReceived, AckExplicit, AckNone)
 		p.oneOf(path+".take_from", l.TakeFrom, TakeLeft, TakeRight)
+		between(p, path+".keep", l.Keep, 0, 100_000_000)
+		if l.MaxLag != 0 && (l.MaxLag < second || l.MaxLag > week) {
+			p.problem(path+".max_lag", "this must be between %v and %v, or 0s for no bound", second, week)
+		}
 		switch l.Ack {
 		case AckExplicit:
 			p.validateExplicit(path, l)
@@ -185,7 +194,7 @@ func (p *parser) validateLists(lists []List) {
 func (p *parser) validateExplicit(path string, l *List) {
 	between(p, path+".ack_wait", l.AckWait, 100*millisecond, day)
 	between(p, path+".max_deliver", l.MaxDeliver, 0, 1_000_000)
-	between(p, path+".max_ack_pending", l.MaxAckPending, 1, 1_000_000)
+	between(p, path+".max_ack_pending", l.MaxAckPending, 1, 65_536)
 	if len(l.Backoff) > maxBackoff {
 		p.problem(path+".backoff", "it has %d durations, at most %d are allowed: the last one repeats", len(l.Backoff), maxBackoff)
 		return

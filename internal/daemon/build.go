@@ -6,6 +6,7 @@ import (
 	"go.uber.org/zap"
 
 	"edged/internal/batch"
+	"edged/internal/budget"
 	"edged/internal/config"
 	"edged/internal/inbound"
 	"edged/internal/poller"
@@ -29,7 +30,7 @@ func build(o Options, log *logging) (*daemon, error) {
 		return nil, err
 	}
 
-	d := &daemon{options: o, started: time.Now(), log: log, life: newLifecycle(), reloading: make(chan struct{}, 1)}
+	d := &daemon{options: o, started: time.Now(), log: log, budget: budget.New(int(cfg.TCP.Memory)), life: newLifecycle(), reloading: make(chan struct{}, 1)}
 	d.watchdog = watchdog.New(watchdog.Options{Notify: o.Notify, Probe: d.probe, Log: log.Logger})
 	relayed, lists, subjects := d.buildLists(cfg)
 	d.served.replace(cfg, relayed)
@@ -73,6 +74,7 @@ func (d *daemon) buildLoop(cfg *config.Config, redis redisconn.Options, lists []
 		Lists:        lists,
 		PollInterval: time.Duration(cfg.Redis.PollInterval),
 		Lease:        time.Duration(cfg.Redis.Lease),
+		RejoinGrace:  time.Duration(cfg.Delivery.RejoinGrace),
 		BatchItems:   cfg.Delivery.BatchItems,
 		BatchBytes:   int(cfg.Delivery.BatchBytes),
 		MaxPayload:   int(cfg.TCP.MaxPayload),
@@ -113,6 +115,7 @@ func (d *daemon) buildTCP(cfg *config.Config, sec tcpserver.Security, lists []tc
 		MaxPayload:     int(cfg.TCP.MaxPayload),
 		MaxControlLine: int(cfg.TCP.MaxControlLine),
 		Limits:         d.limits(cfg),
+		Budget:         d.budget,
 		Log:            d.log.Named("tcp"),
 	})
 }
@@ -133,55 +136,45 @@ func (d *daemon) limits(cfg *config.Config) tcpserver.Limits {
 // relay returns the window of a list, with the views that the loop and the TCP server
 // have of it.
 func (d *daemon) relay(list config.List, cfg *config.Config) (relayed, poller.List, tcpserver.List) {
-	window, memory := bounds(cfg)
-	wake := func() { d.loop.Wake() }
-	source := poller.List{Key: list.Key, Subject: list.Subject, FromRight: list.TakeFrom == config.TakeRight}
+	source := poller.List{Key: list.Key, Subject: list.Subject, FromRight: list.TakeFrom == config.TakeRight, Keep: list.Keep}
 	subject := tcpserver.List{Name: list.Key, Subject: list.Subject}
 
-	if list.Ack == config.AckExplicit {
-		w := relay.NewExplicit(relay.ExplicitOptions{
-			Window: window, Memory: memory, Changed: wake,
-			AckWait: time.Duration(list.AckWait), Backoff: durations(list.Backoff),
-			MaxDeliver: list.MaxDeliver, MaxAckPending: list.MaxAckPending,
-		})
-		source.Explicit, subject.Joiner, subject.Confirm = corkedExplicit{w, d}, w, tcpserver.Acknowledged
-		return relayed{list, w}, source, subject
-	}
-	w := relay.NewList(relay.Options{Window: window, Memory: memory, Changed: wake})
-	source.Window, subject.Joiner = corkedWindow{w, d}, w
-	if list.Ack == config.AckNone {
+	options := relayOptions(list, cfg)
+	options.Changed = func() { d.loop.Wake() }
+	options.CutOff = func(c relay.ConsumerInfo) { d.cutOff(list.Key, c) }
+	switch list.Ack {
+	case config.AckExplicit:
+		options.Explicit, subject.Confirm = true, tcpserver.Acknowledged
+	case config.AckNone:
 		subject.Confirm = tcpserver.OnWrite
 	}
-	return relayed{list, w}, source, subject
+	log := relay.New(options)
+	source.Log, subject.Joiner = corkedLog{log, d}, log
+	return relayed{list, log}, source, subject
 }
 
-// corkedWindow and corkedExplicit let the loop write the items that it offers to
-// idle clients.
-type corkedWindow struct {
-	poller.Window
+// corkedLog lets the loop write the items that it offers to idle clients.
+type corkedLog struct {
+	poller.Log
 	daemon *daemon
 }
 
-func (w corkedWindow) Offer(b *batch.Batch) bool {
+func (w corkedLog) Offer(b *batch.Batch, sweep bool) {
 	w.daemon.tcp.Cork()
 	defer w.daemon.tcp.Uncork()
-	return w.Window.Offer(b)
+	w.Log.Offer(b, sweep)
 }
 
-type corkedExplicit struct {
-	poller.ExplicitWindow
-	daemon *daemon
-}
-
-func (w corkedExplicit) Offer(b *batch.Batch) {
-	w.daemon.tcp.Cork()
-	defer w.daemon.tcp.Uncork()
-	w.ExplicitWindow.Offer(b)
-}
-
-// bounds are those of each list's window.
-func bounds(cfg *config.Config) (window, memory int) {
-	return cfg.Delivery.WindowItems, int(cfg.Delivery.Memory) / len(cfg.Lists)
+// relayOptions are those that reload can change.
+func relayOptions(list config.List, cfg *config.Config) relay.Options {
+	return relay.Options{
+		Window: cfg.Delivery.WindowItems, Memory: int(cfg.Delivery.Memory) / len(cfg.Lists), Times: list.Keep > 0,
+		MaxLag: time.Duration(list.MaxLag),
+		Terms: relay.Terms{
+			AckWait: time.Duration(list.AckWait), Backoff: durations(list.Backoff),
+			MaxDeliver: list.MaxDeliver, MaxAckPending: list.MaxAckPending,
+		},
+	}
 }
 
 func durations(all []config.Duration) []time.Duration {

@@ -32,8 +32,10 @@ func (d *daemon) commands() []uds.Command {
 			Run: func(context.Context, []string) (uds.Answer, error) { return VersionOf(d.options.Version), nil }},
 		{Name: "status", Summary: "how it is, on one screen", Example: "status json",
 			Run: func(context.Context, []string) (uds.Answer, error) { return d.status(), nil }},
-		{Name: "lists", Summary: "state, backlog and books of each list", Example: "lists",
+		{Name: "lists", Summary: "state, backlog, place and lag of each list", Example: "lists",
 			Run: func(context.Context, []string) (uds.Answer, error) { return d.listsAnswer(), nil }},
+		{Name: "consumers", Args: "[LIST]", Summary: "place, lag and debt of each consumer", Example: "consumers events", MaxArgs: 1,
+			Run: d.consumers},
 		{Name: "clients", Summary: "who is connected, and what they owe", Example: "clients json",
 			Run: func(context.Context, []string) (uds.Answer, error) { return clientsAnswer{d.tcp.Clients()}, nil }},
 		{Name: "config", Summary: "every setting in effect, and where it came from", Example: "config json",
@@ -42,6 +44,8 @@ func (d *daemon) commands() []uds.Command {
 			Stream: d.watch},
 		{Name: "peek", Level: uds.Operator, Args: "LIST [N]", Summary: "the first items of a list, 10 or N of them", Example: "peek events 3", MinArgs: 1, MaxArgs: 2,
 			Run: d.peek},
+		{Name: "history", Level: uds.Operator, Args: "LIST [FROM]", Summary: "items in Redis; FROM: from ID, or since TIME, and N", Example: "history events since 10m 20", MinArgs: 1, MaxArgs: 4,
+			Run: d.history},
 		{Name: "pause", Level: uds.Operator, Args: "LIST|all", Summary: "take nothing more from a list", Example: "pause events", MinArgs: 1, MaxArgs: 1,
 			Run: func(_ context.Context, args []string) (uds.Answer, error) { return nil, d.pause(args[0], true) }},
 		{Name: "resume", Level: uds.Operator, Args: "LIST|all", Summary: "take from a paused list again", Example: "resume all", MinArgs: 1, MaxArgs: 1,
@@ -89,8 +93,9 @@ type statusAnswer struct {
 	LogDropped  uint64 `json:"log_lines_dropped"`
 	LogRepeated uint64 `json:"log_lines_repeated"`
 
-	Faults []string        `json:"faults"` // what does not work, and why
-	TCP    tcpserver.Stats `json:"tcp"`
+	Faults  []string        `json:"faults"`  // what does not work, and why
+	Lagging []string        `json:"lagging"` // consumers over a quarter of max_lag
+	TCP     tcpserver.Stats `json:"tcp"`
 }
 
 func (d *daemon) status() statusAnswer {
@@ -99,7 +104,7 @@ func (d *daemon) status() statusAnswer {
 		State: "serving", Why: d.life.draining(), Version: d.options.Version, Instance: cfg.Instance, PID: os.Getpid(),
 		Uptime: time.Since(d.started).Seconds(), Redis: cfg.Redis.Where(), Listen: d.address.String(), Lists: len(d.served.lists()),
 		InFlight: b.InFlight, Taken: b.Taken, Confirmed: b.Confirmed, Returned: b.Returned, Dead: b.Dead, Gone: b.Gone,
-		Redelivered: b.Redelivered, LogRepeated: d.log.repeated(), Faults: []string{}, TCP: d.tcp.Stats(),
+		Redelivered: b.Redelivered, LogRepeated: d.log.repeated(), Faults: []string{}, Lagging: d.lagging(), TCP: d.tcp.Stats(),
 	}
 	if a.Why != "" {
 		a.State = "draining"
@@ -130,7 +135,7 @@ func (a statusAnswer) Text(w io.Writer) {
 	fmt.Fprintf(w, "state      %s for %s, pid %d, version %s, instance %s\n", state, uptime, a.PID, a.Version, a.Instance)
 	fmt.Fprintf(w, "redis      %s\n", a.Redis)
 	fmt.Fprintf(w, "clients    %d at %s, %d accepted, %d cut off\n", a.TCP.Clients, a.Listen, a.TCP.Accepted,
-		a.TCP.Stuck+a.TCP.Stale+a.TCP.SlowConsumers)
+		a.TCP.Stuck+a.TCP.Lagged+a.TCP.Stale+a.TCP.SlowConsumers+a.TCP.OverMemory)
 	fmt.Fprintf(w, "lists      %d, backlog %d items, %d of them on their way\n", a.Lists, a.Backlog, a.InFlight)
 	fmt.Fprintf(w, "books      %d taken = %d confirmed + %d returned + %d dead + %d gone + %d on their way\n",
 		a.Taken, a.Confirmed, a.Returned, a.Dead, a.Gone, a.InFlight)
@@ -140,68 +145,12 @@ func (a statusAnswer) Text(w io.Writer) {
 	for _, f := range a.Faults {
 		fmt.Fprintf(w, "fault      %s\n", f)
 	}
-}
-
-type listAnswer struct {
-	Key         string  `json:"key"`
-	Subject     string  `json:"subject"`
-	Ack         string  `json:"ack"`
-	State       string  `json:"state"`
-	Reason      string  `json:"reason,omitempty"`
-	Holder      string  `json:"holder,omitempty"` // who has it, when it is another instance
-	Backlog     int64   `json:"backlog"`
-	InFlight    int     `json:"in_flight"`
-	Oldest      float64 `json:"oldest_unconfirmed_seconds"`
-	Parties     int     `json:"parties"`
-	Members     int     `json:"members"`
-	Taken       uint64  `json:"taken"`
-	Confirmed   uint64  `json:"confirmed"`
-	Returned    uint64  `json:"returned"`
-	Dead        uint64  `json:"dead"`
-	Gone        uint64  `json:"gone"`
-	Redelivered uint64  `json:"redelivered"`
-}
-
-type listsAnswer struct {
-	Lists []listAnswer `json:"lists"`
-}
-
-func (d *daemon) listsAnswer() listsAnswer {
-	a := listsAnswer{Lists: []listAnswer{}}
-	states := make(map[string]poller.Status)
-	for _, s := range d.loop.Lists() {
-		states[s.Key] = s
+	const shown = 5 // all have to fit on one screen
+	for _, l := range a.Lagging[:min(len(a.Lagging), shown)] {
+		fmt.Fprintf(w, "lag        %s\n", l)
 	}
-	for _, one := range d.served.lists() {
-		s, b := states[one.Key], one.Stats()
-		l := listAnswer{
-			Key: one.Key, Subject: one.Subject, Ack: one.Ack, State: string(s.State), Reason: s.Reason, Holder: s.Holder,
-			Backlog: s.Backlog, InFlight: b.InFlight, Parties: b.Parties, Members: b.Members, Taken: b.Taken, Confirmed: b.Confirmed,
-			Returned: b.Returned, Dead: b.Dead, Gone: b.Gone, Redelivered: b.Redelivered,
-		}
-		if !b.Oldest.IsZero() {
-			l.Oldest = time.Since(b.Oldest).Seconds()
-		}
-		a.Lists = append(a.Lists, l)
-	}
-	return a
-}
-
-func (a listsAnswer) Text(w io.Writer) {
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "LIST\tSUBJECT\tACK\tSTATE\tBACKLOG\tON ITS WAY\tPARTIES\tCONFIRMED\tRETURNED\tDEAD\tGONE")
-	for _, l := range a.Lists {
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%d\t%d\t%d\t%d\t%d\t%d\t%d\n", printable(l.Key), l.Subject, l.Ack, l.State, l.Backlog,
-			l.InFlight, l.Parties, l.Confirmed, l.Returned, l.Dead, l.Gone)
-	}
-	t.Flush()
-	for _, l := range a.Lists {
-		if l.Reason != "" {
-			fmt.Fprintf(w, "%s: %s\n", printable(l.Key), l.Reason)
-		}
-		if l.Holder != "" {
-			fmt.Fprintf(w, "%s: served by %s\n", printable(l.Key), printable(l.Holder))
-		}
+	if more := len(a.Lagging) - shown; more > 0 {
+		fmt.Fprintf(w, "lag        and %d more: see consumers\n", more)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"text/tabwriter"
 
 	"edged/internal/config"
+	"edged/internal/poller"
 	"edged/internal/uds"
 )
 
@@ -38,12 +39,12 @@ func (d *daemon) peek(ctx context.Context, args []string) (uds.Answer, error) {
 			return nil, uds.Errorf(uds.BadArgument, "%q is no number of items; write 1 to %d", args[1], shownLetters)
 		}
 	}
-	items, total, err := d.loop.Peek(ctx, args[0], min(n, shownLetters), shownBytes)
+	h, err := d.loop.History(ctx, args[0], poller.From{Waiting: true}, min(n, shownLetters), shownBytes)
 	if err != nil {
 		return nil, listError(args[0], err)
 	}
-	a := peekAnswer{Total: total, Items: []peekedItem{}}
-	for _, item := range items {
+	a := peekAnswer{Total: max(0, h.Length-int64(h.Floor-h.First)), Items: []peekedItem{}}
+	for _, item := range h.Items {
 		a.Items = append(a.Items, peekedItem{item.Size, quoted(item.Head, item.Size)})
 	}
 	return a, nil

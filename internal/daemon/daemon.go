@@ -19,6 +19,7 @@ import (
 	"github.com/coreos/go-systemd/v22/journal"
 	"go.uber.org/zap"
 
+	"edged/internal/budget"
 	"edged/internal/config"
 	"edged/internal/inbound"
 	"edged/internal/poller"
@@ -66,6 +67,7 @@ type daemon struct {
 	options Options
 	started time.Time
 	log     *logging
+	budget  *budget.Budget // of the memory that clients make edged hold
 
 	loop     *poller.Loop
 	tcp      *tcpserver.Server

@@ -26,8 +26,8 @@ func readDoc(t *testing.T, path string) string {
 
 // answerTypes are the values that the commands answer with; nil is {"ok":true}.
 var answerTypes = map[string]any{
-	"version": Version{}, "status": statusAnswer{}, "lists": listsAnswer{}, "clients": clientsAnswer{},
-	"config": configAnswer{}, "watch": sample{}, "peek": peekAnswer{}, "pause": nil, "resume": nil, "kick": nil,
+	"version": Version{}, "status": statusAnswer{}, "lists": listsAnswer{}, "consumers": consumersAnswer{}, "clients": clientsAnswer{},
+	"config": configAnswer{}, "watch": sample{}, "peek": peekAnswer{}, "history": historyAnswer{}, "pause": nil, "resume": nil, "kick": nil,
 	"dead": deadAnswer{}, "requeue": requeueAnswer{}, "inbound": inboundAnswer{}, "loglevel": levelAnswer{},
 	"drain": drainProgress{}, "quit": nil, "reload": reloadAnswer{},
 }

@@ -15,6 +15,7 @@ import (
 	"edged/internal/batch"
 	"edged/internal/config"
 	"edged/internal/inbound"
+	"edged/internal/ledger"
 	"edged/internal/poller"
 	"edged/internal/redisconn"
 	"edged/internal/redistest"
@@ -31,10 +32,10 @@ func connects(t *testing.T, cfg config.Redis) (reason string) {
 		t.Fatal(err)
 	}
 	redis.Timeout = 5 * time.Second
-	window := relay.NewList(relay.Options{Window: 10, Memory: 1 << 20})
+	log := relay.New(relay.Options{Window: 10, Memory: 1 << 20})
 	loop := poller.New(poller.Options{
 		Redis: redis, Instance: "x", PollInterval: time.Minute, Lease: 5 * time.Minute, MaxPayload: 1000, BatchItems: 10, BatchBytes: 1000,
-		Lists: []poller.List{{Key: "a", Subject: "a", Window: window}},
+		Lists: []poller.List{{Key: "a", Subject: "a", Log: log}},
 	})
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
@@ -237,13 +238,9 @@ func join(t *testing.T, w tcpserver.Joiner) *reader {
 func (r *reader) Deliver(b *batch.Batch, from, to int, receipt batch.Receipt) int {
 	r.got.Add(int64(to - from))
 	r.owed <- func() {
-		acknowledger, explicit := r.m.(batch.Acknowledger)
-		if !explicit {
-			receipt.Confirm()
-			return
-		}
+		receipt.Confirm()
 		for i := from; i < to; i++ {
-			acknowledger.Acknowledge(b.First()+uint64(i), b.Taken(), batch.Ack{}, nil)
+			r.m.(batch.Acknowledger).Acknowledge(b.Epoch(), b.First()+uint64(i), batch.Ack{}, nil)
 		}
 	}
 	return to - from
@@ -273,9 +270,8 @@ func TestTheRightsInTheDocumentsAreEnough(t *testing.T) {
 		t.Fatal(err)
 	}
 	redis := redisconn.Options{Address: s.Address(), Username: "edged", Password: "secret", Timeout: 2 * time.Second}
-	// Another instance has died with an item in flight.
-	s.Client().HSet(t.Context(), "{readings}:edged:instances", "gone", "0")
-	s.Push("{readings}:edged:inflight:gone", "left")
+	// The ledger of one list was lost, with an item set aside.
+	s.Client().HSet(t.Context(), ledger.KeysOf("readings").Aside, "0", "left")
 	large := strings.Repeat("x", 2000)
 	for _, key := range []string{"events", "readings"} {
 		s.Push(key, "one", large, "two", "three")
@@ -283,19 +279,19 @@ func TestTheRightsInTheDocumentsAreEnough(t *testing.T) {
 
 	var loop *poller.Loop
 	wake := func() { loop.Wake() }
-	received := relay.NewList(relay.Options{Window: 10, Memory: 1 << 20, Changed: wake})
-	explicit := relay.NewExplicit(relay.ExplicitOptions{Window: 10, Memory: 1 << 20, AckWait: time.Hour, MaxAckPending: 10, Changed: wake})
+	received := relay.New(relay.Options{Window: 10, Memory: 1 << 20, Changed: wake})
+	explicit := relay.New(relay.Options{Window: 10, Memory: 1 << 20, Changed: wake, Terms: relay.Terms{Explicit: true, AckWait: time.Hour, MaxAckPending: 10}})
 	loop = poller.New(poller.Options{
 		Redis: redis, Instance: "x", PollInterval: 100 * time.Millisecond, Lease: 300 * time.Millisecond,
 		MaxPayload: 1000, BatchItems: 10, BatchBytes: 10000,
-		Lists: []poller.List{{Key: "events", Subject: "e", Window: received}, {Key: "readings", Subject: "r", Explicit: explicit}},
+		Lists: []poller.List{{Key: "events", Subject: "e", Log: received}, {Key: "readings", Subject: "r", Log: explicit}},
 	})
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- loop.Run(ctx) }()
 	readers := []*reader{join(t, received), join(t, explicit)}
 	settled := func() bool {
-		return s.Len("events") == 0 && s.Len("readings") == 0 && s.Len("{readings}:edged:inflight:x") == 0
+		return s.Len("events") == 0 && s.Len("readings") == 0
 	}
 	redistest.Eventually(t, "the items are settled", func() bool {
 		return settled() && readers[0].got.Load() >= 3 && readers[1].got.Load() >= 4
@@ -318,8 +314,10 @@ func TestTheRightsInTheDocumentsAreEnough(t *testing.T) {
 	for _, r := range readers {
 		r.m.Leave()
 	}
-	redistest.Eventually(t, "the leases are given back", func() bool {
-		return s.Client().Exists(t.Context(), "{events}:edged:lease", "{readings}:edged:alive:x").Val() == 0
+	redistest.Eventually(t, "the lists are given back", func() bool {
+		events, _ := s.Client().HExists(t.Context(), ledger.KeysOf("events").Ledger, "owner").Result()
+		readings, _ := s.Client().HExists(t.Context(), ledger.KeysOf("readings").Ledger, "owner").Result()
+		return !events && !readings
 	})
 	if !strings.Contains(s.Client().ClientList(t.Context()).Val(), " sub=1 ") {
 		t.Error("nobody listens to hints")

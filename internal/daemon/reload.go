@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -19,16 +18,16 @@ import (
 // reloadable are the keys, or what they begin with, that reload applies.
 var reloadable = []string{
 	"list", "delivery.batch_items", "delivery.batch_bytes", "delivery.window_items", "delivery.memory",
-	"delivery.receipt_timeout", "tcp.max_connections", "tcp.max_connections_per_address", "tcp.max_subscriptions", "tcp.max_pending",
+	"delivery.receipt_timeout", "tcp.max_connections", "tcp.max_connections_per_address", "tcp.max_subscriptions", "tcp.max_pending", "tcp.memory",
 	"tcp.connect_timeout", "tcp.ping_interval", "tcp.tls", "tcp.auth", "tcp.user", "drain.timeout", "log.level",
 }
 
 // reloadAnswer is a line of reload: how far it is, then what it has done.
 type reloadAnswer struct {
 	State        string   `json:"state"`        // ending, while lists that go have items on their way; then reloaded
-	InFlight     int      `json:"in_flight"`    // of those
+	InFlight     int      `json:"in_flight"`    // of those: items in the hands of clients
 	Changed      []string `json:"changed"`      // keys; what files hold is read again in any case
-	Added        []string `json:"added"`        // keys of lists; one that was changed is removed and added
+	Added        []string `json:"added"`        // keys of lists; one whose subject, ack or take_from has changed is removed and added
 	Removed      []string `json:"removed"`      // keys of lists
 	Disconnected int      `json:"disconnected"` // clients whose rights have changed
 }
@@ -128,6 +127,7 @@ func (d *daemon) apply(ctx context.Context, c changes, send func(uds.Answer) err
 		return err
 	}
 	d.log.level.UnmarshalText([]byte(c.cfg.Log.Level)) // config has checked it
+	d.budget.SetLimit(int(c.cfg.TCP.Memory))
 	d.tcp.SetLimits(d.limits(c.cfg))
 	a.Disconnected = d.tcp.Reload(c.sec)
 	d.warnIfOpen()
@@ -144,12 +144,15 @@ func keysOf(lists []config.List) []string {
 	return keys
 }
 
-// listChanges returns the lists that are no more, and those that are new. One that
-// was changed is both.
+// listChanges returns the lists that are no more, and those that are new. One whose
+// subject, confirmation or head has changed is both.
 func listChanges(old, now []config.List) (going, coming []config.List) {
+	same := func(l, o config.List) bool {
+		return l.Key == o.Key && l.Subject == o.Subject && l.Ack == o.Ack && l.TakeFrom == o.TakeFrom
+	}
 	without := func(some, others []config.List) (rest []config.List) {
 		for _, l := range some {
-			if !slices.ContainsFunc(others, func(o config.List) bool { return reflect.DeepEqual(l, o) }) {
+			if !slices.ContainsFunc(others, func(o config.List) bool { return same(l, o) }) {
 				rest = append(rest, l)
 			}
 		}
@@ -175,6 +178,11 @@ func (d *daemon) endLists(ctx context.Context, going []config.List, timeout time
 	if err := d.awaitConfirmed(goes, timeout, a, send); err != nil {
 		return err
 	}
+	for _, l := range d.served.lists() {
+		if goes(l) {
+			l.Stop() // its consumers go with it, and not by themselves: they still owe
+		}
+	}
 	for _, l := range going {
 		d.tcp.RemoveList(l.Key)
 		if err := d.loop.Remove(ctx, l.Key); err != nil {
@@ -197,7 +205,7 @@ func (d *daemon) awaitConfirmed(which func(relayed) bool, timeout time.Duration,
 		a.InFlight = 0
 		for _, l := range d.served.lists() {
 			if which(l) {
-				a.InFlight += l.Stats().InFlight
+				a.InFlight += l.Stats().Owed
 			}
 		}
 		now := time.Now()
@@ -216,7 +224,7 @@ func (d *daemon) awaitConfirmed(which func(relayed) bool, timeout time.Duration,
 	}
 }
 
-// beginLists puts lists into service, and gives all their share of the bounds.
+// beginLists puts lists into service, and gives all their options.
 func (d *daemon) beginLists(ctx context.Context, coming []config.List, cfg *config.Config, paused map[string]bool) error {
 	lists := slices.Clone(d.served.lists())
 	for _, list := range coming {
@@ -230,11 +238,13 @@ func (d *daemon) beginLists(ctx context.Context, coming []config.List, cfg *conf
 		lists = append(lists, l)
 	}
 	var served []relayed // in the order of the configuration
-	window, memory := bounds(cfg)
 	for _, list := range cfg.Lists {
 		if i := slices.IndexFunc(lists, func(l relayed) bool { return l.Key == list.Key }); i >= 0 {
-			lists[i].SetBounds(window, memory)
-			served = append(served, lists[i])
+			lists[i].Set(relayOptions(list, cfg))
+			if err := d.loop.SetKeep(ctx, list.Key, list.Keep); err != nil {
+				return err
+			}
+			served = append(served, relayed{list, lists[i].window})
 		}
 	}
 	d.served.replace(cfg, served)

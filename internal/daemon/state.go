@@ -84,7 +84,8 @@ type relayed struct {
 type window interface {
 	tcpserver.Joiner
 	Stats() relay.Stats
-	SetBounds(window, memory int)
+	Set(relay.Options)
+	State() relay.State
 	Stop()
 }
 
@@ -115,7 +116,9 @@ func (s *served) remove(which func(relayed) bool) {
 	defer s.mu.Unlock()
 	for _, l := range s.all {
 		if which(l) {
-			addBooks(&s.ended, l.Stats())
+			b := l.Stats()
+			b.Returned += uint64(b.InFlight)
+			addBooks(&s.ended, b)
 		}
 	}
 	s.all = slices.DeleteFunc(slices.Clone(s.all), which)

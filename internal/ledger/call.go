@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"fmt"
 	"strconv"
 	"time"
 )
@@ -18,7 +19,7 @@ type Call struct {
 	Start         bool          // it is the process's first claim of this list
 	Instead       string        // "instance/": it replaces another process of this instance at once
 	Lease         time.Duration // also of an update with Renew
-	Grace         time.Duration // rejoin_grace; after a start it begins unless a grace stands in the ledger
+	Grace         time.Duration // rejoin_grace; after a start it begins unless one is under way
 	ByReplication bool          // identify Redis by its replication id: behind Sentinel
 
 	// Release gives the ownership back, and changes nothing else.
@@ -32,14 +33,18 @@ type Call struct {
 	Landmarks []Landmark // of an update: items that must be at the index at which they were read
 
 	// Changes of an update, beside its serial and the head.
-	Renew    bool         // set the deadline to Lease from now
-	Rebase   bool         // the head may be another item than the ledger says: its number is First
-	Trim     int64        // how many items to remove from the head
-	Dead     []DeadLetter // items to copy to the dead letters
-	Aside    []Aside      // items to copy to those set aside
-	Restored []uint64     // numbers of items that are set aside no longer
-	Set      []Field      // fields to write
-	Delete   []string     // fields to delete
+	Renew     bool         // set the deadline to Lease from now
+	Rebase    bool         // the head may be another item than the ledger says: its number is First
+	Trim      int64        // how many items to remove from the head
+	Next      Mark         // of the item that Trim makes the head; empty: the script reads it
+	Dead      []DeadLetter // items to copy to the dead letters
+	Aside     []Aside      // items to copy to those set aside
+	Restored  []uint64     // numbers of items that are set aside no longer
+	Times     []Time       // to be added to the times
+	TimesGone int          // how many of the times before to remove, the oldest first; AllTimes: all
+	Kept      bool         // items stay in the list that could be removed: say whether Redis is full
+	Set       []Field      // fields to write
+	Delete    []string     // fields to delete
 }
 
 // Landmark is the mark of the item at an index, counted from the head.
@@ -61,6 +66,18 @@ type Aside struct {
 	Index  int64 // counted from the head before anything is removed
 	Number uint64
 }
+
+// Time says that the items below a number were first seen at a time, those of the Time
+// before it excepted.
+type Time struct {
+	Below uint64
+	At    time.Time // to the millisecond
+}
+
+// AllTimes are all of the times that Redis has.
+const AllTimes = -1
+
+func (t Time) word() string { return fmt.Sprintf("%d:%d", t.Below, t.At.UnixMilli()) }
 
 // Field is a field of the ledger and its value.
 type Field struct{ Name, Value string }
@@ -87,14 +104,14 @@ func (c *Call) Words(k Keys) []any {
 		first = strconv.FormatUint(c.First, 10)
 	}
 	words := update.Call(k.all(), c.Holder, c.side(), c.Epoch, c.Serial, c.Attempt, oneIf(c.Changes()), due, c.Trim, first,
-		len(c.Landmarks), len(c.Set))
+		len(c.Landmarks), len(c.Set), oneIf(c.Kept), string(c.Next))
 	for _, l := range c.Landmarks {
 		words = append(words, l.Index, string(l.Mark))
 	}
 	for _, f := range c.Set {
 		words = append(words, f.Name, f.Value)
 	}
-	if len(c.Dead)+len(c.Aside)+len(c.Restored)+len(c.Delete) > 0 {
+	if c.rare() {
 		words = c.appendRare(words)
 	}
 	return words
@@ -102,7 +119,7 @@ func (c *Call) Words(k Keys) []any {
 
 // appendRare appends the lists that most updates don't have.
 func (c *Call) appendRare(words []any) []any {
-	words = append(words, len(c.Dead), len(c.Aside), len(c.Restored), len(c.Delete))
+	words = append(words, len(c.Dead), len(c.Aside), len(c.Restored), len(c.Delete), len(c.Times), c.TimesGone)
 	for _, d := range c.Dead {
 		if d.Aside {
 			words = append(words, "#"+strconv.FormatUint(d.Number, 10), d.Line)
@@ -119,14 +136,21 @@ func (c *Call) appendRare(words []any) []any {
 	for _, name := range c.Delete {
 		words = append(words, name)
 	}
+	for _, t := range c.Times {
+		words = append(words, t.word())
+	}
 	return words
+}
+
+func (c *Call) rare() bool {
+	return len(c.Dead)+len(c.Aside)+len(c.Restored)+len(c.Delete)+len(c.Times) > 0 || c.TimesGone != 0
 }
 
 // Changes reports whether an update asks for any change. One that does writes its
 // Attempt as the serial, one that does not leaves the ledger as it is.
 func (c *Call) Changes() bool {
 	return c.Renew || c.Rebase || c.Trim > 0 ||
-		len(c.Dead)+len(c.Aside)+len(c.Restored)+len(c.Set)+len(c.Delete) > 0
+		len(c.Set) > 0 || c.rare()
 }
 
 func (c *Call) side() string {

@@ -16,6 +16,8 @@
 //	done      all items below it are confirmed by at least one consumer
 //	plain     all items below it are confirmed by all plain and ephemeral consumers
 //	grace     when the wait for consumers to come back ends, in ms by Redis's clock
+//	since     the serial of the owner's last claim, and of its last update before that
+//	known     number and mark of an item that is confirmed and still in the list
 //	group:NAME, durable:NAME
 //	          the items that this consumer has confirmed, as a numbers.Set
 //
@@ -68,7 +70,7 @@ type Keys struct {
 	Ledger string
 	Dead   string // a list: dead letters
 	Aside  string // a hash: items set aside by their number
-	Times  string // a hash: when items of some numbers were first seen
+	Times  string // a list: when items were first seen, see Time
 	Free   string // written when the ownership is given back, so that instances on standby get a hint
 }
 
@@ -85,7 +87,7 @@ func KeysOf(list string) Keys {
 	}
 }
 
-func (k Keys) all() []string { return []string{k.List, k.Ledger, k.Dead, k.Aside, k.Free} }
+func (k Keys) all() []string { return []string{k.List, k.Ledger, k.Dead, k.Aside, k.Free, k.Times} }
 
 // tagged returns list with a hash tag that puts it into list's slot: the tag that
 // it has, or all of it. https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/#hash-tags

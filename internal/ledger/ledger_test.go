@@ -291,6 +291,10 @@ func TestAGraceBeginsAtAStartAndIsNotMovedByTheNext(t *testing.T) {
 	if o := z.claims(Call{Start: true, Grace: time.Hour}); !o.State.Grace.Equal(end) {
 		t.Error("the next start moved it")
 	}
+	b.do("HSET", b.keys.Ledger, Grace, time.Now().Add(-time.Minute).UnixMilli()) // it ended while the box was off
+	if o := z.claims(Call{Start: true, Grace: time.Minute}); !o.State.Grace.After(o.State.Now) {
+		t.Error("a start after the end of one began none")
+	}
 	want(t, z.updates(Call{Delete: []string{Grace}}), OK, "")
 	b.expires()
 	if o := p.claims(Call{Grace: time.Minute}); !o.State.Grace.After(o.State.Now) {
@@ -449,6 +453,7 @@ func TestParseOutcomeRefusesOtherReplies(t *testing.T) {
 var everything = Call{
 	Renew: true, Trim: 2, Dead: []DeadLetter{{Index: 0}, {Index: 1}, {Aside: true, Number: 50}}, Aside: []Aside{{1, 51}},
 	Restored: []uint64{50}, Delete: []string{Plain}, Set: []Field{{Done, "2"}},
+	Times: []Time{{Below: 3, At: time.UnixMilli(5)}}, TimesGone: 1,
 }
 
 func TestACallThatTheACLDeniesIsNotHalfDone(t *testing.T) {
@@ -478,7 +483,7 @@ func TestACallThatTheACLDeniesIsNotHalfDone(t *testing.T) {
 		denied(Call{Renew: true, Trim: 1, Set: []Field{{Done, "2"}}}, "allkeys", "allcommands", "-"+command)
 	}
 	claim := Call{Claim: true}
-	for _, command := range []string{"hmget", "hgetall", "hkeys", "lindex", "llen", "hset", "hdel", "time"} {
+	for _, command := range []string{"hmget", "hgetall", "hkeys", "lrange", "lindex", "llen", "hset", "hdel", "time"} {
 		denied(claim, "allkeys", "allcommands", "-"+command)
 	}
 	keys := b.keys.all()
@@ -500,7 +505,7 @@ func TestACallThatTheACLDeniesIsNotHalfDone(t *testing.T) {
 	if o := p.claims(Call{}); o.What != OK || o.State.Run != "" {
 		t.Errorf("without INFO: %+v", o)
 	}
-	b.do("ACL", "SETUSER", "edged", "reset", "on", ">secret", "allkeys", "-@all", "+evalsha", "+lpush", "+del", "+hgetall", "+hkeys")
+	b.do("ACL", "SETUSER", "edged", "reset", "on", ">secret", "allkeys", "-@all", "+evalsha", "+lpush", "+del", "+hgetall", "+hkeys", "+lrange")
 	for _, command := range update {
 		b.do("ACL", "SETUSER", "edged", "+"+command)
 	}
@@ -564,6 +569,38 @@ func TestAStandbyTakesOverInAFullRedis(t *testing.T) {
 	b.do("DEL", b.keys.Ledger)
 	want(t, p.claims(Call{}), OK, "")
 	p.wantItems("i0 i1")
+}
+
+func TestTimesAreAddedAndRemovedAndComeWithAClaim(t *testing.T) {
+	b := start(t)
+	p := b.owner(false, "i0")
+	times := []Time{{5, time.UnixMilli(1000)}, {7, time.UnixMilli(2000)}, {9, time.UnixMilli(3000)}}
+	want(t, p.updates(Call{Times: times[:2]}), OK, "")
+	want(t, p.updates(Call{Times: times[2:], TimesGone: 1}), OK, "")
+	if got := p.claims(Call{}).State.Times; !slices.Equal(got, times[1:]) {
+		t.Errorf("the times are %v", got)
+	}
+	want(t, p.updates(Call{Times: times[:1], TimesGone: AllTimes}), OK, "")
+	b.do("RPUSH", b.keys.Times, "x:1", "1", "3:y")
+	if got := p.claims(Call{}).State.Times; !slices.Equal(got, times[:1]) {
+		t.Errorf("the times are %v", got)
+	}
+	b.do("DEL", b.keys.Ledger)
+	if got := p.claims(Call{}).State.Times; len(got) > 0 {
+		t.Errorf("with a new ledger the times are %v", got)
+	}
+}
+
+func TestAnUpdateTellsWhetherRedisIsFull(t *testing.T) {
+	b := start(t, "--maxmemory-policy", "noeviction")
+	p := b.owner(false, "i0", "i1", "i2")
+	if o := p.updates(Call{Kept: true, Trim: 1}); o.What != OK || o.Full {
+		t.Errorf("%+v", o)
+	}
+	b.do("CONFIG", "SET", "maxmemory", 1)
+	if o := p.updates(Call{Kept: true, Trim: 1}); o.What != OK || !o.Full || o.First != 2 {
+		t.Errorf("%+v", o)
+	}
 }
 
 func TestAListStaysTrackedAfterAnUpdate(t *testing.T) {

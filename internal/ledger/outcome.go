@@ -29,6 +29,7 @@ type Outcome struct {
 	Holder string        // the owner, if What is Standby
 	Ends   time.Duration // after a claim that stands by: when its lease ends
 	Why    string        // if What is Moved: owner, serial, epoch, head, landmark, length or item
+	Full   bool          // Redis is at its maxmemory; only of a call with Kept that changes something
 	Serial uint64        // of the ledger, afterwards
 	First  uint64        // the number of the head, afterwards
 	State  *State        // after a claim
@@ -45,6 +46,7 @@ type State struct {
 	Serial     uint64 // of the last update before the claim
 	Unbroken   bool   // the caller has been the owner since that update
 	First      uint64
+	Head       Mark // of the item with number First
 	Done       uint64
 	Plain      uint64
 	HasPlain   bool
@@ -58,6 +60,7 @@ type State struct {
 	Finished         numbers.Set
 	Groups, Durables map[string]numbers.Set
 	Aside            []uint64 // numbers of the items set aside
+	Times            []Time   // by number
 
 	// Malformed are names of fields that could not be read. They count as First, a
 	// malformed record as that of a consumer that has confirmed nothing.
@@ -67,7 +70,7 @@ type State struct {
 // ParseOutcome reads the reply to a call.
 func ParseOutcome(reply any) (Outcome, error) {
 	words, _ := reply.([]any)
-	if len(words) != 5 && len(words) != 6 && len(words) != 9 {
+	if len(words) != 5 && len(words) != 6 && len(words) != 10 {
 		return Outcome{}, errReply
 	}
 	what, _ := words[0].(string)
@@ -81,7 +84,9 @@ func ParseOutcome(reply any) (Outcome, error) {
 
 	o := Outcome{What: Result(what), Length: length, Serial: serial, First: first}
 	switch o.What {
-	case OK, Lost:
+	case OK:
+		o.Full = word == "full"
+	case Lost:
 	case Moved:
 		o.Why = word
 	case Standby:
@@ -94,7 +99,7 @@ func ParseOutcome(reply any) (Outcome, error) {
 		ms, err = number(words[5])
 		o.Ends = time.Duration(ms) * time.Millisecond
 	}
-	if len(words) == 9 {
+	if len(words) == 10 {
 		o.State, err = parseState(o, words[5:])
 	}
 	return o, err
@@ -112,6 +117,7 @@ func parseState(o Outcome, words []any) (*State, error) {
 	before, _ := words[1].([]any)
 	written, _ := words[2].([]any)
 	aside, _ := words[3].([]any)
+	times, _ := words[4].([]any)
 	fields := slices.Concat(before, written)
 	if len(flags) != 6 || len(fields)%2 != 0 {
 		return nil, errReply
@@ -146,6 +152,16 @@ func parseState(o Outcome, words []any) (*State, error) {
 			s.Aside = append(s.Aside, n)
 		}
 	}
+	for _, word := range times {
+		text, _ := word.(string)
+		var t Time
+		var ms uint64
+		below, at, _ := strings.Cut(text, ":")
+		if parse(&t.Below, below) == nil && parse(&ms, at) == nil {
+			t.At = time.UnixMilli(int64(ms))
+			s.Times = append(s.Times, t)
+		}
+	}
 	return s, nil
 }
 
@@ -156,6 +172,8 @@ func (s *State) field(name, value string) error {
 		s.Epoch = value
 	case "run":
 		s.Run = value
+	case "head":
+		s.Head = Mark(value)
 	case Done:
 		return parse(&s.Done, value)
 	case Plain:

@@ -11,10 +11,11 @@ var Scripts = []*redisconn.Script{update, claim, release}
 
 // Nothing else runs in Redis between a script's checks and its changes.
 //
-// Common to all: KEYS are those of Keys but for Times; ARGV[1] is
+// Common to all: KEYS are those of Keys, Times last; ARGV[1] is
 // the holder and ARGV[2] "R" if the list's head is its right end. They return
 // {result, length of the list, word, serial, first}; word is the other holder for
-// "standby", and for "moved" the part that was not as expected.
+// "standby", for "moved" the part that was not as expected, and for "ok" "full" if it was
+// asked whether Redis is, and it is.
 //
 // All are written in the same order: reads, writes that change nothing, changes. The
 // first two fail if the ACL denies the command, so no call is half done. Only the
@@ -26,7 +27,7 @@ var Scripts = []*redisconn.Script{update, claim, release}
 // Numbers stay strings unless they are counted with: Lua writes a number with 14
 // digits at most.
 var prelude = `
-local list, ledger, dead, aside = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local list, ledger, dead, aside, times = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[6]
 local holder, side = ARGV[1], ARGV[2]
 
 local function item(index)
@@ -57,9 +58,11 @@ end
 //
 // ARGV: 3 epoch, 4 serial, 5 this call's serial, 6 whether it changes anything,
 // 7 lease in ms if the deadline is due, 8 items to remove, 9 the head's number if it may be another item,
-// 10 how many landmarks and 11 how many fields to write follow, each with two words.
-// After them, if there are any: how many dead letters, items to set aside, items set
-// aside no longer and fields to delete follow, and these.
+// 10 how many landmarks and 11 how many fields to write follow, each with two words,
+// 12 whether items are kept, 13 the mark of the head after the removal if the caller knows
+// it. After them, if there are any: how many dead letters, items to set aside, items set
+// aside no longer, fields to delete and times follow, how many times go, and these.
+// Whether Redis is full the first write tells, which needs memory.
 //
 // The length is read last: reading the list makes Redis track it again, after
 // LTRIM has ended that.
@@ -79,7 +82,7 @@ if old[3] ~= ARGV[3] then return reply('moved', 'epoch') end
 
 local head = mark(item(0))
 if ARGV[9] == '' and old[4] and old[4] ~= '' and old[4] ~= head then return reply('moved', 'head') end
-local at = 12
+local at = 14
 for _ = 1, tonumber(ARGV[10]) do
   if (ARGV[at] == '0' and head or mark(item(tonumber(ARGV[at])))) ~= ARGV[at + 1] then return reply('moved', 'landmark') end
   at = at + 2
@@ -89,17 +92,20 @@ if ARGV[6] == '' then return reply('ok', '') end
 local trim, deadline = tonumber(ARGV[8]), nil
 if ARGV[7] ~= '' then deadline = digits(clock() + ARGV[7]) end
 if trim > 0 then
-  head = mark(item(trim))
-  if head == '' and redis.call('LLEN', list) < trim then return reply('moved', 'length') end
+  local least = trim
+  head = ARGV[13]
+  if head == '' then head = mark(item(trim)) else least = trim + 1 end
+  if (head == '' or least > trim) and redis.call('LLEN', list) < least then return reply('moved', 'length') end
 end
 local sets, nSets = at, 2 * tonumber(ARGV[11])
 at = at + nSets
 local more = ARGV[at]
-local nDead, nAside, nRestored, nDelete = 0, 0, 0, 0
+local nDead, nAside, nRestored, nDelete, nTimes, timesGone = 0, 0, 0, 0, 0, 0
 if more then
   nDead, nAside = tonumber(ARGV[at]), tonumber(ARGV[at + 1])
   nRestored, nDelete = tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
-  at = at + 4
+  nTimes, timesGone = tonumber(ARGV[at + 4]), tonumber(ARGV[at + 5])
+  at = at + 6
 end
 local copies = {}
 for i = 1, nDead + nAside do
@@ -112,10 +118,19 @@ for i = 1, nDead + nAside do
   if not copies[i] then return reply('moved', 'item') end
 end
 
+local full = ''
+if ARGV[12] ~= '' then
+  local written = redis.pcall('HSET', ledger, 'serial', serial)
+  if type(written) == 'table' then
+    if not string.find(written.err, '^OOM') then return written end
+    full = 'full'
+  end
+end
 if trim > 0 then redis.call('LTRIM', list, 0, -1) else redis.call('HDEL', ledger, '') end
 if more then
   redis.call('HDEL', ledger, '')
   redis.call('HDEL', aside, '')
+  if nTimes > 0 or timesGone ~= 0 then redis.call('LTRIM', times, 0, -1) end
   redis.call('HSET', ledger, 'serial', serial)
 end
 
@@ -136,6 +151,12 @@ for _ = 1, nDelete do
   at = at + 1
 end
 
+if timesGone < 0 then redis.call('LTRIM', times, 1, 0) elseif timesGone > 0 then redis.call('LTRIM', times, timesGone, -1) end
+for _ = 1, nTimes do
+  redis.call('RPUSH', times, ARGV[at])
+  at = at + 1
+end
+
 serial = ARGV[5]
 if ARGV[9] ~= '' then first = ARGV[9] end
 if trim > 0 then first = digits(first + trim) end
@@ -152,7 +173,7 @@ redis.call('HSET', ledger, unpack(fields))
 if trim > 0 then
   if side == 'R' then redis.call('LTRIM', list, 0, -1 - trim) else redis.call('LTRIM', list, trim, -1) end
 end
-return reply('ok', '')
+return reply('ok', full)
 `)
 
 // claim takes or keeps the ownership, and makes the ledger if there is none.
@@ -167,7 +188,7 @@ return reply('ok', '')
 //
 // It returns four elements more: {made the ledger, another run id, another head,
 // serial of the last update, now, whether the owner was the same since}, the fields as they were, those that it wrote, and the numbers
-// of the items set aside. It reads them first, since the ACL may deny that.
+// of the items set aside, the times. It reads them first, since the ACL may deny that.
 //
 // A deadline further ahead than its lease was written before the clock was set
 // back. It counts from now on.
@@ -196,6 +217,7 @@ end
 redis.call('LLEN', list)
 local fields = made and {} or redis.call('HGETALL', ledger)
 local waiting = redis.call('HKEYS', aside)
+local seen = redis.call('LRANGE', times, 0, -1)
 local info = redis.pcall('INFO', ARGV[10] == 'run_id' and 'server' or 'replication')
 local run = type(info) == 'string' and string.match(info, ARGV[10] .. ':(%x+)') or ''
 local before = serial
@@ -216,6 +238,8 @@ if made then
     redis.call('HDEL', aside, number)
   end
   waiting = {}
+  redis.call('LTRIM', times, 1, 0)
+  seen = {}
 end
 
 local head = mark(item(0))
@@ -234,13 +258,13 @@ set('deadline', digits(now + lease))
 set('lease', ARGV[4])
 set('run', run)
 local starts = ARGV[5] ~= '' or owner ~= holder
-if starts and (made or not isNumber(old[8])) and tonumber(ARGV[6]) > 0 then set('grace', digits(now + ARGV[6])) end
+if starts and (made or not isNumber(old[8]) or tonumber(old[8]) <= now) and tonumber(ARGV[6]) > 0 then set('grace', digits(now + ARGV[6])) end
 redis.call('HSET', ledger, unpack(written))
 
 local all = reply('ok', holder)
 all[6] = {made and 1 or 0, otherRun and 1 or 0, otherHead and 1 or 0, updated ~= '' and updated or before, digits(now),
   owner == holder and updated ~= '' and 1 or 0}
-all[7], all[8], all[9] = fields, written, waiting
+all[7], all[8], all[9], all[10] = fields, written, waiting, seen
 return all
 `)
 

@@ -1,35 +1,15 @@
 package poller
 
 import (
+	"fmt"
 	"runtime"
 	"strings"
 	"testing"
 	"time"
 
 	"edged/internal/batch"
-	"edged/internal/redisconn"
 	"edged/internal/redistest"
-	"edged/internal/relay"
 )
-
-// receivedByHand makes a loop over the list "a" whose turns the test takes.
-func receivedByHand(t *testing.T, address string, change ...func(*Options)) (*source, *relay.List) {
-	w := relay.NewList(relay.Options{Window: 1000, Memory: 4 << 20})
-	opts := Options{
-		Redis: redisconn.Options{Address: address, Timeout: 2 * time.Second}, Instance: "x",
-		MaxPayload: 1 << 20, BatchItems: 500, BatchBytes: 128 << 10, PollInterval: time.Minute, Lease: 5 * time.Minute,
-		Lists: []List{{Key: "a", Subject: "sa", Window: w}},
-	}
-	for _, c := range change {
-		c(&opts)
-	}
-	l := New(opts)
-	withoutRun(t, l)
-	return l.sources[0].(*source), w
-}
-
-// sized is an item of size bytes.
-func sized(name string, size int) string { return name + strings.Repeat(".", size-len(name)) }
 
 // Loss: that one item stands in its place does not tell that the head has not moved.
 func TestACappedListWhoseLargeItemsComeAgainLosesNone(t *testing.T) {
@@ -39,31 +19,26 @@ func TestACappedListWhoseLargeItemsComeAgainLosesNone(t *testing.T) {
 	} {
 		t.Run(c.before+" then "+c.after, func(t *testing.T) {
 			s := redistest.Start(t)
-			src, w := receivedByHand(t, s.Address())
-			a := &client{t: t, hold: true}
-			w.Join("", "1", a)
+			l := byHand(t, s.Address())
+			a := l.join(0, true)
 			push := func(names string) {
 				for _, name := range strings.Split(names, "") {
 					s.Push("a", sized(name, 5000))
 				}
 			}
-			now := time.Now()
 			push(c.before)
-			settleDown(t, src, &now)
-			if a.count() != len(c.before) {
-				t.Fatal("not all arrived")
-			}
+			l.settle(0)
+			a.wait(t, len(c.before))
 			do(t, s, "DEL", "a") // the producer caps its list, and goes on
 			push(c.after)
 			for range 10 {
 				a.confirm()
-				src.more = true
-				settleDown(t, src, &now)
+				l.settle(0)
 			}
 			for _, name := range strings.Split(c.after, "") {
 				found := false
 				for _, item := range a.got() {
-					found = found || string(item[:1]) == name
+					found = found || item[:1] == name
 				}
 				if !found {
 					t.Errorf("%s was never delivered; %d are left in Redis", name, s.Len("a"))
@@ -75,12 +50,11 @@ func TestACappedListWhoseLargeItemsComeAgainLosesNone(t *testing.T) {
 
 func TestAnItemTooLargeCostsNoMemory(t *testing.T) {
 	s := redistest.Start(t)
-	src, w := receivedByHand(t, s.Address(), func(o *Options) { o.MaxPayload = 1000 })
-	a := &client{t: t, hold: true}
-	w.Join("", "1", a)
+	l := byHand(t, s.Address(), func(o *setup) { o.MaxPayload = 1000 })
+	l.join(0, true)
 	s.Push("a", strings.Repeat("x", 8<<20))
-	now := time.Now()
-	redistest.Eventually(t, "the item was read", func() bool { src.turn(t.Context(), now); return src.most > 0 })
+	src := l.loop.readers[0]
+	redistest.Eventually(t, "the item was read", func() bool { l.turn(); return src.most > 0 })
 	got := gather{maxBytes: 1 << 20, maxLarge: 1 << 20, maxItem: 1000}
 	if src.fill(&got, 100); cap(got.memory.Data) > 1<<20 {
 		t.Errorf("%d bytes of memory for a read that keeps 1000 of an item", cap(got.memory.Data))
@@ -104,7 +78,7 @@ func TestWhatIsOnItsWayTakesNoMoreThanItsBudget(t *testing.T) {
 			s.Push("a", "small")
 		}
 	}
-	src, w := receivedByHand(t, s.Address(), func(o *Options) { o.BatchBytes = 1 << 20 })
+	l := byHand(t, s.Address(), func(o *setup) { o.BatchBytes, o.Relay.Window = 1<<20, 1000 })
 	heap := func() int64 {
 		var m runtime.MemStats
 		runtime.GC()
@@ -114,11 +88,10 @@ func TestWhatIsOnItsWayTakesNoMoreThanItsBudget(t *testing.T) {
 	}
 	before := heap()
 	k := &keeper{}
-	w.Join("", "1", k)
-	now := time.Now()
-	settleDown(t, src, &now)
-	if w.Stats().InFlight != 1000 {
-		t.Fatal("the window is not full")
+	l.logs[0].Join("", "1", k)
+	l.settle(0)
+	if n := l.logs[0].Stats().InFlight; n != 1000 {
+		t.Fatalf("%d items are on their way, the window has 1000", n)
 	}
 	if took := heap() - before; took > 8<<20 {
 		t.Errorf("%d bytes, twice the budget", took)
@@ -127,61 +100,64 @@ func TestWhatIsOnItsWayTakesNoMoreThanItsBudget(t *testing.T) {
 }
 
 // Loss: the removal was carried out before its number was refused.
-func TestARemovalWhoseNumberMayNotBeWrittenIsNotCarriedOut(t *testing.T) {
+func TestACallWhoseNumberCantBeWrittenDoesNothing(t *testing.T) {
 	t.Parallel()
-	s := startWithUser(t)
-	src, w := receivedByHand(t, s.Address(), func(o *Options) { logIn(&o.Redis) })
-	a := &client{t: t, hold: true}
-	w.Join("", "1", a)
-	s.Push("a", equalItems(5000)...)
-	now := time.Now()
-	settleDown(t, src, &now)
-	if a.count() != 1000 {
-		t.Fatal("the window is not full")
-	}
-	do(t, s, "ACL", "SETUSER", "edged", "-set")
-	a.confirm()
-	for range 20 {
-		src.turn(t.Context(), now)
-		now = now.Add(time.Second)
-	}
-	if left := s.Len("a"); left != 5000 || src.faults == 0 {
-		t.Errorf("%d items were removed of 1000 that were confirmed; %d faults in a row", 5000-left, src.faults)
-	}
-	do(t, s, "ACL", "SETUSER", "edged", "+set")
-	redistest.Eventually(t, "the list is empty", func() bool {
-		settleDown(t, src, &now)
-		a.confirm()
-		return s.Len("a") == 0
+	inBothModes(t, func(t *testing.T, mode func(*setup)) {
+		s := startWithUser(t)
+		l := byHand(t, s.Address(), mode, logIn, func(o *setup) { o.MaxPayload = 1000 })
+		c := l.join(0, true)
+		s.Push("a", equalItems(6000)...)
+		l.settle(0)
+		c.wait(t, 4000)
+		do(t, s, "ACL", "SETUSER", "edged", "-hset")
+		c.confirm()
+		fail := func() {
+			for range 20 {
+				l.turn()
+				l.now = l.now.Add(time.Second)
+			}
+			if left, dead := s.Len("a"), s.Len(keys.Dead); left < 6000 || dead > 0 || l.loop.readers[0].faults == 0 {
+				t.Errorf("%d items are left of 6000, %d dead letters; %d faults in a row", left, dead, l.loop.readers[0].faults)
+			}
+		}
+		fail()
+		s.Push("a", strings.Repeat("x", 2000), strings.Repeat("x", 2000))
+		fail()
+		do(t, s, "ACL", "SETUSER", "edged", "+hset")
+		redistest.Eventually(t, "the list is empty", func() bool {
+			l.settle(0)
+			c.confirm()
+			return s.Len("a") == 0
+		})
+		c.wait(t, 6000)
+		if books := l.logs[0].Stats(); books.Dead != 2 || s.Len(keys.Dead) != 2 {
+			t.Errorf("%d dead letters; books %+v", s.Len(keys.Dead), books)
+		}
 	})
-	if a.count() != 5000 {
-		t.Errorf("%d items were delivered of 5000", a.count())
-	}
 }
 
-// Books: three items were buried and one was counted, and none said to be buried.
-func TestAnItemTooLargeWhoseNumberMayNotBeWrittenIsNotBuried(t *testing.T) {
+func TestItemsThatGrowKeepToTheMemory(t *testing.T) {
 	t.Parallel()
-	s := startWithUser(t)
-	src, w := receivedByHand(t, s.Address(), func(o *Options) { logIn(&o.Redis); o.MaxPayload = 1000 })
-	w.Join("", "1", &client{t: t, hold: true})
-	now := time.Now()
-	settleDown(t, src, &now)
-	do(t, s, "ACL", "SETUSER", "edged", "-set")
-	for range 3 {
-		s.Push("a", strings.Repeat("x", 2000))
-	}
-	src.more = true
-	for range 20 {
-		src.turn(t.Context(), now)
-		now = now.Add(time.Second)
-	}
-	if dead := s.Len(DeadKey("a")); dead != 0 || src.faults == 0 {
-		t.Errorf("%d dead letters, %d faults in a row", dead, src.faults)
-	}
-	do(t, s, "ACL", "SETUSER", "edged", "+set")
-	settleDown(t, src, &now)
-	if dead, books := s.Len(DeadKey("a")), w.Stats(); dead != 3 || books.Dead != 3 {
-		t.Errorf("%d dead letters; books %+v", dead, books)
-	}
+	inBothModes(t, func(t *testing.T, mode func(*setup)) {
+		s := redistest.Start(t)
+		l := byHand(t, s.Address(), mode, func(o *setup) { o.Relay.Window = 1000 })
+		c := l.join(0, true)
+		s.Push("a", numbered(5000)...)
+		for s.Len("a") > 0 {
+			l.settle(0)
+			c.confirm()
+		}
+		s.Push("a", numbered(500)...)
+		for i := range 500 {
+			s.Push("a", sized(fmt.Sprint("large", i), 200<<10))
+		}
+		l.settle(0)
+		total := 0
+		for _, item := range c.got()[5000:] {
+			total += len(item)
+		}
+		if total < 1<<20 || total > 2*4<<20 {
+			t.Errorf("%d KB are on their way, 4096 can be", total>>10)
+		}
+	})
 }

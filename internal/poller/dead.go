@@ -67,7 +67,7 @@ func ask[T any](ctx context.Context, l *Loop, do func(context.Context) (T, error
 func (l *Loop) serveRequest(ctx context.Context) {
 	select {
 	case do := <-l.requests:
-		for _, s := range l.lanes {
+		for _, s := range l.readers {
 			s.Server.Settle(0)
 		}
 		do(ctx)
@@ -77,7 +77,7 @@ func (l *Loop) serveRequest(ctx context.Context) {
 
 // call does something with the client of the server that has the list; once more if
 // the list has moved.
-func call[T any](s *lane, do func(*redis.Client) (T, error)) (T, error) {
+func call[T any](s *reader, do func(*redis.Client) (T, error)) (T, error) {
 	got, err := do(s.Server.Client())
 	if redisconn.Says(err, "MOVED") {
 		if atOnce, _ := s.Detour(err); atOnce {
@@ -87,7 +87,7 @@ func call[T any](s *lane, do func(*redis.Client) (T, error)) (T, error) {
 	return got, err
 }
 
-func (l *Loop) lane(key string) *lane {
+func (l *Loop) reader(key string) *reader {
 	for _, s := range l.snapshot() {
 		if s.list.Key == key {
 			return s
@@ -102,8 +102,12 @@ const letterHead = 16 << 10
 // Dead returns the oldest dead letters of a list, at most n, and how many there
 // are. Of an item it returns the first 15 KiB, or more.
 func (l *Loop) Dead(ctx context.Context, key string, n int) (letters []DeadLetter, total int64, err error) {
-	heads, total, err := l.heads(ctx, key, n, letterHead, func(s *lane) (string, string) { return s.keys[2], "L" })
-	for _, h := range heads {
+	r := l.reader(key)
+	if r == nil {
+		return nil, 0, ErrNoList
+	}
+	h, err := l.part(ctx, r, []string{r.keys.Dead}, "L", n, letterHead, 0, 0)
+	for _, h := range h.Items {
 		line, item, _ := bytes.Cut(h.Head, []byte("\n"))
 		d := DeadLetter{Item: item}
 		if json.Unmarshal(line, &d.Epitaph) != nil {
@@ -111,7 +115,7 @@ func (l *Loop) Dead(ctx context.Context, key string, n int) (letters []DeadLette
 		}
 		letters = append(letters, d)
 	}
-	return letters, total, err
+	return letters, h.Length, err
 }
 
 // requeue puts dead letters back to the end of their list, without what stands
@@ -119,7 +123,7 @@ func (l *Loop) Dead(ctx context.Context, key string, n int) (letters []DeadLette
 // dead letters. ARGV: 1 'R' where the right end is the head, 2 how many.
 var requeue = redisconn.NewScript(`
 local n = 0
-redis.call('LTRIM', KEYS[2], 0, -1) -- see guard.go: at maxmemory RPUSH must not be the first write
+redis.call('LTRIM', KEYS[2], 0, -1) -- at maxmemory RPUSH must not be the first write
 for i = 1, tonumber(ARGV[2]) do
   local v = redis.call('LINDEX', KEYS[2], 0)
   if not v then break end
@@ -138,7 +142,7 @@ const requeueBatch = 500
 // Requeue puts up to n of the dead letters that a list has now, the oldest first,
 // back to the end of the list, and returns how many it were.
 func (l *Loop) Requeue(ctx context.Context, key string, n int) (done int, err error) {
-	s := l.lane(key)
+	s := l.reader(key)
 	if s == nil {
 		return 0, ErrNoList
 	}
@@ -147,7 +151,7 @@ func (l *Loop) Requeue(ctx context.Context, key string, n int) (done int, err er
 		side = "R"
 	}
 	total, err := ask(ctx, l, func(ctx context.Context) (int64, error) {
-		return call(s, func(c *redis.Client) (int64, error) { return c.LLen(ctx, s.keys[2]).Result() })
+		return call(s, func(c *redis.Client) (int64, error) { return c.LLen(ctx, s.keys.Dead).Result() })
 	})
 	n = min(n, int(total))
 	for done < n && err == nil {
@@ -156,7 +160,7 @@ func (l *Loop) Requeue(ctx context.Context, key string, n int) (done int, err er
 		got, err = ask(ctx, l, func(ctx context.Context) (int, error) {
 			s.more = true
 			return call(s, func(c *redis.Client) (int, error) {
-				reply, err := requeue.RunBy(ctx, c, []string{s.keys[0], s.keys[2]}, side, most)
+				reply, err := requeue.RunBy(ctx, c, []string{s.keys.List, s.keys.Dead}, side, most)
 				n, _ := reply.(int64)
 				return int(n), err
 			})

@@ -3,6 +3,7 @@ package poller
 import (
 	"fmt"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -35,85 +36,77 @@ var lastThings = map[string]func(*testing.T, *redistest.Server){
 	"the script cache is flushed": func(t *testing.T, s *redistest.Server) { do(t, s, "SCRIPT", "FLUSH") },
 }
 
-func TestAtTheEndNothingStaysInFlightWhateverHappenedLast(t *testing.T) {
+func TestAtTheEndTheListIsGivenBackWhateverHappenedLast(t *testing.T) {
 	t.Parallel()
 	for name, happen := range lastThings {
-		t.Run(name, func(t *testing.T) {
-			s := redistest.Start(t)
-			r := startExplicit(t, s.Address(), "x")
-			h := r.join(false)
-			redistest.Eventually(t, "it serves", func() bool { return r.loop.Lists()[0].State == Serving })
-			s.Push("a", numbered(5)...)
-			redistest.Eventually(t, "the items arrived", func() bool { return h.count() == 5 })
-			if err := round(t, r.loop); err != nil {
-				t.Fatal(err)
-			}
-			happen(t, s)
-			if err := r.stop(); err != nil {
-				t.Fatal(err)
-			}
-			back := s.Client().LRange(t.Context(), "a", 0, -1).Val()
-			if fmt.Sprint(back) != fmt.Sprint(numbered(5)) || s.Len(inFlightKey("a", "x")) != 0 {
-				t.Errorf("in the list are %q, %d items stayed in flight", back, s.Len(inFlightKey("a", "x")))
-			}
-			if s.Client().Exists(t.Context(), aliveKey("a", "x")).Val() != 0 {
-				t.Error("the lease was not given back")
-			}
-		})
+		for confirms := range 2 {
+			t.Run(fmt.Sprint(name, confirms), func(t *testing.T) {
+				s := redistest.Start(t)
+				l := start(t, s.Address())
+				s.Push("a", numbered(5)...)
+				c := l.join(0, true)
+				c.wait(t, 5)
+				l.round()
+				happen(t, s)
+				want := 5
+				if confirms == 1 { // the loop may or may not hear of it before it ends
+					l.loop.StopTaking()
+					c.confirm()
+					want = 0
+				}
+				if err := l.stop(); err != nil {
+					t.Fatal(err)
+				}
+				if n := s.Len("a"); int(n) != want {
+					t.Errorf("%d items are left, want %d", n, want)
+				}
+				if holder := owner(t, s); holder != "" {
+					t.Errorf("the list was not given back: it is %s's", holder)
+				}
+			})
+		}
 	}
 }
 
-func TestAtTheEndTheLeaseIsGivenBackWhateverHappenedLast(t *testing.T) {
+func TestAtTheEndALostReplyIsMadeUpFor(t *testing.T) {
 	t.Parallel()
-	for name, happen := range lastThings {
-		t.Run(name, func(t *testing.T) {
-			s := redistest.Start(t)
-			r := start(t, s.Address())
-			c, _ := r.join(0, false)
-			s.Push("a", "item 0")
-			redistest.Eventually(t, "the item is gone", func() bool { return c.count() == 1 && s.Len("a") == 0 })
-			if err := round(t, r.loop); err != nil {
-				t.Fatal(err)
-			}
-			happen(t, s)
-			if err := r.stop(); err != nil {
-				t.Fatal(err)
-			}
-			if s.Client().Exists(t.Context(), leaseKey("a")).Val() != 0 {
-				t.Error("the lease was not given back")
-			}
-		})
-	}
+	inBothModes(t, func(t *testing.T, mode func(*setup)) {
+		s := redistest.Start(t)
+		n := newNetwork(t, s)
+		l := byHand(t, n.address, mode, func(o *setup) { o.MaxPayload = 1000 })
+		c := l.join(0, true)
+		s.Push("a", numbered(5)...)
+		s.Push("a", strings.Repeat("x", 2000))
+		l.settle(0)
+		c.confirm()
+		n.lose.Store(1)
+		l.turn()
+		if l.loop.readers[0].unknown == 0 || s.Len("a") != 0 {
+			t.Fatal("nothing was removed, or the reply not lost")
+		}
+		l.logs[0].Stop()
+		if err := l.loop.finish(); err != nil {
+			t.Fatal(err)
+		}
+		if holder := owner(t, s); holder != "" || s.Len(keys.Dead) != 1 {
+			t.Errorf("the list is %q's, %d dead letters", holder, s.Len(keys.Dead))
+		}
+		l.balanced()
+	})
 }
 
-func TestAtTheEndNothingStaysInFlightWhereTheLastReplyWasLost(t *testing.T) {
-	t.Parallel()
+// The end has the time of one round trip, whatever Redis does.
+func TestTheEndDoesNotWaitForARedisThatHangs(t *testing.T) {
 	s := redistest.Start(t)
-	n := newNetwork(t, s)
-	m, w := byHand(t, n.address, 2*time.Second)
-	m.loop.opts.MaxPayload = 1000
-	h := joinExplicit(t, w)
-	defer h.m.Leave()
-	now := time.Now()
 	s.Push("a", numbered(5)...)
-	settleDown(t, m, &now)
-	s.Push("a", strings.Repeat("x", 2000))
-	m.more = true
-	m.turn(t.Context(), now) // takes it
-	if h.count() != 5 || !m.large() {
-		t.Fatalf("%d items", h.count())
-	}
-	n.lose.Store(1)
-	m.turn(t.Context(), now) // buries it
-	if !m.unsure || s.Len(m.keys[2]) != 1 {
-		t.Fatal("it was not buried, or its reply not lost")
-	}
-	w.Stop()
-	if err := m.loop.finish(); err != nil {
-		t.Fatal(err)
-	}
-	back := s.Client().LRange(t.Context(), "a", 0, -1).Val()
-	if fmt.Sprint(back) != fmt.Sprint(numbered(5)) || s.Len(inFlightKey("a", "x")) != 0 {
-		t.Errorf("in the list are %q, %d items stayed in flight", back, s.Len(inFlightKey("a", "x")))
+	l := start(t, s.Address(), func(o *setup) { o.Redis.Timeout = 100 * time.Millisecond })
+	c := l.join(0, true)
+	c.wait(t, 5)
+	s.Signal(syscall.SIGSTOP)
+	defer s.Signal(syscall.SIGCONT)
+	c.confirm()
+	err := l.stop()
+	if err == nil || !strings.Contains(err.Error(), "5 items were confirmed but could not be removed") {
+		t.Errorf("the end says %v", err)
 	}
 }

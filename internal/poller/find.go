@@ -18,10 +18,17 @@ import (
 // brought back with other data. It reads a batch each turn, from the head on.
 type search struct {
 	known   map[uint64]print // items by number
+	first   uint64           // the number of the item that was the head
 	top     uint64           // one past the last of them
 	at      uint64           // index of the next item to read
 	answers []answer
+	others  []answer // those by which the head is an unknown item
 }
+
+const (
+	maxUnknown = 4096 // items that are looked at for the first known one
+	maxAnswers = 16   // of search.others, that are not over
+)
 
 // answer is a number that the item at the head may have.
 type answer struct {
@@ -33,9 +40,16 @@ type answer struct {
 // find looks for the known items of the list. At its end it tells the relay which items
 // are gone, and which numbers stand for other items now.
 //
-// The head has to be a known item, or it is not certain how many items are gone. Among
-// the answers the one counts by which most items are the known ones. Of several it is the
-// largest number: then an item may come twice, but none is removed that was not delivered.
+// If the head is a known item, the answer counts by which most items are the known ones. Of
+// several it is the largest number: then an item may come twice, but none is removed that was
+// not delivered. If it is not, all known items have to be there from the first on
+// that is found, or it is not certain how many items are gone.
+//
+// If the item that was the head stands further back, the items before it are new. They get the numbers
+// below it, in a new epoch: items that were removed had these numbers, but no consumer owes
+// them, and an item's id tells them apart. So nothing that is on its way comes again, and a
+// program that goes on pushing to the head costs a few round trips each time. If no such
+// numbers are left, or too many items are new, or it is not certain, all comes again.
 func (r *reader) find(ctx context.Context, now time.Time) error {
 	if r.search == nil {
 		r.search = r.newSearch()
@@ -45,21 +59,46 @@ func (r *reader) find(ctx context.Context, now time.Time) error {
 		return r.searchOn(ctx)
 	}
 	r.search = nil
-	var best *answer
+	best := s.best()
+	switch {
+	case best == nil:
+		return r.beginAnew(ctx, now)
+	case best.head < r.first && r.log.Free(best.head, r.first):
+		return r.insert(ctx, now, best.head)
+	case best.head < r.first:
+		return r.beginAnew(ctx, now)
+	}
+	best.end = min(best.end, r.revived)
+	epoch := r.epoch
+	if best.end < r.top {
+		epoch = newEpoch() // numbers stand for other items now
+	}
+	return r.rebase(ctx, now, best.head-r.first, best.end, epoch, false)
+}
+
+// best returns the answer that counts, if there is any.
+func (s *search) best() (best *answer) {
 	for i := range s.answers {
-		a := &s.answers[i]
-		if best == nil || a.end-a.head >= best.end-best.head {
+		if a := &s.answers[i]; best == nil || a.end-a.head >= best.end-best.head {
 			best = a
 		}
 	}
-	if best == nil {
-		return r.beginAnew(ctx, now)
+	if best != nil {
+		return best
 	}
-	return r.rebase(ctx, now, best.head-r.first, best.end, r.epoch)
+	for i := range s.others {
+		if a := &s.others[i]; s.complete(*a) && (best == nil || a.head > best.head) {
+			best = a
+		}
+	}
+	return best
 }
 
+// complete reports whether all known items are there, from the first that was found on.
+func (s *search) complete(a answer) bool { return a.end == s.top }
+
 func (r *reader) newSearch() *search {
-	s := &search{known: make(map[uint64]print), top: r.first}
+	s := &search{known: make(map[uint64]print), first: r.first, top: r.first}
 	for _, one := range r.marks[r.marks.from(r.first):] {
 		s.known[one.number] = one.print
 	}
@@ -72,6 +111,9 @@ func (r *reader) newSearch() *search {
 			}
 		}
 	}
+	if _, ok := s.known[r.first]; !ok && r.head != "" {
+		s.known[r.first] = print{Mark: r.head}
+	}
 	for n := range s.known {
 		s.top = max(s.top, n+1)
 	}
@@ -83,10 +125,14 @@ func (r *reader) newSearch() *search {
 
 // more reports whether one of the items of the list has to be read.
 func (s *search) more(length uint64) bool {
-	if s.at == 0 && length > 0 {
-		return true
-	}
-	return slices.ContainsFunc(s.answers, func(a answer) bool { return !a.over && s.at < length && a.head+s.at < s.top })
+	reads := func(a answer) bool { return !a.over && s.at < length && a.head+s.at < s.top }
+	return s.at == 0 && length > 0 || slices.ContainsFunc(s.answers, reads) || slices.ContainsFunc(s.others, reads) ||
+		s.looks() && s.at < length
+}
+
+// looks reports whether the first known item may stand at the next index.
+func (s *search) looks() bool {
+	return len(s.answers) == 0 && s.at > 0 && s.at <= maxUnknown && len(s.others) < maxAnswers && !slices.ContainsFunc(s.others, s.complete)
 }
 
 // searchOn reads the next items.
@@ -127,8 +173,30 @@ func (s *search) found(item print) {
 		}
 		slices.SortFunc(s.answers, func(a, b answer) int { return cmp.Compare(a.head, b.head) })
 	}
-	for i := range s.answers {
-		a := &s.answers[i]
+	if s.looks() {
+		s.guess(item)
+	}
+	s.compare(s.answers, item)
+	s.compare(s.others, item)
+	s.others = slices.DeleteFunc(s.others, func(a answer) bool { return a.over })
+	s.at++
+}
+
+// guess adds the answers by which the next item is a known one, and those before it are not:
+// others have put items in front of the head, or removed some.
+func (s *search) guess(item print) {
+	for n, known := range s.known {
+		pushed, removed := n == s.first && s.at <= s.first, n > s.first+s.at
+		if (pushed || removed) && known.is(item) {
+			s.others = append(s.others, answer{head: n - s.at})
+		}
+	}
+}
+
+// compare takes the next item into account for some answers.
+func (s *search) compare(answers []answer, item print) {
+	for i := range answers {
+		a := &answers[i]
 		if a.over {
 			continue
 		}
@@ -141,62 +209,133 @@ func (s *search) found(item print) {
 			a.over = true
 		}
 	}
-	s.at++
 }
 
 // beginAnew gives up the place in the list: its head gets a number that no item had,
 // and all of it is delivered.
 func (r *reader) beginAnew(ctx context.Context, now time.Time) error {
-	first := max(r.top, r.first, r.log.Plan(r.end).Floor)
-	return r.rebase(ctx, now, first-r.first, noNumber, newEpoch())
+	first := max(r.top, r.first, r.log.Plan(r.first, r.end).Floor)
+	return r.rebase(ctx, now, first-r.first, noNumber, newEpoch(), true)
+}
+
+// insert gives numbers from first on to the items that others have put in front of the
+// head. The ledger is told in the same step that no consumer has confirmed them.
+func (r *reader) insert(ctx context.Context, now time.Time, first uint64) error {
+	epoch, call := newEpoch(), r.call()
+	r.log.Insert(epoch, first, r.first)
+	r.marks.cut(r.first, noNumber)
+	r.forgetHeld(0, r.first)
+	r.first = first
+	call.Rebase, call.First, call.Renew = true, first, true
+	call.Set = []ledger.Field{{Name: ledger.Epoch, Value: epoch}}
+	r.addKnown(call, noNumber)
+	if _, err := r.write(call, now); err != nil {
+		return err
+	}
+	r.saving = true
+	if ok, err := r.rebased(ctx, now, call, epoch); !ok {
+		return err
+	}
+	if !r.warned { // it may happen with every item
+		r.lane.log.Warn("another program pushes to the list's head: is take_from the other end?")
+	}
+	r.warned, r.more = true, true
+	return nil
+}
+
+// addKnown adds the known items below end as landmarks.
+func (r *reader) addKnown(call *ledger.Call, end uint64) {
+	for _, one := range r.marks[r.marks.from(call.First):] {
+		if one.number < end && len(call.Landmarks) < maxLandmarks {
+			call.Landmarks = append(call.Landmarks, ledger.Landmark{Index: int64(one.number - call.First), Mark: one.Mark})
+		}
+	}
+}
+
+// rebased carries a call out that says which number the head has, and reports whether the ledger
+// has it.
+func (r *reader) rebased(ctx context.Context, now time.Time, call *ledger.Call, epoch string) (bool, error) {
+	r.unknown = call.Attempt
+	reply, err := r.Server.Do(ctx, call.Words(r.keys)...)
+	if err != nil {
+		return false, err
+	}
+	out, err := ledger.ParseOutcome(reply)
+	if err != nil {
+		return false, err
+	}
+	r.saved(out.What == ledger.OK)
+	r.standing(out, now)
+	if r.claimed = out.What == ledger.OK; !r.claimed {
+		return false, nil
+	}
+	r.astray, r.headMoved, r.epoch, r.serial, r.updated, r.renewed = false, false, epoch, out.Serial, out.Serial, now
+	r.first, r.end = out.First, out.First+uint64(out.Length)
+	return true, nil
 }
 
 // rebase tells ledger and relay that the first gone items were removed by others, and
-// that numbers from end on stand for other items, or for none.
-func (r *reader) rebase(ctx context.Context, now time.Time, gone, end uint64, epoch string) error {
+// that numbers from end on stand for other items, or for none. anew says that no item of
+// the list is a known one.
+func (r *reader) rebase(ctx context.Context, now time.Time, gone, end uint64, epoch string, anew bool) error {
 	call := r.call()
 	call.Rebase, call.First, call.Renew = true, r.first+gone, true
 	if epoch != r.epoch {
 		call.Set = append(call.Set, ledger.Field{Name: ledger.Epoch, Value: epoch})
-	} else {
-		for _, one := range r.marks[r.marks.from(call.First):] {
-			if one.number < end && len(call.Landmarks) < maxLandmarks {
-				call.Landmarks = append(call.Landmarks, ledger.Landmark{Index: int64(one.number - call.First), Mark: one.Mark})
-			}
-		}
 	}
-	r.unknown = call.Attempt
-	reply, err := r.Server.Do(ctx, call.Words(r.keys)...)
-	if err != nil {
+	if !anew {
+		r.addKnown(call, end)
+	}
+	before := r.first
+	if ok, err := r.rebased(ctx, now, call, epoch); !ok {
 		return err
 	}
-	out, err := ledger.ParseOutcome(reply)
-	if err != nil {
-		return err
-	}
-	r.unknown = 0
-	r.standing(out, now)
-	if out.What != ledger.OK {
-		r.claimed = false
-		return nil
-	}
-	if epoch != r.epoch {
+	if anew {
 		r.lane.log.Warn("the list is not the one that was read: all that Redis holds of it is delivered",
-			zap.Uint64("items", uint64(out.Length)))
-	} else if n := r.log.Plan(r.end); call.First > n.Floor {
-		r.lane.log.Warn("others removed items from the list before they were confirmed", zap.Uint64("items", call.First-max(r.first, n.Floor)))
+			zap.Uint64("items", r.end-r.first))
+	} else if n := r.log.Plan(r.first, r.end); call.First > n.Floor {
+		r.lane.log.Warn("others removed items from the list before they were confirmed", zap.Uint64("items", call.First-max(before, n.Floor)))
 	}
-	r.astray, r.headMoved, r.epoch, r.serial, r.renewed = false, false, epoch, out.Serial, now
-	r.first, r.end = out.First, out.First+uint64(out.Length)
+	r.revived = noNumber
+	r.log.Renew(epoch)
 	r.log.Gone(r.first)
 	if r.top = max(r.top, r.first); end < r.top {
-		r.log.Rollback(max(end, r.first))
+		r.log.Rollback(epoch, max(end, r.first))
 		r.marks.cut(0, max(end, r.first))
 		r.forgetHeld(max(end, r.first), noNumber)
 		r.top = max(end, r.first)
 	}
 	r.more = true
 	return nil
+}
+
+// maxDead is how many numbers of dead letters are remembered.
+const maxDead = 1000
+
+// noteDead remembers an item that becomes a dead letter.
+func (r *reader) noteDead(n uint64) {
+	if len(r.dead) == maxDead {
+		for _, old := range r.dead[:maxDead/2] {
+			r.deadBelow = max(r.deadBelow, old+1)
+		}
+		r.dead = slices.Delete(r.dead, 0, maxDead/2)
+	}
+	r.dead = append(r.dead, n)
+}
+
+// firstDead is the lowest number of an item in the list that has become a dead letter. If
+// Redis has come back with older data it has the item again, and not the dead letter.
+func (r *reader) firstDead() uint64 {
+	if r.first < r.deadBelow {
+		return r.first
+	}
+	first := uint64(noNumber)
+	for _, n := range r.dead {
+		if n >= r.first {
+			first = min(first, n)
+		}
+	}
+	return first
 }
 
 // maxLandmarks bounds the landmarks that one script compares.

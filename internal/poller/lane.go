@@ -2,9 +2,7 @@ package poller
 
 import (
 	"context"
-	"errors"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -12,6 +10,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"edged/internal/ledger"
 	"edged/internal/redisconn"
 )
 
@@ -22,22 +21,20 @@ type lane struct {
 	*redisconn.Route // to the list
 	list             List
 	loop             *Loop
-	keys             []string // the list, its lease, its dead-letter list
+	keys             ledger.Keys
 	log              *zap.Logger
 
 	ending  bool        // nothing more is taken for good
 	took    bool        // somebody was there to receive the last time round
 	more    bool        // there may be items that were not read
 	hint    atomic.Bool // set by the hints: the list has changed
-	freed   atomic.Bool // set by the hints: its lease has changed
+	freed   atomic.Bool // set by the hints: its owner has given it back
 	paused  atomic.Bool // set by an operator
 	owner   bool        // this process holds the lease, as far as it knows
 	standby bool        // another one holds it
 	fresh   bool        // no lease was held yet: one that this instance left is taken over
 	renewed time.Time
 	renew   bool              // the script that is under way renews the lease
-	serial  uint64            // number of the last removal that Redis has carried out, as far as is known
-	attempt uint64            // number of the last call of a script; even, see before in guard.go
 	known   *redisconn.Server // the one that the place in the list was last known on
 	breaks  int               // of it, at that time
 	asked   time.Time         // when Redis was last asked
@@ -89,10 +86,10 @@ func (s *lane) learn(g *gather, n int) {
 // however busy its producers are.
 const lookWait = time.Second
 
-func newLane(l *Loop, list List, lease string) *lane {
+func newLane(l *Loop, list List) *lane {
 	s := &lane{
 		Route: l.servers.Route(), list: list, loop: l, fresh: true, more: true, limit: 1, retry: l.opts.Redis.Backoff(),
-		keys:   []string{list.Key, lease, DeadKey(list.Key)},
+		keys:   ledger.KeysOf(list.Key),
 		log:    l.opts.Log.With(zap.String("list", list.Key)),
 		status: Status{Key: list.Key, Subject: list.Subject, State: Starting},
 	}
@@ -147,60 +144,6 @@ func (s *lane) schedule(now time.Time, takes bool) {
 		wait = min(wait, s.idle)
 	}
 	s.due = now.Add(wait)
-}
-
-// verdict reads what a script said about lease, head and removals.
-func (s *lane) verdict(reply any, err error, now time.Time) (what string, _ error) {
-	if err != nil {
-		return "", err
-	}
-	v, _ := reply.([]any)
-	if len(v) != 4 {
-		return "", errors.New("unexpected reply from the guard script")
-	}
-	what, _ = v[0].(string)
-	length, _ := v[1].(int64)
-	holder, _ := v[2].(string)
-	serial, _ := v[3].(string)
-	if s.serial, err = strconv.ParseUint(serial, 10, 64); err != nil {
-		return "", errors.New("the number of the last removal is not one: " + serial)
-	}
-	s.mu.Lock()
-	s.status.Backlog = length
-	s.status.Holder = ""
-	if what == "standby" {
-		s.status.Holder = holder
-	}
-	s.mu.Unlock()
-	s.fresh = false
-	s.standby = what == "standby"
-	switch {
-	case what == "standby":
-		if s.owner {
-			s.log.Warn("another instance has taken the list over; standing by", zap.String("holder", holder))
-		}
-		s.owner = false
-	case !s.owner || what == "lost":
-		s.owner, s.more, s.renewed = true, true, now
-	case s.renew:
-		s.renewed = now
-	}
-	return what, nil
-}
-
-// look asks for the length of the list, which is all there is to know while
-// nobody is there to receive.
-func (s *lane) look(ctx context.Context) error {
-	reply, err := s.Server.Do(ctx, "LLEN", s.list.Key)
-	if err != nil {
-		return err
-	}
-	n, _ := reply.(int64)
-	s.mu.Lock()
-	s.status.Backlog = n
-	s.status.Holder = ""
-	s.mu.Unlock()
-	return nil
 }
 
 // fail backs off. One line in the log when the trouble begins, not one a try, and
@@ -277,7 +220,7 @@ func ownFault(err error) bool {
 
 // away tells whether Redis serves a list no more for a reason that is Redis's.
 func (l *Loop) away() bool {
-	return slices.ContainsFunc(l.lanes, func(s *lane) bool { return s.away })
+	return slices.ContainsFunc(l.readers, func(r *reader) bool { return r.away })
 }
 
 func (s *lane) succeed(now time.Time) {
@@ -307,7 +250,7 @@ func (s *lane) succeed(now time.Time) {
 }
 
 // say writes down the state for those who ask.
-func (s *lane) say(active bool, items int) {
+func (s *lane) say(active, full bool) {
 	state := Serving
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -324,7 +267,7 @@ func (s *lane) say(active bool, items int) {
 		state = Starting
 	case s.status.Holder != "":
 		state = Standby
-	case items == 0:
+	case full:
 		state = Full
 	}
 	s.status.State = state

@@ -12,21 +12,9 @@ import (
 
 // add begins to serve a list. It belongs to the loop.
 func (l *Loop) add(list List) {
-	var s server
-	var lane *lane
-	if list.Log != nil {
-		r := newReader(l, list)
-		s, lane = r, r.lane
-	} else if list.Explicit != nil {
-		m := newMover(l, list)
-		s, lane = m, m.lane
-	} else {
-		p := newSource(l, list)
-		s, lane = p, p.lane
-	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.sources, l.lanes = append(slices.Clip(l.sources), s), append(slices.Clip(l.lanes), lane)
+	l.readers = append(slices.Clip(l.readers), newReader(l, list))
 }
 
 // Add begins to serve a list, whose key none of the others has. It returns when
@@ -43,7 +31,7 @@ func (l *Loop) Add(ctx context.Context, list List) error {
 // of it comes to its window. What gets confirmed is still removed.
 func (l *Loop) Finish(ctx context.Context, key string) error {
 	_, err := ask(ctx, l, func(context.Context) (struct{}, error) {
-		s := l.lane(key)
+		s := l.reader(key)
 		if s == nil {
 			return struct{}{}, ErrNoList
 		}
@@ -58,25 +46,37 @@ func (l *Loop) Finish(ctx context.Context, key string) error {
 // An error says that Redis did not take part: what was confirmed may come again.
 func (l *Loop) Remove(ctx context.Context, key string) error {
 	left, err := ask(ctx, l, func(ctx context.Context) (left int, err error) {
-		i := slices.IndexFunc(l.lanes, func(s *lane) bool { return s.list.Key == key })
+		i := slices.IndexFunc(l.readers, func(s *reader) bool { return s.list.Key == key })
 		if i < 0 {
 			return 0, ErrNoList
 		}
-		lane := l.lanes[i]
+		r := l.readers[i]
 		ctx, cancel := context.WithTimeout(ctx, l.opts.Redis.Timeout)
 		defer cancel()
-		left = l.end(ctx, l.sources[i], lane)
+		left = l.end(ctx, r)
 		l.mu.Lock()
-		l.sources = slices.Delete(slices.Clone(l.sources), i, i+1)
-		l.lanes = slices.Delete(slices.Clone(l.lanes), i, i+1)
+		l.readers = slices.Delete(slices.Clone(l.readers), i, i+1)
 		l.mu.Unlock()
-		lane.Leave()
+		r.Leave()
 		return left, nil
 	})
 	if err != nil {
 		return err
 	}
 	return leftBehind(left)
+}
+
+// SetKeep changes the Keep of a list.
+func (l *Loop) SetKeep(ctx context.Context, key string, keep int) error {
+	_, err := ask(ctx, l, func(context.Context) (struct{}, error) {
+		r := l.reader(key)
+		if r == nil {
+			return struct{}{}, ErrNoList
+		}
+		r.list.Keep = keep
+		return struct{}{}, nil
+	})
+	return err
 }
 
 // SetBatch changes BatchItems and BatchBytes.

@@ -12,12 +12,12 @@ func TestAListIsFinishedRemovedAndAddedAgainWhileAnotherIsServed(t *testing.T) {
 	t.Parallel()
 	redis := redistest.Start(t)
 	redis.Push("a", "1", "2")
-	r := start(t, redis.Address())
-	c, member := r.join(0, true)
-	other, _ := r.join(1, false)
-	redistest.Eventually(t, "a is delivered", func() bool { return c.count() == 2 })
+	l := start(t, redis.Address())
+	c := l.join(0, true)
+	other := l.join(1, false)
+	c.wait(t, 2)
 
-	if err := r.loop.Finish(t.Context(), "a"); err != nil {
+	if err := l.loop.Finish(t.Context(), "a"); err != nil {
 		t.Fatal(err)
 	}
 	redis.Push("a", "3")
@@ -27,34 +27,33 @@ func TestAListIsFinishedRemovedAndAddedAgainWhileAnotherIsServed(t *testing.T) {
 		t.Fatalf("%d items of a list came that is finished", n)
 	}
 	c.confirm()
-	member.Leave()
-	if err := r.loop.Remove(t.Context(), "a"); err != nil {
+	c.m.Leave()
+	if err := l.loop.Remove(t.Context(), "a"); err != nil {
 		t.Fatal(err)
 	}
 	if n := redis.Len("a"); n != 1 {
 		t.Errorf("%d items are left in the list, want the one that was not taken", n)
 	}
-	if all := r.loop.Lists(); len(all) != 1 || all[0].Key != "b" {
+	if all := l.loop.Lists(); len(all) != 1 || all[0].Key != "b" {
 		t.Errorf("the lists are %+v", all)
 	}
-	for _, err := range []error{r.loop.Finish(t.Context(), "a"), r.loop.Remove(t.Context(), "a")} {
+	for _, err := range []error{l.loop.Finish(t.Context(), "a"), l.loop.Remove(t.Context(), "a")} {
 		if !errors.Is(err, ErrNoList) {
 			t.Errorf("a list that is gone: %v", err)
 		}
 	}
 
-	w := relay.NewList(relay.Options{Window: 10, Memory: 1 << 20, Changed: r.loop.Wake})
-	r.windows = append(r.windows, w)
-	if err := r.loop.Add(t.Context(), List{Key: "a", Subject: "sa", Window: w, Paused: true}); err != nil {
+	l.logs = []*relay.Log{l.logs[1], relay.New(relay.Options{Window: 10, Memory: 1 << 20, Changed: l.loop.Wake})}
+	if err := l.loop.Add(t.Context(), List{Key: "a", Subject: "sa", Log: l.logs[1], Paused: true}); err != nil {
 		t.Fatal(err)
 	}
-	c, _ = r.join(2, false)
-	if all := r.loop.Lists(); len(all) != 2 || !all[1].Paused {
+	c = l.join(1, false)
+	if all := l.loop.Lists(); len(all) != 2 || !all[1].Paused {
 		t.Errorf("the lists are %+v", all)
 	}
-	r.loop.Pause("a", false)
+	l.loop.Pause("a", false)
 	redistest.Eventually(t, "what was left comes", func() bool { return c.count() == 1 && redis.Len("a") == 0 })
-	if err := r.stop(); err != nil {
+	if err := l.stop(); err != nil {
 		t.Error(err)
 	}
 }

@@ -17,6 +17,7 @@ type marks []landmark
 type landmark struct {
 	number uint64
 	print
+	next ledger.Mark // of the item behind it; empty: not known
 }
 
 // print recognizes an item: by its mark inside Redis, and here, if it is
@@ -44,9 +45,16 @@ func (m *marks) add(n uint64, item print) {
 		(*m)[i-1].print = item
 		return
 	}
-	*m = slices.Insert(*m, i, landmark{n, item})
+	*m = slices.Insert(*m, i, landmark{number: n, print: item})
 	if len(*m) > maxMarks {
 		m.thin()
+	}
+}
+
+// follow notes the item behind item n, if n is remembered.
+func (m marks) follow(n uint64, next []byte) {
+	if i := m.from(n); i < len(m) && m[i].number == n {
+		m[i].next = ledger.MarkOf(next)
 	}
 }
 
@@ -90,6 +98,9 @@ func (m marks) last(n uint64) (one landmark, ok bool) {
 // cut forgets the items below from, and those from to on.
 func (m *marks) cut(from, to uint64) {
 	*m = slices.DeleteFunc(*m, func(one landmark) bool { return one.number < from || one.number >= to })
+	if i := len(*m) - 1; i >= 0 && (*m)[i].number == to-1 {
+		(*m)[i].next = ""
+	}
 }
 
 // from is the index of the first mark of an item from number n on.

@@ -101,92 +101,72 @@ func (n *network) replies(client, server net.Conn) {
 	}
 }
 
-// equalItems are what only their number tells from one another.
-func equalItems(n int) []any {
-	items := make([]any, n)
-	for i := range items {
-		items[i] = "tick"
-	}
-	return items
-}
-
 func TestLostRepliesLoseAndDoubleNoneOfManyEqualItems(t *testing.T) {
 	t.Parallel()
-	for mode, serve := range modes {
-		t.Run(mode, func(t *testing.T) {
-			t.Parallel()
-			s := redistest.Start(t)
-			n := newNetwork(t, s)
-			l := serve(t, s, func(o *Options) { o.Redis.Address, o.BatchItems = n.address, 50 })
-			const items = 5000
-			s.Push("a", equalItems(items)...)
-			for before := -1; before <= items && !l.empty(); { // more than all of them is a failure
-				redistest.Eventually(t, "it goes on", func() bool {
-					l.confirm()
-					return len(l.items()) > before || l.empty()
-				})
-				before = len(l.items())
-				n.lose.Store(2)
-			}
-			if got := len(l.items()); got != items {
-				t.Fatalf("%d items arrived, want %d", got, items)
-			}
-		})
-	}
+	inBothModes(t, func(t *testing.T, mode func(*setup)) {
+		t.Parallel()
+		s := redistest.Start(t)
+		n := newNetwork(t, s)
+		a := start(t, n.address, mode, func(o *setup) { o.BatchItems = 50 }).join(0, true)
+		const items = 5000
+		s.Push("a", equalItems(items)...)
+		for before := -1; before <= items && s.Len("a") > 0; { // more than all of them is a failure
+			redistest.Eventually(t, "it goes on", func() bool {
+				a.confirm()
+				return a.count() > before || s.Len("a") == 0
+			})
+			before = a.count()
+			n.lose.Store(2)
+		}
+		if got := a.count(); got != items {
+			t.Fatalf("%d items arrived, want %d", got, items)
+		}
+	})
 }
 
 func TestARemovalThatComesLateRemovesNothingMore(t *testing.T) {
-	for mode, serve := range modes {
-		t.Run(mode, func(t *testing.T) {
-			s := redistest.Start(t)
-			n := newNetwork(t, s)
-			l := serve(t, s, func(o *Options) {
-				o.Redis.Address, o.Redis.Timeout, o.BatchItems = n.address, 100*time.Millisecond, 10
-				o.PollInterval = 100 * time.Millisecond // an idle connection that breaks says nothing, and its hints are lost
-			})
-			want := 0
-			push := func(items int) {
-				s.Push("a", equalItems(items)...)
-				want += items
-				redistest.Eventually(t, fmt.Sprintf("%d items arrived", want), func() bool { return len(l.items()) >= want })
+	inBothModes(t, func(t *testing.T, mode func(*setup)) {
+		s := redistest.Start(t)
+		n := newNetwork(t, s)
+		a := start(t, n.address, mode, func(o *setup) {
+			o.Redis.Timeout, o.BatchItems = 100*time.Millisecond, 10
+			o.PollInterval = 100 * time.Millisecond // an idle connection that breaks says nothing, and its hints are lost
+		}).join(0, true)
+		want := 0
+		push := func(items int) {
+			s.Push("a", equalItems(items)...)
+			want += items
+			redistest.Eventually(t, fmt.Sprintf("%d items arrived", want), func() bool { return a.count() >= want })
+		}
+		for round := range 8 {
+			push(20)
+			n.delay.Store(true)
+			a.confirm()
+			release := <-n.kept
+			if round%2 == 0 { // it comes while the loop looks for its place, or when it has long gone on
+				release()
 			}
-			for round := range 8 {
+			gone(t, s, a)
+			if round%2 == 1 {
 				push(20)
-				n.delay.Store(true)
-				l.confirm()
-				release := <-n.kept
-				if round%2 == 0 { // it comes while the loop looks for its place, or when it has long gone on
-					release()
-				}
-				redistest.Eventually(t, "what was confirmed is removed", func() bool { return l.empty() })
-				if round%2 == 1 {
-					push(20)
-					release()
-					l.confirm()
-					redistest.Eventually(t, "what came in between is removed", func() bool { return l.empty() })
-				}
+				release()
+				gone(t, s, a)
 			}
-			if got := len(l.items()); got != want {
-				t.Fatalf("%d items arrived, want %d", got, want)
-			}
-		})
-	}
+		}
+		a.wait(t, want)
+	})
 }
 
 func TestANetworkThatSwallowsPacketsIsWaitedForAndLosesNothing(t *testing.T) {
-	for mode, serve := range modes {
-		t.Run(mode, func(t *testing.T) {
-			s := redistest.Start(t)
-			n := newNetwork(t, s)
-			l := serve(t, s, func(o *Options) {
-				o.Redis.Address, o.Redis.Timeout = n.address, 200*time.Millisecond
-			})
-			endure(t, s, l, "no answer", false, func() func() {
-				n.gate.Lock()
-				end := sync.OnceFunc(n.gate.Unlock)
-				t.Cleanup(end)
-				return end
-			})
+	inBothModes(t, func(t *testing.T, mode func(*setup)) {
+		s := redistest.Start(t)
+		n := newNetwork(t, s)
+		l := start(t, n.address, mode, func(o *setup) { o.Redis.Timeout = 200 * time.Millisecond })
+		endure(t, s, l, "no answer", false, func() func() {
+			n.gate.Lock()
+			end := sync.OnceFunc(n.gate.Unlock)
+			t.Cleanup(end)
+			return end
 		})
-	}
+	})
 }

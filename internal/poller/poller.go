@@ -35,38 +35,14 @@ import (
 	"edged/internal/redisconn"
 )
 
-// Window is the way into the relay of a list that is read by peek and trim.
-type Window interface {
-	Plan() batch.Plan
-	Offer(*batch.Batch) bool
-	Bury(seq uint64) bool
-	Gone(seq uint64)
-}
-
-// ExplicitWindow is the way into the relay of a list whose items are
-// acknowledged one by one.
-type ExplicitWindow interface {
-	Plan() batch.Plan
-	Offer(*batch.Batch)
-	Buried(n int)
-	Tick() time.Time
-	Settled(most int) []batch.Settlement
-	Removed(n int)
-	Withdraw(force bool) bool
-	Gone(seqs []uint64)
-}
-
 // List is one Redis list to serve.
 type List struct {
 	Key       string
 	Subject   string
-	FromRight bool           // the head is the right end (producers LPUSH)
-	Paused    bool           // until Pause resumes it
-	Window    Window         // where items are read by peek and trim
-	Explicit  ExplicitWindow // or where they are moved and acknowledged one by one
-
-	Log          Log  // or where each consumer has a cursor
-	Acknowledged bool // with Log: items are acknowledged one by one
+	FromRight bool // the head is the right end (producers LPUSH)
+	Paused    bool // until Pause resumes it
+	Log       Log  // the relay's
+	Keep      int  // finished items that stay in the list, unless Redis is full
 }
 
 // Options are what the loop needs to know.
@@ -115,7 +91,8 @@ type Status struct {
 	Reason     string    // why it fails
 	FaultSince time.Time // since when
 	Holder     string    // who has the list, when it is another instance
-	Backlog    int64     // items in Redis when last looked
+	Backlog    int64     // items in Redis when last looked, without those kept
+	Kept       int64     // items that are finished and stay in the list for a while
 	Removed    uint64    // items removed from Redis
 }
 
@@ -134,19 +111,7 @@ type Loop struct {
 	// Written by the loop alone, which therefore reads them without it, with mu
 	// held, and never in place: the others read a snapshot.
 	mu      sync.Mutex
-	sources []server
-	lanes   []*lane // of the sources
-}
-
-// server serves one list, in turns.
-type server interface {
-	// turn does what is to be done for the list now, in at most one round trip,
-	// and reports whether there was anything. It may leave that under way.
-	turn(ctx context.Context, now time.Time) bool
-	// unremoved is how many items have been confirmed and are still in Redis.
-	unremoved() int
-	// release gives the lease back, and what goes with it.
-	release(ctx context.Context) error
+	readers []*reader // of the lists
 }
 
 // New makes a loop; it connects to nothing yet.
@@ -179,11 +144,11 @@ func New(opts Options) *Loop {
 	return l
 }
 
-// snapshot returns the lanes as they are now, for all but the loop.
-func (l *Loop) snapshot() []*lane {
+// snapshot returns the readers as they are now, for all but the loop.
+func (l *Loop) snapshot() []*reader {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.lanes
+	return l.readers
 }
 
 // Wake makes the loop look round again: a window may have changed.
@@ -197,10 +162,10 @@ func (l *Loop) Wake() {
 // changed is called by the hints.
 func (l *Loop) changed(key string) {
 	for _, s := range l.snapshot() {
-		if key == "" || key == s.keys[0] {
+		if key == "" || key == s.keys.List {
 			s.hint.Store(true)
 		}
-		if key == "" || key == s.keys[1] {
+		if key == "" || key == s.keys.Free {
 			s.freed.Store(true)
 		}
 	}
@@ -235,7 +200,7 @@ func (l *Loop) Run(ctx context.Context) error {
 			}
 		}
 		l.serveRequest(call)
-		for _, s := range l.sources {
+		for _, s := range l.readers {
 			now := time.Now()
 			l.opts.Alive(now)
 			if ctx.Err() == nil && s.turn(call, now) {
@@ -261,7 +226,7 @@ func (l *Loop) Run(ctx context.Context) error {
 // reconnect asks the lists of a server again at once. Its connection broke at rest,
 // and until there is another one no hint tells of new items.
 func (l *Loop) reconnect(server *redisconn.Server) {
-	for _, s := range l.lanes {
+	for _, s := range l.readers {
 		if s.Server == server && s.faults == 0 {
 			s.more, s.due = true, time.Time{}
 		}
@@ -271,7 +236,7 @@ func (l *Loop) reconnect(server *redisconn.Server) {
 // pause is how long the loop may sleep: until the next slow poll or retry.
 func (l *Loop) pause(now time.Time) time.Duration {
 	wait := l.opts.PollInterval
-	for _, s := range l.lanes {
+	for _, s := range l.readers {
 		wait = min(wait, s.due.Sub(now))
 	}
 	if l.opts.MaxSleep > 0 {
@@ -286,34 +251,34 @@ func (l *Loop) finish() error {
 	ctx, cancel := context.WithTimeout(context.Background(), l.opts.Redis.Timeout)
 	defer cancel()
 	l.taking.Store(false)
-	for _, s := range l.lanes {
+	for _, s := range l.readers {
 		s.Server.Settle(0)
 	}
 	left := 0
-	for i, s := range l.sources {
-		left += l.end(ctx, s, l.lanes[i])
+	for _, r := range l.readers {
+		left += l.end(ctx, r)
 	}
 	return leftBehind(left)
 }
 
 // end removes what was confirmed from a list that nobody takes from any more, and
 // gives its lease back. It returns how many items it could not remove.
-func (l *Loop) end(ctx context.Context, s server, lane *lane) (left int) {
-	lane.Server.Settle(0)
-	lane.retryAt, lane.faults, lane.due = time.Time{}, 0, time.Now().Add(time.Hour)
-	for s.unremoved() > 0 && lane.faults < 3 && ctx.Err() == nil {
-		s.turn(ctx, time.Now())
-		lane.Server.Settle(0)
-		lane.retryAt = time.Time{}
+func (l *Loop) end(ctx context.Context, r *reader) (left int) {
+	r.Server.Settle(0)
+	r.retryAt, r.faults, r.due = time.Time{}, 0, time.Now().Add(time.Hour)
+	for r.unremoved() > 0 && r.faults < 3 && ctx.Err() == nil {
+		r.turn(ctx, time.Now())
+		r.Server.Settle(0)
+		r.retryAt = time.Time{}
 	}
-	left = s.unremoved()
-	lane.faults = 0
-	for lane.owner && lane.faults < 3 && ctx.Err() == nil {
-		err := s.release(ctx)
+	left = r.unremoved()
+	r.faults = 0
+	for r.owner && r.faults < 3 && ctx.Err() == nil {
+		err := r.release(ctx)
 		if err == nil {
 			break
 		}
-		lane.fail(err, time.Now()) // in the end the lease runs out by itself
+		r.fail(err, time.Now()) // in the end the lease runs out by itself
 	}
 	return left
 }
@@ -328,12 +293,13 @@ func leftBehind(left int) error {
 // Lists returns a snapshot of every list: those of the Options in their order,
 // behind them those that were added.
 func (l *Loop) Lists() []Status {
-	lanes := l.snapshot()
-	all := make([]Status, len(lanes))
-	for i, s := range lanes {
+	readers := l.snapshot()
+	all := make([]Status, len(readers))
+	for i, s := range readers {
 		s.mu.Lock()
 		all[i] = s.status
 		s.mu.Unlock()
+		all[i].Backlog = max(0, all[i].Backlog-all[i].Kept)
 		all[i].Paused = s.paused.Load()
 		if all[i].Paused && all[i].State != Failing && all[i].State != Draining {
 			all[i].State = Paused // said at once, not when the loop has come round
@@ -345,7 +311,7 @@ func (l *Loop) Lists() []Status {
 // Pause stops reading the list with this key, or with resume set starts it
 // again. It reports whether there is such a list.
 func (l *Loop) Pause(key string, paused bool) bool {
-	s := l.lane(key)
+	s := l.reader(key)
 	if s == nil {
 		return false
 	}

@@ -1,7 +1,6 @@
 package poller
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,205 +9,43 @@ import (
 	"reflect"
 	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/alicebob/miniredis/v2"
-	"go.uber.org/goleak"
-	"go.uber.org/zap/zaptest"
 
 	"edged/internal/batch"
-	"edged/internal/redisconn"
 	"edged/internal/redistest"
-	"edged/internal/relay"
 )
-
-// Each test has servers of its own and runs in parallel, except those that measure
-// memory or the loop's turns and those with a timeout below half a second.
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
-
-// client is a member of a list that keeps what it gets.
-type client struct {
-	t     *testing.T
-	hold  bool // confirm nothing by itself
-	mu    sync.Mutex
-	items [][]byte
-	owed  []batch.Receipt
-	slow  chan batch.Receipt // receipts on their way to being confirmed
-
-	arrived func() // called by the loop after each delivery, if set
-}
-
-func (c *client) Deliver(b *batch.Batch, from, to int, r batch.Receipt) int {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for i := from; i < to; i++ {
-		c.items = append(c.items, slices.Clone(b.Item(i)))
-	}
-	if c.hold {
-		c.owed = append(c.owed, r)
-	} else {
-		c.slow <- r
-	}
-	if c.arrived != nil {
-		c.arrived()
-	}
-	return to - from
-}
-
-// confirm confirms what is owed.
-func (c *client) confirm() {
-	c.mu.Lock()
-	owed := c.owed
-	c.owed = nil
-	c.mu.Unlock()
-	for _, r := range owed {
-		r.Confirm()
-	}
-}
-
-func (c *client) count() int {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return len(c.items)
-}
-
-func (c *client) got() [][]byte {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return slices.Clone(c.items)
-}
-
-// join makes a client that confirms what it gets, from a goroutine of its own as
-// a real one does; with hold it waits for confirm.
-func (r *rig) join(list int, hold bool) (*client, batch.Membership) {
-	c := &client{t: r.t, hold: hold, slow: make(chan batch.Receipt, 10000)}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for rc := range c.slow {
-			rc.Confirm()
-		}
-	}()
-	m := r.windows[list].Join("", "1", c)
-	r.t.Cleanup(func() {
-		m.Leave()
-		close(c.slow)
-		<-done
-	})
-	return c, m
-}
-
-// rig is a loop over two lists, "a" and "b", of a Redis.
-type rig struct {
-	t       *testing.T
-	loop    *Loop
-	windows []*relay.List
-	stop    func() error // ends the loop
-}
-
-func start(t *testing.T, address string, change ...func(*Options)) *rig {
-	r := &rig{t: t}
-	opts := Options{
-		Redis:    redisconn.Options{Address: address, Timeout: 2 * time.Second},
-		Instance: "test", PollInterval: time.Minute, Lease: 5 * time.Minute,
-		BatchItems: 500, BatchBytes: 128 << 10, MaxPayload: 1 << 20,
-		Log:   zaptest.NewLogger(t),
-		Lists: []List{{Key: "a", Subject: "sa"}, {Key: "b", Subject: "sb"}},
-	}
-	for _, c := range change {
-		c(&opts)
-	}
-	for i := range opts.Lists {
-		w := relay.NewList(relay.Options{Window: 4000, Memory: 4 << 20, Changed: func() { r.loop.Wake() }})
-		r.windows = append(r.windows, w)
-		if wrapped, ok := opts.Lists[i].Window.(*leavesBeforeBury); ok {
-			wrapped.Window = w
-		} else {
-			opts.Lists[i].Window = w
-		}
-	}
-	r.loop = New(opts)
-	ctx, cancel := context.WithCancel(t.Context())
-	ended := make(chan error, 1)
-	go func() { ended <- r.loop.Run(ctx) }()
-	var once sync.Once
-	var err error
-	r.stop = func() error {
-		once.Do(func() {
-			cancel()
-			err = <-ended
-		})
-		return err
-	}
-	t.Cleanup(func() { r.stop() })
-	return r
-}
-
-func (r *rig) status(key string) Status {
-	for _, s := range r.loop.Lists() {
-		if s.Key == key {
-			return s
-		}
-	}
-	return Status{}
-}
-
-func numbered(n int) []any {
-	items := make([]any, n)
-	for i := range items {
-		items[i] = fmt.Sprintf("item %d", i)
-	}
-	return items
-}
-
-func wantNumbered(t *testing.T, got [][]byte, n int) {
-	t.Helper()
-	if len(got) != n {
-		t.Fatalf("%d items, want %d", len(got), n)
-	}
-	for i, item := range got {
-		if want := fmt.Sprintf("item %d", i); string(item) != want {
-			t.Fatalf("item %d is %q, want %q", i, item, want)
-		}
-	}
-}
 
 func TestItemsOfBothListsArriveInOrderAndLeaveRedis(t *testing.T) {
 	t.Parallel()
-	s := redistest.Start(t)
-	s.Push("a", numbered(20000)...)
-	s.Push("b", numbered(30000)...)
-	r := start(t, s.Address())
-	a, _ := r.join(0, false)
-	b, _ := r.join(1, false)
-	redistest.Eventually(t, "both lists are empty", func() bool { return s.Len("a") == 0 && s.Len("b") == 0 })
-	wantNumbered(t, a.got(), 20000)
-	wantNumbered(t, b.got(), 30000)
-}
-
-func TestItemsComeFromTheRightEndWhereThatIsTheHead(t *testing.T) {
-	t.Parallel()
-	s := redistest.Start(t)
-	for _, item := range numbered(3000) {
-		s.Client().LPush(t.Context(), "a", item)
-	}
-	r := start(t, s.Address(), func(o *Options) { o.Lists[0].FromRight = true })
-	a, _ := r.join(0, false)
-	redistest.Eventually(t, "the list is empty", func() bool { return s.Len("a") == 0 })
-	wantNumbered(t, a.got(), 3000)
+	inBothModes(t, func(t *testing.T, mode func(*setup)) {
+		for _, right := range []bool{false, true} {
+			s := redistest.Start(t)
+			pushed(t, s, right, numbered(20_000)...)
+			s.Push("b", numbered(30_000)...)
+			l := start(t, s.Address(), mode, func(o *setup) { o.Lists[0].FromRight = right })
+			a, b := l.join(0, false), l.join(1, false)
+			redistest.Eventually(t, "both lists are empty", func() bool { return s.Len("a") == 0 && s.Len("b") == 0 })
+			wantNumbered(t, a.got(), 20_000)
+			wantNumbered(t, b.got(), 30_000)
+			l.balanced()
+			if err := l.stop(); err != nil {
+				t.Error(err)
+			}
+		}
+	})
 }
 
 func TestNothingIsTakenWithoutAClient(t *testing.T) {
 	t.Parallel()
 	s := redistest.Start(t)
 	s.Push("a", numbered(10)...)
-	r := start(t, s.Address())
-	redistest.Eventually(t, "the list was looked at", func() bool { return r.status("a").State == Waiting && r.status("a").Backlog == 10 })
-	if r.stop() != nil || s.Len("a") != 10 {
+	l := start(t, s.Address())
+	redistest.Eventually(t, "the list was looked at", func() bool { return l.status("a").State == Waiting && l.status("a").Backlog == 10 })
+	if l.stop() != nil || s.Len("a") != 10 {
 		t.Fatal("items left the list")
 	}
 }
@@ -216,28 +53,28 @@ func TestNothingIsTakenWithoutAClient(t *testing.T) {
 func TestTheBacklogIsKnownSoonWithoutAClient(t *testing.T) {
 	t.Parallel()
 	s := redistest.Start(t)
-	r := start(t, s.Address()) // the slow poll is a minute away
-	redistest.Eventually(t, "the list was looked at", func() bool { return r.status("a").State == Waiting })
+	l := start(t, s.Address()) // the slow poll is a minute away
+	l.is(Waiting)
 	s.Push("a", numbered(10)...)
-	redistest.Eventually(t, "the backlog is known", func() bool { return r.status("a").Backlog == 10 })
+	redistest.Eventually(t, "the backlog is known", func() bool { return l.status("a").Backlog == 10 })
 	s.Kill()
-	redistest.Eventually(t, "the trouble is visible", func() bool { return r.status("a").State == Failing })
+	l.is(Failing)
 	s.Restart()
-	redistest.Eventually(t, "and over", func() bool { return r.status("a").State == Waiting })
+	l.is(Waiting)
 }
 
 func TestAnItemStaysInRedisUntilItIsConfirmed(t *testing.T) {
 	t.Parallel()
-	s := redistest.Start(t)
-	s.Push("a", numbered(10)...)
-	r := start(t, s.Address())
-	a, _ := r.join(0, true)
-	redistest.Eventually(t, "the items arrived", func() bool { return a.count() == 10 })
-	if n := s.Len("a"); n != 10 {
-		t.Fatalf("%d items in Redis before they were confirmed, want 10", n)
-	}
-	a.confirm()
-	redistest.Eventually(t, "the list is empty", func() bool { return s.Len("a") == 0 })
+	inBothModes(t, func(t *testing.T, mode func(*setup)) {
+		s := redistest.Start(t)
+		s.Push("a", numbered(10)...)
+		a := start(t, s.Address(), mode).join(0, true)
+		a.wait(t, 10)
+		if n := s.Len("a"); n != 10 {
+			t.Fatalf("%d items in Redis before they were confirmed, want 10", n)
+		}
+		gone(t, s, a)
+	})
 }
 
 func TestArbitraryBytesArriveUnchanged(t *testing.T) {
@@ -245,14 +82,13 @@ func TestArbitraryBytesArriveUnchanged(t *testing.T) {
 	s := redistest.Start(t)
 	random := make([]byte, 1<<20)
 	rand.NewChaCha8([32]byte{}).Read(random)
-	items := [][]byte{{}, {0}, []byte("\r\n"), []byte("$5\r\nhello\r\n"), []byte("a\x00b\r\nMSG"), random, []byte("end"), {}}
+	items := []string{"", "\x00", "\r\n", "$5\r\nhello\r\n", "a\x00b\r\nMSG", string(random), "end", ""}
 	for _, item := range items {
 		s.Push("a", item)
 	}
-	r := start(t, s.Address())
-	a, _ := r.join(0, false)
-	redistest.Eventually(t, "the list is empty", func() bool { return s.Len("a") == 0 })
-	if got := a.got(); !slices.EqualFunc(got, items, bytes.Equal) {
+	a := start(t, s.Address()).join(0, false)
+	gone(t, s)
+	if got := a.got(); !slices.Equal(got, items) {
 		t.Fatalf("%d items arrived, changed", len(got))
 	}
 }
@@ -263,9 +99,8 @@ func TestALongListDoesNotHoldUpTheOther(t *testing.T) {
 	s := redistest.Start(t)
 	s.Push("a", numbered(long)...)
 	s.Push("b", numbered(short)...)
-	r := start(t, s.Address(), func(o *Options) { o.Lists[0].Paused, o.Lists[1].Paused = true, true })
-	a, _ := r.join(0, false)
-	b, _ := r.join(1, false)
+	l := start(t, s.Address(), func(o *setup) { o.Lists[0].Paused, o.Lists[1].Paused = true, true })
+	a, b := l.join(0, false), l.join(1, false)
 
 	before := make(chan int, 1) // items of the long list that arrived before the short one's last
 	b.arrived = func() {
@@ -274,11 +109,11 @@ func TestALongListDoesNotHoldUpTheOther(t *testing.T) {
 		}
 	}
 	resume := func(context.Context) (struct{}, error) { // between two rounds, so that both begin in the same one
-		r.loop.Pause("a", false)
-		r.loop.Pause("b", false)
+		l.loop.Pause("a", false)
+		l.loop.Pause("b", false)
 		return struct{}{}, nil
 	}
-	if _, err := ask(t.Context(), r.loop, resume); err != nil {
+	if _, err := ask(t.Context(), l.loop, resume); err != nil {
 		t.Fatal(err)
 	}
 
@@ -291,40 +126,63 @@ func TestALongListDoesNotHoldUpTheOther(t *testing.T) {
 
 func TestAFullWindowStopsReadingUntilItemsAreConfirmed(t *testing.T) {
 	t.Parallel()
-	s := redistest.Start(t)
-	s.Push("a", numbered(10000)...)
-	r := start(t, s.Address())
-	a, _ := r.join(0, true)
-	redistest.Eventually(t, "the window is full", func() bool { return r.status("a").State == Full })
-	if n := a.count(); n != 4000 {
-		t.Fatalf("%d items were handed out, want the window's 4000", n)
-	}
-	redistest.Eventually(t, "the list is empty", func() bool { a.confirm(); return s.Len("a") == 0 })
-	wantNumbered(t, a.got(), 10000)
+	inBothModes(t, func(t *testing.T, mode func(*setup)) {
+		s := redistest.Start(t)
+		s.Push("a", numbered(10000)...)
+		l := start(t, s.Address(), mode)
+		a := l.join(0, true)
+		l.is(Full)
+		a.wait(t, 4000)
+		gone(t, s, a)
+		wantNumbered(t, a.got(), 10000)
+	})
+}
+
+func TestAConsumerThatConfirmsNothingStopsNoOther(t *testing.T) {
+	t.Parallel()
+	inBothModes(t, func(t *testing.T, mode func(*setup)) {
+		s := redistest.Start(t)
+		s.Push("a", numbered(50_000)...)
+		l := start(t, s.Address(), mode)
+		stopped, fast := l.join(0, true), l.join(0, false)
+		redistest.Eventually(t, "the other has all", func() bool { return fast.count() == 50_000 })
+		wantNumbered(t, fast.got(), 50_000)
+		if n := s.Len("a"); n != 50_000 {
+			t.Errorf("%d items in Redis, but one consumer owes all", n)
+		}
+		if n := stopped.count(); n > 4000 {
+			t.Errorf("the one that confirms nothing was handed %d items", n)
+		}
+		gone(t, s, stopped)
+		wantNumbered(t, stopped.got(), 50_000)
+	})
 }
 
 func TestItemsOfALeaverAreReadAgainForTheNext(t *testing.T) {
 	t.Parallel()
-	s := redistest.Start(t)
-	s.Push("a", numbered(1000)...)
-	r := start(t, s.Address())
-	a, m := r.join(0, true)
-	redistest.Eventually(t, "all items arrived", func() bool { return a.count() == 1000 })
-	m.Leave()
-	b, _ := r.join(0, false)
-	redistest.Eventually(t, "the list is empty", func() bool { return s.Len("a") == 0 })
-	wantNumbered(t, b.got(), 1000)
+	inBothModes(t, func(t *testing.T, mode func(*setup)) {
+		s := redistest.Start(t)
+		s.Push("a", numbered(1000)...)
+		l := start(t, s.Address(), mode)
+		a := l.join(0, true)
+		a.wait(t, 1000)
+		a.m.Leave()
+		b := l.join(0, false)
+		gone(t, s)
+		wantNumbered(t, b.got(), 1000)
+		l.balanced()
+	})
 }
 
 func TestHintsWakeTheLoopWithoutIdleCommands(t *testing.T) {
 	t.Parallel()
 	s := redistest.Start(t)
-	r := start(t, s.Address()) // the slow poll is a minute away
-	a, _ := r.join(0, false)
-	redistest.Eventually(t, "the list is served", func() bool { return r.status("a").State == Serving })
+	l := start(t, s.Address()) // the slow poll is a minute away
+	a := l.join(0, false)
+	l.is(Serving)
 	for i := range 50 {
 		s.Push("a", fmt.Sprintf("item %d", i))
-		redistest.Eventually(t, "the item is gone", func() bool { return s.Len("a") == 0 })
+		gone(t, s)
 	}
 	wantNumbered(t, a.got(), 50)
 }
@@ -332,8 +190,7 @@ func TestHintsWakeTheLoopWithoutIdleCommands(t *testing.T) {
 func TestWithoutHintsThePollAdapts(t *testing.T) {
 	t.Parallel()
 	m := miniredis.RunT(t)
-	r := start(t, m.Addr())
-	a, _ := r.join(0, false)
+	a := start(t, m.Addr()).join(0, false)
 	for i := range 20 {
 		m.RPush("a", fmt.Sprintf("item %d", i))
 		redistest.Eventually(t, "the item is gone", func() bool { l, _ := m.List("a"); return len(l) == 0 })
@@ -341,128 +198,117 @@ func TestWithoutHintsThePollAdapts(t *testing.T) {
 	wantNumbered(t, a.got(), 20)
 }
 
+func TestAClientThatJoinsGetsABacklogAtOnceWithoutHints(t *testing.T) {
+	t.Parallel()
+	m := miniredis.RunT(t)
+	l := start(t, m.Addr()) // the slow poll is a minute away
+	first := l.join(0, false)
+	m.RPush("a", "x")
+	redistest.Eventually(t, "the first item is gone", func() bool { return first.count() == 1 && !m.Exists("a") })
+	first.m.Leave()
+	l.is(Waiting)
+	m.RPush("a", "y")
+	l.join(0, false).wait(t, 1)
+}
+
 func TestAHintConnectionThatBreaksIsReplaced(t *testing.T) {
 	t.Parallel()
 	s := redistest.Start(t)
-	r := start(t, s.Address())
-	a, _ := r.join(0, false)
+	a := start(t, s.Address()).join(0, false)
 	for i := range 10 {
 		s.Push("a", fmt.Sprintf("item %d", i))
-		redistest.Eventually(t, "the item is gone", func() bool { return s.Len("a") == 0 })
-		if err := s.Client().Do(t.Context(), "CLIENT", "KILL", "TYPE", "pubsub").Err(); err != nil {
-			t.Fatal(err)
-		}
+		gone(t, s)
+		do(t, s, "CLIENT", "KILL", "TYPE", "pubsub")
 	}
 	wantNumbered(t, a.got(), 10)
 }
 
-func TestEveryConnectionKilledAgainAndAgainLosesNothing(t *testing.T) {
+// After a lost reply the ledger tells whether the call was carried out, so nothing comes twice.
+func TestEveryConnectionKilledAgainAndAgainLosesAndDoublesNothing(t *testing.T) {
 	t.Parallel()
-	s := redistest.Start(t)
-	s.Push("a", numbered(50000)...)
-	r := start(t, s.Address())
-	a, _ := r.join(0, false)
-	for s.Len("a") > 0 {
-		s.Client().Do(t.Context(), "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
-		before := r.status("a").Removed
-		redistest.Eventually(t, "it goes on", func() bool { return r.status("a").Removed > before || s.Len("a") == 0 })
-	}
-	// After a lost reply the place in the list is found again, so nothing comes
-	// twice here either: all items are different.
-	wantNumbered(t, a.got(), 50000)
+	inBothModes(t, func(t *testing.T, mode func(*setup)) {
+		s := redistest.Start(t)
+		s.Push("a", numbered(50000)...)
+		l := start(t, s.Address(), mode)
+		a := l.join(0, false)
+		for s.Len("a") > 0 {
+			do(t, s, "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+			before := l.status("a").Removed
+			redistest.Eventually(t, "it goes on", func() bool { return l.status("a").Removed > before || s.Len("a") == 0 })
+		}
+		wantNumbered(t, a.got(), 50000)
+		l.balanced()
+	})
 }
 
 func TestRedisKilledAndRestartedWithItsDataLosesNothing(t *testing.T) {
 	t.Parallel()
 	s := redistest.Start(t, "--appendonly", "yes", "--appendfsync", "always")
 	s.Push("a", numbered(30000)...)
-	r := start(t, s.Address())
-	a, _ := r.join(0, false)
+	l := start(t, s.Address())
+	a := l.join(0, false)
 	for range 3 {
-		before := r.status("a").Removed
-		redistest.Eventually(t, "items flow", func() bool { return r.status("a").Removed > before || s.Len("a") == 0 })
+		before := l.status("a").Removed
+		redistest.Eventually(t, "items flow", func() bool { return l.status("a").Removed > before || s.Len("a") == 0 })
 		s.Kill()
-		redistest.Eventually(t, "the trouble is visible", func() bool { return r.status("a").State == Failing && r.status("a").Reason != "" })
+		redistest.Eventually(t, "the trouble is visible", func() bool { return l.status("a").State == Failing && l.status("a").Reason != "" })
 		s.Restart()
 	}
-	redistest.Eventually(t, "the list is empty", func() bool { return s.Len("a") == 0 })
+	gone(t, s)
 	wantNumbered(t, a.got(), 30000)
-	if st := r.status("a"); st.State == Failing {
-		t.Errorf("still %s (%s)", st.State, st.Reason)
-	}
-}
-
-func TestRedisStoppedForAWhileIsWaitedFor(t *testing.T) {
-	s := redistest.Start(t)
-	r := start(t, s.Address(), func(o *Options) { o.Redis.Timeout = 100 * time.Millisecond })
-	a, _ := r.join(0, false)
-	s.Push("a", "item 0")
-	redistest.Eventually(t, "the first item is gone", func() bool { return s.Len("a") == 0 })
-	s.Push("a", "item 1")
-	s.Signal(syscall.SIGSTOP)
-	r.loop.changed("a")
-	redistest.Eventually(t, "the trouble is visible", func() bool { return r.status("a").State == Failing })
-	s.Signal(syscall.SIGCONT)
-	s.Push("a", "item 2")
-	redistest.Eventually(t, "the list is empty", func() bool { return s.Len("a") == 0 })
-	wantNumbered(t, a.got(), 3)
+	l.is(Serving)
 }
 
 func TestAKeyOfTheWrongTypeDoesNotStopTheOtherList(t *testing.T) {
 	t.Parallel()
-	s := redistest.Start(t)
-	s.Client().Set(t.Context(), "a", "no list", 0)
-	r := start(t, s.Address())
-	a, _ := r.join(0, false)
-	b, _ := r.join(1, false)
-	s.Push("b", numbered(100)...)
-	redistest.Eventually(t, "the other list is empty", func() bool { return s.Len("b") == 0 })
-	wantNumbered(t, b.got(), 100)
-	redistest.Eventually(t, "the fault is visible", func() bool {
-		st := r.status("a")
-		return st.State == Failing && strings.Contains(st.Reason, "no list")
+	inBothModes(t, func(t *testing.T, mode func(*setup)) {
+		s := redistest.Start(t)
+		s.Client().Set(t.Context(), "a", "no list", 0)
+		l := start(t, s.Address(), mode)
+		a, b := l.join(0, false), l.join(1, false)
+		s.Push("b", numbered(100)...)
+		redistest.Eventually(t, "the other list is empty", func() bool { return s.Len("b") == 0 })
+		wantNumbered(t, b.got(), 100)
+		l.is(Failing)
+		if st := l.status("a"); !strings.Contains(st.Reason, "no list") {
+			t.Errorf("the reason is %q", st.Reason)
+		}
+		do(t, s, "DEL", "a")
+		s.Push("a", numbered(10)...)
+		gone(t, s)
+		wantNumbered(t, a.got(), 10)
 	})
-	s.Client().Del(t.Context(), "a")
-	s.Push("a", numbered(10)...)
-	redistest.Eventually(t, "the list is served again", func() bool { return s.Len("a") == 0 })
-	wantNumbered(t, a.got(), 10)
 }
 
 func TestAFlushedScriptCacheIsFilledAgain(t *testing.T) {
 	t.Parallel()
 	s := redistest.Start(t)
-	r := start(t, s.Address())
-	a, _ := r.join(0, false)
+	a := start(t, s.Address()).join(0, false)
 	for i := range 5 {
 		s.Client().ScriptFlush(t.Context())
 		s.Push("a", fmt.Sprintf("item %d", i))
-		redistest.Eventually(t, "the item is gone", func() bool { return s.Len("a") == 0 })
+		gone(t, s)
 	}
 	wantNumbered(t, a.got(), 5)
 }
 
 func TestAListDeletedOrReplacedInMidFlightIsReadAfresh(t *testing.T) {
 	t.Parallel()
-	for _, change := range []string{"DEL", "FLUSHALL", "RENAME"} {
-		t.Run(change, func(t *testing.T) {
-			s := redistest.Start(t)
-			s.Push("a", numbered(10)...)
-			r := start(t, s.Address())
-			a, _ := r.join(0, true)
-			redistest.Eventually(t, "the items arrived", func() bool { return a.count() == 10 })
-			switch change {
-			case "DEL":
-				s.Client().Del(t.Context(), "a")
-			case "FLUSHALL":
-				s.Client().FlushAll(t.Context())
-			case "RENAME":
-				s.Client().Rename(t.Context(), "a", "elsewhere")
-			}
-			s.Push("a", "x", "y", "z")
-			redistest.Eventually(t, "the list is empty", func() bool { a.confirm(); return s.Len("a") == 0 })
-			redistest.Eventually(t, "the new items arrived", func() bool {
-				got := a.got()
-				return len(got) >= 13 && string(bytes.Join(got[len(got)-3:], nil)) == "xyz"
+	for _, change := range [][]any{{"DEL", "a"}, {"FLUSHALL"}, {"RENAME", "a", "elsewhere"}} {
+		t.Run(change[0].(string), func(t *testing.T) {
+			inBothModes(t, func(t *testing.T, mode func(*setup)) {
+				s := redistest.Start(t)
+				s.Push("a", numbered(10)...)
+				l := start(t, s.Address(), mode)
+				a := l.join(0, true)
+				a.wait(t, 10)
+				do(t, s, change...)
+				s.Push("a", "x", "y", "z")
+				gone(t, s, a)
+				if got := a.got(); !slices.Equal(got[10:], []string{"x", "y", "z"}) {
+					t.Errorf("got %q", got)
+				}
+				l.balanced()
 			})
 		})
 	}
@@ -470,84 +316,51 @@ func TestAListDeletedOrReplacedInMidFlightIsReadAfresh(t *testing.T) {
 
 func TestAProducerThatCapsItsListLosesNoMoreThanItCut(t *testing.T) {
 	t.Parallel()
-	s := redistest.Start(t)
-	s.Push("a", numbered(1000)...)
-	r := start(t, s.Address())
-	a, _ := r.join(0, true)
-	redistest.Eventually(t, "the items arrived", func() bool { return a.count() == 1000 })
-	s.Client().LTrim(t.Context(), "a", 300, -1) // 300 items that are on their way
-	s.Push("a", numbered(10)...)
-	a.confirm() // the ten may have come already, and are among it then
-	redistest.Eventually(t, "what was confirmed is gone", func() bool { return s.Len("a") <= 10 })
-	redistest.Eventually(t, "the list is empty", func() bool { a.confirm(); return s.Len("a") == 0 })
-	if got := a.got(); len(got) != 1010 || string(got[1009]) != "item 9" {
-		t.Fatalf("%d items, the last %q", len(got), got[len(got)-1])
-	}
+	inBothModes(t, func(t *testing.T, mode func(*setup)) {
+		s := redistest.Start(t)
+		s.Push("a", numbered(1000)...)
+		l := start(t, s.Address(), mode)
+		a := l.join(0, true)
+		a.wait(t, 1000)
+		s.Client().LTrim(t.Context(), "a", 300, -1) // 300 items that are on their way
+		s.Push("a", "item 1000", "item 1001")
+		gone(t, s, a)
+		wantNumbered(t, a.got(), 1002)
+		l.balanced()
+	})
 }
 
 func TestASecondConsumerOfTheListCostsNothingElse(t *testing.T) {
 	t.Parallel()
 	s := redistest.Start(t)
 	s.Push("a", numbered(20000)...)
-	r := start(t, s.Address())
-	a, _ := r.join(0, false)
-	popped := map[string]bool{}
+	a := start(t, s.Address()).join(0, false)
+	seen := map[string]bool{}
 	for s.Len("a") > 0 {
 		if v, err := s.Client().LPop(t.Context(), "a").Result(); err == nil {
-			popped[v] = true
+			seen[v] = true
 		}
 	}
 	for _, item := range a.got() {
-		delete(popped, string(item))
-		popped["got "+string(item)] = true
+		seen[item] = true
 	}
-	for i := range 20000 {
-		item := fmt.Sprintf("item %d", i)
-		if !popped[item] && !popped["got "+item] {
-			t.Fatalf("%s went to neither", item)
-		}
-	}
-}
-
-func TestEqualItemsAreAllDelivered(t *testing.T) {
-	t.Parallel()
-	s := redistest.Start(t)
-	items := make([]any, 5000)
-	for i := range items {
-		items[i] = "same"
-	}
-	s.Push("a", items...)
-	r := start(t, s.Address())
-	a, _ := r.join(0, false)
-	for s.Len("a") > 0 {
-		s.Client().Do(t.Context(), "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
-		before := r.status("a").Removed
-		redistest.Eventually(t, "it goes on", func() bool { return r.status("a").Removed > before || s.Len("a") == 0 })
-	}
-	if a.count() < 5000 {
-		t.Fatalf("%d items of 5000", a.count())
+	if len(seen) != 20000 {
+		t.Errorf("%d items of 20000 went to either", len(seen))
 	}
 }
 
 func TestAnItemTooLargeGoesToTheDeadLettersAndHoldsUpNothing(t *testing.T) {
 	t.Parallel()
-	for _, right := range []bool{false, true} {
-		t.Run(fmt.Sprintf("right=%v", right), func(t *testing.T) {
+	inBothModes(t, func(t *testing.T, mode func(*setup)) {
+		for _, right := range []bool{false, true} {
 			s := redistest.Start(t)
-			push := s.Client().RPush
-			if right {
-				push = s.Client().LPush
-			}
-			large := bytes.Repeat([]byte("large\r\n\x00"), 1000)
-			push(t.Context(), "a", "item 0", "item 1", large, "item 2", large, large, "item 3")
-			r := start(t, s.Address(), func(o *Options) {
-				o.MaxPayload = 4096
-				o.Lists[0].FromRight = right
-			})
-			a, _ := r.join(0, false)
-			redistest.Eventually(t, "the list is empty", func() bool { return s.Len("a") == 0 })
+			large := strings.Repeat("large\r\n\x00", 1000)
+			pushed(t, s, right, "item 0", "item 1", large, "item 2", large, large, "item 3")
+			l := start(t, s.Address(), mode, func(o *setup) { o.MaxPayload, o.Lists[0].FromRight = 4096, right })
+			a := l.join(0, false)
+			gone(t, s)
 			wantNumbered(t, a.got(), 4)
-			dead, _ := s.Client().LRange(t.Context(), DeadKey("a"), 0, -1).Result()
+			dead, _ := s.Client().LRange(t.Context(), keys.Dead, 0, -1).Result()
 			if len(dead) != 3 {
 				t.Fatalf("%d dead letters, want 3", len(dead))
 			}
@@ -556,150 +369,249 @@ func TestAnItemTooLargeGoesToTheDeadLettersAndHoldsUpNothing(t *testing.T) {
 			if err := json.Unmarshal([]byte(head), &why); err != nil || why.Size != len(large) || why.Reason == "" {
 				t.Errorf("epitaph %s: %v", head, err)
 			}
-			if body != string(large) {
+			if body != large {
 				t.Error("the dead letter's bytes have changed")
 			}
-		})
-	}
+			l.balanced()
+		}
+	})
 }
 
 func TestASecondInstanceStandsByAndTakesOverAtOnceWhenTheFirstStops(t *testing.T) {
 	t.Parallel()
-	s := redistest.Start(t)
-	s.Push("a", numbered(1000)...)
-	first := start(t, s.Address(), func(o *Options) { o.Instance = "first" })
-	a, _ := first.join(0, false)
-	redistest.Eventually(t, "the first has served the list", func() bool { return s.Len("a") == 0 })
-	second := start(t, s.Address(), func(o *Options) { o.Instance = "second" })
-	b, _ := second.join(0, false)
-	redistest.Eventually(t, "the second stands by", func() bool {
-		st := second.status("a")
-		return st.State == Standby && strings.HasPrefix(st.Holder, "first/")
+	inBothModes(t, func(t *testing.T, mode func(*setup)) {
+		s := redistest.Start(t)
+		s.Push("a", numbered(1000)...)
+		first := start(t, s.Address(), mode, func(o *setup) { o.Instance = "first" })
+		a := first.join(0, false)
+		gone(t, s)
+		second := start(t, s.Address(), mode, func(o *setup) { o.Instance = "second" })
+		b := second.join(0, false)
+		second.is(Standby)
+		if holder := second.status("a").Holder; !strings.HasPrefix(holder, "first/") {
+			t.Errorf("the holder is %q", holder)
+		}
+		if err := first.stop(); err != nil {
+			t.Fatal(err)
+		}
+		s.Push("a", numbered(500)...)
+		gone(t, s)
+		wantNumbered(t, a.got(), 1000)
+		wantNumbered(t, b.got(), 500)
 	})
-	if err := first.stop(); err != nil {
-		t.Fatal(err)
-	}
-	s.Push("a", numbered(500)...)
-	redistest.Eventually(t, "the second serves the list", func() bool { return s.Len("a") == 0 })
-	wantNumbered(t, a.got(), 1000)
-	wantNumbered(t, b.got(), 500)
+}
+
+func TestAStandbyTakesOverWhenTheLeaseOfAKilledInstanceEnds(t *testing.T) {
+	t.Parallel()
+	inBothModes(t, func(t *testing.T, mode func(*setup)) {
+		s := redistest.Start(t)
+		s.Push("a", numbered(100)...)
+		killed := byHand(t, s.Address(), mode, func(o *setup) { o.Instance, o.Lease = "killed", time.Second })
+		a := killed.join(0, true)
+		killed.settle(0)
+		a.wait(t, 100)
+		b := start(t, s.Address(), mode).join(0, false)
+		gone(t, s)
+		wantNumbered(t, b.got(), 100)
+		a.confirm() // it was only stopped, and wakes up
+		s.Push("a", "later")
+		killed.settle(0)
+		if st := killed.status("a"); st.State != Standby || a.count() != 100 {
+			t.Errorf("it is %s, and has %d items", st.State, a.count())
+		}
+		redistest.Eventually(t, "the new owner gets what comes", func() bool { return b.count() == 101 })
+	})
 }
 
 func TestAnInstanceThatLostItsLeaseRemovesNothing(t *testing.T) {
 	t.Parallel()
-	s := redistest.Start(t)
-	s.Push("a", numbered(10)...)
-	r := start(t, s.Address())
-	a, _ := r.join(0, true)
-	redistest.Eventually(t, "the items arrived", func() bool { return a.count() == 10 })
-	s.Client().Set(t.Context(), leaseKey("a"), "other/1", 0) // as if this process had been stopped for longer than the lease
-	a.confirm()
-	redistest.Eventually(t, "it stands by", func() bool { return r.status("a").State == Standby })
-	if n := s.Len("a"); n != 10 {
-		t.Fatalf("%d of 10 items left in a list that is another's", n)
-	}
-	s.Client().Del(t.Context(), leaseKey("a")) // the other gives it back
-	redistest.Eventually(t, "it serves the list again", func() bool { a.confirm(); return s.Len("a") == 0 })
-	if a.count() != 20 {
-		t.Fatalf("%d items, want all ten again", a.count())
-	}
+	inBothModes(t, func(t *testing.T, mode func(*setup)) {
+		s := redistest.Start(t)
+		s.Push("a", numbered(10)...)
+		l := start(t, s.Address(), mode)
+		a := l.join(0, true)
+		a.wait(t, 10)
+		handTo(t, s, "other/1", time.Hour)
+		a.confirm()
+		l.is(Standby)
+		if n := s.Len("a"); n != 10 {
+			t.Fatalf("%d of 10 items left in a list that is another's", n)
+		}
+		handTo(t, s, "", 0)
+		do(t, s, "SET", keys.Free, "1", "PX", "1000") // as the other does when it gives the list back
+		gone(t, s, a)
+		if a.count() != 20 {
+			t.Fatalf("%d items, want all ten again", a.count())
+		}
+	})
 }
 
 func TestAListThatWasTakenOverWhileItWasEmptyIsNotReadAnyMore(t *testing.T) {
 	t.Parallel()
 	s := redistest.Start(t)
 	s.Push("a", "first")
-	r := start(t, s.Address())
-	a, _ := r.join(0, true)
-	redistest.Eventually(t, "the first item arrived", func() bool { return a.count() == 1 })
-	a.confirm()
-	redistest.Eventually(t, "it is removed", func() bool { return s.Len("a") == 0 })
-	lease := s.Client().Get(t.Context(), leaseKey("a")).Val()
+	l := start(t, s.Address())
+	a := l.join(0, false)
+	a.wait(t, 1)
+	gone(t, s)
 	tx := s.Client().TxPipeline()
-	tx.Set(t.Context(), leaseKey("a"), "other"+lease, time.Hour)
+	tx.HSet(t.Context(), keys.Ledger, "owner", "other/1", "deadline", time.Now().Add(time.Hour).UnixMilli(), "lease", 3600_000)
 	tx.RPush(t.Context(), "a", "second")
 	tx.Exec(t.Context())
-	redistest.Eventually(t, "it stands by", func() bool { return r.status("a").State == Standby })
+	l.is(Standby)
 	if got := a.got(); len(got) != 1 {
 		t.Errorf("%q were delivered; the second is another instance's", got)
 	}
 }
 
-func TestARestartedInstanceTakesItsOwnLeaseBackAtOnce(t *testing.T) {
+func TestARestartedInstanceTakesItsOwnListBackAtOnce(t *testing.T) {
 	t.Parallel()
-	s := redistest.Start(t)
-	s.Push("a", numbered(10)...)
-	s.Client().Set(t.Context(), leaseKey("a"), "test/before", time.Hour)
-	r := start(t, s.Address())
-	r.join(0, false)
-	redistest.Eventually(t, "the list is empty", func() bool { return s.Len("a") == 0 })
+	inBothModes(t, func(t *testing.T, mode func(*setup)) {
+		s := redistest.Start(t)
+		s.Push("a", numbered(10)...)
+		killed := byHand(t, s.Address(), mode)
+		a := killed.join(0, true)
+		killed.settle(0)
+		a.wait(t, 10)
+		b := start(t, s.Address(), mode).join(0, false)
+		gone(t, s)
+		wantNumbered(t, b.got(), 10)
+	})
+}
+
+// After a crash consumers get again only the items that they had not confirmed.
+func TestAfterAKillConsumersGoOnWhereTheyWere(t *testing.T) {
+	t.Parallel()
+	grace := func(o *setup) { o.RejoinGrace = time.Minute }
+	t.Run("received", func(t *testing.T) {
+		s := redistest.Start(t)
+		s.Push("a", numbered(10_000)...)
+		killed := byHand(t, s.Address(), grace)
+		slow, group := killed.join(0, true), killed.joinGroup(0, "g", true)
+		for range 1000 {
+			if killed.settle(0); group.count() == 10_000 {
+				break
+			}
+			group.confirm()
+			killed.now = killed.now.Add(time.Second)
+		}
+		group.confirm()
+		slow.confirmSome(3)
+		killed.settle(0)
+		slow.mu.Lock()
+		seen := slow.deliveries[2].to
+		slow.mu.Unlock()
+
+		l := start(t, s.Address(), grace)
+		again, regrouped := l.join(0, false), l.joinGroup(0, "g", false)
+		s.Push("a", "item 10000")
+		defer func() {
+			if t.Failed() {
+				t.Logf("the group got %q, and the other %d items after %d, of the list %+v", regrouped.got(), again.count(), seen, l.logs[0].State())
+			}
+		}()
+		redistest.Eventually(t, "both go on", func() bool { return regrouped.count() == 1 && again.count() == 10_001-seen })
+		if got := again.got()[0]; got != fmt.Sprintf("item %d", seen) {
+			t.Errorf("the plain consumer had %d items, and goes on with %s", seen, got)
+		}
+	})
+	t.Run("explicit", func(t *testing.T) {
+		s := redistest.Start(t)
+		s.Push("a", numbered(10)...)
+		killed := byHand(t, s.Address(), explicit, grace)
+		group := killed.joinGroup(0, "g", true)
+		killed.settle(0)
+		group.wait(t, 10)
+		for _, i := range []int{0, 3, 7} {
+			group.say(i, batch.Acked)
+		}
+		killed.settle(0)
+
+		again := start(t, s.Address(), explicit, grace).joinGroup(0, "g", false)
+		gone(t, s)
+		if got := strings.Join(again.got(), ","); got != "item 1,item 2,item 4,item 5,item 6,item 8,item 9" {
+			t.Errorf("got %s", got)
+		}
+	})
+}
+
+func TestALedgerThatIsLostMakesAllComeAgain(t *testing.T) {
+	t.Parallel()
+	inBothModes(t, func(t *testing.T, mode func(*setup)) {
+		s := redistest.Start(t)
+		s.Push("a", numbered(100)...)
+		a := start(t, s.Address(), mode).join(0, true)
+		a.wait(t, 100)
+		do(t, s, "DEL", keys.Ledger)
+		gone(t, s, a)
+		wantNumbered(t, a.got()[:100], 100)
+		wantNumbered(t, a.got()[100:], 100)
+	})
 }
 
 func TestAPausedListIsLeftAloneUntilItIsResumed(t *testing.T) {
 	t.Parallel()
 	s := redistest.Start(t)
-	r := start(t, s.Address())
-	if r.loop.Pause("nosuch", true) {
+	l := start(t, s.Address())
+	if l.loop.Pause("nosuch", true) {
 		t.Fatal("paused a list that there is not")
 	}
-	r.loop.Pause("a", true)
-	a, _ := r.join(0, false)
-	b, _ := r.join(1, false)
+	l.loop.Pause("a", true)
+	a, b := l.join(0, false), l.join(1, false)
 	s.Push("a", numbered(10)...)
 	s.Push("b", numbered(10)...)
 	redistest.Eventually(t, "the other list is served", func() bool { return b.count() == 10 })
-	redistest.Eventually(t, "the list is paused", func() bool { return r.status("a").State == Paused })
+	l.is(Paused)
 	if a.count() != 0 {
 		t.Fatal("a paused list was served")
 	}
-	r.loop.Pause("a", false)
-	redistest.Eventually(t, "the list is empty", func() bool { return s.Len("a") == 0 })
+	l.loop.Pause("a", false)
+	gone(t, s)
 }
 
-func TestAtTheEndWhatWasConfirmedIsRemovedAndTheRestStaysInOrder(t *testing.T) {
+func TestAtTheEndConfirmedItemsAreRemovedAndTheRestStaysInOrder(t *testing.T) {
 	t.Parallel()
-	s := redistest.Start(t)
-	s.Push("a", numbered(1000)...)
-	r := start(t, s.Address())
-	a, m := r.join(0, true)
-	redistest.Eventually(t, "the items arrived", func() bool { return a.count() == 1000 })
-	r.loop.StopTaking()
-	a.mu.Lock()
-	half := a.owed[:len(a.owed)/2]
-	a.mu.Unlock()
-	for _, rc := range half {
-		rc.Confirm()
-	}
-	m.Leave()
-	if err := r.stop(); err != nil {
-		t.Fatal(err)
-	}
-	st := r.windows[0].Stats()
-	if st.Taken != st.Confirmed+st.Returned || st.Confirmed == 0 || st.Returned == 0 {
-		t.Fatalf("books %+v", st)
-	}
-	left, _ := s.Client().LRange(t.Context(), "a", 0, -1).Result()
-	if len(left) != int(st.Returned) || left[0] != fmt.Sprintf("item %d", st.Confirmed) {
-		t.Fatalf("%d items left, the first %q; books %+v", len(left), left[0], st)
-	}
-	if n, _ := s.Client().Exists(t.Context(), leaseKey("a")).Result(); n != 0 {
-		t.Error("the lease was not given back")
-	}
+	inBothModes(t, func(t *testing.T, mode func(*setup)) {
+		s := redistest.Start(t)
+		s.Push("a", numbered(1000)...)
+		l := start(t, s.Address(), mode)
+		a := l.join(0, true)
+		a.wait(t, 1000)
+		l.loop.StopTaking()
+		l.logs[0].Stop()
+		a.confirmSome(len(a.deliveries) / 2)
+		a.m.Leave()
+		if err := l.stop(); err != nil {
+			t.Fatal(err)
+		}
+		st := l.logs[0].Stats()
+		if st.Confirmed == 0 || st.Confirmed == 1000 || st.InFlight != int(1000-st.Confirmed) {
+			t.Fatalf("books %+v", st)
+		}
+		left := s.Client().LRange(t.Context(), "a", 0, -1).Val()
+		if len(left) != int(1000-st.Confirmed) || left[0] != fmt.Sprintf("item %d", st.Confirmed) {
+			t.Fatalf("%d items left, the first %q; books %+v", len(left), left[0], st)
+		}
+		if holder := owner(t, s); holder != "" {
+			t.Errorf("the list was not given back: it is %s's", holder)
+		}
+	})
 }
 
 func TestAFullRedisIsDrained(t *testing.T) {
 	t.Parallel()
-	s := redistest.Start(t)
-	s.Push("a", numbered(2000)...)
-	if err := s.Client().ConfigSet(t.Context(), "maxmemory", "1").Err(); err != nil {
-		t.Fatal(err)
-	}
-	r := start(t, s.Address())
-	a, _ := r.join(0, false)
-	redistest.Eventually(t, "the list is empty", func() bool { return s.Len("a") == 0 })
-	if a.count() < 2000 {
-		t.Fatalf("%d items of 2000", a.count())
-	}
+	inBothModes(t, func(t *testing.T, mode func(*setup)) {
+		s := redistest.Start(t)
+		s.Push("a", strings.Repeat("x", 200_000))
+		s.Push("a", numbered(2000)...)
+		do(t, s, "CONFIG", "SET", "maxmemory", "1")
+		a := start(t, s.Address(), mode, func(o *setup) { o.MaxPayload = 1000 }).join(0, false)
+		gone(t, s)
+		wantNumbered(t, a.got(), 2000)
+		if s.Len(keys.Dead) != 1 {
+			t.Error("the item that is too large is no dead letter")
+		}
+	})
 }
 
 // commands is how many commands Redis has carried out, those of scripts included.
@@ -726,139 +638,112 @@ func roundTrips(t *testing.T, s *redistest.Server, n int) {
 // An hour of the test's own clock, with the default poll interval.
 func TestIdleCostsLessThanACommandASecond(t *testing.T) {
 	t.Parallel()
-	s := redistest.Start(t)
-	w := relay.NewList(relay.Options{Window: 1000, Memory: 4 << 20})
-	src, v := receivedByHand(t, s.Address(), func(o *Options) {
-		o.PollInterval = 10 * time.Second
-		o.Lists = append(o.Lists, List{Key: "b", Subject: "sb", Window: w})
-	})
-	l := src.loop
-	a, b := &client{t: t, hold: true}, &client{t: t, hold: true}
-	defer v.Join("", "1", a).Leave()
-	defer w.Join("", "1", b).Leave()
-	watch, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	l.servers.Watch(watch)
-	now := time.Now()
-	round := func() (busy bool) {
-		src.Server.Heed(t.Context())
-		for _, each := range l.sources {
-			busy = each.turn(t.Context(), now) || busy
+	inBothModes(t, func(t *testing.T, mode func(*setup)) {
+		s := redistest.Start(t)
+		l := byHand(t, s.Address(), mode, func(o *setup) { o.PollInterval = 10 * time.Second })
+		a, b := l.join(0, true), l.join(1, true)
+		watch, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		l.loop.servers.Watch(watch)
+		server := l.loop.readers[0].Server
+		round := func() (busy bool) {
+			server.Heed(t.Context())
+			for _, r := range l.loop.readers {
+				busy = r.turn(t.Context(), l.now) || busy
+			}
+			server.Settle(0)
+			return busy
 		}
-		src.Server.Settle(0)
-		return busy
-	}
-	s.Push("a", "x")
-	s.Push("b", "x")
-	redistest.Eventually(t, "the items are gone and hints come", func() bool {
-		now = now.Add(time.Second)
-		round()
-		a.confirm()
-		b.confirm()
-		return s.Len("a")+s.Len("b") == 0 && src.Server.Hinted() && a.count() == 1 && b.count() == 1
-	})
+		s.Push("a", "x")
+		s.Push("b", "x")
+		redistest.Eventually(t, "the items are gone and hints come", func() bool {
+			l.now = l.now.Add(time.Second)
+			round()
+			a.confirm()
+			b.confirm()
+			return s.Len("a")+s.Len("b") == 0 && server.Hinted() && a.count() == 1 && b.count() == 1
+		})
 
-	const seconds = 3600
-	before, rounds := commands(t, s), 0
-	for end := now.Add(seconds * time.Second); now.Before(end) && rounds < seconds; rounds++ {
-		if !round() {
-			now = now.Add(l.pause(now))
+		const seconds = 3600
+		before, rounds := commands(t, s), 0
+		for end := l.now.Add(seconds * time.Second); l.now.Before(end) && rounds < seconds; rounds++ {
+			if !round() {
+				l.now = l.now.Add(l.loop.pause(l.now))
+			}
 		}
-	}
-	if n := commands(t, s) - before; n >= seconds || rounds == seconds {
-		t.Errorf("%d commands in %d rounds while idle for %d seconds", n, rounds, seconds)
-	}
+		if n := commands(t, s) - before; n >= seconds || rounds == seconds {
+			t.Errorf("%d commands in %d rounds while idle for %d seconds", n, rounds, seconds)
+		}
+	})
 }
 
 func TestAnIdleLoopSleeps(t *testing.T) {
-	s := redistest.Start(t)
-	var turns atomic.Int64
-	r := start(t, s.Address(), func(o *Options) { // the slow poll is a minute away
-		o.PollInterval = time.Minute
-		o.Alive = func(time.Time) { turns.Add(1) }
+	inBothModes(t, func(t *testing.T, mode func(*setup)) {
+		s := redistest.Start(t)
+		var turns atomic.Int64
+		l := start(t, s.Address(), mode, func(o *setup) { // the slow poll is a minute away
+			o.Alive = func(time.Time) { turns.Add(1) }
+		})
+		a := l.join(0, false)
+		l.join(1, false)
+		redistest.Eventually(t, "both are served", func() bool { return l.status("a").State == Serving && l.status("b").State == Serving })
+		s.Push("a", "x")
+		redistest.Eventually(t, "the item is gone", func() bool { return a.count() == 1 && s.Len("a") == 0 })
+		l.round()
+
+		const own = 2000
+		before, turned, began := commands(t, s), turns.Load(), time.Now()
+		roundTrips(t, s, own)
+		polls := int(time.Since(began)/time.Minute) + 1
+		if n := commands(t, s) - before - own; n > 8*polls {
+			t.Errorf("%d commands while idle", n)
+		}
+		if n := turns.Load() - turned; n > int64(20*polls) {
+			t.Errorf("%d turns while idle", n)
+		}
 	})
-	a, _ := r.join(0, false)
-	r.join(1, false)
-	redistest.Eventually(t, "both are served", func() bool {
-		return r.status("a").State == Serving && r.status("b").State == Serving
-	})
-	s.Push("a", "x")
-	redistest.Eventually(t, "the item is gone", func() bool { return a.count() == 1 && s.Len("a") == 0 })
-	if err := round(t, r.loop); err != nil {
-		t.Fatal(err)
-	}
-
-	const own = 2000
-	before, turned, began := commands(t, s), turns.Load(), time.Now()
-	roundTrips(t, s, own)
-	polls := int(time.Since(began)/time.Minute) + 1
-	if n := commands(t, s) - before - own; n > 6*polls {
-		t.Errorf("%d commands while idle", n)
-	}
-	if n := turns.Load() - turned; n > int64(20*polls) {
-		t.Errorf("%d turns while idle", n)
-	}
 }
 
-func TestTaggedKeysShareTheListsSlot(t *testing.T) {
-	t.Parallel()
-	for key, want := range map[string]string{
-		"a": "{a}:dead", "{x}a": "{x}a:dead", "a{x}b": "a{x}b:dead", "a{}b": "{a{}b}:dead",
-	} {
-		if got := DeadKey(key); got != want {
-			t.Errorf("%s: %s, want %s", key, got, want)
-		}
-	}
-}
-
-func TestDisplacedFindsWhereTheListBeginsNow(t *testing.T) {
-	t.Parallel()
-	for _, c := range []struct {
-		held, there string
-		want        int
-	}{
-		{"abcd", "abcd", 0}, {"abcd", "cdxx", 2}, {"abcd", "wxyz", 4}, {"abcd", "", 4},
-		{"abcd", "d", 3}, {"aaaa", "aaaa", 3}, {"abab", "abab", 2}, {"", "", 0}, {"abcd", "bcde", 1},
-	} {
-		sums := func(s string) (v []uint64) {
-			for _, r := range s {
-				v = append(v, uint64(r))
-			}
-			return v
-		}
-		if got := displaced(sums(c.held), sums(c.there)); got != c.want {
-			t.Errorf("%q in %q: %d, want %d", c.held, c.there, got, c.want)
-		}
-	}
-}
-
-func TestPeekShowsTheHeadOfAListAndChangesNothing(t *testing.T) {
+func TestHistoryShowsItemsAndChangesNothing(t *testing.T) {
 	t.Parallel()
 	s := redistest.Start(t)
-	r := start(t, s.Address(), func(o *Options) { o.Lists[1].FromRight = true })
+	l := start(t, s.Address(), func(o *setup) { o.Lists[1].FromRight = true })
 	s.Client().RPush(t.Context(), "a", "one", "two\n\xff", "three")
 	s.Client().LPush(t.Context(), "b", "one", "two", "three")
 	for key, want := range map[string][]Peeked{
-		"a": {{[]byte("on"), 3}, {[]byte("tw"), 5}},
-		"b": {{[]byte("on"), 3}, {[]byte("tw"), 3}},
+		"a": {{Number: 0, Head: []byte("on"), Size: 3}, {Number: 1, Head: []byte("tw"), Size: 5}},
+		"b": {{Number: 0, Head: []byte("on"), Size: 3}, {Number: 1, Head: []byte("tw"), Size: 3}},
 	} {
-		got, total, err := r.loop.Peek(t.Context(), key, 2, 2)
-		if err != nil || total != 3 || !reflect.DeepEqual(got, want) {
-			t.Errorf("%s: got %v of %d, %v, want %v", key, got, total, err, want)
+		got, err := l.loop.History(t.Context(), key, From{Waiting: true}, 2, 2)
+		if err != nil || got.Length != 3 || !reflect.DeepEqual(got.Items, want) {
+			t.Errorf("%s: got %+v, %v, want %v", key, got, err, want)
 		}
-		if got, _, err := r.loop.Peek(t.Context(), key, 9, 2); err != nil || len(got) != 3 {
-			t.Errorf("%s: got %v, %v, want all three", key, got, err)
+		if got, err := l.loop.History(t.Context(), key, From{}, 9, 2); err != nil || len(got.Items) != 3 {
+			t.Errorf("%s: got %+v, %v, want all three", key, got, err)
 		}
 		if n := s.Client().LLen(t.Context(), key).Val(); n != 3 {
 			t.Errorf("%s has %d items left", key, n)
 		}
 	}
-	if _, _, err := r.loop.Peek(t.Context(), "none", 1, 1); !errors.Is(err, ErrNoList) {
+	if _, err := l.loop.History(t.Context(), "none", From{}, 1, 1); !errors.Is(err, ErrNoList) {
 		t.Errorf("got %v, want ErrNoList", err)
 	}
-	s.Client().Del(t.Context(), "a")
-	s.Client().Set(t.Context(), "a", "no list", 0)
-	if _, _, err := r.loop.Peek(t.Context(), "a", 1, 1); err == nil || !strings.Contains(err.Error(), "the key holds no list") {
+	do(t, s, "SET", "a", "no list")
+	if _, err := l.loop.History(t.Context(), "a", From{}, 1, 1); err == nil || !strings.Contains(err.Error(), "the key holds no list") {
 		t.Errorf("got %v for a key that holds no list", err)
+	}
+}
+
+func TestRequeueLosesNoDeadLetterWhereTheListHasTheWrongType(t *testing.T) {
+	t.Parallel()
+	s := redistest.Start(t)
+	l := start(t, s.Address())
+	s.Push(keys.Dead, "{}\nitem 0")
+	do(t, s, "SET", "a", "no list")
+	if _, err := l.loop.Requeue(t.Context(), "a", 1); err == nil {
+		t.Error("no error")
+	}
+	if s.Len(keys.Dead) != 1 {
+		t.Fatal("the dead letter is gone")
 	}
 }

@@ -1,6 +1,7 @@
 package poller
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/rand"
@@ -9,6 +10,7 @@ import (
 	"fmt"
 	"hash/maphash"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -16,6 +18,7 @@ import (
 
 	"edged/internal/batch"
 	"edged/internal/ledger"
+	"edged/internal/numbers"
 	"edged/internal/redisconn"
 )
 
@@ -28,19 +31,20 @@ import (
 // tells whether it was carried out.
 type reader struct {
 	*lane
-	log  Log // not the lane's, which is for people
-	keys ledger.Keys
+	log Log // not the lane's, which is for people
 
-	claimed   bool   // the place in the list is known, and this process owns it
-	started   bool   // it has claimed the list before
-	placed    bool   // the relay has a place in the list
-	first     uint64 // number of the item at the head
-	end       uint64 // one past the last item, when last looked
-	top       uint64 // one past the last item that was read
-	confirmed uint64 // items below are confirmed by at least one consumer, as far as the ledger knows
-	noted     uint64 // the item whose mark the ledger has; noNumber: it has none
+	claimed   bool        // the place in the list is known, and this process owns it
+	started   bool        // it has claimed the list before
+	placed    bool        // the relay has a place in the list
+	first     uint64      // number of the item at the head
+	end       uint64      // one past the last item, when last looked
+	top       uint64      // one past the last item that was read
+	confirmed uint64      // one past the last item that the ledger knows to be confirmed
+	head      ledger.Mark // of the item with number first, as the ledger has it; as of the last claim
+	noted     uint64      // the item whose mark the ledger has; noNumber: it has none
 	epoch     string
 	serial    uint64 // of the ledger
+	updated   uint64 // serial of the last update, which claims may have followed
 	attempt   uint64 // serial of the last call
 	marks     marks
 	seed      maphash.Seed   // of their hashes
@@ -49,17 +53,24 @@ type reader struct {
 	sent      bool           // an exchange is under way
 	unknown   uint64         // serial of the last call, if its outcome is not known; 0: it is known
 	saving    bool           // it wrote changes of the relay
+	full      bool           // Redis is at its maxmemory: nothing is kept
+	purge     bool           // and so the list has to be this process's
+	unproven  bool           // the only mark is the ledger's, and not compared yet
 
 	astray    bool // the list may not be as the ledger says: look for what is known of it
 	headMoved bool // its head is another one for certain
 	search    *search
+	dead      []uint64 // numbers of the last items that became dead letters, in the order of that
+	deadBelow uint64   // below it are dead letters that are not in dead
+	revived   uint64   // items from here on are not known: a dead letter among them is lost; noNumber: none is
+	warned    bool     // of items pushed to the head
 
 	standsBy time.Duration // until the other owner's lease ends, as of the last claim
 }
 
 // Log is the way into the relay of a list whose consumers have cursors.
 type Log interface {
-	Plan(end uint64) batch.Place
+	Plan(first, end uint64) batch.Place
 	Offer(b *batch.Batch, sweep bool)
 	Bury(n uint64, reason string)
 	Changes() batch.Changes
@@ -67,13 +78,19 @@ type Log interface {
 	Load(batch.Snapshot)
 	Unload()
 	Gone(to uint64)
-	Rollback(end uint64)
-	Reset(first uint64)
+	Aside(first uint64, there []uint64)
+	Renew(epoch string)
+	Free(from, to uint64) bool
+	Insert(epoch string, from, to uint64)
+	Rollback(epoch string, end uint64)
+	Reset(epoch string, first uint64)
 }
 
+// scripts are all that are in use.
+var scripts = append([]*redisconn.Script{requeue, peek}, ledger.Scripts...)
+
 func newReader(l *Loop, list List) *reader {
-	keys := ledger.KeysOf(list.Key)
-	return &reader{lane: newLane(l, list, keys.Free), log: list.Log, keys: keys, seed: maphash.MakeSeed()}
+	return &reader{lane: newLane(l, list), log: list.Log, seed: maphash.MakeSeed(), revived: noNumber}
 }
 
 // known is the number behind the last item that the list has, as far as is known.
@@ -89,13 +106,17 @@ func (r *reader) known(due bool) uint64 {
 func (r *reader) turn(ctx context.Context, now time.Time) bool {
 	if r.sent {
 		r.Server.Settle(0)
+		now = time.Now() // over a slow link that took as long as a lease
 	}
 	due := !now.Before(r.due)
 	known := r.known(due)
-	plan := r.log.Plan(known)
+	plan := r.log.Plan(r.first, known)
 	takes := r.listen(plan.Active)
 	if r.known(due) != known { // a hint has come
-		plan = r.log.Plan(noNumber)
+		plan = r.log.Plan(r.first, noNumber)
+	}
+	if r.claimed {
+		r.setKept(plan.Floor, r.first)
 	}
 	if now.Before(r.retryAt) {
 		return false
@@ -128,7 +149,7 @@ func (r *reader) turn(ctx context.Context, now time.Time) bool {
 		if !plan.Wake.IsZero() && plan.Wake.Before(r.due) {
 			r.due = plan.Wake
 		}
-		r.say(plan.Active, plan.Items)
+		r.say(plan.Active, plan.Full)
 		return false
 	}
 	return true
@@ -137,40 +158,55 @@ func (r *reader) turn(ctx context.Context, now time.Time) bool {
 // owes reports whether the list has to be this process's: for consumers that take
 // items, or for changes that the ledger does not have yet.
 func (r *reader) owes(plan batch.Place, takes bool) bool {
-	return takes || r.unknown != 0 || r.owner && (plan.Dirty || plan.Floor > r.first)
+	return takes || r.purge || r.unknown != 0 || r.owner && (plan.Dirty || r.low(plan.Floor) > r.first)
 }
 
 // leaves reports whether another instance may have the list.
 func (r *reader) leaves(plan batch.Place, takes bool) bool {
-	return !takes && plan.Idle && !plan.Dirty && plan.Floor <= r.first
+	return !takes && plan.Idle && !plan.Dirty && r.low(plan.Floor) <= r.first
 }
 
-// trimmable is how many items can be removed: those that are finished, up to the last
-// one whose mark is known. all tells whether that is all of them.
+// low is the number of the item that is to be the head: the items below floor are
+// finished, and some of them stay. A few more may stay, so that they go together.
+func (r *reader) low(floor uint64) uint64 {
+	floor = max(r.first, min(floor, r.end))
+	keep := uint64(r.list.Keep)
+	if r.full {
+		keep = 0
+	}
+	if floor-r.first <= keep+keep/16 {
+		return r.first
+	}
+	return floor - keep
+}
+
+// trimmable is how many items can be removed: those that are finished and not kept, up to
+// the last one whose mark is known. all tells whether that is all of them.
 func (r *reader) trimmable(floor uint64) (n int, all bool) {
-	floor = min(floor, r.end)
-	if !r.claimed || floor <= r.first {
+	low := r.low(floor)
+	if !r.claimed || low <= r.first {
 		return 0, true
 	}
-	last, ok := r.marks.last(floor)
+	last, ok := r.marks.last(low)
 	if !ok || last.number < r.first {
 		return 0, false
 	}
-	return int(last.number + 1 - r.first), last.number+1 == floor
+	return int(last.number + 1 - r.first), last.number+1 == low
 }
 
-// unremoved is how many items are finished, or have changes, and Redis does not know.
+// unremoved is how many items are finished and still in Redis. If the ledger lacks
+// something else it is at least one.
 func (r *reader) unremoved() int {
 	if !r.owner {
 		return 0
 	}
-	plan := r.log.Plan(r.end)
+	plan := r.log.Plan(r.first, r.end)
 	n := 0
-	if plan.Floor > r.first {
-		n = int(min(plan.Floor, max(r.end, r.first)) - r.first)
+	if low := r.low(plan.Floor); low > r.first {
+		n = int(low - r.first)
 	}
 	if plan.Dirty || r.unknown != 0 {
-		n++
+		n = max(n, 1)
 	}
 	return n
 }
@@ -187,7 +223,7 @@ func (r *reader) ended(err error, now time.Time, plan batch.Place, takes bool) {
 	if !plan.Wake.IsZero() && plan.Wake.Before(r.due) && err == nil {
 		r.due = plan.Wake
 	}
-	r.say(plan.Active, plan.Items)
+	r.say(plan.Active, plan.Full)
 }
 
 // leaseSlack is how long after the end of another's lease it is asked for.
@@ -217,8 +253,8 @@ func (r *reader) exchange(ctx context.Context, now time.Time, plan batch.Place, 
 	x := &exchange{now: now, plan: plan, trim: trim}
 	if read {
 		r.read(c, x)
-	} else if floor := min(plan.Floor, r.end); trim == 0 && floor > r.first {
-		r.probe(c, x, floor-1)
+	} else if low := r.low(plan.Floor); trim == 0 && low > r.first {
+		r.probe(c, x, low-1)
 	}
 	x.light = read && trim == 0 && !plan.Dirty && plan.From == r.first && r.top <= r.first && r.faults == 0 && now.Sub(r.renewed) < r.loop.opts.Lease/3
 	if x.light {
@@ -247,6 +283,8 @@ type exchange struct {
 	got   gather
 	ask   int  // items that are read
 	probe bool // the read is for the mark of an item only
+	aside bool // it is for an item that is set aside
+	gone  bool // which is not there any more
 	from  uint64
 	trim  int
 	light bool // the owner is looked at, in place of the script
@@ -264,6 +302,11 @@ func (r *reader) read(c *redisconn.Conn, x *exchange) {
 	o := &r.loop.opts
 	x.from = x.plan.From
 	x.got = gather{maxBytes: min(x.plan.Bytes, o.BatchBytes), maxLarge: min(x.plan.Large, o.BatchBytes), maxItem: o.MaxPayload}
+	if x.aside = x.from < r.first; x.aside {
+		x.ask = r.fill(&x.got, 1)
+		c.Command("HGET", r.keys.Aside, x.from)
+		return
+	}
 	x.ask = r.fill(&x.got, x.plan.Items)
 	r.lrange(c, x.from, x.ask)
 }
@@ -294,7 +337,10 @@ func (r *reader) update(c *redisconn.Conn, x *exchange) error {
 		r.saving = true
 		x.trim, _ = r.trimmable(floor)
 	}
-	call.Trim = int64(x.trim)
+	call.Trim, call.Kept = int64(x.trim), r.list.Keep > 0
+	if last, ok := r.marks.last(noNumber); ok && r.unproven && last.number >= r.first {
+		r.addLandmark(call, last)
+	}
 	r.remember(call, uint64(x.trim))
 	if r.renew = x.now.Sub(r.renewed) >= r.loop.opts.Lease/3; r.renew {
 		call.Renew = true
@@ -303,7 +349,7 @@ func (r *reader) update(c *redisconn.Conn, x *exchange) error {
 	if x.trim > 0 {
 		r.vouch(call, uint64(x.trim))
 	}
-	if x.ask > 0 {
+	if x.ask > 0 && !x.aside {
 		if before, ok := r.marks.last(x.from); ok && before.number >= r.first {
 			r.addLandmark(call, before)
 		}
@@ -315,8 +361,8 @@ func (r *reader) update(c *redisconn.Conn, x *exchange) error {
 	return nil
 }
 
-// remember writes the mark of the last known item below done, if it stays in the list: a
-// later start begins there, and has to see whether others have changed the list.
+// remember writes the mark of the last known item that is confirmed, if it stays in the
+// list: a later start has to see whether others have changed the list in front of it.
 func (r *reader) remember(call *ledger.Call, trim uint64) {
 	last, ok := r.marks.last(r.confirmed)
 	if ok && last.number >= r.first+trim && last.number != r.noted {
@@ -326,23 +372,59 @@ func (r *reader) remember(call *ledger.Call, trim uint64) {
 }
 
 // vouch adds landmarks, besides the head, that hold if the first trim items are those that
-// are known: the last of them, and one in between. If others remove items, and all items repeat
-// in the very rhythm of the removed ones, that can't be seen.
+// are known: the last of them, the first that differs from the head, and one more. If others
+// remove items, and all items repeat in the very rhythm of the removed ones, that can't be seen.
+//
+// Lua reads each byte of an item. For large items that takes longer than everything else,
+// so they get no landmark at random.
 func (r *reader) vouch(call *ledger.Call, trim uint64) {
 	last, _ := r.marks.last(r.first + trim)
 	r.addLandmark(call, last)
-	if trim > 2 {
-		r.addHeld(call, r.first+1+r.loop.opts.Random(trim-2))
+	call.Next = last.next
+	if trim <= 2 {
+		return
 	}
+
+	differs := r.differing(min(trim-1, maxLandmarks))
+	r.addHeld(call, r.first+differs)
+	_, large := r.heldItem(r.first)
+	if between := trim - 2; differs == 0 {
+		r.addHeld(call, r.first+1+r.loop.opts.Random(between))
+	} else if between > 1 && !large {
+		more := 1 + r.loop.opts.Random(between-1)
+		if more >= differs {
+			more++
+		}
+		r.addHeld(call, r.first+more)
+	}
+}
+
+// differing is the index of the first held item, of so many from the head on, that differs
+// from the head; 0: there is none.
+func (r *reader) differing(among uint64) uint64 {
+	head, _ := r.heldItem(r.first)
+	for i := uint64(1); i < among; i++ {
+		if item, _ := r.heldItem(r.first + i); item != nil && !bytes.Equal(item, head) {
+			return i
+		}
+	}
+	return 0
+}
+
+// heldItem returns an item if it is held, and whether it is Large.
+func (r *reader) heldItem(n uint64) (item []byte, large bool) {
+	for _, b := range r.held {
+		if b.First() <= n && n < b.Next() {
+			return b.Item(int(n - b.First())), b.Large()
+		}
+	}
+	return nil, false
 }
 
 // addHeld adds an item that is held as a landmark.
 func (r *reader) addHeld(call *ledger.Call, n uint64) {
-	for _, b := range r.held {
-		if b.First() <= n && n < b.Next() {
-			r.addLandmark(call, landmark{n, print{Mark: ledger.MarkOf(b.Item(int(n - b.First())))}})
-			return
-		}
+	if item, _ := r.heldItem(n); item != nil {
+		r.addLandmark(call, landmark{number: n, print: print{Mark: ledger.MarkOf(item)}})
 	}
 }
 
@@ -375,9 +457,13 @@ func (r *reader) write(call *ledger.Call, now time.Time) (floor uint64, _ error)
 	if ch.GraceOver {
 		call.Delete = append(call.Delete, ledger.Grace)
 	}
-	for _, g := range ch.Groups {
-		if set(ledger.Group(g.Group), g.Acked); g.Acked == "" {
-			call.Delete = append(call.Delete, ledger.Group(g.Group))
+	for _, record := range ch.Records {
+		field := ledger.Group(record.Name.Name)
+		if record.Durable {
+			field = ledger.Durable(record.Name.Name)
+		}
+		if set(field, record.Acked); record.Acked == "" {
+			call.Delete = append(call.Delete, field)
 		}
 	}
 	for _, d := range ch.Dead {
@@ -385,11 +471,27 @@ func (r *reader) write(call *ledger.Call, now time.Time) (floor uint64, _ error)
 		if err != nil {
 			return 0, err
 		}
-		call.Dead = append(call.Dead, ledger.DeadLetter{Index: int64(d.Number - r.first), Line: line})
+		r.noteDead(d.Number)
+		if d.Number >= r.first {
+			r.addHeld(call, d.Number)
+		}
+		call.Dead = append(call.Dead, ledger.DeadLetter{Index: int64(d.Number - r.first), Number: d.Number, Aside: d.Number < r.first, Line: line})
 		if d.Deliveries > 0 { // one that is too large was said when it was read
 			r.lane.log.Warn("an item could not be delivered; it is in the dead-letter list",
 				zap.String("reason", d.Reason), zap.Int("deliveries", d.Deliveries), zap.String("dead", r.keys.Dead))
 		}
+	}
+	for _, n := range ch.Aside {
+		if n >= r.first { // otherwise Redis has it
+			call.Aside = append(call.Aside, ledger.Aside{Index: int64(n - r.first), Number: n})
+		}
+	}
+	call.Restored, call.TimesGone = ch.Restored, ch.TimesGone
+	if ch.TimesAnew {
+		call.TimesGone = ledger.AllTimes
+	}
+	for _, t := range ch.Times {
+		call.Times = append(call.Times, ledger.Time(t))
 	}
 	return ch.Floor, nil
 }
@@ -416,7 +518,7 @@ func (r *reader) receive(c *redisconn.Conn, x *exchange) error {
 	c.Receive(x.got.memory)
 	var refused redisconn.Reply // the script's reply follows it
 	if x.ask > 0 {
-		if err := c.Items(sink, x.ask); err != nil && !errors.As(err, &refused) {
+		if err := x.receive(c, sink); err != nil && !errors.As(err, &refused) {
 			return err
 		}
 	}
@@ -443,10 +545,8 @@ func (r *reader) receive(c *redisconn.Conn, x *exchange) error {
 	if err != nil {
 		return err
 	}
+	wrote := r.unknown != 0
 	r.saved(out.What == ledger.OK)
-	if refused != "" {
-		return refused
-	}
 	r.standing(out, x.now)
 	if out.What != ledger.OK {
 		r.claimed = false
@@ -454,23 +554,42 @@ func (r *reader) receive(c *redisconn.Conn, x *exchange) error {
 		x.free()
 		return nil
 	}
+	r.unproven = false
 	if r.renew {
 		r.renewed = x.now
 	}
+	if wrote {
+		r.full, r.purge = out.Full, false
+	}
 	if r.removed(out.First - r.first); out.Serial != r.serial {
-		r.serial = out.Serial
+		r.serial, r.updated = out.Serial, out.Serial
 	}
 	r.first = out.First
 	r.ends(out.Length)
 	switch {
+	case refused != "": // the read alone
+		return refused
 	case x.probe && len(prober.items) == 1:
 		r.marks.add(x.from, prober.items[0])
 	case x.probe:
 		r.astray = true // there is no such item
+	case x.gone:
+		r.claimed = false // a claim tells which items are set aside
+		x.free()
 	case x.ask > 0:
 		r.take(x)
 	}
 	return nil
+}
+
+// receive reads the items.
+func (x *exchange) receive(c *redisconn.Conn, sink redisconn.Sink) error {
+	if !x.aside {
+		return c.Items(sink, x.ask)
+	}
+	there, err := c.Item(sink)
+	x.gone = err == nil && !there
+	return err
 }
 
 // saved tells the relay whether the ledger has the changes of the last call.
@@ -521,7 +640,7 @@ func (r *reader) standing(out ledger.Outcome, now time.Time) {
 		if r.owner {
 			r.lane.log.Warn("another instance has taken the list over; standing by", zap.String("holder", out.Holder))
 		}
-		r.owner, r.placed = false, false
+		r.owner, r.placed, r.purge = false, false, false
 		r.log.Unload()
 	case out.What == ledger.OK:
 		r.owner = true
@@ -552,6 +671,10 @@ const noNumber = 1<<64 - 1
 // take offers the items that were read to the relay.
 func (r *reader) take(x *exchange) {
 	got := &x.got
+	if x.aside {
+		r.takeAside(x)
+		return
+	}
 	if r.list.FromRight {
 		if got.cut && got.total > 1 {
 			// What was left out is at the wrong end. Ask for fewer.
@@ -567,9 +690,9 @@ func (r *reader) take(x *exchange) {
 	switch {
 	case len(got.memory.Spans) > 0:
 		r.idle = 0
-		b := batch.New(r.list.Subject, x.from, got.memory)
-		if r.list.Acknowledged {
-			b.Explicit(x.now, int64(r.end-b.Next()))
+		b := r.batch(x)
+		if x.from > r.first {
+			r.marks.follow(x.from-1, b.Item(0))
 		}
 		r.marks.add(b.Next()-1, printOf(r.seed, b.Item(b.Len()-1)))
 		r.log.Offer(b, x.plan.Sweep)
@@ -581,7 +704,7 @@ func (r *reader) take(x *exchange) {
 	case got.large != nil:
 		got.memory.Free()
 		read++
-		r.marks.add(x.from, print{Mark: ledger.Mark(fmt.Sprintf("%d:%s", got.large.size, got.large.sum))})
+		r.marks.add(x.from, print{Mark: got.large.mark})
 		r.lane.log.Warn("an item is too large to deliver; it is in the dead-letter list",
 			zap.Int("bytes", got.large.size), zap.String("dead", r.keys.Dead))
 		r.log.Bury(x.from, fmt.Sprintf("larger than max_payload (%d bytes)", r.loop.opts.MaxPayload))
@@ -590,6 +713,25 @@ func (r *reader) take(x *exchange) {
 	}
 	r.top = max(r.top, read)
 	r.more = false // end tells
+}
+
+// takeAside is take for an item that is set aside.
+func (r *reader) takeAside(x *exchange) {
+	if x.got.large != nil { // max_payload is another one now
+		x.free()
+		r.log.Bury(x.from, fmt.Sprintf("larger than max_payload (%d bytes)", r.loop.opts.MaxPayload))
+		return
+	}
+	r.idle = 0
+	b := r.batch(x)
+	r.log.Offer(b, x.plan.Sweep)
+	b.Release()
+}
+
+// batch makes a batch of the items that were read.
+func (r *reader) batch(x *exchange) *batch.Batch {
+	b := batch.New(r.list.Subject, x.from, x.got.memory)
+	return b.Stamp(r.epoch, x.now, max(0, int64(r.end-b.Next())))
 }
 
 // hold keeps a batch, as long as its items are not finished and there are not too many.
@@ -650,31 +792,36 @@ func (r *reader) claim(ctx context.Context, now time.Time) error {
 		return r.watchFree(ctx)
 	}
 	st := out.State
-	ours := r.placed && !st.Created && st.Unbroken
+	ours := r.placed && !st.Created && (st.Unbroken || st.Serial == r.serial) // no update yet, but this process's claim
 	executed := r.unknown != 0 && ours && st.Serial == r.unknown
-	same := ours && (st.Serial == r.serial || executed) && (st.RunChanged || st.Epoch == r.epoch)
+	same := ours && (st.Serial == r.serial || st.Serial == r.updated || executed) && (st.RunChanged || st.Epoch == r.epoch)
 	back := r.placed && !st.Created && !same && (st.RunChanged || st.Serial < r.serial)
 	r.saved(executed)
 	r.claimed, r.renewed, r.search = true, now, nil
-	r.serial, r.epoch, r.headMoved = out.Serial, st.Epoch, st.HeadMoved
+	r.serial, r.updated, r.epoch, r.headMoved, r.head = out.Serial, st.Serial, st.Epoch, st.HeadMoved, st.Head
 	if same && out.First > r.first {
 		r.removed(out.First - r.first)
 	}
 	r.first, r.end = out.First, out.First+uint64(out.Length)
 	r.astray = r.astray || st.HeadMoved || st.RunChanged && r.placed || back
+	if back {
+		r.revived = r.firstDead()
+	}
 	for _, name := range st.Malformed {
 		r.lane.log.Error("a field of the list's ledger can't be read; what it said is not known",
 			zap.String("ledger", r.keys.Ledger), zap.String("field", name))
 	}
 	switch {
 	case same || back:
-		if r.log.Plan(r.end).Floor < r.first {
+		r.log.Renew(r.epoch)
+		r.log.Aside(r.first, st.Aside)
+		if r.log.Plan(r.first, r.end).Floor < r.first {
 			r.log.Gone(r.first)
 		}
 	case st.Created && r.placed:
 		r.lane.log.Warn("Redis has lost what it knew of the list: all that it holds is delivered again", zap.String("ledger", r.keys.Ledger))
 		r.begin(nil)
-		r.log.Reset(r.first)
+		r.log.Reset(r.epoch, r.first)
 	default:
 		r.begin(st)
 	}
@@ -692,28 +839,99 @@ func (r *reader) watchFree(ctx context.Context) error {
 func (r *reader) begin(st *ledger.State) {
 	r.marks, r.astray, r.top = nil, r.headMoved, r.first
 	r.forgetHeld(0, noNumber)
+	r.dead, r.deadBelow, r.revived = nil, r.first, noNumber
 	if st == nil {
 		return
 	}
 	s := batch.Snapshot{
-		First: r.first, Finished: st.Finished, Done: st.Done, Plain: st.Plain, HasPlain: st.HasPlain, Groups: st.Groups,
+		Epoch: r.epoch, First: r.first, Finished: st.Finished, Aside: st.Aside, Times: seen(st.Times), Done: st.Done, Plain: st.Plain, HasPlain: st.HasPlain, Records: make(map[batch.Name]numbers.Set),
 	}
 	if !st.Grace.IsZero() { // one that ends too late was written before the clock was set back
 		s.Grace = min(st.Grace.Sub(st.Now), r.loop.opts.RejoinGrace)
 	}
-	for _, set := range st.Groups {
-		r.top = max(r.top, set.Top())
+	for durable, records := range map[bool]map[string]numbers.Set{false: st.Groups, true: st.Durables} {
+		for name, acked := range records {
+			s.Records[batch.Name{Durable: durable, Name: name}] = acked
+			r.top = max(r.top, acked.Top())
+		}
 	}
 	r.top = max(r.top, st.Done, st.Finished.Top(), st.Plain)
 	r.confirmed, r.noted = st.Done, noNumber
-	if st.Known >= r.first && st.HasKnown {
+	if r.unproven = st.Known >= r.first && st.HasKnown; r.unproven {
 		r.marks.add(st.Known, print{Mark: st.KnownMark})
 	}
 	r.log.Load(s)
 }
 
+func seen(times []ledger.Time) []batch.Seen {
+	all := make([]batch.Seen, len(times))
+	for i, t := range times {
+		all[i] = batch.Seen(t)
+	}
+	return all
+}
+
 // randomText is a short random word.
 func randomText() string { return rand.Text()[:8] }
+
+// look asks for the length of the list, and how much of it is kept: all there is to
+// know while no consumer is there.
+func (r *reader) look(ctx context.Context) error {
+	reply, err := r.Server.Do(ctx, "LLEN", r.keys.List)
+	if err != nil {
+		return err
+	}
+	n, _ := reply.(int64)
+	r.mu.Lock()
+	r.status.Backlog, r.status.Holder = n, ""
+	r.mu.Unlock()
+	if r.list.Keep == 0 || n == 0 {
+		r.setKept(0, 0)
+		return nil
+	}
+
+	reply, err = r.Server.Do(ctx, "HMGET", r.keys.Ledger, ledger.Finished, "first")
+	if err != nil {
+		return err
+	}
+	fields, _ := reply.([]any)
+	if len(fields) != 2 {
+		return errors.New("unexpected reply to HMGET")
+	}
+	text, _ := fields[0].(string)
+	finished, _ := numbers.Parse(text)
+	text, _ = fields[1].(string)
+	first, _ := strconv.ParseUint(text, 10, 64)
+	if r.setKept(min(finished.Floor(), first+uint64(n)), first) == 0 {
+		return nil
+	}
+	reply, err = r.Server.Do(ctx, "INFO", "memory")
+	text, _ = reply.(string)
+	r.purge = err == nil && memoryFull(text)
+	r.full = r.full || r.purge
+	return nil // the ACL may deny INFO
+}
+
+// memoryFull reports whether Redis refuses more data, as far as INFO tells.
+func memoryFull(info string) bool {
+	value := func(name string) (n uint64) {
+		_, rest, _ := strings.Cut(info, "\n"+name+":")
+		text, _, _ := strings.Cut(rest, "\r")
+		n, _ = strconv.ParseUint(text, 10, 64)
+		return n
+	}
+	most := value("maxmemory")
+	return most > 0 && value("used_memory") >= most
+}
+
+// setKept notes how many items are kept, and returns it.
+func (r *reader) setKept(floor, first uint64) int64 {
+	kept := int64(max(floor, first) - first)
+	r.mu.Lock()
+	r.status.Kept = kept
+	r.mu.Unlock()
+	return kept
+}
 
 // release gives the list back while no consumer is there, so that another instance can
 // have it.

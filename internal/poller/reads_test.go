@@ -15,8 +15,7 @@ func TestAConnectionThatClosesAtRestIsReplacedBeforeTheNextItemComes(t *testing.
 	t.Parallel()
 	core, logged := observer.New(zap.WarnLevel)
 	s := redistest.Start(t)
-	r := start(t, s.Address(), func(o *Options) { o.Log = zap.New(core) })
-	a, _ := r.join(0, false)
+	a := start(t, s.Address(), func(o *setup) { o.Log = zap.New(core) }).join(0, false)
 	for n := range 3 {
 		redistest.Eventually(t, "Redis sends hints", func() bool { return tracks(t, s) })
 		s.Push("a", "item")
@@ -29,39 +28,31 @@ func TestAConnectionThatClosesAtRestIsReplacedBeforeTheNextItemComes(t *testing.
 	}
 }
 
-// turnWith takes a turn of a list that has items to read, and waits for its end.
-func turnWith(t *testing.T, src *source) {
-	t.Helper()
-	src.more = true
-	src.turn(t.Context(), time.Now())
-	src.Server.Settle(0)
-}
-
 func TestReadsGrowFromOneItemAndShrinkAfterATimeout(t *testing.T) {
 	t.Parallel()
 	s := redistest.Start(t)
-	src, w := receivedByHand(t, s.Address(), func(o *Options) { o.Redis.Timeout = 500 * time.Millisecond })
-	src.limit = 1
-	c := &client{t: t, hold: true}
-	defer w.Join("", "1", c).Leave()
+	l := byHand(t, s.Address(), func(o *setup) { o.Redis.Timeout = 500 * time.Millisecond })
+	r := l.loop.readers[0]
+	r.limit = 1
+	c := l.join(0, true)
+	l.turn() // takes the list
+	l.turn() // and notes that the client owes
 	s.Push("a", numbered(200)...)
-	src.turn(t.Context(), time.Now()) // takes the lease
-	src.Server.Settle(0)
 	for _, want := range []int{1, 3, 7, 15, 31} {
-		if turnWith(t, src); c.count() != want {
+		if l.turn(); c.count() != want {
 			t.Fatalf("%d items arrived, want %d", c.count(), want)
 		}
 	}
-	turnWith(t, src)
-	turnWith(t, src)
-	if src.last != 64 {
-		t.Fatalf("the last read asked for %d items, want 64", src.last)
+	l.turn()
+	l.turn()
+	if r.last != 64 {
+		t.Fatalf("the last read asked for %d items, want 64", r.last)
 	}
 
 	s.Signal(syscall.SIGSTOP)
-	turnWith(t, src)
+	l.turn()
 	s.Signal(syscall.SIGCONT)
-	if src.last != 128 || src.limit != 64 {
-		t.Errorf("after a timeout of a read of %d items the next may ask for %d", src.last, src.limit)
+	if r.last != 128 || r.limit != 64 {
+		t.Errorf("after a timeout of a read of %d items the next may ask for %d", r.last, r.limit)
 	}
 }

@@ -1,12 +1,10 @@
 package poller
 
 import (
-	"crypto/sha1"
-	"encoding/hex"
-	"hash/maphash"
 	"slices"
 
 	"edged/internal/batch"
+	"edged/internal/ledger"
 )
 
 // gather is the sink that keeps the items of a batch. Memory is bounded whatever
@@ -18,13 +16,19 @@ type gather struct {
 	maxItem  int // bytes of one item
 
 	memory *batch.Memory
-	size   int   // bytes of the items kept
-	large  *mark // the first item over maxItem, where it directly follows what was kept
-	cut    bool  // items were left out, from this one on
-	total  int   // items in the reply
-	most   int   // bytes of the largest
+	size   int       // bytes of the items kept
+	large  *tooLarge // the first item over maxItem, if it directly follows the items kept
+	cut    bool      // items were left out, from this one on
+	total  int       // items in the reply
+	most   int       // bytes of the largest
 
-	marking *marker // of the current item while that is the large one
+	marking *ledger.Marker // of the current item while that is the large one
+}
+
+// tooLarge is an item over maxItem.
+type tooLarge struct {
+	size int
+	mark ledger.Mark
 }
 
 func (g *gather) Begin(size int) (keep bool) {
@@ -32,7 +36,7 @@ func (g *gather) Begin(size int) (keep bool) {
 	g.most = max(g.most, size)
 	g.marking = nil
 	if size > g.maxItem && !g.cut {
-		g.cut, g.marking = true, new(marker)
+		g.cut, g.marking = true, new(ledger.Marker)
 	}
 	return g.fits(size)
 }
@@ -57,15 +61,14 @@ func (g *gather) bound(n, bytes int) int {
 
 func (g *gather) Part(p []byte) {
 	if g.marking != nil {
-		g.marking.add(p)
+		g.marking.Add(p)
 	}
 }
 
 func (g *gather) End(s batch.Span) {
 	switch {
 	case g.marking != nil:
-		m := g.marking.mark()
-		g.large = &m
+		g.large = &tooLarge{g.most, g.marking.Mark()}
 	case !g.cut:
 		g.memory.Spans = append(g.memory.Spans, s)
 	}
@@ -73,87 +76,3 @@ func (g *gather) End(s batch.Span) {
 
 // reverse turns the items round, for lists whose head is the right end.
 func (g *gather) reverse() { slices.Reverse(g.memory.Spans) }
-
-// markEnd is how many bytes of either end count for the mark of a large item.
-const markEnd = 512
-
-// mark is enough of an item to know it again inside Redis: its length and its
-// SHA-1, or where it is longer than two markEnds that of its ends.
-type mark struct {
-	size int
-	sum  string // hex
-}
-
-func markOf(item []byte) mark {
-	var m marker
-	m.add(item)
-	return m.mark()
-}
-
-// marker makes the mark of an item whose bytes come piece by piece.
-type marker struct {
-	size       int
-	head, tail []byte
-}
-
-func (m *marker) add(p []byte) {
-	m.size += len(p)
-	if room := min(markEnd-len(m.head), len(p)); room > 0 {
-		m.head = append(m.head, p[:room]...)
-		p = p[room:]
-	}
-	m.tail = append(m.tail, p[max(0, len(p)-markEnd):]...)
-	if over := len(m.tail) - markEnd; over > 0 {
-		m.tail = append(m.tail[:0], m.tail[over:]...)
-	}
-}
-
-func (m *marker) mark() mark {
-	h := sha1.New()
-	h.Write(m.head)
-	h.Write(m.tail)
-	return mark{size: m.size, sum: hex.EncodeToString(h.Sum(nil))}
-}
-
-// prints is the sink that keeps a hash of each item, to find out where in the
-// list what was read before stands now.
-type prints struct {
-	seed    maphash.Seed
-	maxItem int // of larger ones it is that of their mark
-	hash    maphash.Hash
-	marking *marker
-	sums    []uint64
-}
-
-func newPrints(seed maphash.Seed, maxItem int) *prints {
-	p := &prints{seed: seed, maxItem: maxItem}
-	p.hash.SetSeed(seed)
-	return p
-}
-
-func (p *prints) Begin(size int) (keep bool) {
-	p.hash.Reset()
-	p.marking = nil
-	if size > p.maxItem {
-		p.marking = new(marker)
-	}
-	return false
-}
-
-func (p *prints) Part(b []byte) {
-	if p.marking != nil {
-		p.marking.add(b)
-	} else {
-		p.hash.Write(b)
-	}
-}
-
-func (p *prints) End(batch.Span) {
-	if p.marking != nil {
-		p.sums = append(p.sums, p.marking.mark().hash(p.seed))
-	} else {
-		p.sums = append(p.sums, p.hash.Sum64())
-	}
-}
-
-func (m mark) hash(seed maphash.Seed) uint64 { return maphash.Comparable(seed, m) }

@@ -48,15 +48,6 @@ func BenchmarkReply(b *testing.B) {
 	}
 }
 
-// BenchmarkMark makes the mark that an item is known by inside Redis.
-func BenchmarkMark(b *testing.B) {
-	item := make([]byte, 256)
-	b.ReportAllocs()
-	for b.Loop() {
-		markOf(item)
-	}
-}
-
 func TestReadingAnItemCostsNoAllocation(t *testing.T) {
 	r, memory := bytes.NewReader(nil), &batch.Memory{Data: make([]byte, 0, 160<<10)}
 	c := newReplies(r)

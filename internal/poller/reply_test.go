@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"edged/internal/batch"
+	"edged/internal/ledger"
 	"edged/internal/redisconn"
 )
 
@@ -140,7 +141,7 @@ func TestOfAnItemTooLargeOnlyItsMarkIsKept(t *testing.T) {
 		if got := gathered(&g); fmt.Sprint(got) != "[small]" || !g.cut {
 			t.Errorf("%s: kept %q", name, got)
 		}
-		if want := markOf([]byte(large)); g.large == nil || *g.large != want {
+		if want := (tooLarge{len(large), ledger.MarkOf([]byte(large))}); g.large == nil || *g.large != want {
 			t.Errorf("%s: mark %+v, want %+v", name, g.large, want)
 		}
 	}
@@ -167,6 +168,6 @@ func FuzzReply(f *testing.F) {
 		}
 		c := newReplies(bytes.NewReader(raw))
 		c.Receive(nil)
-		c.Items(newPrints(maphash.MakeSeed(), 1<<20), 1<<20)
+		c.Items(&prober{seed: maphash.MakeSeed()}, 1<<20)
 	})
 }

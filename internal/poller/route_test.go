@@ -1,62 +1,37 @@
 package poller
 
 import (
-	"context"
 	"fmt"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/redis/go-redis/v9"
-	"go.uber.org/zap/zaptest"
 
 	"edged/internal/redisconn"
 	"edged/internal/redistest"
-	"edged/internal/relay"
 )
 
 // couple is a loop over two lists, one of each kind, each with a client that
-// confirms what it gets.
+// confirms the items it gets.
 type couple struct {
-	t        *testing.T
-	loop     *Loop
-	keys     [2]string // the one that is received, the explicit one
-	received *client
-	explicit *hand
-	stop     func()
+	*life
+	keys    [2]string // the one that is received, the explicit one
+	clients [2]*client
 }
 
-func startCouple(t *testing.T, where redisconn.Options, keys [2]string, change ...func(*Options)) *couple {
+func startCouple(t *testing.T, where redisconn.Options, keys [2]string) *couple {
 	t.Helper()
-	c := &couple{t: t, keys: keys}
-	wake := func() { c.loop.Wake() }
-	list := relay.NewList(relay.Options{Window: 100, Memory: 4 << 20, Changed: wake})
-	explicit := relay.NewExplicit(relay.ExplicitOptions{Window: 100, Memory: 4 << 20, AckWait: time.Hour, MaxAckPending: 100, Changed: wake})
+	c := &couple{keys: keys}
 	where.Timeout = 2 * time.Second
-	opts := Options{
-		Redis: where, Instance: "x", PollInterval: 500 * time.Millisecond, Lease: 5 * time.Second,
-		BatchItems: 50, BatchBytes: 128 << 10, MaxPayload: 1000, Log: zaptest.NewLogger(t),
-		Lists: []List{{Key: keys[0], Subject: "sa", Window: list}, {Key: keys[1], Subject: "sb", Explicit: explicit}},
-	}
-	for _, f := range change {
-		f(&opts)
-	}
-	c.loop = New(opts)
-	ctx, cancel := context.WithCancel(t.Context())
-	ended := make(chan error, 1)
-	go func() { ended <- c.loop.Run(ctx) }()
-	c.stop = sync.OnceFunc(func() {
-		list.Stop()
-		explicit.Stop()
-		cancel()
-		if err := <-ended; err != nil {
-			t.Error(err)
-		}
+	c.life = start(t, "", func(o *setup) {
+		o.Redis, o.PollInterval, o.Lease, o.BatchItems, o.MaxPayload = where, 500*time.Millisecond, 5*time.Second, 50, 1000
+		o.Relay.Window, o.Relay.MaxAckPending = 100, 100
+		o.Lists[0].Key, o.Lists[1].Key, o.Explicit[keys[1]] = keys[0], keys[1], true
 	})
-	t.Cleanup(c.stop)
-	c.received, _ = (&rig{t: t, loop: c.loop, windows: []*relay.List{list}}).join(0, false)
-	c.explicit = (&erig{t: t, loop: c.loop, window: explicit}).join(true)
+	for i := range c.clients {
+		c.clients[i] = c.join(i, false)
+	}
 	return c
 }
 
@@ -125,26 +100,18 @@ func (p *pusher) wantAll() {
 	for i, key := range p.c.keys {
 		redistest.Eventually(p.c.t, "every item arrived on list "+key, func() bool {
 			seen := map[string]bool{}
-			if i == 0 {
-				for _, item := range p.c.received.got() {
-					seen[string(item)] = true
-				}
-			} else {
-				for _, item := range p.c.explicit.items() {
-					seen[item] = true
-				}
+			for _, item := range p.c.clients[i].got() {
+				seen[item] = true
 			}
 			return len(seen) == p.pushed
 		})
-		for _, k := range []string{key, inFlightKey(key, "x")} {
-			p.do(k+" is empty", key, func(c *redis.Client) error {
-				n, err := c.LLen(p.c.t.Context(), k).Result()
-				if n > 0 {
-					return fmt.Errorf("%d items", n)
-				}
-				return err
-			})
-		}
+		p.do(key+" is empty", key, func(c *redis.Client) error {
+			n, err := c.LLen(p.c.t.Context(), key).Result()
+			if n > 0 {
+				return fmt.Errorf("%d items", n)
+			}
+			return err
+		})
 	}
 }
 
@@ -287,15 +254,15 @@ func TestARedisThatBecomesAReplicaAndAMasterAgainIsServedAgain(t *testing.T) {
 	old := redistest.StartNode(t)
 	c := startCouple(t, redisconn.Options{Address: old.Address()}, [2]string{"a", "b"})
 	p := newPusher(c, redisconn.Options{Address: old.Address()})
-	c.received.mu.Lock()
-	c.received.hold = true
-	c.received.mu.Unlock()
+	c.clients[0].mu.Lock()
+	c.clients[0].hold = true
+	c.clients[0].mu.Unlock()
 	p.push(10)
-	redistest.Eventually(t, "the items arrived", func() bool { return c.received.count() == 10 })
+	c.clients[0].wait(t, 10)
 	if err := old.Client().ReplicaOf(t.Context(), "127.0.0.1", "1").Err(); err != nil {
 		t.Fatal(err)
 	}
-	c.received.confirm() // to be removed now
+	c.clients[0].confirm() // to be removed now
 	redistest.Eventually(t, "the status says so", func() bool { return strings.Contains(c.reason(0), "read-only replica") })
 	since := c.loop.Lists()[0].FaultSince
 	opened := connections(t, old)
@@ -306,9 +273,9 @@ func TestARedisThatBecomesAReplicaAndAMasterAgainIsServedAgain(t *testing.T) {
 	if err := old.Client().ReplicaOf(t.Context(), "NO", "ONE").Err(); err != nil {
 		t.Fatal(err)
 	}
-	c.received.mu.Lock()
-	c.received.hold = false
-	c.received.mu.Unlock()
+	c.clients[0].mu.Lock()
+	c.clients[0].hold = false
+	c.clients[0].mu.Unlock()
 	p.push(10)
 	p.wantAll()
 }

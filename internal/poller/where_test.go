@@ -21,31 +21,30 @@ var tracking = regexp.MustCompile(` flags=[A-Za-z]*t[A-Za-z]* .* redir=[0-9]`)
 func TestAMasterWithoutReplicasThatWantsSomeIsNamedAsSuch(t *testing.T) {
 	t.Parallel()
 	s := redistest.Start(t, "--min-replicas-to-write", "1")
-	r := start(t, s.Address())
-	a, _ := r.join(0, false)
+	l := start(t, s.Address())
+	a := l.join(0, false)
 	redistest.Eventually(t, "the status says so", func() bool {
-		return strings.Contains(r.status("a").Reason, "Redis refuses writes: NOREPLICAS")
+		return strings.Contains(l.status("a").Reason, "Redis refuses writes: NOREPLICAS")
 	})
 	s.Client().ConfigSet(t.Context(), "min-replicas-to-write", "0")
 	s.Push("a", numbered(10)...)
-	redistest.Eventually(t, "the items arrived", func() bool { return a.count() == 10 })
+	a.wait(t, 10)
 }
 
 func TestHintsComeBackAfterTheCredentialsWereRefused(t *testing.T) {
 	t.Parallel()
 	s := redistest.Start(t)
 	s.Client().ConfigSet(t.Context(), "requirepass", "wrong") // the test's own connection stays
-	r := start(t, s.Address(), func(o *Options) { o.Redis.Password = "right" })
-	a, _ := r.join(0, false)
+	l := start(t, s.Address(), func(o *setup) { o.Redis.Password = "right" })
+	a := l.join(0, false)
 	for range 2 {
-		redistest.Eventually(t, "the list fails", func() bool { return r.status("a").State == Failing })
+		l.is(Failing)
 		s.Client().ConfigSet(t.Context(), "requirepass", "right")
 		redistest.Eventually(t, "Redis sends hints", func() bool { return tracks(t, s) })
 		s.Client().ConfigSet(t.Context(), "requirepass", "wrong")
-		s.Client().Do(t.Context(), "CLIENT", "KILL", "TYPE", "pubsub")
-		s.Client().Do(t.Context(), "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+		disconnectAll(t, s)
 	}
 	s.Client().ConfigSet(t.Context(), "requirepass", "right")
 	s.Push("a", numbered(10)...)
-	redistest.Eventually(t, "the items arrived", func() bool { return a.count() == 10 })
+	a.wait(t, 10)
 }

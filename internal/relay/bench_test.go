@@ -16,41 +16,65 @@ func (p *prompt) Deliver(_ *batch.Batch, from, to int, r batch.Receipt) int {
 	return to - from
 }
 
-// itemsAt is a batch of n items from the sequence number first on.
+// endless is the end of a list that always has more items.
+const endless = never - 1
+
+// itemsAt is a batch of n items from number first on.
 func itemsAt(first uint64, n int) *batch.Batch {
 	return batch.New("s", first, &batch.Memory{Spans: make([]batch.Span, n)})
 }
 
-// crowded is a list with some parties.
-func crowded(parties int) (*List, []*prompt) {
-	l := NewList(Options{Window: 4000, Memory: 8 << 20})
-	all := make([]*prompt, parties)
+// crowded is a list with some consumers, whose ledger is written.
+func crowded(tb testing.TB, consumers int, o Options) (*Log, []*prompt, []batch.Membership) {
+	o.Window, o.Memory = 4000, 8<<20
+	l := New(o)
+	l.Load(batch.Snapshot{Epoch: "e", First: 1000, Done: 1000}) // small numbers cost no allocation
+	all, memberships := make([]*prompt, consumers), make([]batch.Membership, consumers)
 	for i := range all {
 		all[i] = &prompt{}
-		l.Join("", "1", all[i])
+		memberships[i] = l.Join("", "1", all[i])
 	}
-	return l, all
+	save(l)
+	return l, all, memberships
 }
 
-// round takes a batch from Redis to every party and back.
-func round(tb testing.TB, l *List, parties []*prompt, items int) {
-	plan := l.Plan()
-	if !l.Offer(itemsAt(plan.Next, items)) {
-		tb.Fatal("the batch is refused")
+// save writes the ledger if there is anything to write.
+func save(l *Log) {
+	if l.Plan(0, endless).Dirty {
+		l.Changes()
+		l.Saved(true)
 	}
-	for _, p := range parties {
+}
+
+// offer hands a batch to the consumers.
+func offer(tb testing.TB, l *Log, items int) (next uint64) {
+	plan := l.Plan(0, endless)
+	if plan.Items < items || plan.Sweep {
+		tb.Fatalf("the plan is %+v", plan)
+	}
+	b := itemsAt(plan.From, items)
+	l.Offer(b, false)
+	return b.Next()
+}
+
+// round takes a batch from Redis to every consumer and back.
+func round(tb testing.TB, l *Log, consumers []*prompt, items int) {
+	next := offer(tb, l, items)
+	for _, p := range consumers {
 		p.receipt.Confirm()
 	}
-	if head := l.Plan().Head; head != plan.Next+uint64(items) {
-		tb.Fatalf("head is %d after all was confirmed", head)
+	if floor := l.Plan(0, endless).Floor; floor != next {
+		tb.Fatalf("the floor is %d after all below %d was confirmed", floor, next)
 	}
+	save(l)
 }
 
-// BenchmarkBatchToParties hands a batch of 500 items to all parties, which confirm it.
-func BenchmarkBatchToParties(b *testing.B) {
-	for _, parties := range []int{1, 100} {
-		b.Run(fmt.Sprint(parties), func(b *testing.B) {
-			l, all := crowded(parties)
+// BenchmarkBatchToConsumers hands a batch of 500 items to all consumers, which confirm
+// it.
+func BenchmarkBatchToConsumers(b *testing.B) {
+	for _, consumers := range []int{1, 100, 1000} {
+		b.Run(fmt.Sprint(consumers), func(b *testing.B) {
+			l, all, _ := crowded(b, consumers, Options{})
 			b.ReportAllocs()
 			for b.Loop() {
 				round(b, l, all, 500)
@@ -61,29 +85,29 @@ func BenchmarkBatchToParties(b *testing.B) {
 
 // BenchmarkAcknowledge is one item of an explicit list, from offered to removed.
 func BenchmarkAcknowledge(b *testing.B) {
-	taken := time.Unix(1000, 0)
-	l := NewExplicit(ExplicitOptions{Window: 4000, Memory: 8 << 20, AckWait: time.Minute, MaxAckPending: 1000,
-		Now: func() time.Time { return taken }})
-	m := l.Join("", "1", &prompt{}).(batch.Acknowledger)
+	now := time.Unix(1000, 0)
+	l, _, memberships := crowded(b, 1, Options{
+		Terms: Terms{Explicit: true, AckWait: time.Minute, MaxAckPending: 1000}, Now: func() time.Time { return now },
+	})
+	m := memberships[0].(batch.Acknowledger)
 	const items = 500
 	b.ReportAllocs()
 	for n := 0; b.Loop(); n++ {
 		if n%items != 0 {
 			continue
 		}
-		first := l.Plan().Next
-		l.Offer(itemsAt(first, items).Explicit(taken, 0))
-		for i := range uint64(items) {
-			if err := m.Acknowledge(first+i, taken, batch.Ack{Kind: batch.Acked}, nil); err != nil {
+		next := offer(b, l, items)
+		for i := next - items; i < next; i++ {
+			if err := m.Acknowledge("e", i, batch.Ack{Kind: batch.Acked}, nil); err != nil {
 				b.Fatal(err)
 			}
 		}
-		l.Removed(len(l.Settled(items)))
+		save(l)
 	}
 }
 
 func TestAnItemOfAReceivedListCostsNoAllocation(t *testing.T) {
-	l, all := crowded(3)
+	l, all, _ := crowded(t, 3, Options{})
 	count := func(items int) float64 {
 		return testing.AllocsPerRun(20, func() { round(t, l, all, items) })
 	}

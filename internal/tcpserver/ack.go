@@ -16,17 +16,23 @@ import (
 // JetStream gives it, so that the client libraries' own calls work (nats.go v1.55,
 // internal/parser/parse.go):
 //
-//	$JS.ACK.<list>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<ns>.<pending>
+//	$JS.ACK._.<epoch>.<list>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<ns>.<pending>
 //
-// The consumer is "edged". If a client is a member of a list more than once at the same
+// It is the form with a domain, of which there is none, and an account, in whose place
+// the epoch stands. The consumer is "edged". If a client is a member of a list more than once at the same
 // time, the other consumers are "edged-2" and so on, so that it can acknowledge for each.
 // Sequence numbers start at 1, as in JetStream.
 
-var ackPrefix = []byte("$JS.ACK.")
+var (
+	ackSubjects = []byte("$JS.ACK.") // all that begin so belong to the daemon
+	ackPrefix   = []byte("$JS.ACK._.")
+)
 
 const (
 	// maxAckEnd is the most that appendAckEnd appends: four numbers of 64 bits.
 	maxAckEnd = 4*20 + 4
+	// answerSize is about the memory of an answer that waits, without its reply subject.
+	answerSize = 256
 	// keptMembers is the number of past memberships under one name for which a client
 	// can still acknowledge.
 	keptMembers = 64
@@ -69,7 +75,7 @@ func (c *client) inUse(name string) bool {
 
 // ackBegin is the part of reply subjects that all items of a batch share.
 func ackBegin(b *batch.Batch, name string) string {
-	return string(ackPrefix) + name + "." + strconv.Itoa(b.Tries()) + "."
+	return string(ackPrefix) + b.Epoch() + "." + name + "." + strconv.Itoa(b.Tries()) + "."
 }
 
 // appendAckEnd appends the rest of item i's reply subject.
@@ -79,31 +85,27 @@ func appendAckEnd(data []byte, b *batch.Batch, i int) []byte {
 	data = append(data, '.')
 	data = strconv.AppendUint(data, seq, 10)
 	data = append(data, '.')
-	data = strconv.AppendInt(data, b.Taken().UnixNano(), 10)
+	data = strconv.AppendInt(data, b.Read().UnixNano(), 10)
 	data = append(data, '.')
 	return strconv.AppendInt(data, b.Pending()+int64(b.Len()-1-i), 10)
 }
 
 // parseAckSubject reads the reply subject of an item.
-func parseAckSubject(reply []byte) (name []byte, seq uint64, taken time.Time, ok bool) {
+func parseAckSubject(reply []byte) (epoch, name []byte, seq uint64, ok bool) {
 	rest, ok := bytes.CutPrefix(reply, ackPrefix)
-	var f [7][]byte // list, consumer, deliveries, sequence numbers, nanoseconds, pending
+	var f [8][]byte // epoch, list, consumer, deliveries, sequence numbers, nanoseconds, pending
 	if !ok || bytes.Count(rest, []byte(".")) != len(f)-1 {
-		return nil, 0, taken, false
+		return nil, nil, 0, false
 	}
 	for i := range f {
 		f[i], rest, _ = subject.Cut(rest)
 	}
-	name = reply[len(ackPrefix):][:len(f[0])+1+len(f[1])]
-	seq, err := strconv.ParseUint(string(f[3]), 10, 64)
+	epoch, name = f[0], reply[len(ackPrefix)+len(f[0])+1:][:len(f[1])+1+len(f[2])]
+	seq, err := strconv.ParseUint(string(f[4]), 10, 64)
 	if err != nil || seq == 0 {
-		return nil, 0, taken, false
+		return nil, nil, 0, false
 	}
-	ns, err := strconv.ParseInt(string(f[5]), 10, 64)
-	if err != nil {
-		return nil, 0, taken, false
-	}
-	return name, seq - 1, time.Unix(0, ns), true
+	return epoch, name, seq - 1, true
 }
 
 // parseAck reads an acknowledgement, the way nats-server does (server/consumer.go of
@@ -150,16 +152,16 @@ var (
 )
 
 // acknowledge executes a PUB to the reply subject of an item. A publisher that gave
-// a reply subject gets an answer when the item is out of Redis.
+// a reply subject gets an answer when Redis has the acknowledgement.
 func (c *client) acknowledge(cmd command) {
 	ack, next, known := parseAck(cmd.payload)
-	var removed func(error)
+	var saved func(error)
 	if len(cmd.reply) > 0 && !next { // to +NXT the answer would be another item
-		removed = c.ackAnswer(cmd.reply)
+		saved = c.ackAnswer(cmd.reply)
 	}
 	err := errAckPayload
 	if known {
-		err = c.acknowledgeItem(cmd.subject, ack, removed)
+		err = c.acknowledgeItem(cmd.subject, ack, saved)
 	}
 	c.ok()
 	if err == nil {
@@ -168,14 +170,14 @@ func (c *client) acknowledge(cmd command) {
 	// Refused: most likely an acknowledgement for an item of an earlier connection,
 	// which is delivered again. Only a client that asked is told.
 	c.server.count(func(st *Stats) { st.AcksRefused++ })
-	if removed != nil {
-		removed(err)
+	if saved != nil {
+		saved(err)
 	}
 }
 
 // acknowledgeItem hands an acknowledgement to the member that was given the item.
-func (c *client) acknowledgeItem(reply []byte, ack batch.Ack, removed func(error)) error {
-	name, seq, taken, ok := parseAckSubject(reply)
+func (c *client) acknowledgeItem(reply []byte, ack batch.Ack, saved func(error)) error {
+	epoch, name, n, ok := parseAckSubject(reply)
 	if !ok {
 		return errAckSubject
 	}
@@ -183,7 +185,7 @@ func (c *client) acknowledgeItem(reply []byte, ack batch.Ack, removed func(error
 	defer c.server.joining.RUnlock()
 	err := batch.ErrNotGiven
 	for _, m := range slices.Backward(c.given[string(name)]) {
-		if err = m.membership.(batch.Acknowledger).Acknowledge(seq, taken, ack, removed); err == nil {
+		if err = m.membership.(batch.Acknowledger).Acknowledge(string(epoch), n, ack, saved); err == nil {
 			return nil
 		}
 	}
@@ -193,11 +195,14 @@ func (c *client) acknowledgeItem(reply []byte, ack batch.Ack, removed func(error
 // ackAnswer returns the function that answers an acknowledgement, from any goroutine:
 // with an empty message if it succeeded, otherwise with the status "no responders". That
 // is the only answer that nats.go's AckSync, which reads no payload, takes for a failure.
-// A client that reads no headers gets a payload.
+// A client that reads no headers gets a payload. Until it is called the client holds memory.
 func (c *client) ackAnswer(reply []byte) func(error) {
+	held := answerSize + len(reply)
+	c.memory.Take(held).Cut()
 	s, headers, only := c.server, c.connect.Headers, c.answersTo(reply)
 	msg := message{subject: bytes.Clone(reply)}
 	return func(err error) {
+		c.memory.Give(held)
 		msg := msg
 		switch {
 		case err == nil:

@@ -38,7 +38,7 @@ func BenchmarkEncodeBatch(b *testing.B) {
 
 // BenchmarkEncodeExplicit encodes items that have a reply subject each.
 func BenchmarkEncodeExplicit(b *testing.B) {
-	bt := bytesOf(500).Explicit(time.Unix(1700000000, 123456789), 1000)
+	bt := bytesOf(500).Stamp("epoch", time.Unix(1700000000, 123456789), 1000)
 	b.ReportAllocs()
 	for b.Loop() {
 		encode(bt, "1", "items.edged")
@@ -46,7 +46,7 @@ func BenchmarkEncodeExplicit(b *testing.B) {
 }
 
 func BenchmarkParseAckSubject(b *testing.B) {
-	subject := []byte("$JS.ACK.items.edged.1.123456.123456.1700000000123456789.1000")
+	subject := []byte("$JS.ACK._.epoch.items.edged.1.123456.123456.1700000000123456789.1000")
 	b.ReportAllocs()
 	for b.Loop() {
 		if _, _, _, ok := parseAckSubject(subject); !ok {
@@ -67,7 +67,7 @@ func bytesOf(n int) *batch.Batch {
 func TestHotPathsCostNoAllocationAMessage(t *testing.T) {
 	pub := []byte("PUB telemetry.room.7 _INBOX.abcdefgh.1 5\r\nhello\r\n")
 	lim := limits{controlLine: 4096, payload: 1 << 20}
-	ack := []byte("$JS.ACK.items.edged.1.123456.123456.1700000000123456789.1000")
+	ack := []byte("$JS.ACK._.epoch.items.edged.1.123456.123456.1700000000123456789.1000")
 	r := newRouter()
 	r.add(&subscription{client: &client{}, subject: "telemetry.room.7"})
 	r.add(&subscription{client: &client{}, subject: "telemetry.*.7", wild: true})
@@ -84,7 +84,7 @@ func TestHotPathsCostNoAllocationAMessage(t *testing.T) {
 		}
 	}
 	count := func(items int) float64 {
-		b := bytesOf(items).Explicit(time.Unix(1, 0), 0)
+		b := bytesOf(items).Stamp("epoch", time.Unix(1, 0), 0)
 		return testing.AllocsPerRun(20, func() { encode(b, "1", "items.edged") })
 	}
 	if few, many := count(10), count(1000); many > few {

@@ -9,6 +9,9 @@ import (
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
+
+	"edged/internal/batch"
+	"edged/internal/budget"
 )
 
 // flushTimeout is the time in which a client whose connection ends can take the bytes
@@ -31,6 +34,8 @@ type client struct {
 	bytesIn  atomic.Uint64
 	bytesOut atomic.Uint64
 
+	memory budget.Holder // that other clients, and acknowledgements, make the server keep for it
+
 	reader // owned by the reader goroutine
 
 	// writer is owned by the writer goroutine, or by Uncork; nil when the client is
@@ -47,6 +52,7 @@ type client struct {
 	expired   []*subscription      // got all they asked for; the writer retires them
 	sent      uint64               // messages, list items included
 	queue     queue
+	charged   int // of memory, for queue
 	pings     pings
 	idle      bool // there is no writer
 	due       bool // the writer is to look at the client
@@ -73,8 +79,12 @@ var (
 	endKicked  = ending{reason: "kicked", level: zap.InfoLevel}
 	endSlow    = ending{reason: "too much was queued for it: it reads more slowly than others publish",
 		level: zap.WarnLevel, count: func(st *Stats) { st.SlowConsumers++ }}
-	endStuck = ending{reason: "it owed something and made no progress",
+	endMemory = ending{reason: "it held the most when tcp.memory was used up",
+		level: zap.WarnLevel, count: func(st *Stats) { st.OverMemory++ }}
+	endStuck = ending{reason: "it did not confirm items in time",
 		level: zap.WarnLevel, count: func(st *Stats) { st.Stuck++ }, flush: true}
+	endLagging = ending{reason: "it lagged behind other consumers for longer than max_lag",
+		level: zap.WarnLevel, count: func(st *Stats) { st.Lagged++ }, flush: true}
 	endStale = ending{reason: "it did not answer PING",
 		level: zap.WarnLevel, count: func(st *Stats) { st.Stale++ }, flush: true}
 	endReloaded = ending{reason: "what it connected with is not valid any more, or not for the same",
@@ -114,6 +124,7 @@ func newClient(s *Server, id uint64, conn net.Conn) *client {
 	if addr, ok := conn.RemoteAddr().(*net.TCPAddr); ok {
 		c.ip = addr.IP.String()
 	}
+	c.memory.Init(s.opts.Budget, func() { c.end(endMemory) })
 	c.pub.server, c.own.server = s, s
 	sec := s.security.Load()
 	if c.trusted = !sec.closed(); c.trusted {
@@ -142,6 +153,7 @@ func (c *client) reject(limit string) {
 	c.conn.Close()
 }
 
+// info describes the client, except for the items that it owes.
 func (c *client) info() ClientInfo {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -155,7 +167,6 @@ func (c *client) info() ClientInfo {
 		Since:         c.since,
 		Subscriptions: len(c.subs),
 		Pending:       c.queue.bytes,
-		Owed:          c.pings.owed,
 		Received:      c.received.Load(),
 		Sent:          c.sent,
 		BytesIn:       c.bytesIn.Load(),
@@ -163,9 +174,28 @@ func (c *client) info() ClientInfo {
 	}
 }
 
+// owed is how many list items the client has and has not confirmed. It must not be
+// called with a lock held.
+func (c *client) owed() (n int) {
+	c.mu.Lock()
+	memberships := make([]batch.Membership, 0, len(c.members))
+	for m := range c.members {
+		memberships = append(memberships, m.membership)
+	}
+	c.mu.Unlock()
+	for _, m := range memberships {
+		n += m.Owed()
+	}
+	return n
+}
+
 // end lets the connection end; only the first call counts. It must not be
 // called with a lock held.
 func (c *client) end(why ending) {
+	owed := 0
+	if !c.ended.Load() {
+		owed = c.owed()
+	}
 	c.mu.Lock()
 	if c.ended.Load() {
 		c.mu.Unlock()
@@ -179,7 +209,6 @@ func (c *client) end(why ending) {
 		c.conn.SetWriteDeadline(time.Now().Add(flushTimeout))
 	}
 	c.wakeWriter()
-	owed := c.pings.owed
 	c.mu.Unlock()
 	if !why.flush {
 		c.conn.Close()
@@ -218,10 +247,21 @@ func (c *client) send(line string) {
 		c.wakeWriter()
 		put(c.server, &c.queue, line)
 	}
+	over := c.charge()
 	c.mu.Unlock()
+	over.Cut()
 	if slow {
 		c.end(endSlow)
 	}
+}
+
+// charge tells the budget of the memory that is queued. The first chunk is free, or a
+// thousand clients that get a PONG at the same time would use the budget up. mu is held.
+func (c *client) charge() (over budget.Condemned) {
+	now := max(0, c.queue.chunks-1) * chunkSize
+	over = c.memory.Take(now - c.charged)
+	c.charged = now
+	return over
 }
 
 // ok answers a command with +OK if the client is verbose.

@@ -8,10 +8,12 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 
 	"edged/internal/batch"
 )
@@ -80,6 +82,21 @@ func dialRaw(t testing.TB, addr string) *conn {
 		t.Fatalf("the first line is %q, want INFO", line)
 	}
 	return c
+}
+
+// dialNarrow connects as a client whose host takes next to nothing before it reads on.
+func dialNarrow(t testing.TB, addr string) *conn {
+	t.Helper()
+	d := net.Dialer{Control: func(_, _ string, raw syscall.RawConn) (err error) {
+		raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, 1) }) // the least
+		return err
+	}}
+	nc, err := d.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { nc.Close() })
+	return &conn{t: t, Conn: nc, r: bufio.NewReader(nc)}
 }
 
 // dial connects and has finished the handshake.
@@ -254,6 +271,21 @@ func (m *fakeMembership) deliver(b *batch.Batch) int {
 		m.receipts = append(m.receipts, r)
 	}
 	return r.items
+}
+
+// Owed is how many items are not confirmed, by receipts.
+func (m *fakeMembership) Owed() (n int) {
+	m.list.mu.Lock()
+	defer m.list.mu.Unlock()
+	if m.left > 0 {
+		return 0
+	}
+	for _, r := range m.receipts {
+		if r.confirmed == 0 {
+			n += r.items
+		}
+	}
+	return n
 }
 
 func (m *fakeMembership) Leave() {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"edged/internal/batch"
+	"edged/internal/budget"
 	"edged/internal/relay"
 )
 
@@ -383,8 +384,8 @@ func TestClientThatReadsNothingIsCutOffAndOthersGoOn(t *testing.T) {
 	opts := testOptions()
 	opts.ReceiptTimeout = 50 * time.Millisecond
 	s, addr, l := withList(t, opts, OnPong)
-	slow, c := dial(t, addr), dial(t, addr)
-	slow.send("SUB items 1\r\n")
+	slow, c := dialNarrow(t, addr), dial(t, addr)
+	slow.send("CONNECT {}\r\nSUB items 1\r\n")
 	m := l.member(t, 0)
 	for range 64 {
 		m.offer(stuffed)
@@ -465,17 +466,37 @@ func TestListItemsAreNotCountedAsPending(t *testing.T) {
 	}
 }
 
-// feed offers whatever a window allows.
-func feed(w *relay.List, item []byte) {
-	for p := w.Plan(); p.Items > 0 && w.Offer(batch.Of("items", p.Next, item)); p = w.Plan() {
+// newLog is the relay of a list with number 0 at its head.
+func newLog(o relay.Options) *relay.Log {
+	l := relay.New(o)
+	l.Load(batch.Snapshot{})
+	return l
+}
+
+// feed does the loop's work for a list, as far as the relay goes: it offers as many of
+// the items below end as the list's clients take.
+func feed(l *relay.Log, end uint64, item func(n uint64) []byte) {
+	for {
+		p := l.Plan(0, end)
+		if p.Items == 0 && !p.Dirty {
+			return
+		}
+		l.Changes()
+		l.Saved(true)
+		if p.Items > 0 {
+			l.Offer(batch.Of("items", p.From, item(p.From)), p.Sweep)
+		}
 	}
 }
+
+// items are of so many bytes.
+func items(size int) func(uint64) []byte { return func(uint64) []byte { return make([]byte, size) } }
 
 func TestAfterUnsubTheServerKeepsNothingOfTheItems(t *testing.T) {
 	t.Parallel()
 	for _, reads := range []bool{false, true} {
 		t.Run(fmt.Sprintf("reads=%v", reads), func(t *testing.T) {
-			window := relay.NewList(relay.Options{Window: 100, Memory: 4 << 20})
+			window := newLog(relay.Options{Window: 100, Memory: 4 << 20})
 			opts := testOptions()
 			opts.Lists = []List{{Subject: "items", Joiner: window}}
 			s, addr := serve(t, opts)
@@ -486,7 +507,7 @@ func TestAfterUnsubTheServerKeepsNothingOfTheItems(t *testing.T) {
 			for i := range 20 {
 				c.send(fmt.Sprintf("SUB items %d\r\n", i))
 				eventually(t, "the client joined", func() bool { return window.Stats().Members == 1 })
-				feed(window, make([]byte, 1<<20))
+				feed(window, math.MaxUint64, items(1<<20))
 				c.send(fmt.Sprintf("UNSUB %d\r\n", i))
 				eventually(t, "the client left", func() bool { return window.Stats().Members == 0 })
 			}
@@ -514,24 +535,24 @@ func pinging(c *client) bool {
 
 func TestAPongThatComesBeforeItsPingConfirmsNothingUnwritten(t *testing.T) {
 	t.Parallel()
-	window := relay.NewList(relay.Options{Window: 100, Memory: 64 << 20})
+	window := newLog(relay.Options{Window: 100, Memory: 64 << 20})
 	opts := testOptions()
 	opts.Lists = []List{{Subject: "items", Joiner: window}}
 	s, addr := serve(t, opts)
 	c := dial(t, addr)
 	c.send("SUB items 1\r\n")
 	eventually(t, "the client joined", func() bool { return window.Stats().Members == 1 })
-	window.Offer(batch.Of("items", 0, make([]byte, 30<<20))) // more than the socket's buffers hold
+	feed(window, 1, items(30<<20)) // more than the socket's buffers hold
 	eventually(t, "it is being written", func() bool { return pinging(s.snapshot()[0]) })
 	c.send("PONG\r\nSUB done 2\r\n")
 	eventually(t, "the PONG was read", func() bool { return s.Clients()[0].Subscriptions == 2 })
-	if head := window.Plan().Head; head != 0 {
+	if floor := window.Plan(0, 1).Floor; floor != 0 {
 		t.Fatal("an item is confirmed whose last byte has not left the server")
 	}
 }
 
 func TestAClientThatOwesAReceiptIsCutOffThoughOthersWriteToIt(t *testing.T) {
-	window := relay.NewList(relay.Options{Window: 100, Memory: 1 << 20})
+	window := newLog(relay.Options{Window: 100, Memory: 1 << 20})
 	opts := testOptions()
 	opts.ReceiptTimeout = 200 * time.Millisecond
 	opts.Lists = []List{{Subject: "items", Joiner: window}}
@@ -540,7 +561,7 @@ func TestAClientThatOwesAReceiptIsCutOffThoughOthersWriteToIt(t *testing.T) {
 	go io.Copy(io.Discard, c) // it reads, and answers no PING
 	c.send("SUB items 1\r\nSUB chat 2\r\n")
 	eventually(t, "the client joined", func() bool { return window.Stats().Members == 1 })
-	window.Offer(batch.Of("items", 0, []byte("x")))
+	feed(window, 1, items(1))
 	other := dial(t, addr)
 	go io.Copy(io.Discard, other)
 	eventually(t, "the client is cut off", func() bool {
@@ -553,9 +574,9 @@ func TestAClientThatOwesAReceiptIsCutOffThoughOthersWriteToIt(t *testing.T) {
 // gets every item.
 func TestClientThatPausesSlowsItsListDownAndMissesNothing(t *testing.T) {
 	t.Parallel()
-	const items, size = 100, 1 << 20 // more than sockets and the window hold
+	const n, size = 100, 1 << 20 // more than sockets and the window hold
 	wake := make(chan struct{}, 1)
-	window := relay.NewList(relay.Options{Window: 10, Memory: 8 << 20, Changed: func() {
+	window := newLog(relay.Options{Window: 10, Memory: 8 << 20, Changed: func() {
 		select {
 		case wake <- struct{}{}:
 		default:
@@ -568,13 +589,12 @@ func TestClientThatPausesSlowsItsListDownAndMissesNothing(t *testing.T) {
 	c, other := dial(t, addr), dial(t, addr)
 	c.send("SUB items 1\r\n")
 	c.sync()
-	// offer is what the loop does, as far as the window goes.
 	offer := func() {
-		for p := window.Plan(); p.Items > 0 && p.Next < items; p = window.Plan() {
+		feed(window, n, func(n uint64) []byte {
 			item := make([]byte, size)
-			copy(item, fmt.Sprintf("%08d", p.Next))
-			window.Offer(batch.Of("items", p.Next, item))
-		}
+			copy(item, fmt.Sprintf("%08d", n))
+			return item
+		})
 	}
 	offer()
 	stop := make(chan struct{})
@@ -595,13 +615,13 @@ func TestClientThatPausesSlowsItsListDownAndMissesNothing(t *testing.T) {
 		unsent, known := sendQueue(s.snapshot()[0].conn)
 		return known && unsent > 0
 	})
-	if next := window.Plan().Next; next > 10 {
-		t.Errorf("%d items were taken, want no more than the window", next)
+	if taken := window.Stats().Taken; taken > 10 {
+		t.Errorf("%d items were taken, want no more than the window", taken)
 	}
 	other.sync() // nobody else waits
 
 	item := make([]byte, size+len(crlf))
-	for want := 0; want < items; {
+	for want := 0; want < n; {
 		switch line := c.line(); line {
 		case "PING":
 			c.send("PONG\r\n")
@@ -620,7 +640,7 @@ func TestClientThatPausesSlowsItsListDownAndMissesNothing(t *testing.T) {
 	if line := c.line(); line == "PING" {
 		c.send("PONG\r\n")
 	}
-	eventually(t, "all are confirmed", func() bool { return window.Plan().Head == items })
+	eventually(t, "all are confirmed", func() bool { return window.Stats().Confirmed == n })
 	if st := s.Stats(); st.SlowConsumers+st.Stuck != 0 {
 		t.Errorf("stats are %+v, want nobody cut off", st)
 	}
@@ -641,4 +661,133 @@ func TestClientThatIsAlwaysWrittenToIsStillLookedAt(t *testing.T) {
 	t.Cleanup(func() { c.Close() })
 	encore{m.takes, batch.Of("items", 0, []byte("one"))}.Confirm()
 	eventually(t, "it is cut off", func() bool { return s.Stats().Stale == 1 })
+}
+
+func TestOwedCountsItemsUntilTheyAreAcknowledged(t *testing.T) {
+	t.Parallel()
+	log := relay.New(relay.Options{Window: 100, Memory: 1 << 20, Terms: relay.Terms{Explicit: true, AckWait: time.Hour, MaxAckPending: 100}})
+	log.Load(batch.Snapshot{Epoch: "e"})
+	opts := testOptions()
+	opts.Lists = []List{{Name: "items", Subject: "items", Confirm: Acknowledged, Joiner: log}}
+	s, addr := serve(t, opts)
+	c := dial(t, addr)
+	c.send("SUB items 1\r\n")
+	c.sync()
+	log.Plan(0, 3)
+	log.Changes()
+	log.Saved(true)
+	p := log.Plan(0, 3)
+	x := []byte("x")
+	log.Offer(batch.Of("items", p.From, x, x, x).Stamp("e", time.Now(), 0), p.Sweep)
+	var replies []string
+	for range 3 {
+		replies = append(replies, strings.Fields(c.line())[3])
+		c.expect("x")
+	}
+	c.sync()
+	if got := s.Clients()[0].Owed; got != 3 {
+		t.Errorf("it owes %d items, want the 3 that it has", got)
+	}
+	c.send("PUB " + replies[1] + " 0\r\n\r\n")
+	c.sync()
+	if got := s.Clients()[0].Owed; got != 2 {
+		t.Errorf("it owes %d items, want 2", got)
+	}
+}
+
+func TestCutOffDisconnectsTheClientOfAMember(t *testing.T) {
+	t.Parallel()
+	s, addr, l := withList(t, testOptions(), OnPong)
+	c, other := dial(t, addr), dial(t, addr)
+	c.send("SUB items 1\r\n")
+	m := l.member(t, 0)
+	if id := s.ClientOf(m.takes); id != s.Clients()[0].ID {
+		t.Errorf("the member is client %d's, want %d", id, s.Clients()[0].ID)
+	}
+	s.CutOff(m.takes)
+	c.expect("-ERR 'Stale Connection'")
+	c.expectEnd()
+	eventually(t, "it has left", func() bool { left, _ := m.state(); return left == 1 })
+	other.sync()
+	if st := s.Stats(); st.Lagged != 1 || st.Stuck+st.Stale != 0 {
+		t.Errorf("stats are %+v, want 1 lagged", st)
+	}
+}
+
+// Whatever one client makes the server keep, the others go on.
+func TestTheClientThatHoldsTheMostIsCutOffWhenTheBudgetIsUsedUp(t *testing.T) {
+	t.Parallel()
+	opts := testOptions()
+	opts.Budget = budget.New(8 << 20)
+	s, addr := serve(t, opts)
+	hoarders := []*conn{dialNarrow(t, addr), dialNarrow(t, addr)}
+	for i, c := range hoarders {
+		c.send(fmt.Sprintf("CONNECT {}\r\nSUB hoard.%d 1\r\n", i))
+	}
+	other := dial(t, addr)
+	other.send("SUB foo 1\r\n")
+	eventually(t, "all are subscribed", func() bool {
+		n := 0
+		for _, c := range s.Clients() {
+			n += c.Subscriptions
+		}
+		return n == 3
+	})
+
+	message := strings.Repeat("x", 1<<16)
+	for n := 0; s.Stats().OverMemory == 0; n++ {
+		if n > 1000 {
+			t.Fatal("none is cut off though more is queued than the budget allows")
+		}
+		for i := range min(n, len(hoarders)) { // the first one has the most
+			other.send(fmt.Sprintf("PUB hoard.%d %d\r\n%s\r\n", i, len(message), message))
+		}
+		other.sync()
+	}
+	other.send("PUB foo 2\r\nhi\r\n")
+	other.expect("MSG foo 1 2", "hi")
+	eventually(t, "the first one is gone", func() bool { return s.Stats().Clients == 2 })
+	if clients := s.Clients(); clients[0].ID != 2 || s.Stats().OverMemory != 1 {
+		t.Errorf("left are %+v, want the one that had less", clients)
+	}
+	s.Close()
+	if used := opts.Budget.Used(); used != 0 {
+		t.Errorf("%d bytes are used without a client", used)
+	}
+}
+
+func TestAcknowledgementsThatWaitForAnAnswerCount(t *testing.T) {
+	t.Parallel()
+	l := &explicitList{fakeList: fakeList{subject: "items"}}
+	opts := testOptions()
+	opts.Lists = []List{{Name: "my list", Subject: "items", Confirm: Acknowledged, Joiner: l}}
+	opts.Budget = budget.New(1 << 20)
+	s, addr := serve(t, opts)
+	c := dial(t, addr)
+	c.send("SUB items 1\r\n")
+	a := l.acker(t, 0)
+	ask := pub(ackSubject(0), "inbox", "")
+	for range 3 {
+		c.send(ask)
+	}
+	c.sync()
+	held := opts.Budget.Used()
+	if held < 3*len("inbox") {
+		t.Fatalf("%d bytes are held for three acknowledgements", held)
+	}
+	a.calls()[0].saved(nil)
+	if now := opts.Budget.Used(); now != held/3*2 {
+		t.Errorf("%d bytes are held for two acknowledgements, and %d for three", now, held)
+	}
+
+	for range 1<<20/held*3 + 3 {
+		if _, err := io.WriteString(c, ask); err != nil {
+			break
+		}
+	}
+	eventually(t, "it is cut off", func() bool { st := s.Stats(); return st.OverMemory == 1 && st.Clients == 0 })
+	for _, call := range a.calls()[1:] {
+		call.saved(nil)
+	}
+	eventually(t, "nothing is held", func() bool { return opts.Budget.Used() == 0 })
 }

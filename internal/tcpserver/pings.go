@@ -9,31 +9,41 @@ import (
 // answered is cut off.
 const maxUnanswered = 2
 
+// leastRate is the rate, in bytes a second, at which a client has to take its messages.
+const leastRate = 1 << 10
+
 // pings says when a client is to be sent a PING, which deliveries its PONG confirms,
-// and whether the client makes progress. At most one PING is outstanding; deliveries
+// and whether the client is too slow. At most one PING is outstanding; deliveries
 // that are written meanwhile wait for the next one.
+//
+// A client is too slow when its oldest item is older than a timeout plus its bytes at
+// leastRate. The age counts from the PONG before, as the client cannot answer earlier.
+// The bytes are those that the client's host has taken since then, up to the end of the
+// PING that covers the item: a client reads all of them before it answers, and a proxy
+// may hold them all while a slow link empties it. Bytes that its host has not taken do not
+// count, so a client that takes less than leastRate has little more than the timeout.
 //
 // It does no I/O and reads no clock. The client's mu guards it.
 type pings struct {
-	owed     int       // list items delivered and not confirmed
-	progress time.Time // when the client last took bytes or answered
-	unsent   int       // bytes in the kernel's send queue at the last look
+	owed  int       // list items delivered and not confirmed
+	since time.Time // the last PONG, or the time when the oldest item was queued if that is later
+	base  uint64    // bytes that the client's host had taken then
+	taken uint64    // bytes that it has taken since, at the last look
 
 	next       time.Time // when the next PING is due, even if no items need one
 	asked      bool      // it is due and not yet in a round
 	unanswered int       // intervals that ended with the same PING outstanding
 
-	outstanding bool      // a PING is in a round or written, and is not answered
-	end         uint64    // bytes written to the client up to that PING's end; 0 until it is written
-	arrived     time.Time // when the client's host was first known to have it
-	early       bool      // its PONG came before it was written
+	outstanding bool   // a PING is in a round or written, and is not answered
+	end         uint64 // bytes written to the client up to that PING's end; 0 until it is written
+	early       bool   // its PONG came before it was written
 
 	covered   []delivery // confirmed by the PONG of the outstanding PING
 	uncovered []delivery // in need of another PING
 }
 
 // owe adds n items that the client is to confirm. It reports whether it owed none
-// before; then the time in which it has to make progress begins.
+// before; then its time begins.
 func (p *pings) owe(n int) (first bool) {
 	p.owed += n
 	return p.owed == n
@@ -42,8 +52,10 @@ func (p *pings) owe(n int) (first bool) {
 // settle removes n items that are confirmed, or that the client no longer owes.
 func (p *pings) settle(n int) { p.owed -= n }
 
-// moved notes that the client made progress.
-func (p *pings) moved(now time.Time) { p.progress = now }
+// begin lets the client's time begin, when so many bytes are written to it.
+func (p *pings) begin(now time.Time, written uint64) {
+	p.since, p.base, p.taken = now, written, 0
+}
 
 // written adds a delivery of the round that is being made, to be confirmed by a PONG.
 func (p *pings) written(d delivery) { p.uncovered = append(p.uncovered, d) }
@@ -61,13 +73,14 @@ func (p *pings) ask() {
 // roundDone notes that a round is written, which makes bytes in all, and whether
 // a PING ended it. It returns the deliveries that an early PONG confirms.
 func (p *pings) roundDone(now time.Time, asked bool, bytes uint64) (confirmed []delivery) {
-	p.progress = now
-	if !asked {
-		return nil
+	if asked {
+		p.end = bytes
 	}
-	p.end = bytes
-	if p.early {
+	switch {
+	case asked && p.early:
 		return p.answer(now)
+	case !p.outstanding && len(p.uncovered) == 0: // the items that it owes are not written yet
+		p.begin(now, bytes)
 	}
 	return nil
 }
@@ -89,8 +102,8 @@ func (p *pings) pong(now time.Time) (confirmed []delivery) {
 // answer ends the outstanding PING.
 func (p *pings) answer(now time.Time) (confirmed []delivery) {
 	confirmed, p.covered = p.covered, nil
-	p.outstanding, p.end, p.arrived, p.unanswered = false, 0, time.Time{}, 0
-	p.progress = now
+	p.begin(now, p.end)
+	p.outstanding, p.end, p.unanswered = false, 0, 0
 	return confirmed
 }
 
@@ -101,14 +114,17 @@ func (p *pings) drop(gone func(delivery) bool) {
 }
 
 // tick counts an interval that has ended with a PING outstanding, or asks for a PING
-// if the client is ready for one. It reports whether it asked.
+// if the client is ready for one. It reports whether it asked. A PING that covers items
+// does not count: tooSlow gives its answer more time when the items are large.
 func (p *pings) tick(now time.Time, interval time.Duration, ready bool) (asked bool) {
 	if now.Before(p.next) {
 		return false
 	}
 	p.next = now.Add(interval)
 	if p.outstanding {
-		p.unanswered++
+		if len(p.covered) == 0 {
+			p.unanswered++
+		}
 		return false
 	}
 	p.asked = p.asked || ready
@@ -119,34 +135,38 @@ func (p *pings) tick(now time.Time, interval time.Duration, ready bool) (asked b
 func (p *pings) stale() bool { return p.unanswered >= maxUnanswered }
 
 // nextLook returns when the client is to be looked at next: at the next PING or, if it
-// owes items, after the given time when that is sooner.
-func (p *pings) nextLook(now time.Time, after time.Duration) time.Time {
-	if look := now.Add(after); p.owed > 0 && look.Before(p.next) {
-		return look
+// owes items, several times within timeout and when its time is over.
+func (p *pings) nextLook(now time.Time, timeout time.Duration) time.Time {
+	next := p.next
+	if p.owed == 0 {
+		return next
 	}
-	return p.next
+	for _, look := range []time.Time{now.Add(timeout / looks), p.deadline(timeout)} {
+		if look.After(now) && look.Before(next) {
+			next = look
+		}
+	}
+	return next
 }
 
-// looked notes that the kernel holds unsent bytes that the client's host has not
-// acknowledged, at a time when at least written had been written in all. A slow client
-// behind a large socket buffer makes progress that no write shows.
-func (p *pings) looked(now time.Time, written uint64, unsent int) {
-	if unsent < p.unsent {
-		p.progress = now
+// looked notes that at least written bytes had been written in all, of which the client's
+// host has not taken the last unsent ones.
+func (p *pings) looked(written uint64, unsent int) {
+	has := written - min(written, uint64(unsent))
+	p.base = min(p.base, has) // begin knows only the bytes that were written
+	if p.end > 0 {
+		has = min(has, p.end) // later ones may be messages of other clients, without end
 	}
-	p.unsent = unsent
-	if p.end > 0 && p.arrived.IsZero() && written >= p.end+uint64(unsent) {
-		p.arrived = now
-	}
+	p.taken = has - min(has, p.base)
 }
 
-// stuck reports whether timeout has passed without progress: a PONG, bytes that the
-// socket took, or bytes that the kernel got rid of. Once the client's host has the
-// PING only the PONG counts, as other clients may send messages to this one for ever.
-func (p *pings) stuck(now time.Time, timeout time.Duration) bool {
-	since := p.progress
-	if !p.arrived.IsZero() {
-		since = p.arrived
-	}
-	return now.Sub(since) >= timeout
+// deadline is when the client is too slow if it has taken no more bytes.
+func (p *pings) deadline(timeout time.Duration) time.Time {
+	seconds := float64(p.taken) / leastRate
+	return p.since.Add(timeout + time.Duration(seconds*float64(time.Second)))
+}
+
+// tooSlow reports whether the client is to be cut off.
+func (p *pings) tooSlow(now time.Time, timeout time.Duration) bool {
+	return !now.Before(p.deadline(timeout))
 }

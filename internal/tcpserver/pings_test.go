@@ -136,80 +136,157 @@ func TestAPingIsAskedForEachInterval(t *testing.T) {
 	}
 }
 
+func TestAPingThatCoversItemsDoesNotCountAsUnanswered(t *testing.T) {
+	const interval = time.Minute
+	p := pings{next: after(interval)}
+	p.round(1)
+	p.roundDone(epoch, true, 100)
+	for n := 1; n < 10; n++ {
+		p.tick(after(time.Duration(n)*interval), interval, true)
+	}
+	if p.stale() {
+		t.Error("stale though the time for the items' bytes decides")
+	}
+	p.drop(func(delivery) bool { return true })
+	for n := 10; n < 10+maxUnanswered; n++ {
+		p.tick(after(time.Duration(n)*interval), interval, true)
+	}
+	if !p.stale() {
+		t.Error("not stale after the items have gone to others")
+	}
+}
+
 func TestTheNextLookIsSoonerWhenItemsAreOwed(t *testing.T) {
+	const timeout = 40 * time.Second
 	p := pings{next: after(time.Minute)}
-	look := func(want time.Duration) {
+	p.begin(epoch, 0)
+	look := func(now, want time.Duration) {
 		t.Helper()
-		if got := p.nextLook(epoch, 10*time.Second); !got.Equal(after(want)) {
+		if got := p.nextLook(after(now), timeout); !got.Equal(after(want)) {
 			t.Errorf("the next look is after %v, want %v", got.Sub(epoch), want)
 		}
 	}
-	look(time.Minute)
+	look(0, time.Minute)
 	if !p.owe(3) || p.owe(1) {
-		t.Error("only the first items owed begin the time to make progress")
+		t.Error("only the first items owed begin the client's time")
 	}
-	look(10 * time.Second)
+	look(0, 10*time.Second)
+	look(35*time.Second, 40*time.Second) // its time is over
 	p.settle(4)
-	look(time.Minute)
+	look(0, time.Minute)
 	p.owe(1)
 	p.next = after(5 * time.Second)
-	look(5 * time.Second)
+	look(0, 5*time.Second)
 }
 
-func TestProgressKeepsAClientFromBeingStuck(t *testing.T) {
-	const timeout = 10 * time.Second
-	for name, progress := range map[string]func(*pings, time.Time){
-		"bytes that the socket took": func(p *pings, now time.Time) { p.moved(now) },
-		"a round that is written":    func(p *pings, now time.Time) { p.roundDone(now, false, 500) },
-		"a PONG":                     func(p *pings, now time.Time) { p.pong(now) },
-		"bytes that the kernel sent": func(p *pings, now time.Time) { p.looked(now, 100, 50) },
-	} {
-		var p pings
-		p.round(1)
-		p.roundDone(epoch, true, 100)
-		p.looked(epoch, 100, 100)
-		if p.stuck(after(timeout-1), timeout) || !p.stuck(after(timeout), timeout) {
-			t.Errorf("%s: the time is not %v without it", name, timeout)
-		}
-		progress(&p, after(timeout))
-		if p.stuck(after(2*timeout-1), timeout) || !p.stuck(after(2*timeout), timeout) {
-			t.Errorf("%s: the time is not %v with it", name, timeout)
-		}
+// expectTime checks that the client's time ends so long after epoch.
+func (p *pings) expectTime(t *testing.T, timeout, want time.Duration) {
+	t.Helper()
+	if got := p.deadline(timeout).Sub(epoch); got != want {
+		t.Errorf("the client's time ends after %v, want %v", got, want)
+	}
+	if p.tooSlow(after(want-1), timeout) || !p.tooSlow(after(want), timeout) {
+		t.Error("tooSlow does not begin at the deadline")
 	}
 }
 
-func TestOnlyThePongCountsOnceTheClientHasThePing(t *testing.T) {
+func TestAClientHasASecondMoreForEachKiBThatItTakes(t *testing.T) {
 	const timeout = 10 * time.Second
 	var p pings
+	p.begin(epoch, 5000)
 	p.round(1)
-	p.roundDone(epoch, true, 100)
-	p.looked(after(time.Second), 300, 201) // one byte of the PING is missing
-	p.moved(after(9 * time.Second))
-	if p.stuck(after(11*time.Second), timeout) {
-		t.Error("stuck though bytes moved")
+	p.roundDone(after(time.Second), true, 5000+8192)
+	p.looked(5000+8192, 8192)
+	p.expectTime(t, timeout, timeout)
+	p.looked(5000+8192, 6144)
+	p.expectTime(t, timeout, timeout+2*time.Second)
+	p.looked(5000+8192, 0)
+	p.expectTime(t, timeout, timeout+8*time.Second)
+}
+
+func TestAClientsTimeBeginsAnewWithAPong(t *testing.T) {
+	const timeout = 10 * time.Second
+	var p pings
+	p.begin(epoch, 0)
+	p.round(1)
+	p.roundDone(epoch, true, 4096)
+	p.round(2)
+	p.roundDone(epoch, false, 8192)
+	p.looked(8192, 0)
+	p.pong(after(5 * time.Second))
+	p.expectTime(t, timeout, timeout+5*time.Second)
+
+	p.round()
+	p.roundDone(after(6*time.Second), true, 8198)
+	p.looked(8198, 6)
+	p.expectTime(t, timeout, timeout+9*time.Second) // 4 KiB more than when it answered
+}
+
+// A client that takes 165 bytes a second makes progress for ever.
+func TestADribblerIsTooSlowAndASlowLinkIsNot(t *testing.T) {
+	const timeout = 2 * time.Second
+	last := func(rate int) (seconds int) {
+		const item = 1 << 20
+		var p pings
+		p.begin(epoch, 0)
+		p.round(1)
+		p.roundDone(epoch, true, item)
+		for seconds = 1; seconds*rate < item; seconds++ {
+			p.looked(item, item-seconds*rate)
+			if p.tooSlow(after(time.Duration(seconds)*time.Second), timeout) {
+				break
+			}
+		}
+		return seconds
 	}
-	p.looked(after(12*time.Second), 300, 200)
-	for s := 13; s < 22; s++ {
-		p.moved(after(time.Duration(s) * time.Second))
+	if s := last(165); s > 3 {
+		t.Errorf("a client that takes 165 bytes a second is kept for %d s", s)
 	}
-	if p.stuck(after(22*time.Second-1), timeout) || !p.stuck(after(22*time.Second), timeout) {
-		t.Errorf("the time is not %v from when the host had the PING", timeout)
+	if s := last(8 << 10); s < 128 {
+		t.Errorf("a client that takes 64 kbit/s is cut off after %d s", s)
 	}
-	expectConfirmed(t, p.pong(after(22*time.Second)), 1)
-	if p.stuck(after(31*time.Second), timeout) {
-		t.Error("stuck after the PONG")
-	}
+}
+
+// The messages that were queued before the item may take a while.
+func TestBytesBeforeTheItemCount(t *testing.T) {
+	const timeout = 10 * time.Second
+	var p pings
+	p.begin(epoch, 10_240) // 5 KiB of which the host does not have
+	p.round(1)
+	p.roundDone(epoch, true, 11_264)
+	p.looked(11_264, 6144)
+	p.expectTime(t, timeout, timeout)
+	p.looked(11_264, 0)
+	p.expectTime(t, timeout, timeout+6*time.Second)
+}
+
+func TestOnlyBytesBeforeThePingCount(t *testing.T) {
+	const timeout = 10 * time.Second
+	var p pings
+	p.begin(epoch, 0)
+	p.round(1)
+	p.roundDone(epoch, true, 1024)
+	p.looked(1<<20, 0) // messages of other clients
+	p.expectTime(t, timeout, timeout+time.Second)
+}
+
+func TestItemsThatNeedNoPongHaveTheirTimeFromTheLastRound(t *testing.T) {
+	const timeout = 10 * time.Second
+	var p pings
+	p.begin(epoch, 0)
+	p.owe(2)
+	p.roundDone(after(4*time.Second), false, 2048)
+	p.looked(2048, 1024)
+	p.expectTime(t, timeout, timeout+4*time.Second)
 }
 
 // More may be written between the two questions, how much was written and how much of
 // that the kernel holds.
-func TestMoreUnsentThanWrittenIsNoArrival(t *testing.T) {
+func TestMoreUnsentThanWrittenIsNothingTaken(t *testing.T) {
 	var p pings
+	p.begin(epoch, 100)
 	p.round(1)
-	p.roundDone(epoch, true, 100)
-	p.looked(epoch, 100, 1000)
-	p.moved(after(time.Minute))
-	if p.stuck(after(time.Minute+time.Second), 10*time.Second) {
-		t.Error("stuck as if the host had the PING")
-	}
+	p.roundDone(epoch, true, 200)
+	p.looked(200, 1000)
+	p.expectTime(t, time.Second, time.Second)
 }

@@ -32,7 +32,7 @@ func (c *client) publish(cmd command) error {
 		c.refuse(errReply, cmd.reply)
 		return nil
 	}
-	if bytes.HasPrefix(cmd.subject, ackPrefix) { // needs no permission: the client was given the item
+	if bytes.HasPrefix(cmd.subject, ackSubjects) { // needs no permission: the client was given the item
 		c.acknowledge(cmd)
 		return nil
 	}
@@ -179,7 +179,9 @@ func (s *sender) deliver(sub *subscription, msg message) bool {
 	put(s.server, &to.queue, msg.payload)
 	put(s.server, &to.queue, crlf)
 	sub.took(1)
+	over := to.charge()
 	to.mu.Unlock()
+	over.Cut()
 	return true
 }
 

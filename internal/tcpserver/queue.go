@@ -12,6 +12,7 @@ const crlf = "\r\n"
 type queue struct {
 	segments []segment
 	bytes    int // in chunks, also those that are being written
+	chunks   int // the same
 }
 
 // segment is a piece of the queue: either bytes in a chunk or items of a list.
@@ -47,6 +48,7 @@ func put[T []byte | string](s *Server, q *queue, p T) {
 	for len(p) > 0 {
 		last := len(q.segments) - 1
 		if last < 0 || q.segments[last].chunk == nil || q.segments[last].used == chunkSize {
+			q.chunks++
 			q.segments = append(q.segments, segment{chunk: s.chunks.Get().(*[chunkSize]byte)})
 			last++
 		}

@@ -51,6 +51,7 @@ import (
 	"go.uber.org/zap"
 
 	"edged/internal/batch"
+	"edged/internal/budget"
 	"edged/internal/subject"
 )
 
@@ -109,7 +110,8 @@ type Options struct {
 
 	Limits // until SetLimits
 
-	Log *zap.Logger // nil means none
+	Budget *budget.Budget // for all clients together; nil means no bound
+	Log    *zap.Logger    // nil means none
 }
 
 // Limits are those that may change while clients are connected.
@@ -121,7 +123,7 @@ type Limits struct {
 
 	ConnectTimeout time.Duration // from accept to CONNECT, with the TLS handshake in between
 	PingInterval   time.Duration // between PINGs; two without an answer end the connection
-	ReceiptTimeout time.Duration // without progress while something is owed
+	ReceiptTimeout time.Duration // for the PONG to items, and a second more for each KiB before it that the client takes
 }
 
 // SetLimits replaces the limits. No client is disconnected for that: one that is over
@@ -178,7 +180,9 @@ type Stats struct {
 	TLSFailures     uint64 `json:"tls_failures"`     // handshakes that failed
 	AuthFailures    uint64 `json:"auth_failures"`    // clients that did not have the right to connect
 	SlowConsumers   uint64 `json:"slow_consumers"`   // clients cut off: more than MaxPending was queued
-	Stuck           uint64 `json:"stuck"`            // clients cut off: no progress for ReceiptTimeout
+	OverMemory      uint64 `json:"over_memory"`      // clients cut off: they held the most when the Budget was used up
+	Stuck           uint64 `json:"stuck"`            // clients cut off: items were not confirmed in time, see ReceiptTimeout
+	Lagged          uint64 `json:"lagged"`           // clients cut off: they were too far behind other consumers, see CutOff
 	Stale           uint64 `json:"stale"`            // clients cut off: PINGs were not answered
 	ConnectTimeouts uint64 `json:"connect_timeouts"` // clients that did not send CONNECT in time
 	ProtocolErrors  uint64 `json:"protocol_errors"`  // clients disconnected for violating the protocol
@@ -201,7 +205,7 @@ type ClientInfo struct {
 	Since         time.Time `json:"since"`
 	Subscriptions int       `json:"subscriptions"`
 	Pending       int       `json:"pending"`  // bytes queued, list items not counted
-	Owed          int       `json:"owed"`     // list items not confirmed or, if it acknowledges them, not written
+	Owed          int       `json:"owed"`     // list items not confirmed
 	Received      uint64    `json:"received"` // messages from it
 	Sent          uint64    `json:"sent"`     // messages to it, list items included
 	BytesIn       uint64    `json:"bytes_in"`
@@ -345,9 +349,13 @@ func (s *Server) admit(conn net.Conn) {
 const fewClients = 64
 
 // forget removes a client and adds its counters to those of the past. Its goroutines
-// still run.
+// still run, and nothing more is written to it.
 func (s *Server) forget(c *client) {
 	info := c.info()
+	c.mu.Lock()
+	c.queue = queue{}
+	c.charge()
+	c.mu.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.clients, c.id)
@@ -468,8 +476,21 @@ func (s *Server) Clients() []ClientInfo {
 	infos := make([]ClientInfo, len(all))
 	for i, c := range all {
 		infos[i] = c.info()
+		infos[i].Owed = c.owed()
 	}
 	return infos
+}
+
+// ClientOf returns the ID of the client whose subscription a Member is.
+func (s *Server) ClientOf(m batch.Member) uint64 { return m.(*member).sub.client.id }
+
+// CutOff closes the client whose subscription a Member is, as it lags too much. The client
+// is told with the text that makes every NATS client connect again: others make
+// some of them stay closed.
+func (s *Server) CutOff(m batch.Member) {
+	c := m.(*member).sub.client
+	c.send(errLine(errStale))
+	c.end(endLagging)
 }
 
 // Stats returns the counters as they stand.

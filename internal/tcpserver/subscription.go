@@ -135,12 +135,12 @@ func (sub *subscription) retire() {
 	}
 }
 
-// encode makes the MSG frames of a batch, one after the other. Items that are
-// acknowledged one by one get a reply subject under the member's name.
+// encode makes the MSG frames of a batch, one after the other. With a name the
+// items get a reply subject under it.
 func encode(b *batch.Batch, sid, name string) *batch.Encoding {
 	prefix := "MSG " + b.Subject() + " " + sid + " "
 	reply := 0 // most bytes of the part that differs in reply subjects
-	if b.Tries() > 0 {
+	if name != "" {
 		prefix += ackBegin(b, name)
 		reply = maxAckEnd
 	}
@@ -154,7 +154,7 @@ func encode(b *batch.Batch, sid, name string) *batch.Encoding {
 		item := b.Item(i)
 		from := len(m.Data)
 		m.Data = append(m.Data, prefix...)
-		if b.Tries() > 0 {
+		if name != "" {
 			m.Data = appendAckEnd(m.Data, b, i)
 			m.Data = append(m.Data, ' ')
 		}

@@ -13,7 +13,7 @@ const (
 	roundSize = 256 << 10
 	// firstPing is the time from accept to a client's first PING.
 	firstPing = 2 * time.Second
-	// looks is the number of looks for progress within ReceiptTimeout.
+	// looks is the number of looks at a client that owes items within ReceiptTimeout.
 	looks = 4
 	// keptSegments bounds the queue's memory that is kept for the next time.
 	keptSegments = 256
@@ -35,7 +35,8 @@ type round struct {
 	deliveries []delivery
 	written    []delivery // those that count as confirmed when written
 	queued     int        // bytes in chunks
-	asks       bool       // a PING ends it
+	chunks     int
+	asks       bool // a PING ends it
 	bufs       net.Buffers
 	rest       net.Buffers // of bufs, or of the records made of them, not yet written
 	sealed     *[]byte     // the records' memory
@@ -209,7 +210,7 @@ func (c *client) start() {
 
 // arm sets the timer for the next look at the client. mu is held.
 func (c *client) arm(now time.Time) {
-	next := c.pings.nextLook(now, c.lookInterval())
+	next := c.pings.nextLook(now, c.server.limits.Load().ReceiptTimeout)
 	if c.ended.Load() || !c.fires.IsZero() && !next.Before(c.fires) { // too soon does no harm
 		return
 	}
@@ -235,7 +236,7 @@ func (c *client) tick() {
 
 func (c *client) lookInterval() time.Duration { return c.server.limits.Load().ReceiptTimeout / looks }
 
-// look cuts the client off if it makes no progress or does not answer.
+// look cuts the client off if it is too slow or does not answer.
 func (c *client) look() {
 	now := time.Now()
 	limits := c.server.limits.Load()
@@ -252,29 +253,28 @@ func (c *client) look() {
 	case stale:
 		c.send(errLine(errStale))
 		c.end(endStale)
-	case owing && c.stuck(now):
+	case owing && c.tooSlow(now):
 		c.send(errLine(errStale))
 		c.end(endStuck)
 	}
 }
 
-// stuck reports whether ReceiptTimeout has passed without progress.
-func (c *client) stuck(now time.Time) bool {
+// tooSlow reports whether the client has neither answered within ReceiptTimeout nor taken
+// the bytes before the PING at leastRate.
+func (c *client) tooSlow(now time.Time) bool {
 	written := c.bytesOut.Load() // before the kernel is asked: at least that much is on its way
-	unsent, known := sendQueue(c.conn)
+	unsent, _ := sendQueue(c.conn)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if known {
-		c.pings.looked(now, written, unsent)
-	}
-	return c.pings.stuck(now, c.server.limits.Load().ReceiptTimeout)
+	c.pings.looked(written, unsent)
+	return c.pings.tooSlow(now, c.server.limits.Load().ReceiptTimeout)
 }
 
 // owe notes that the client is to confirm n more items. mu is held.
 func (c *client) owe(n int) {
 	if c.pings.owe(n) {
 		now := time.Now()
-		c.pings.moved(now)
+		c.pings.begin(now, c.bytesOut.Load())
 		c.arm(now)
 	}
 }
@@ -285,6 +285,7 @@ func (c *client) fill() {
 	w := c.writer
 	r := &w.round
 	r.began, r.bufs, r.deliveries, r.written, r.queued = true, r.bufs[:0], r.deliveries[:0], r.written[:0], 0
+	r.chunks = 0
 	ended := c.ended.Load()
 	n := 0
 	for size := 0; n < len(w.more) && size < roundSize; n++ {
@@ -293,6 +294,7 @@ func (c *client) fill() {
 		case seg.chunk != nil:
 			r.bufs = append(r.bufs, seg.chunk[:seg.used])
 			r.queued += seg.used
+			r.chunks++
 			size += seg.used
 		case ended || seg.member.left.Load(): // owed by other clients now
 		default:
@@ -319,7 +321,7 @@ func (c *client) fill() {
 		r.bufs = append(r.bufs, ping)
 	}
 	if c.pings.owed == 0 {
-		c.pings.moved(time.Now())
+		c.pings.begin(time.Now(), c.bytesOut.Load())
 	}
 	c.mu.Unlock()
 	r.rest = r.bufs
@@ -339,6 +341,8 @@ func (c *client) roundWritten() {
 
 	c.mu.Lock()
 	c.queue.bytes -= r.queued
+	c.queue.chunks -= r.chunks
+	c.charge()
 	answered := c.pings.roundDone(time.Now(), r.asks, c.bytesOut.Load())
 	c.mu.Unlock()
 	c.confirm(answered)
@@ -387,7 +391,7 @@ func consume(bufs *net.Buffers, n int) {
 	}
 }
 
-// writeBufs writes the round, however long that takes while there is progress.
+// writeBufs writes the round, however long that takes a client that is not too slow.
 func (c *client) writeBufs() error {
 	r := &c.writer.round
 	if c.tls != nil && r.sealed == nil {
@@ -430,13 +434,7 @@ func (c *client) writeRest() error {
 		case c.ended.Load() || !errors.Is(err, os.ErrDeadlineExceeded):
 			return err
 		}
-		now := time.Now()
-		if n > 0 {
-			c.mu.Lock()
-			c.pings.moved(now)
-			c.mu.Unlock()
-		}
-		if c.stuck(now) {
+		if c.tooSlow(time.Now()) {
 			c.end(endStuck)
 			c.conn.Close()
 			return err

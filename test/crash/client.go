@@ -12,6 +12,7 @@ import (
 	"net"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -47,6 +48,7 @@ type client struct {
 	address  string
 	list     string
 	explicit bool // acknowledges each item
+	lags     bool // reads slowly
 	mark     atomic.Pointer[mark]
 	last     chan struct{} // closed when the item with the highest number is recorded
 
@@ -65,10 +67,12 @@ type mark struct {
 	stalls  bool          // whether the client reads on only after resume
 	resume  chan struct{} // closed by others
 	dies    bool          // whether the connection ends then, and all that is unread with it; set before resume is closed
+	back    chan struct{} // closed by the client when it has subscribed again
+	again   sync.Once     // closes back
 }
 
 func newMark(left int, stalls bool) *mark {
-	return &mark{left: left, stalls: stalls, reached: make(chan struct{}), resume: make(chan struct{})}
+	return &mark{left: left, stalls: stalls, reached: make(chan struct{}), resume: make(chan struct{}), back: make(chan struct{})}
 }
 
 // newClient makes a client of a list that will have had items items.
@@ -101,8 +105,8 @@ var (
 // session takes items from one connection until it ends.
 func (c *client) session(ctx context.Context, conn net.Conn) error {
 	in, out := bufio.NewReader(conn), bufio.NewWriter(conn)
-	fmt.Fprintf(out, "CONNECT {\"verbose\":false,\"name\":\"crash\"}\r\nSUB %s 1\r\n", c.list)
-	before := -1 // number of the item before
+	fmt.Fprintf(out, "CONNECT {\"verbose\":false,\"name\":\"crash\"}\r\nSUB %s 1\r\nPING\r\n", c.list)
+	before, items := -1, 0 // before: number of the item before
 	for {
 		if in.Buffered() == 0 {
 			if err := out.Flush(); err != nil {
@@ -115,7 +119,11 @@ func (c *client) session(ctx context.Context, conn net.Conn) error {
 		}
 		op, rest, _ := strings.Cut(strings.TrimSuffix(line, "\r\n"), " ")
 		switch op {
-		case "INFO", "PONG":
+		case "INFO":
+		case "PONG": // edged has the subscription
+			if m := c.mark.Load(); m != nil && m.left == 0 {
+				m.again.Do(func() { close(m.back) })
+			}
 		case "PING":
 			out.WriteString("PONG\r\n")
 		case "-ERR":
@@ -132,12 +140,15 @@ func (c *client) session(ctx context.Context, conn net.Conn) error {
 			}
 			again := false
 			if len(args) == 4 {
-				reply := strings.Split(args[2], ".") // $JS.ACK.<list>.edged.<deliveries>…
-				again = len(reply) > 4 && reply[4] != "1"
+				reply := strings.Split(args[2], ".") // $JS.ACK._.<epoch>.<list>.edged.<deliveries>…
+				again = len(reply) > 6 && reply[6] != "1"
 			}
 			before = c.record(item, args[0], before, again)
 			if c.explicit {
 				fmt.Fprintf(out, "PUB %s 0\r\n\r\n", args[2])
+			}
+			if items++; c.lags && items%20 == 0 {
+				time.Sleep(time.Millisecond)
 			}
 			if err := c.pass(ctx); err != nil {
 				return err
@@ -189,14 +200,4 @@ func (c *client) pass(ctx context.Context) error {
 		return errDied
 	}
 	return nil
-}
-
-// lost is how many items were never recorded.
-func (c *client) lost() (n int) {
-	for _, times := range c.times {
-		if times == 0 {
-			n++
-		}
-	}
-	return n
 }

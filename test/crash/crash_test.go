@@ -26,18 +26,19 @@ func TestAnOlderItemIsOutOfOrderUnlessItIsARedelivery(t *testing.T) {
 		before = c.record(makeItem("events", came.n), "events", before, came.again)
 	}
 	c.record([]byte("garbage"), "events", before, false)
-	if c.twice != 1 || c.disorder != 1 || c.corrupted != 1 || c.lost() != 4 {
-		t.Errorf("%d twice, %d out of order, %d corrupted, %d lost; want 1, 1, 1, 4", c.twice, c.disorder, c.corrupted, c.lost())
+	lost := (&row{clients: []*client{c}}).lost(0)
+	if c.twice != 1 || c.disorder != 1 || c.corrupted != 1 || lost != 4 {
+		t.Errorf("%d twice, %d out of order, %d corrupted, %d lost; want 1, 1, 1, 4", c.twice, c.disorder, c.corrupted, lost)
 	}
 }
 
 func TestLossIsWrongButForListsThatMayLose(t *testing.T) {
-	for _, mode := range modes {
-		if wrong := (result{lost: 1}).wrong(mode, 1); (wrong != "") != (mode != "none") {
-			t.Errorf("%s: %q", mode, wrong)
+	for _, m := range modes {
+		if wrong := (result{lost: 1}).wrong(m, 1); (wrong != "") == m.mayLose() {
+			t.Errorf("%s: %q", m.name, wrong)
 		}
-		if (result{twice: len(lists)*window + 1}).wrong(mode, 1) == "" {
-			t.Errorf("%s: more than the windows came twice, and nothing is wrong", mode)
+		if wrong := (result{twice: len(lists)*window + 1}).wrong(m, 1); (wrong != "") == m.lags {
+			t.Errorf("%s, and more than the windows came twice: %q", m.name, wrong)
 		}
 	}
 }

@@ -9,11 +9,14 @@ import (
 // instance is the name of the daemon in each of its processes.
 const instance = "crash"
 
-func newDaemon(binary, folder, address, redis, mode string) *edgedtest.Daemon {
-	settings := []string{`drain.timeout = "300ms"`, fmt.Sprintf("instance = %q", instance)}
-	for _, list := range lists {
-		settings = append(settings, "[[list]]", fmt.Sprintf("key = %q", list), fmt.Sprintf("ack = %q", mode))
-		if mode == "explicit" {
+func newDaemon(binary, folder, address, redis string, m mode) *edgedtest.Daemon {
+	settings := []string{
+		`drain.timeout = "300ms"`, fmt.Sprintf("instance = %q", instance),
+		`delivery.rejoin_grace = "1s"`, // no item is removed before, and clients are back within milliseconds
+	}
+	for i, list := range lists {
+		settings = append(settings, "[[list]]", fmt.Sprintf("key = %q", list), fmt.Sprintf("ack = %q", m.acks[i]))
+		if m.acks[i] == "explicit" {
 			settings = append(settings, `ack_wait = "2s"`, "max_ack_pending = 1000")
 		}
 	}

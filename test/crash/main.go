@@ -6,10 +6,11 @@
 //
 //	cd test && go run ./crash [-items N] [-faults N] [-seed N] [-race] [-only TEXT]
 //
-// Each row of the table is one scenario in one ack mode, in a Redis that was
-// empty before:
+// Each row of the table is one scenario in one mode, in a Redis that was
+// empty before. A mode is when items count as confirmed, and which consumers the
+// lists have: one each, or a second one that reads slowly.
 //
-//   - lost: items that no client ever recorded.
+//   - lost: items that a client never recorded.
 //   - twice: recordings of an item after its first.
 //   - out of order: recordings of an item with a smaller number than the one
 //     before it on the same connection, where it was neither recorded before nor
@@ -19,8 +20,9 @@
 //
 // It ends with code 1 where an explicit or received list lost an item, where
 // anything came out of order or corrupted, or where more came twice than may be
-// on its way: one window (delivery.window_items) for each list and fault. A list
-// with ack "none" may lose what was in the sockets; the table shows how much.
+// on its way: one window (delivery.window_items) for each list and fault. If a
+// consumer lags, all comes again after a start that it had not confirmed. A list
+// with ack "none" may lose items that were in the sockets; the table shows how many.
 package main
 
 import (
@@ -95,20 +97,20 @@ func run(ctx context.Context, out io.Writer, opts options) error {
 	defer redis.close()
 
 	fmt.Fprintf(out, "seed %d, %d faults in each row\n", opts.seed, opts.faults)
-	const format = "%-36s | %8v | %8v | %8v | %12v | %9v\n"
+	const format = "%-50s | %8v | %8v | %8v | %12v | %9v\n"
 	fmt.Fprintf(out, format, "scenario | mode", "pushed", "lost", "twice", "out of order", "corrupted")
 	var failed []string
 	for i, s := range scenarios {
-		for j, mode := range modes {
-			name := s.name + " | " + mode
+		for j, m := range modes {
+			name := s.name + " | " + m.name
 			if !strings.Contains(name, opts.only) {
 				continue
 			}
 			r := &row{
-				scenario: s, mode: mode, faults: opts.faults, items: opts.items,
+				scenario: s, mode: m, faults: opts.faults, items: opts.items,
 				random: rand.New(rand.NewPCG(opts.seed, uint64(i*len(modes)+j))), // its own, so that -only changes no moment
 				redis:  redis,
-				daemon: newDaemon(binary, folder, address, redis.address(), mode),
+				daemon: newDaemon(binary, folder, address, redis.address(), m),
 			}
 			got, err := r.run(ctx)
 			switch {
@@ -118,7 +120,7 @@ func run(ctx context.Context, out io.Writer, opts options) error {
 				return fmt.Errorf("%s, seed %d: %v\nthe log of edged:\n%s", name, opts.seed, err, r.daemon.History())
 			}
 			fmt.Fprintf(out, format, name, got.pushed, got.lost, got.twice, got.disorder, got.corrupted)
-			if wrong := got.wrong(mode, opts.faults); wrong != "" {
+			if wrong := got.wrong(m, opts.faults); wrong != "" {
 				failed = append(failed, name+": "+wrong)
 			}
 		}

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -17,8 +18,10 @@ import (
 type redis struct {
 	socket string
 	cmd    *exec.Cmd
-	conn   net.Conn
-	in     *bufio.Reader
+
+	mu   sync.Mutex // guards the fields below: held for the time of a command
+	conn net.Conn
+	in   *bufio.Reader
 }
 
 func startRedis(folder string) (*redis, error) {
@@ -45,6 +48,8 @@ func (r *redis) address() string { return "unix://" + r.socket }
 
 // do sends a command that is answered with one line, and returns that.
 func (r *redis) do(args ...string) (string, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	out := bufio.NewWriter(r.conn)
 	fmt.Fprintf(out, "*%d\r\n", len(args))
 	for _, arg := range args {

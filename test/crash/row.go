@@ -20,10 +20,27 @@ const window = 4000
 // patience is how long a row waits for what must happen.
 const patience = edgedtest.Patience
 
-var (
-	lists = []string{"events", "readings"}
-	modes = []string{"received", "explicit", "none"}
-)
+// lists are the two lists of a row.
+var lists = []string{"events", "readings"}
+
+// mode says when items of each of lists count as confirmed, and which consumers each list has.
+type mode struct {
+	name string
+	acks [2]string
+	lags bool // each list has a second consumer, which reads slowly
+}
+
+var modes = []mode{
+	{"received", [2]string{"received", "received"}, false},
+	{"explicit", [2]string{"explicit", "explicit"}, false},
+	{"none", [2]string{"none", "none"}, false},
+	{"explicit beside received", [2]string{"explicit", "received"}, false},
+	{"received, one lags", [2]string{"received", "received"}, true},
+	{"explicit, one lags", [2]string{"explicit", "explicit"}, true},
+}
+
+// mayLose reports whether items that are in sockets when something fails are lost.
+func (m mode) mayLose() bool { return m.acks[0] == "none" }
 
 // scenario is a kind of fault.
 type scenario struct {
@@ -43,7 +60,7 @@ var scenarios = []scenario{
 // row is one scenario in one ack mode.
 type row struct {
 	scenario
-	mode   string
+	mode   mode
 	faults int
 	items  int
 	random *rand.Rand
@@ -51,22 +68,24 @@ type row struct {
 	daemon *edgedtest.Daemon
 
 	clients []*client // one for each of lists
+	lagging []*client // no or as many others
+	before  [2]string // serials of the ledgers when the last daemon had ended; empty: there was none
 	pushed  []int     // into each of lists; owned by the producer while there is one
 }
 
 // result is a row of the table.
 type result struct{ pushed, lost, twice, disorder, corrupted int }
 
-// wrong says what is not as it must be.
-func (r result) wrong(mode string, faults int) string {
+// wrong says which of the promises is broken.
+func (r result) wrong(m mode, faults int) string {
 	switch most := faults * len(lists) * window; {
-	case r.lost > 0 && mode != "none":
+	case r.lost > 0 && !m.mayLose():
 		return fmt.Sprintf("%d items are lost", r.lost)
 	case r.corrupted > 0:
 		return fmt.Sprintf("%d items are corrupted", r.corrupted)
 	case r.disorder > 0:
 		return fmt.Sprintf("%d items came out of order", r.disorder)
-	case r.twice > most:
+	case r.twice > most && !m.lags: // after a start all comes again that the slowest had not confirmed
 		return fmt.Sprintf("%d items came twice, at most %d may", r.twice, most)
 	}
 	return ""
@@ -89,12 +108,21 @@ func (r *row) run(ctx context.Context) (got result, err error) {
 	defer running.Wait()
 	defer cancel()
 	each := r.items / len(lists) // the last of them is pushed when all faults are over
-	for _, list := range lists {
-		c := newClient(r.daemon.Address, list, each, r.mode == "explicit")
-		running.Go(func() { c.run(ctx) })
+	for i, list := range lists {
+		c := newClient(r.daemon.Address, list, each, r.mode.acks[i] == "explicit")
 		r.clients = append(r.clients, c)
+		running.Go(func() { c.run(ctx) })
+		if r.mode.lags {
+			c := newClient(r.daemon.Address, list, each, r.mode.acks[i] == "explicit")
+			c.lags = true
+			r.lagging = append(r.lagging, c)
+			running.Go(func() { c.run(ctx) })
+		}
 	}
 	r.pushed = make([]int, len(lists))
+	if err := r.settled(ctx); err != nil {
+		return got, err
+	}
 	for i := range r.faults {
 		if err := r.round(ctx, each*(i+1)/r.faults-1); err != nil {
 			return got, fmt.Errorf("fault %d: %v", i+1, err)
@@ -121,17 +149,45 @@ func (r *row) run(ctx context.Context) (got result, err error) {
 	}
 	cancel()
 	running.Wait()
-	for i, c := range r.clients {
-		if c.refused != "" {
-			return got, fmt.Errorf("edged refuses the client of %s: %s", c.list, c.refused)
-		}
+	return r.count()
+}
+
+// count adds up the items that the clients have recorded.
+func (r *row) count() (got result, err error) {
+	for i := range lists {
 		got.pushed += r.pushed[i]
-		got.lost += c.lost()
+		got.lost += r.lost(i)
+	}
+	for _, c := range slices.Concat(r.clients, r.lagging) {
+		if c.refused != "" {
+			return got, fmt.Errorf("edged refuses a client of %s: %s", c.list, c.refused)
+		}
 		got.twice += c.twice
 		got.disorder += c.disorder
 		got.corrupted += c.corrupted
 	}
 	return got, nil
+}
+
+// lost is how many items of a list were never recorded. Each client gets all of them,
+// unless it leaves by itself: then it begins with the first item that no other has confirmed.
+func (r *row) lost(list int) (n int) {
+	clients := []*client{r.clients[list]}
+	if len(r.lagging) > 0 {
+		clients = append(clients, r.lagging[list])
+	}
+	for item := range clients[0].times {
+		misses := 0
+		for _, c := range clients {
+			if c.times[item] == 0 {
+				misses++
+			}
+		}
+		if r.signal != 0 || misses == len(clients) {
+			n += misses
+		}
+	}
+	return n
 }
 
 // round pushes items until each list has had so many, does one fault meanwhile,
@@ -171,6 +227,9 @@ func (r *row) fault(ctx context.Context, marks []*mark) error {
 	var err error
 	if r.signal != 0 {
 		err = r.daemon.Stop(r.signal)
+		for i, list := range lists {
+			r.before[i] = r.serial(list)
+		}
 	}
 	for _, m := range marks {
 		m.dies = r.signal == 0
@@ -178,6 +237,11 @@ func (r *row) fault(ctx context.Context, marks []*mark) error {
 	}
 	if r.signal != 0 && err == nil {
 		err = r.daemon.Start()
+	}
+	for _, m := range marks { // until then items may go to the dead connection
+		if m.dies && err == nil {
+			err = wait(ctx, m.back, "the clients are back")
+		}
 	}
 	return err
 }
@@ -210,20 +274,23 @@ func (r *row) push(list, n int) error {
 	return err
 }
 
-// settled waits until no item is in Redis, in flight or not.
+// settled waits until no item is in Redis, so that no consumer owes one, and the grace
+// after the last start is over: all that is delivered within it may come again.
 func (r *row) settled(ctx context.Context) error {
 	deadline := time.Now().Add(patience)
 	for {
 		left := ""
-		for _, list := range lists {
-			for _, key := range []string{list, "{" + list + "}:edged:inflight:" + instance} {
-				n, err := r.redis.do("LLEN", key)
-				if err != nil {
-					return err
-				}
-				if n != ":0" {
-					left += fmt.Sprintf(" %s%s", key, n)
-				}
+		for i, list := range lists {
+			n, err := r.redis.do("LLEN", list)
+			if err != nil {
+				return err
+			}
+			grace, err := r.redis.do("HEXISTS", ledger(list), "grace")
+			if err != nil {
+				return err
+			}
+			if serial := r.serial(list); n != ":0" || grace != ":0" || serial == "" || serial == r.before[i] {
+				left += fmt.Sprintf(" %s%s, grace%s, serial%s", list, n, grace, serial)
 			}
 		}
 		switch {
@@ -236,6 +303,17 @@ func (r *row) settled(ctx context.Context) error {
 		}
 		time.Sleep(2 * time.Millisecond)
 	}
+}
+
+func ledger(list string) string { return "{" + list + "}:edged" }
+
+// serial is the number of the last change of a list's ledger; empty if there is none.
+func (r *row) serial(list string) string {
+	reply, err := r.redis.do("EVAL", "return tonumber(redis.call('HGET', KEYS[1], 'serial') or 0)", "1", ledger(list))
+	if err != nil || reply == ":0" {
+		return ""
+	}
+	return reply
 }
 
 // wait waits for something that must happen.

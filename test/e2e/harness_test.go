@@ -53,9 +53,12 @@ var instance = []string{`instance = "e2e"`}
 type status struct {
 	State string `json:"state"`
 	Why   string `json:"why"`
-	TCP   struct {
+
+	Lagging []string `json:"lagging"`
+	TCP     struct {
 		Clients        int `json:"clients"`
 		Stuck          int `json:"stuck"`
+		Lagged         int `json:"lagged"`
 		ProtocolErrors int `json:"protocol_errors"`
 	} `json:"tcp"`
 }

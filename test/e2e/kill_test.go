@@ -78,7 +78,7 @@ func TestKillingTheDaemonLosesNothing(t *testing.T) {
 	const kills = 20
 	lists := []string{"events", "readings"}
 	r := redistest.Start(t)
-	d := startEdged(t, r)
+	d := startEdged(t, r, "[delivery]", `rejoin_grace = "0s"`) // within the grace all comes again
 	p := startProducer(t, r, lists...)
 	nc := connect(t, d)
 	var boxes []*inbox

@@ -1,7 +1,9 @@
 package e2e
 
 import (
+	"slices"
 	"strconv"
+	"strings"
 	"testing"
 
 	"edged/internal/redistest"
@@ -96,10 +98,17 @@ key = "readings"`)
 	waitEmpty(t, r, "events", "readings")
 }
 
+// briefly lets a client that is stopped be cut off after a few seconds: its host takes
+// few bytes, each KiB of which gives it a second more.
+const briefly = `delivery.receipt_timeout = "1s"
+delivery.window_items = 100
+delivery.batch_items = 100
+`
+
 func TestAClientThatStopsReadingIsCutOffAndTheOthersGoOn(t *testing.T) {
 	const n = 50_000
 	r := redistest.Start(t)
-	d := startEdged(t, r, `delivery.receipt_timeout = "1s"`)
+	d := startEdged(t, r, briefly)
 	nc := connect(t, d)
 	_, events := subscribe(t, nc, "events", "")
 	_, readings := subscribe(t, nc, "readings", "")
@@ -129,11 +138,45 @@ func TestAClientThatStopsReadingIsCutOffAndTheOthersGoOn(t *testing.T) {
 	wantRun(t, stuck.all(), 0, len(stuck.all()))
 }
 
+// A consumer that is too far behind the others is named, cut off, and owes nothing any more.
+func TestAClientThatLagsIsCutOffAndTheListIsEmptied(t *testing.T) {
+	const n = 20_000
+	r := redistest.Start(t)
+	d := startEdged(t, r, `[[list]]
+key = "events"
+max_lag = "3s"
+[[list]]
+key = "readings"`)
+	_, events := subscribe(t, connect(t, d), "events", "")
+	late := startSub(t, d, "events")
+	redistest.Eventually(t, "two are subscribed", func() bool { return d.subscriptions() == 2 })
+	freeze(t, late.Process)
+	defer thaw(late.Process)
+	r.Push("events", numbers(0, n)...)
+	wantRun(t, events.wait(t, n), 0, n)
+
+	redistest.Eventually(t, "status names it", func() bool {
+		return slices.ContainsFunc(d.status().Lagging, func(text string) bool {
+			return strings.HasPrefix(text, "events, client 2: ")
+		})
+	})
+	line := d.AwaitLog("a consumer lags too much and is cut off")
+	if line["consumer"] != "client 2" || line["list"] != "events" || line["items"].(float64) < 1 {
+		t.Errorf("the log says %v, want client 2 with its items", line)
+	}
+	waitEmpty(t, r, "events")
+	if s := d.status(); s.TCP.Lagged != 1 || s.TCP.Stuck != 0 || len(s.Lagging) != 0 {
+		t.Errorf("the status is %+v, want one that lagged and is gone", s)
+	}
+	thaw(late.Process)
+	late.exit(t)
+}
+
 // What was not confirmed by the one that is cut off waits for the next.
 func TestAClientThatIsCutOffLeavesItsItemsInTheList(t *testing.T) {
 	const n = 20_000
 	r := redistest.Start(t)
-	d := startEdged(t, r, `delivery.receipt_timeout = "1s"`)
+	d := startEdged(t, r, briefly)
 	stuck := startSub(t, d, "events")
 	redistest.Eventually(t, "edged sub is subscribed", func() bool { return d.subscriptions() == 1 })
 	freeze(t, stuck.Process)

@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/nats-io/nats.go"
@@ -27,7 +28,8 @@ func TestListsComeAndGoUnderLoadAndNothingIsLostOrDoubled(t *testing.T) {
 	t.Parallel()
 	const steady, received, acked = "[[list]]\nkey = \"steady\"\n", "[[list]]\nkey = \"received\"\n", "[[list]]\nkey = \"acked\"\nack = \"explicit\"\n"
 	r := redistest.Start(t)
-	d := startEdged(t, r, steady, received, acked)
+	grace := "[delivery]\nrejoin_grace = \"0s\"\n" // within the grace items come again
+	d := startEdged(t, r, grace, steady, received, acked)
 	nc := connect(t, d)
 
 	var mu sync.Mutex
@@ -74,9 +76,9 @@ func TestListsComeAndGoUnderLoadAndNothingIsLostOrDoubled(t *testing.T) {
 		}
 	}()
 	for round := range 10 {
-		d.reload(steady)
-		d.reload(steady, acked, received)
-		d.reload(fmt.Sprintf("delivery.window_items = %d\n", 1000+round), steady, received, acked+"max_ack_pending = 500\n")
+		d.reload(grace, steady)
+		d.reload(grace, steady, acked, received)
+		d.reload(fmt.Sprintf("%swindow_items = %d\n", grace, 1000+round), steady, received, acked+"max_ack_pending = 500\n")
 	}
 	n := stop()
 	redistest.Eventually(t, "all has come", func() bool {
@@ -84,7 +86,7 @@ func TestListsComeAndGoUnderLoadAndNothingIsLostOrDoubled(t *testing.T) {
 		defer mu.Unlock()
 		return len(got["steady"]) >= n && len(got["received"]) >= n && len(got["acked"]) >= n
 	})
-	redistest.Eventually(t, "all has left Redis", func() bool { return r.Len("received") == 0 && r.Len("acked") == 0 && inFlight(r) == 0 })
+	redistest.Eventually(t, "all has left Redis", func() bool { return r.Len("received") == 0 && r.Len("acked") == 0 })
 	mu.Lock()
 	defer mu.Unlock()
 	for list, items := range got {
@@ -100,5 +102,57 @@ func TestListsComeAndGoUnderLoadAndNothingIsLostOrDoubled(t *testing.T) {
 	}
 	if n := nc.Stats().Reconnects; n > 0 || !nc.IsConnected() {
 		t.Errorf("the client was disconnected; it came back %d times", n)
+	}
+}
+
+// A list that goes and comes again finds its consumers where they were.
+func TestAConsumerThatIsFarBehindMissesNothingOfAListThatComesBack(t *testing.T) {
+	const items = 500
+	r := redistest.Start(t)
+	list := "[[list]]\nkey = \"events\"\nack = \"explicit\"\nmax_ack_pending = 10\n"
+	d := startEdged(t, r, "[drain]", `timeout = "1s"`, list)
+	workers, lazy := connect(t, d), connect(t, d)
+	var mu sync.Mutex
+	got := map[string]bool{}
+	works := false
+	if _, err := lazy.Subscribe("events", func(m *nats.Msg) {
+		mu.Lock()
+		defer mu.Unlock()
+		got[string(m.Data)] = true
+		if works {
+			m.Ack()
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
+	flush(t, lazy)
+	var acked atomic.Int64
+	if _, err := workers.QueueSubscribe("events", "workers", func(m *nats.Msg) {
+		m.Ack()
+		acked.Add(1)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	flush(t, workers)
+	all := make([]any, items)
+	for i := range all {
+		all[i] = strconv.Itoa(i)
+	}
+	r.Push("events", all...)
+	redistest.Eventually(t, "the workers have acknowledged all", func() bool { return acked.Load() == items })
+
+	drain := "[drain]\ntimeout = \"1s\"\n"
+	d.reload(drain, "[[list]]\nkey = \"other\"\n")
+	d.reload(drain, list, "keep = 1\n")
+	mu.Lock()
+	works = true
+	mu.Unlock()
+	redistest.Eventually(t, "the lazy one gets all", func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		return len(got) == items
+	})
+	if n := acked.Load(); n != items {
+		t.Errorf("the workers got %d items more than once", n-items)
 	}
 }

@@ -168,20 +168,16 @@ func (w *world) unlogged(name string) (n int) {
 	return n
 }
 
-// left judges the keys of an instance that has been told to end: it has no lease, and
-// holds no items.
+// left judges the ledgers after an instance was told to end: it owns no list.
 func (w *world) left(a scenario.Args) {
 	name := a.Text("daemon", "")
 	for _, key := range w.redis.Data() {
-		switch value := key.Value.(type) {
-		case []string:
-			if strings.HasSuffix(key.Name, ":edged:inflight:"+name) && len(value) > 0 {
-				w.Find("left", "%s has ended and holds %d items in %s", name, len(value), key.Name)
-			}
-		case string:
-			if holder, _, _ := strings.Cut(value, " "); strings.HasSuffix(key.Name, ":edged:lease") && strings.HasPrefix(holder, name) {
-				w.Find("left", "%s has ended and holds %s: %s", name, key.Name, value)
-			}
+		fields, ok := key.Value.(map[string]string)
+		if !ok || !strings.HasSuffix(key.Name, ":edged") {
+			continue
+		}
+		if owner := fields["owner"]; strings.HasPrefix(owner, name+"/") {
+			w.Find("left", "%s has ended and still owns %s: %s", name, key.Name, owner)
 		}
 	}
 }

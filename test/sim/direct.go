@@ -81,12 +81,8 @@ var acts = map[string]act{
 	"calm":   {false, (*world).calm},
 
 	// Daemons.
-	"start": {false, func(w *world, a scenario.Args) {
-		if w.daemons[a.Text("daemon", "")] == nil {
-			w.startDaemon(a.Text("daemon", ""))
-		}
-	}},
-	"stop": {true, func(w *world, a scenario.Args) { w.stopDaemon(a.Text("daemon", "")) }},
+	"start": {false, (*world).start},
+	"stop":  {true, func(w *world, a scenario.Args) { w.stopDaemon(a.Text("daemon", "")) }},
 	"kill": {true, func(w *world, a scenario.Args) {
 		w.killDaemon(a.Text("daemon", ""), a.Int("keep", 0), a.Is("silent"))
 	}},
@@ -105,6 +101,19 @@ var acts = map[string]act{
 	"check": {false, (*world).check},
 	"flood": {false, (*world).flood},
 	"ended": {false, (*world).left},
+}
+
+// start starts a process. A second one of an instance takes over the lists of the
+// first.
+func (w *world) start(a scenario.Args) {
+	name := a.Text("daemon", "")
+	if w.daemons[name] != nil {
+		return
+	}
+	if w.daemons[name[:1]] != nil {
+		w.lock(w.judge.Fault)
+	}
+	w.startDaemon(name)
 }
 
 // push pushes n items. Kinds: text, binary, huge, empty, equal, alike, twin.

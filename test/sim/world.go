@@ -98,7 +98,6 @@ func newWorld(plan *scenario.Scenario, parts Parts) *world {
 		lists = append(lists, judge.List{
 			Name: l.Text("key", ""), Mode: judge.Mode(l.Text("ack", "received")), AckWait: w.ackWait(l.Text("key", "")),
 			MaxDeliver: l.Int("deliver", 0), MaxPayload: w.maxPayload(),
-			Shared: l.Text("ack", "") == "explicit" && plan.World.Int("instances", 1) > 1,
 			Window: max(plan.World.Int("window", 64), l.Int("pending", 100)),
 		})
 	}
@@ -209,7 +208,7 @@ func (w *world) check(a scenario.Args) {
 	w.polite()
 	time.Sleep(time.Second)
 	w.resume() // an operator's command may have been on its way
-	w.parts.Rest(time.Minute-time.Second, func() bool { return len(w.held().Waiting) == 0 })
+	w.parts.Rest(time.Minute-time.Second+w.carriage(a.Int("rate", 0)), func() bool { return len(w.held().Waiting) == 0 })
 
 	held := w.held()
 	w.lock(func() {
@@ -229,6 +228,20 @@ func (w *world) check(a scenario.Args) {
 		}
 	}
 	w.reap()
+}
+
+// carriage is how long all items take over a link of so many bytes a second, each with
+// the commands of a round trip, and some of them twice; 0 bytes is no bound.
+func (w *world) carriage(rate int) time.Duration {
+	if rate == 0 {
+		return 0
+	}
+	const commands = 1000
+	bytes := 0
+	for item, copies := range w.held().Waiting {
+		bytes += copies * (len(item) + commands)
+	}
+	return 2 * time.Duration(bytes) * time.Second / time.Duration(rate)
 }
 
 // calm puts everything right, except that the clock may stay wrong, a daemon may be away,

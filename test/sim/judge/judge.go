@@ -25,7 +25,6 @@ type List struct {
 	AckWait    time.Duration // of an explicit list: the shortest time until a redelivery
 	MaxDeliver int           // 0: items are never given up
 	MaxPayload int           // larger items go to the dead letters
-	Shared     bool          // several instances take from it at once, each some items
 	Window     int           // so many items may come twice to a subscription for each trouble
 }
 
@@ -49,6 +48,7 @@ type Judge struct {
 	trouble  time.Time // when something was wrong last
 	severe   time.Time // when something was wrong last after which items may come twice
 	fault    time.Time // when something was wrong last, other than that a client came or went
+	grave    time.Time // when there was such a fault last that is not mild: an instance may have lost its lists
 	troubles int       // since the last check
 	changed  time.Time // when Redis's data was changed last by others than edged and producers
 
@@ -73,12 +73,17 @@ type item struct {
 	excused   int  // copies that Redis lost, or that others took
 	confirms  int
 	receipts  int
-	confirmed time.Time            // the first time
-	by        map[string]bool      // the daemons at which it was confirmed
-	unordered bool                 // it was pushed to the head, requeued, or one of several
-	given     bool                 // a client gave it up with TERM
-	settled   map[string]time.Time // by party: when edged said that its acknowledgement counts
-	removed   time.Time            // when edged said so first
+	confirmed time.Time          // the first time
+	by        map[string]bool    // the daemons at which it was confirmed
+	unordered bool               // it was pushed to the head, requeued, or one of several
+	given     bool               // a client gave it up with TERM
+	settled   map[string]settled // by party
+}
+
+// settled is edged's word that an acknowledgement counts.
+type settled struct {
+	at      time.Time // of the first
+	session *Session  // that got it
 }
 
 // New returns a judge of some lists.
@@ -115,7 +120,7 @@ func (j *Judge) Trouble() {
 // and acknowledgements may be refused.
 func (j *Judge) Fault() {
 	j.Trouble()
-	j.fault = j.trouble
+	j.fault, j.grave = j.trouble, j.trouble
 }
 
 // Mild notes a fault after which no item may come twice, such as a lost reply.
@@ -343,22 +348,51 @@ func (s *Session) Received(payload []byte) {
 }
 
 // unsettled judges an item that comes though edged has said that an acknowledgement of
-// it counts: Redis does not have it then. A client that is slow may have it in its
-// buffers since before.
+// it counts. Other consumers may owe the item; until it is finished, Redis has it.
 func (s *Session) unsettled(it *item) {
-	if s.judge.changed.After(it.removed) || it.pushed != 1 || it.maybe || it.unordered {
+	if it.pushed != 1 || it.maybe || it.unordered {
 		return
 	}
-	at, own := it.settled[s.party()]
-	if own && s.polite && !s.judge.changed.After(at) || !it.removed.IsZero() && s.began.After(it.removed) {
-		s.judge.Find("unsettled", "%s got %s after edged had confirmed an acknowledgement", s.client, label(it.payload))
+	for party, word := range it.settled {
+		switch {
+		case s.judge.changed.After(word.at):
+		case party == s.party() && s.keeps(word), s.began.Sub(word.at) > onTheWay && s.judge.alone(it, party):
+			s.judge.Find("unsettled", "%s got %s after edged had confirmed an acknowledgement", s.client, label(it.payload))
+			return
+		}
 	}
+}
+
+// keeps reports whether an acknowledgement counts for the rest of the session: an
+// instance that loses a list knows afterwards only what the ledger has, and that is
+// a cursor for plain subscriptions. Another member of a group may have the item in
+// its buffers since before.
+func (s *Session) keeps(word settled) bool {
+	if !s.polite || word.at.Sub(s.judge.grave) < settling || s.began.After(word.at) {
+		return false
+	}
+	return s == word.session || s.group != "" && s.daemon == word.session.daemon && time.Since(word.at) > settling
+}
+
+// onTheWay is how long an answer of edged may take.
+const onTheWay = 10 * time.Second
+
+// alone reports whether only one party can have owed an item since it was pushed: once
+// that has acknowledged it, it is finished for ever.
+func (j *Judge) alone(it *item, party string) bool {
+	for s := range j.sessions {
+		if s.list == it.list && s.party() != party && s.began.Sub(it.settled[party].at) < onTheWay {
+			return false
+		}
+	}
+	return it.at.Sub(it.list.left) >= settling
 }
 
 // twice judges a redelivery.
 func (s *Session) twice(it *item, before time.Time) {
 	j := s.judge
-	if s.twices++; s.polite && s.twices == s.list.Window*(j.troubles+2) {
+	// If it is not certain how others changed a list, all that it holds comes again.
+	if s.twices++; s.polite && s.twices == max(s.list.Window, len(s.list.items))*(j.troubles+2) {
 		j.Find("duplicates", "%s got %d items of %s again after %d troubles", s.client, s.twices, s.list.Name, j.troubles)
 	}
 	if !s.polite || !j.severe.Before(before) || time.Since(j.severe) < settling || it.unordered && it.pushed < 2 {
@@ -442,14 +476,15 @@ func (s *Session) Denied(payload []byte) {
 
 // Settled notes that edged has said that an acknowledgement counts.
 func (s *Session) Settled(payload []byte) {
-	if it := s.judge.items[string(payload)]; it != nil {
-		if it.settled == nil {
-			it.settled = map[string]time.Time{}
-		}
-		it.settled[s.party()] = time.Now()
-		if it.removed.IsZero() {
-			it.removed = time.Now()
-		}
+	it := s.judge.items[string(payload)]
+	if it == nil {
+		return
+	}
+	if it.settled == nil {
+		it.settled = map[string]settled{}
+	}
+	if _, before := it.settled[s.party()]; !before {
+		it.settled[s.party()] = settled{time.Now(), s}
 	}
 }
 
@@ -524,7 +559,7 @@ func (j *Judge) dead(payload string, reasons []string) {
 	if it == nil {
 		return // it was judged before
 	}
-	if len(reasons) > it.pushed && !it.maybe {
+	if len(reasons) > it.pushed && !it.maybe && j.troubles == 0 { // a ledger that is lost is one: all comes again
 		j.Find("twice-dead", "%s is %d times among the dead letters", label(payload), len(reasons))
 	}
 	for _, reason := range reasons {
@@ -568,7 +603,7 @@ func (j *Judge) deliveries(it *item) int {
 
 // gaps judges whether a plain subscription was passed over.
 func (s *Session) gaps(held Held) {
-	if s.group != "" || s.fresh == nil || s.list.Mode == "none" || s.list.Shared {
+	if s.group != "" || s.fresh == nil || s.list.Mode == "none" {
 		return
 	}
 	high := s.high

@@ -35,6 +35,11 @@ func TestTheJudgeFindsABrokenPromise(t *testing.T) {
 			s.Received([]byte(numbered(n)))
 		}
 	}
+	acknowledge := func(s *Session, n int) {
+		receive(s, n)
+		s.Acknowledged([]byte(numbered(n)))
+		s.Settled([]byte(numbered(n)))
+	}
 	push := func(j *Judge, n int) {
 		for i := range n {
 			j.Pushed("l", numbered(i+1))
@@ -155,25 +160,38 @@ func TestTheJudgeFindsABrokenPromise(t *testing.T) {
 		}, "duplicates"},
 		"an item comes again though its acknowledgement was confirmed": {"explicit", func(j *Judge) Held {
 			push(j, 1)
+			time.Sleep(2 * settling)
 			j.Trouble()
 			s := subscribe(j, "a")
-			receive(s, 1)
-			s.Acknowledged([]byte(numbered(1)))
-			s.Settled([]byte(numbered(1)))
+			acknowledge(s, 1)
 			receive(s, 1)
 			return Held{}
 		}, "unsettled"},
-		"an item comes to another client though its acknowledgement was confirmed": {"explicit", func(j *Judge) Held {
+		"an item comes again after the list was with another instance": {"explicit", func(j *Judge) Held {
 			push(j, 1)
-			j.Fault()
 			s := subscribe(j, "a")
+			acknowledge(s, 1)
+			j.Fault()
 			receive(s, 1)
-			s.Acknowledged([]byte(numbered(1)))
-			s.Settled([]byte(numbered(1)))
-			time.Sleep(time.Second)
+			return Held{}
+		}, ""},
+		"a finished item comes to another client": {"explicit", func(j *Judge) Held {
+			push(j, 1)
+			acknowledge(subscribe(j, "a"), 1)
+			j.Fault()
+			time.Sleep(2 * onTheWay)
 			receive(j.Subscribed("d", "b", "l", "", true), 1)
 			return Held{}
 		}, "unsettled"},
+		"an item comes to another client while a third owes it": {"explicit", func(j *Judge) Held {
+			push(j, 1)
+			third := j.Subscribed("e", "a", "l", "", true)
+			acknowledge(subscribe(j, "a"), 1)
+			time.Sleep(2 * onTheWay)
+			receive(j.Subscribed("d", "a", "l", "", true), 1)
+			acknowledge(third, 1)
+			return Held{}
+		}, ""},
 		"an acknowledgement in time is refused": {"explicit", func(j *Judge) Held {
 			time.Sleep(2 * settling)
 			push(j, 1)

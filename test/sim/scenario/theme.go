@@ -139,6 +139,16 @@ func (g *generator) explicit() string {
 	return pick(g, g.lists...)
 }
 
+// setting is the configuration of a list.
+func (g *generator) setting(key string) Args {
+	for _, l := range g.s.Lists {
+		if l.Text("key", "") == key {
+			return l
+		}
+	}
+	return nil
+}
+
 // coming lets a client come, or go.
 func (g *generator) coming(at time.Duration) {
 	if g.percent(25) {
@@ -265,7 +275,11 @@ func (g *generator) refusedWrites(length time.Duration) {
 	g.add(g.now, "flood")
 	bad := g.now + g.span(2*time.Second, 10*time.Second)
 	for _, list := range g.lists {
-		g.client(g.now, list, "", "reconnect", 1, "pong", 3, "ack", 3)
+		ack := 3.0
+		if g.setting(list).Int("deliver", 0) > 0 {
+			ack = 0.5 // or each item becomes a dead letter, and a line of the log
+		}
+		g.client(g.now, list, "", "reconnect", 1, "pong", 3, "ack", ack)
 		g.pushes(list, end, time.Second, 5*time.Second, 10, "size", 20)
 		g.add(bad-time.Second, "push", "list", list, "n", g.in(1, 5))
 	}

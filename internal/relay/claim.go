@@ -1,4 +1,4 @@
-package cursor
+package relay
 
 import (
 	"cmp"
@@ -17,28 +17,30 @@ import (
 // time, or is overdue becomes a single one. Guarded by Log.mu.
 type claim struct {
 	consumer *consumer
+	epoch    string // of its first delivery
 	from, to uint64
 	left     int       // items of it that are neither acknowledged nor single claims now
 	member   *member   // in whose hands it is; nil while it waits to be handed out again
 	past     []*member // in whose hands it was before
 	tries    int       // deliveries
 	due      time.Time // when it is handed out again
+	delayed  *member   // asked for due; nil: none did, or it is gone
 	index    int       // in the heap; -1: not there
 }
 
 // claim notes a first delivery.
 func (l *Log) claim(c *consumer, m *member, from, to uint64) {
-	k := &claim{consumer: c, from: from, to: to, left: int(to - from), member: m, tries: 1, index: -1}
+	k := &claim{consumer: c, epoch: l.epoch, from: from, to: to, left: int(to - from), member: m, tries: 1, index: -1}
 	c.runs = append(c.runs, k)
-	l.schedule(k, l.opts.Now().Add(l.wait(1)))
+	l.schedule(k, l.opts.Now().Add(c.wait(1)))
 }
 
 // wait is how long a consumer has to acknowledge its n-th delivery.
-func (l *Log) wait(n int) time.Duration {
-	if k := len(l.opts.Backoff); k > 0 {
-		return l.opts.Backoff[min(n, k)-1]
+func (c *consumer) wait(n int) time.Duration {
+	if k := len(c.terms.Backoff); k > 0 {
+		return c.terms.Backoff[min(n, k)-1]
 	}
-	return l.opts.AckWait
+	return c.terms.AckWait
 }
 
 func (l *Log) schedule(k *claim, at time.Time) {
@@ -51,6 +53,7 @@ func (l *Log) schedule(k *claim, at time.Time) {
 }
 
 func (l *Log) unschedule(k *claim) {
+	k.delayed = nil
 	if k.index >= 0 {
 		heap.Remove(&l.due, k.index)
 	}
@@ -94,7 +97,7 @@ func (l *Log) single(c *consumer, n uint64) *claim {
 	if run == nil || c.acked.Has(n) {
 		return nil
 	}
-	k := &claim{consumer: c, from: n, to: n + 1, left: 1, member: run.member, tries: run.tries, index: -1}
+	k := &claim{consumer: c, epoch: run.epoch, from: n, to: n + 1, left: 1, member: run.member, tries: run.tries, index: -1}
 	c.singles[n] = k
 	l.schedule(k, run.due)
 	l.shrink(run, i)
@@ -128,13 +131,22 @@ func (l *Log) againClaim(k *claim) {
 	l.takeBack(k)
 	l.unschedule(k)
 	c := k.consumer
-	if l.opts.MaxDeliver > 0 && k.tries >= l.opts.MaxDeliver {
+	if c.terms.MaxDeliver > 0 && k.tries >= c.terms.MaxDeliver {
 		l.bury(k, fmt.Sprintf("delivered %d times without an acknowledgement", k.tries))
 	} else {
-		c.again.Add(k.from, k.to)
+		l.deliverAgain(c, k.from, k.to)
 	}
 	if m != nil {
 		l.leaveIfDone(m)
+	}
+}
+
+// deliverAfresh lets items be handed out that are below a consumer's cursor and in no
+// member's hands.
+func (l *Log) deliverAfresh(c *consumer, from, to uint64) {
+	l.deliverAgain(c, from, to)
+	for n := from; c.terms.Explicit && n < to; n++ {
+		c.singles[n] = &claim{consumer: c, epoch: l.epoch, from: n, to: n + 1, left: 1, index: -1}
 	}
 }
 
@@ -163,7 +175,7 @@ func (l *Log) handClaim(k *claim, b *batch.Batch) bool {
 		if n == 1 {
 			k.member = m
 			k.tries++
-			l.schedule(k, l.opts.Now().Add(l.wait(k.tries)))
+			l.schedule(k, l.opts.Now().Add(c.wait(k.tries)))
 			l.leaveIfDone(m)
 			return true
 		}
@@ -233,6 +245,15 @@ func (l *Log) giveUpClaims(m *member, keep int) {
 	}
 }
 
+// endDelays ends the delays that a member which is gone asked for.
+func (l *Log) endDelays(m *member) {
+	for _, k := range m.consumer.singles {
+		if k.delayed == m {
+			l.againClaim(k)
+		}
+	}
+}
+
 // dropClaims forgets a consumer's claims.
 func (l *Log) dropClaims(c *consumer) {
 	for _, k := range c.runs {
@@ -253,10 +274,10 @@ const MaxDelay = 24 * time.Hour
 var ErrGone = errors.New("the item is not on its way any more: it may be delivered again")
 
 // Acknowledge implements batch.Acknowledger.
-func (m *member) Acknowledge(n uint64, _ time.Time, a batch.Ack, saved func(error)) error {
+func (m *member) Acknowledge(epoch string, n uint64, a batch.Ack, saved func(error)) error {
 	l := m.log
 	l.mu.Lock()
-	k, given := l.mine(m, n)
+	k, given := l.mine(m, epoch, n)
 	if !given {
 		l.mu.Unlock()
 		return batch.ErrNotGiven
@@ -281,19 +302,20 @@ func (m *member) Acknowledge(n uint64, _ time.Time, a batch.Ack, saved func(erro
 }
 
 // mine returns the claim of an item, and whether the member was ever given it. Without a
-// claim nothing is left to be acknowledged.
-func (l *Log) mine(m *member, n uint64) (k *claim, given bool) {
+// claim nothing is left to be acknowledged. If a new epoch has begun since, it is the
+// claim that proves that the number stands for the same item.
+func (l *Log) mine(m *member, epoch string, n uint64) (k *claim, given bool) {
 	c := m.consumer
 	if n >= c.cursor && !c.closing {
 		return nil, false
 	}
 	if c.acked.Has(n) {
-		return nil, true
+		return nil, epoch == l.epoch
 	}
 	if k = c.singles[n]; k == nil {
 		k, _ = c.run(n)
 	}
-	if k == nil || k.member != m && !slices.Contains(k.past, m) {
+	if k == nil || epoch != k.epoch && epoch != l.epoch || k.member != m && !slices.Contains(k.past, m) {
 		return nil, false
 	}
 	return k, true
@@ -321,12 +343,13 @@ func (l *Log) heed(m *member, k *claim, n uint64, a batch.Ack) {
 			return
 		}
 		l.takeBack(k)
+		k.delayed = m
 		l.schedule(k, l.opts.Now().Add(min(a.Delay, MaxDelay)))
 		l.leaveIfDone(m)
 	case batch.InProgress:
 		if k.member == m {
 			k = l.single(c, n)
-			l.schedule(k, l.opts.Now().Add(l.wait(k.tries)))
+			l.schedule(k, l.opts.Now().Add(c.wait(k.tries)))
 		}
 	}
 }

@@ -1,4 +1,4 @@
-package cursor
+package relay
 
 import (
 	"cmp"
@@ -13,9 +13,11 @@ import (
 // never is a number that no item has.
 const never = math.MaxUint64
 
-// consumer is a plain subscription or a queue group. Guarded by Log.mu.
+// consumer is a plain subscription, a queue group, a durable consumer or a viewer. Guarded
+// by Log.mu.
 type consumer struct {
-	group   string // empty for a plain subscription
+	name    batch.Name // of a queue group or a durable consumer; empty for a plain subscription
+	terms   *Terms
 	members []*member
 
 	acked  numbers.Set // items that it does not owe: confirmed by it, or from before it began
@@ -33,6 +35,17 @@ type consumer struct {
 
 	runs    []*claim          // explicit: items in their first delivery, by number
 	singles map[uint64]*claim // explicit: all others that were handed out
+
+	returned time.Time // when an item was last added to again
+	began    time.Time // when it got its place
+
+	viewer bool      // owes nothing
+	uplink bool      // durable: may be away for ever
+	from   uint64    // viewer, durable: where it begins
+	away   time.Time // durable: since when it has no member
+	below  uint64    // viewer, durable: all that it lacks below is set aside
+	missed uint64    // viewer, durable: items that were gone before it got them
+	cut    bool      // it lagged too much
 
 	closing  bool // its last member is finished: it owes only the items that one still holds
 	ready    bool // the ledger knows that it owes, so its items may go out
@@ -93,31 +106,37 @@ func (c *consumer) pick(before *member) *member {
 // with the first item that no consumer has confirmed.
 func (l *Log) Join(group, key string, m batch.Member) batch.Membership {
 	l.mu.Lock()
-	c := l.groups[group]
+	name := batch.Name{Name: group}
+	c := l.named[name]
 	if group == "" || c == nil || c.closing {
-		c = l.newConsumer(group)
+		c = l.newConsumer(name, &l.opts.Terms)
 		if l.loaded {
 			l.begin(c)
 		}
 	}
-	mem := &member{log: l, consumer: c, key: key, takes: m}
-	c.members = append(c.members, mem)
-	l.keys[key]++
+	mem := l.addMember(c, key, m)
 	l.mu.Unlock()
 	l.opts.Changed()
 	return mem
 }
 
-func (l *Log) newConsumer(group string) *consumer {
-	c := &consumer{group: group, acked: everything()}
-	if l.opts.Explicit {
+func (l *Log) newConsumer(name batch.Name, t *Terms) *consumer {
+	c := &consumer{name: name, terms: t, acked: everything()}
+	if t.Explicit {
 		c.singles = make(map[uint64]*claim)
 	}
-	if group != "" {
-		l.groups[group] = c
+	if name.Name != "" {
+		l.named[name] = c
 	}
 	l.consumers = append(l.consumers, c)
 	return c
+}
+
+func (l *Log) addMember(c *consumer, key string, m batch.Member) *member {
+	mem := &member{log: l, consumer: c, key: key, takes: m}
+	c.members = append(c.members, mem)
+	l.keys[key]++
+	return mem
 }
 
 // everything is the set for a consumer without a place: it owes nothing yet.
@@ -129,18 +148,27 @@ func everything() numbers.Set {
 
 // begin gives a new consumer its place.
 func (l *Log) begin(c *consumer) {
-	start := l.done.Floor()
+	if c.choosesPlace() {
+		l.beginFrom(c)
+		return
+	}
+	start := l.doneFloor()
 	if ghost := l.records.ghost; ghost != nil {
 		start = min(start, ghost.acked.Floor())
 	}
 	c.acked = everything()
 	l.moved()
 	l.settle()
-	c.acked = l.finished.Clone()
+	c.acked = l.past.Clone()
 	c.acked.Raise(start)
-	c.cursor, _ = c.acked.Gap(start)
+	for n := range l.aside.items {
+		if ghost := l.records.ghost; !l.done.Has(n) || ghost != nil && !ghost.acked.Has(n) {
+			c.acked.Remove(n, n+1)
+		}
+	}
+	c.cursor, c.began = c.acked.Floor(), l.opts.Now()
 	c.version++
-	c.recorded = c.group != "" && l.records.admit(c.group)
+	c.recorded = c.name.Name != "" && l.records.admit(c.name)
 	l.moved()
 }
 
@@ -209,11 +237,11 @@ func (l *Log) hand(c *consumer, b *batch.Batch, from, to uint64) (taken int) {
 			break
 		}
 		share := to - from
-		if k := uint64(c.actives()); l.opts.Explicit && k > 1 {
+		if k := uint64(c.actives()); c.terms.Explicit && k > 1 {
 			share = (share + k - 1) / k
 		}
 		n := l.deliver(m, b, from, from+share)
-		if n > 0 && l.opts.Explicit {
+		if n > 0 && c.terms.Explicit {
 			l.claim(c, m, from, from+uint64(n))
 		}
 		from += uint64(n)
@@ -225,7 +253,7 @@ func (l *Log) hand(c *consumer, b *batch.Batch, from, to uint64) (taken int) {
 
 // handAgain is hand for items that were handed out before.
 func (l *Log) handAgain(c *consumer, b *batch.Batch, from, to uint64) (taken int) {
-	if !l.opts.Explicit {
+	if !c.terms.Explicit {
 		return l.hand(c, b, from, to)
 	}
 	for n := from; n < to; n++ {
@@ -249,7 +277,9 @@ func (l *Log) deliver(m *member, b *batch.Batch, from, to uint64) int {
 		return 0
 	}
 	d.to = from + uint64(n)
-	l.stats.Taken += l.taken.Add(d.from, d.to)
+	if !m.consumer.viewer {
+		l.stats.Taken += l.taken.Add(d.from, d.to)
+	}
 	d.bytes = b.Held(len(l.keys)) * n / b.Len()
 	m.debts = append(m.debts, d)
 	m.owed += n
@@ -266,36 +296,63 @@ func (d *debt) Confirm() {
 		l.mu.Unlock()
 		return
 	}
-	blocked := m.consumer.blocked
+
+	c := m.consumer
+	before := l.signs(c)
 	l.void(d)
-	news := false
-	if l.opts.Explicit {
-		l.updateRoom(m.consumer)
+	if c.terms.Explicit {
+		l.updateRoom(c)
 	} else {
 		m.owed -= int(d.to - d.from)
-		news = l.confirm(m.consumer, d.from, d.to)
+		l.confirm(c, d.from, d.to)
 	}
-	news = news || blocked && !m.consumer.blocked || !m.consumer.front
 	l.leaveIfDone(m)
+	news := l.signs(c) != before
 	l.mu.Unlock()
 	if news {
 		l.opts.Changed()
 	}
 }
 
-// confirm notes that a consumer has confirmed items, and reports whether the
-// ledger may have to be written.
-func (l *Log) confirm(c *consumer, from, to uint64) (news bool) {
-	before, done := c.acked.Floor(), l.done.Floor()
+// signs tell that Plan may say something new.
+type signs struct {
+	stale, blocked, needs bool
+	deadline              time.Time
+	done                  uint64
+	version               int
+}
+
+// signs returns those that a confirmation of a consumer may change.
+func (l *Log) signs(c *consumer) signs {
+	s := signs{stale: l.stale, blocked: l.pace.blocked > 0}
+	s.deadline, _ = l.pace.deadline()
+	s.needs = !c.front && l.hasShare(c) && l.room(c) > 0
+	if !s.blocked { // see dirty
+		s.done = l.done.Floor()
+	}
+	if c.recorded {
+		s.version = c.version
+	}
+	return s
+}
+
+// confirm notes that a consumer has confirmed items.
+func (l *Log) confirm(c *consumer, from, to uint64) {
+	before, done, passed := c.acked.Floor(), l.done.Floor(), c.passed(l.pace.mark)
 	c.out -= int(c.acked.Add(from, to))
+	if c.viewer {
+		l.updateRoom(c)
+		return
+	}
 	c.version++
 	l.done.Add(from, to)
-	news = l.left(c, before) || c.recorded
-	if news || l.done.Floor() != done || l.opts.Explicit {
+	if l.left(c, before) || l.done.Floor() != done && l.low > l.finished.Floor() || len(l.aside.items) > 0 {
 		l.moved()
 	}
+	if c.front && !passed && c.passed(l.pace.mark) {
+		l.pace.pass(1, l.opts.Now)
+	}
 	l.updateRoom(c)
-	return news
 }
 
 // void ends a debt. What is owed of it stays owed.
@@ -324,7 +381,7 @@ func (m *member) Finish(keep int) {
 		return
 	}
 	m.finished = true
-	if l.opts.Explicit {
+	if m.consumer.terms.Explicit {
 		l.giveUpClaims(m, keep)
 	} else {
 		l.giveUpDebts(m, keep)
@@ -345,7 +402,7 @@ func (l *Log) giveUpDebts(m *member, keep int) {
 			continue
 		}
 		from := d.from + uint64(keep)
-		c.again.Add(from, d.to)
+		l.deliverAgain(c, from, d.to)
 		m.owed -= int(d.to - from)
 		if keep == 0 {
 			l.void(d)
@@ -364,7 +421,7 @@ func (l *Log) leaveIfDone(m *member) {
 	c := m.consumer
 	if !c.active() {
 		l.leaveFront(c)
-		if !l.stopped {
+		if !l.stopped && !c.choosesPlace() {
 			l.close(c)
 		}
 	}
@@ -376,11 +433,21 @@ func (l *Log) leaveIfDone(m *member) {
 	}
 	m.gone = true
 	c.members = remove(c.members, m)
-	if l.keys[m.key]--; l.keys[m.key] == 0 {
-		delete(l.keys, m.key)
-	}
-	if len(c.members) == 0 && !l.stopped {
+	l.unkey(m.key)
+	switch {
+	case len(c.members) > 0 || l.stopped && !c.viewer:
+		l.endDelays(m)
+	case c.name.Durable:
+		c.away = l.opts.Now()
+		l.endDelays(m)
+	default:
 		l.drop(c)
+	}
+}
+
+func (l *Log) unkey(key string) {
+	if l.keys[key]--; l.keys[key] == 0 {
+		delete(l.keys, key)
 	}
 }
 
@@ -415,7 +482,7 @@ func (l *Log) close(c *consumer) {
 
 // holds returns the items in a member's hands that are not confirmed.
 func (l *Log) holds(m *member) (held []numbers.Span) {
-	if l.opts.Explicit {
+	if m.consumer.terms.Explicit {
 		return l.claimed(m)
 	}
 	for _, d := range m.debts {
@@ -429,8 +496,8 @@ func (l *Log) drop(c *consumer) {
 	l.leaveFront(c)
 	l.dropClaims(c)
 	l.consumers = remove(l.consumers, c)
-	if l.groups[c.group] == c {
-		delete(l.groups, c.group)
+	if l.named[c.name] == c {
+		delete(l.named, c.name)
 		l.records.struck(c)
 	}
 	l.moved()

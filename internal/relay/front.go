@@ -1,10 +1,12 @@
-package cursor
+package relay
 
 import "time"
 
 const (
-	// leastPatience is how long a consumer may at least hold up the rest of the front.
+	// leastPatience is how long a few consumers may at least hold up the rest of the
+	// front, and mostOfFront how long more than half may.
 	leastPatience = 50 * time.Millisecond
+	mostOfFront   = time.Second
 	// firstPenalty is for how long one that did is left behind at first; doubled each
 	// time, up to mostPenalty.
 	firstPenalty = time.Second
@@ -15,37 +17,63 @@ const (
 type pace struct {
 	members int       // consumers at the front
 	blocked int       // of them, those that have no room for another item
-	offered time.Time // the last time: when the front was handed a batch
-	half    time.Time // since when at least half of the front waits for the rest; zero: it does not
+	some    time.Time // since when a part of the front waits for the rest; zero: it does not
+	half    time.Time // since when at least half of the front does
+
+	mark   uint64        // end of a batch that less than half of the front has confirmed; 0: none
+	marked time.Time     // when it was offered
+	passed int           // members that have confirmed it
+	took   time.Duration // from the offer of the last such batch until half had confirmed it
 }
 
-// offer notes that the front is handed a batch.
-func (p *pace) offer(now time.Time) { p.offered = now }
+// offer notes that the front is handed a batch that ends before a number.
+func (p *pace) offer(next uint64, now time.Time) {
+	if p.mark == 0 {
+		p.mark, p.marked, p.passed = next, now, 0
+	}
+}
+
+// pass counts members that have confirmed the marked batch; less than 0: that leave.
+func (p *pace) pass(members int, now func() time.Time) {
+	if p.passed += members; p.mark > 0 && p.passed > 0 && 2*p.passed >= p.members {
+		p.took, p.mark = now().Sub(p.marked), 0
+	}
+}
 
 // count notes a change of members or blocked.
 func (p *pace) count(now func() time.Time) {
-	switch waits := p.blocked > 0 && 2*p.blocked <= p.members; {
-	case !waits:
-		p.half = time.Time{}
-	case p.half.IsZero():
-		p.half = now()
+	since(&p.some, p.blocked > 0 && p.blocked < p.members, now)
+	since(&p.half, p.blocked > 0 && 2*p.blocked <= p.members, now)
+}
+
+// since keeps the time since when something holds.
+func since(at *time.Time, holds bool, now func() time.Time) {
+	switch {
+	case !holds:
+		*at = time.Time{}
+	case at.IsZero():
+		*at = now()
 	}
 }
 
 // deadline is when those that hold up the front are left behind: they have as long as
-// the first half took.
+// half of the front needs for a batch, or more if they are the larger part.
 func (p *pace) deadline() (at time.Time, ok bool) {
-	if p.half.IsZero() {
+	if p.some.IsZero() {
 		return at, false
 	}
-	return p.half.Add(max(p.half.Sub(p.offered), leastPatience)), true
+	at = p.some.Add(max(4*p.took, mostOfFront))
+	if half := p.half.Add(max(p.took, leastPatience)); !p.half.IsZero() && half.Before(at) {
+		at = half
+	}
+	return at, true
 }
 
 // room is how many more items a consumer may be handed for the first time.
 func (l *Log) room(c *consumer) int {
 	room := l.opts.Window - c.out
-	if l.opts.Explicit {
-		room = min(room, l.opts.MaxAckPending-c.out)
+	if c.terms.Explicit {
+		room = c.terms.MaxAckPending - c.out
 	}
 	if c.bytes >= l.opts.Memory {
 		return 0
@@ -71,16 +99,20 @@ func (l *Log) updateRoom(c *consumer) {
 // lacks reports whether a consumer needs an item that the sweep can read, and notes
 // which: one to be delivered again or, behind the front, its next one.
 func (l *Log) lacks(c *consumer) bool {
-	if !c.active() || !l.ready(c) || c.bytes > 0 && c.bytes >= l.share {
+	c.lack, _ = c.firstAgain(0)
+	if c.front && c.lack == never || !l.hasShare(c) || !c.active() || !l.ready(c) {
 		return false
 	}
-	c.lack, _ = c.firstAgain(0)
 	if !c.front && l.room(c) > 0 {
 		next, _ := c.acked.Gap(c.cursor)
 		c.lack = min(c.lack, next)
 	}
 	return c.lack != never
 }
+
+// hasShare reports whether the sweep may read for a consumer: half of its share is free, or
+// its reads would be for a few items each.
+func (l *Log) hasShare(c *consumer) bool { return c.bytes <= l.share/2 }
 
 // findFront makes the consumers that are furthest the front, where there is none, and
 // lets those join that have caught up.
@@ -105,7 +137,7 @@ func (l *Log) findFront(now time.Time) {
 
 // rejoinFront lets the consumers join that have caught up with the front.
 func (l *Log) rejoinFront(now time.Time) {
-	if l.pace.members == 0 {
+	if l.pace.members == 0 || l.pace.members == len(l.consumers) {
 		return
 	}
 	for _, c := range l.consumers {
@@ -122,9 +154,15 @@ func (l *Log) rejoinFront(now time.Time) {
 func (l *Log) joinFront(c *consumer, now time.Time) {
 	c.front, c.joined = true, now
 	l.pace.members++
+	if c.passed(l.pace.mark) {
+		l.pace.pass(1, l.opts.Now)
+	}
 	l.pace.count(l.opts.Now)
 	l.updateRoom(c)
 }
+
+// passed reports whether a consumer has confirmed the marked batch, if there is one.
+func (c *consumer) passed(mark uint64) bool { return mark > 0 && c.acked.Floor() >= mark }
 
 // leaveFront takes a consumer out of the front.
 func (l *Log) leaveFront(c *consumer) {
@@ -133,6 +171,11 @@ func (l *Log) leaveFront(c *consumer) {
 	}
 	c.front = false
 	l.pace.members--
+	passed := 0
+	if c.passed(l.pace.mark) {
+		passed = -1
+	}
+	l.pace.pass(passed, l.opts.Now)
 	if c.blocked {
 		c.blocked = false
 		l.pace.blocked--
@@ -174,12 +217,20 @@ func (l *Log) nextWake(now time.Time) time.Time {
 	if len(l.due) > 0 {
 		sooner(l.due[0].due)
 	}
-	if !l.graceEnds.IsZero() && !l.stopped {
+	if at := l.asideWake(); !at.IsZero() {
+		sooner(at)
+	}
+	if !l.graceEnds.IsZero() {
 		sooner(l.graceEnds)
 	}
-	for _, c := range l.consumers {
-		if !c.front && c.cursor == l.front && c.until.After(now) {
-			sooner(c.until)
+	if !l.lagging.wake.IsZero() {
+		sooner(l.lagging.wake)
+	}
+	if l.pace.members < len(l.consumers) {
+		for _, c := range l.consumers {
+			if !c.front && c.cursor == l.front && c.until.After(now) {
+				sooner(c.until)
+			}
 		}
 	}
 	return next

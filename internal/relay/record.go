@@ -1,4 +1,4 @@
-package cursor
+package relay
 
 import (
 	"errors"
@@ -11,7 +11,7 @@ import (
 )
 
 const (
-	maxRecords = 64   // records of queue groups in the ledger
+	maxRecords = 64   // of queue groups and durable consumers in the ledger
 	maxGraves  = 100  // dead letters in one step
 	maxWaiting = 8192 // acknowledgements that wait for an answer
 )
@@ -24,9 +24,9 @@ type records struct {
 	graves   []grave  // items that become dead letters
 	marked   int      // of graves, those that count as confirmed already
 	waiting  []func(error)
-	admitted map[string]bool // groups that have a record, or will
-	gone     []string        // groups whose record goes
-	graceEnd bool            // the end of the grace is to be written
+	admitted map[batch.Name]bool // that have a record, or will
+	gone     []batch.Name        // whose record goes
+	graceEnd bool                // the end of the grace is to be written
 }
 
 // saved is the ledger's state.
@@ -43,7 +43,10 @@ type pending struct {
 	versions map[*consumer]int
 	graves   int
 	waiting  int
-	gone     []string
+	gone     []batch.Name
+	aside    []uint64
+	restored int
+	times    int
 	graceEnd bool
 }
 
@@ -71,24 +74,24 @@ func (r *records) forget() {
 	r.saved = saved{finished: never, done: never, plain: never, hasPlain: true}
 }
 
-// admit reports whether a queue group may have a record.
-func (r *records) admit(group string) bool {
+// admit reports whether a consumer may have a record.
+func (r *records) admit(name batch.Name) bool {
 	if r.admitted == nil {
-		r.admitted = make(map[string]bool)
+		r.admitted = make(map[batch.Name]bool)
 	}
-	if !r.admitted[group] && len(r.admitted) >= maxRecords {
+	if !r.admitted[name] && len(r.admitted) >= maxRecords {
 		return false
 	}
-	r.gone = remove(r.gone, group)
-	r.admitted[group] = true
+	r.gone = remove(r.gone, name)
+	r.admitted[name] = true
 	return true
 }
 
-// struck lets the record of a group that is gone go.
+// struck lets the record of a consumer that is gone go.
 func (r *records) struck(c *consumer) {
 	if c.recorded {
-		delete(r.admitted, c.group)
-		r.gone = append(r.gone, c.group)
+		delete(r.admitted, c.name)
+		r.gone = append(r.gone, c.name)
 	}
 }
 
@@ -107,11 +110,16 @@ func (r *records) wait(saved func(error)) bool {
 // moved says that the finished items, or the plain cursor, may be others now.
 func (l *Log) moved() { l.stale = true }
 
-// left notes that a consumer's floor was before, and reports whether it may have held
-// the floor of the list, or the plain cursor.
+// left notes that a consumer has confirmed items, and reports whether others may be
+// finished now. Its floor was before. While all consumers confirm in order, none are
+// until the last one with the least floor does.
 func (l *Log) left(c *consumer, before uint64) bool {
-	if c.acked.Floor() == before || l.stale {
-		return l.stale
+	if l.stale || l.spread || len(c.acked.Spans()) > 0 {
+		return true
+	}
+	before = max(before, l.ever)
+	if max(c.acked.Floor(), l.ever) == before {
+		return false
 	}
 	if before == l.low {
 		l.lows--
@@ -123,29 +131,51 @@ func (l *Log) left(c *consumer, before uint64) bool {
 }
 
 // plain reports whether the plain cursor stands for the consumer.
-func (c *consumer) plain() bool { return c.group == "" || !c.recorded }
+func (c *consumer) plain() bool { return !c.choosesPlace() && (c.name.Name == "" || !c.recorded) }
+
+// settled are the items that the list need not keep for a consumer. A durable one may lack
+// items that are finished, for ever, as it chose its place.
+func (l *Log) settled(c *consumer) *numbers.Set {
+	if !c.name.Durable || len(l.finished.Spans()) == 0 && c.acked.Floor() >= l.finished.Floor() {
+		return &c.acked
+	}
+	all := c.acked.Clone()
+	all.Raise(l.finished.Floor())
+	for _, s := range l.finished.Spans() {
+		all.Add(s.From, s.To)
+	}
+	return &all
+}
 
 // settle finds out which items are finished.
 func (l *Log) settle() {
 	if !l.stale || !l.loaded {
 		return
 	}
-	l.stale = false
+	l.stale, l.spread = false, false
 	l.low, l.lows, l.plainLow, l.plainLows = never, 0, never, 0
 	finished := l.done.Clone()
 	for _, c := range l.consumers {
-		floor := c.acked.Floor()
+		if c.viewer {
+			continue
+		}
+		acked := l.settled(c)
+		floor := acked.Floor()
 		lowest(&l.low, &l.lows, floor)
 		if c.plain() {
 			lowest(&l.plainLow, &l.plainLows, floor)
 		}
-		if len(c.acked.Spans()) > 0 && len(finished.Spans()) > 0 || len(c.acked.Spans()) > 0 && finished.Floor() > floor {
-			finished = numbers.Intersect(&finished, &c.acked)
+		spans := len(acked.Spans()) > 0
+		l.spread = l.spread || spans
+		if spans && (len(finished.Spans()) > 0 || finished.Floor() > floor) {
+			finished = numbers.Intersect(&finished, acked)
 		} else {
 			finished.Cut(floor)
 		}
 	}
 	l.finished = finished
+	l.settleAside()
+	l.ever = l.past.Floor()
 	l.base += l.taken.Raise(finished.Floor()) // confirmed in an earlier life
 	for _, s := range finished.Spans() {
 		l.base += l.taken.Add(s.From, s.To)
@@ -170,17 +200,25 @@ func lowest(low *uint64, lows *int, floor uint64) {
 
 // now is the state that the ledger is to have.
 func (l *Log) now() saved {
-	s := saved{finished: l.finished.Count(), done: l.done.Floor(), plain: l.plainLow, hasPlain: l.plainLow != never}
+	s := saved{finished: l.past.Count(), done: l.doneFloor(), plain: l.plainLow, hasPlain: l.plainLow != never}
 	if !s.hasPlain {
 		s.plain = 0
 	}
 	return s
 }
 
-// dirty reports whether there is something to write.
-func (l *Log) dirty() bool {
+// dirty reports whether there is something to write. If only done has changed, that waits
+// while a consumer is about to confirm more.
+func (l *Log) dirty(now time.Time) bool {
 	r := &l.records
-	if l.now() != r.saved || len(r.graves) > 0 || len(r.waiting) > 0 || len(r.gone) > 0 || r.graceEnd {
+	if l.opts.Times && (len(l.ages.unsaved(now, l.stopped || !l.active())) > 0 || l.ages.anew) {
+		return true
+	}
+	is := l.now()
+	if l.pace.blocked > 0 && !l.stopped {
+		is.done = r.saved.done
+	}
+	if is != r.saved || l.aside.unsaved > 0 || len(l.aside.restored) > 0 || len(r.graves) > 0 || len(r.waiting) > 0 || len(r.gone) > 0 || r.graceEnd {
 		return true
 	}
 	return slices.ContainsFunc(l.consumers, func(c *consumer) bool { return c.recorded && !c.closing && c.version != c.saved })
@@ -199,10 +237,10 @@ func (l *Log) Changes() batch.Changes {
 	l.buryMarked()
 	l.settle()
 	now := l.now()
-	ch.Floor, ch.Confirmed = l.finished.Floor(), now.done
+	ch.Floor, ch.Confirmed = l.past.Floor(), l.done.Top()
 	p := &pending{saved: now, versions: make(map[*consumer]int), graves: r.marked, waiting: len(r.waiting), gone: slices.Clone(r.gone), graceEnd: r.graceEnd}
 	if now.finished != r.saved.finished {
-		ch.Finished = l.finished.String()
+		ch.Finished = l.past.String()
 	}
 	if now.done != r.saved.done {
 		ch.Done = strconv.FormatUint(now.done, 10)
@@ -212,12 +250,12 @@ func (l *Log) Changes() batch.Changes {
 	}
 	ch.NoPlain = !now.hasPlain && r.saved.hasPlain
 	ch.GraceOver = r.graceEnd
-	for _, group := range r.gone {
-		ch.Groups = append(ch.Groups, batch.Record{Group: group})
+	for _, name := range r.gone {
+		ch.Records = append(ch.Records, batch.Record{Name: name})
 	}
 	for _, c := range l.consumers {
 		if c.recorded && c.version != c.saved && !c.closing {
-			ch.Groups = append(ch.Groups, batch.Record{Group: c.group, Acked: c.acked.String()})
+			ch.Records = append(ch.Records, batch.Record{Name: c.name, Acked: c.acked.String()})
 			p.versions[c] = c.version
 		}
 	}
@@ -225,6 +263,18 @@ func (l *Log) Changes() batch.Changes {
 		if !g.copied {
 			ch.Dead = append(ch.Dead, batch.Dead{Number: g.number, Reason: g.reason, Deliveries: g.deliveries})
 		}
+	}
+	if ch.Restored = slices.Clone(l.aside.restored); l.aside.unsaved > 0 {
+		for n, saved := range l.aside.items {
+			if !saved {
+				ch.Aside = append(ch.Aside, n)
+			}
+		}
+	}
+	p.aside, p.restored = ch.Aside, len(ch.Restored)
+	if a := &l.ages; l.opts.Times {
+		ch.Times, ch.TimesGone, ch.TimesAnew = slices.Clone(a.unsaved(l.opts.Now(), l.stopped || !l.active())), a.gone, a.anew
+		p.times = len(ch.Times)
 	}
 	r.pending = p
 	return ch
@@ -284,8 +334,15 @@ func (l *Log) Saved(ok bool) {
 	}
 	r.graves = slices.Delete(r.graves, 0, p.graves)
 	r.marked -= p.graves
-	r.gone = slices.DeleteFunc(r.gone, func(group string) bool { return slices.Contains(p.gone, group) })
+	r.gone = slices.DeleteFunc(r.gone, func(name batch.Name) bool { return slices.Contains(p.gone, name) })
 	r.graceEnd = r.graceEnd && !p.graceEnd
+	for _, n := range p.aside {
+		l.aside.saved(n)
+	}
+	l.aside.restored = slices.Delete(l.aside.restored, 0, p.restored)
+	if l.opts.Times {
+		l.ages.written(p.times) // the loop has read nothing meanwhile
+	}
 	tell := slices.Clone(r.waiting[:p.waiting])
 	r.waiting = slices.Delete(r.waiting, 0, p.waiting)
 	l.mu.Unlock()
@@ -299,7 +356,7 @@ func (l *Log) Saved(ok bool) {
 func (l *Log) ready(c *consumer) bool {
 	if !c.ready {
 		s := l.records.saved
-		c.ready = c.recorded && c.saved > 0 || c.plain() && s.hasPlain && s.plain <= c.acked.Floor()
+		c.ready = c.viewer || c.recorded && c.saved > 0 || c.plain() && s.hasPlain && s.plain <= c.acked.Floor()
 	}
 	return c.ready
 }
@@ -317,26 +374,27 @@ func (l *Log) Bury(n uint64, reason string) {
 // Load gives the Log its place in the list, and every consumer a new one.
 func (l *Log) Load(s batch.Snapshot) {
 	l.mu.Lock()
-	l.begun(s.First, s.Finished)
-	l.done.Raise(s.Done)
+	l.begun(s.Epoch, s.First, s.Finished, s.Aside)
+	l.raise(&l.done, s.Done)
+	l.ages.load(s.Times, l.opts.Now())
 	r := &l.records
 	tell := r.waiting
 	*r = records{saved: saved{s.Finished.Count(), s.Done, s.Plain, s.HasPlain}, graceEnd: s.Grace <= 0}
 	if s.Grace > 0 {
 		l.graceEnds = l.opts.Now().Add(s.Grace)
 		if s.HasPlain {
-			r.ghost = &consumer{acked: l.finished.Clone()}
+			r.ghost = &consumer{terms: new(Terms), acked: l.finished.Clone()}
 			r.ghost.acked.Raise(s.Plain)
 			r.ghost.cursor = r.ghost.acked.Floor()
 			l.consumers = append(l.consumers, r.ghost)
 		}
 	}
-	for name, acked := range s.Groups {
-		l.restore(name, acked, s.Grace > 0)
+	for name, acked := range s.Records {
+		l.restore(name, acked, s.Grace > 0 || name.Durable)
 	}
 	l.moved()
 	for _, c := range l.consumers {
-		if len(c.members) > 0 && c.version == 0 {
+		if c.version == 0 && c != r.ghost {
 			l.begin(c)
 		}
 	}
@@ -361,13 +419,14 @@ func (l *Log) Unload() {
 
 // Reset says that nothing is known any more of the list's items: it begins with
 // number first, and all of it is delivered to every consumer.
-func (l *Log) Reset(first uint64) {
+func (l *Log) Reset(epoch string, first uint64) {
 	l.mu.Lock()
-	l.begun(first, numbers.Set{})
+	l.begun(epoch, first, numbers.Set{}, nil)
 	tell := l.records.waiting
 	l.records = records{}
 	l.moved()
 	for _, c := range l.consumers {
+		c.from = first
 		l.begin(c)
 	}
 	l.mu.Unlock()
@@ -378,58 +437,71 @@ func (l *Log) Reset(first uint64) {
 }
 
 // begun begins a list anew: nothing is on its way, and no consumer has a place.
-func (l *Log) begun(first uint64, finished numbers.Set) {
+func (l *Log) begun(epoch string, first uint64, finished numbers.Set, there []uint64) {
 	st := l.books()
 	for _, c := range slices.Clone(l.consumers) {
 		l.forget(c, 0, never)
 		c.again, c.acked, c.cursor, c.out = numbers.Set{}, everything(), 0, 0
-		c.version, c.saved, c.ready, c.recorded = 0, 0, false, false
+		c.version, c.saved, c.ready, c.recorded, c.below = 0, 0, false, false, 0
 		l.leaveFront(c)
-		if len(c.members) == 0 {
+		if len(c.members) == 0 && !c.name.Durable {
 			l.consumers = remove(l.consumers, c)
-			if l.groups[c.group] == c {
-				delete(l.groups, c.group)
+			if l.named[c.name] == c {
+				delete(l.named, c.name)
 			}
 		}
 	}
-	l.loaded, l.first, l.graceEnds, l.front, l.swept = true, first, time.Time{}, 0, 0
+	l.loaded, l.epoch, l.first, l.graceEnds, l.front, l.swept = true, epoch, first, time.Time{}, 0, 0
 	l.records.ghost, l.records.admitted, l.dead = nil, nil, nil
-	l.finished = finished.Clone()
+	l.finished, l.aside = finished.Clone(), aside{}
 	l.finished.Raise(first)
-	l.done, l.taken = l.finished.Clone(), l.finished.Clone()
-	l.stats.Returned += st.InFlight
+	for _, n := range there {
+		l.finished.Remove(n, n+1)
+		l.aside.add(n, true)
+	}
+	l.done, l.taken, l.ever = l.finished.Clone(), l.finished.Clone(), max(first, finished.Floor())
+	l.stats.Returned += uint64(st.InFlight)
+	l.ages, l.lagging = ages{anew: true}, lagging{}
 	l.base = l.finished.Count() - st.Confirmed - st.Dead - st.Gone
 }
 
-// restore takes up the ledger's record of a queue group. One without a member owes
+// restore takes up the ledger's record of a consumer. A queue group without a member owes
 // until the grace ends.
-func (l *Log) restore(name string, acked numbers.Set, grace bool) {
-	c := l.groups[name]
-	if c == nil && !grace {
+func (l *Log) restore(name batch.Name, acked numbers.Set, owes bool) {
+	c := l.named[name]
+	if c == nil && !owes {
 		l.records.gone = append(l.records.gone, name)
 		return
 	}
 	if c == nil {
-		c = l.newConsumer(name)
+		c = l.newConsumer(name, &l.opts.Terms)
 	}
-	c.acked = acked.Clone()
-	for _, s := range l.finished.Spans() {
-		c.acked.Add(s.From, s.To)
+	if c.acked = acked.Clone(); name.Durable {
+		l.raise(&c.acked, l.first)
+	} else {
+		for _, s := range l.finished.Spans() {
+			c.acked.Add(s.From, s.To)
+		}
+		c.acked.Raise(l.finished.Floor())
 	}
-	c.acked.Raise(l.finished.Floor())
 	c.cursor = c.acked.Floor()
 	c.recorded = l.records.admit(name)
-	c.version, c.saved = 2, 1
+	c.version, c.saved, c.began, c.away, c.below = 2, 1, l.opts.Now(), l.opts.Now(), l.first
 }
 
-// endGrace lets those go that have not come back.
+// endGrace lets those go that have not come back. When edged itself goes, consumers leave
+// that still owe: all stay, and the ledger says that the next start has a grace of its own.
 func (l *Log) endGrace(now time.Time) {
-	if l.graceEnds.IsZero() || now.Before(l.graceEnds) || l.stopped {
+	if l.graceEnds.IsZero() || now.Before(l.graceEnds) {
 		return
 	}
-	l.graceEnds, l.records.graceEnd, l.records.ghost = time.Time{}, true, nil
+	l.graceEnds, l.records.graceEnd = time.Time{}, true
+	if l.stopped {
+		return
+	}
+	l.records.ghost = nil
 	for _, c := range slices.Clone(l.consumers) {
-		if len(c.members) == 0 {
+		if len(c.members) == 0 && !c.name.Durable {
 			l.drop(c)
 		}
 	}
@@ -443,31 +515,41 @@ func (l *Log) Gone(to uint64) {
 	l.settle()
 	l.first = max(l.first, to)
 	before := l.finished.Clone()
-	lost := before.Raise(to)
-	untaken := l.taken.Raise(to)
+	lost := l.raise(&before, to)
+	untaken := l.raise(&l.taken, to)
 	l.base += untaken
 	l.stats.Gone += lost - untaken
-	l.done.Raise(to)
+	l.raise(&l.done, to)
 	for _, c := range l.consumers {
-		l.forget(c, 0, to)
-		c.again.Remove(0, to)
-		c.acked.Raise(to)
+		l.skip(c, to)
 		c.version++
-		l.place(c, max(c.cursor, to))
 	}
 	if l.pace.members > 0 {
 		l.front = max(l.front, to)
 	}
-	l.records.dig(func(n uint64) bool { return n < to })
+	l.records.dig(func(n uint64) bool {
+		_, aside := l.aside.items[n]
+		return n < to && !aside
+	})
 	l.moved()
 }
 
-// Rollback says that the items from a number on are not the known ones: Redis has
-// lost them, and has others in their place or will have.
-func (l *Log) Rollback(end uint64) {
+// Renew says that a new epoch has begun, in which numbers stand for the items that they
+// stood for before.
+func (l *Log) Renew(epoch string) {
+	l.mu.Lock()
+	l.epoch = epoch
+	l.mu.Unlock()
+}
+
+// Rollback says that a new epoch has begun: the items from a number on are not the
+// known ones, as Redis has lost them, and has others in their place or will have.
+func (l *Log) Rollback(epoch string, end uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.epoch = epoch
 	st := l.books()
+	before := l.taken.Count() - l.finished.Count()
 	for _, c := range slices.Clone(l.consumers) {
 		l.forget(c, end, never)
 		c.again.Cut(end)
@@ -479,21 +561,76 @@ func (l *Log) Rollback(end uint64) {
 	}
 	l.done.Cut(end)
 	l.taken.Cut(end)
+	l.ages.cut(end)
+	l.finished.Cut(end)
+	l.ever = min(l.ever, end)
 	l.front = min(l.front, end)
 	l.records.dig(func(n uint64) bool { return n >= end })
 	l.records.forget()
 	for _, c := range l.consumers {
 		c.saved = 0
 	}
+	for _, n := range l.aside.numbers() {
+		if n >= end {
+			l.aside.drop(n)
+		}
+	}
 	l.moved()
 	l.settle()
 	l.base = l.finished.Count() - st.Confirmed - st.Dead - st.Gone
-	l.stats.Returned += st.InFlight - l.inFlight()
+	l.stats.Returned += before - (l.taken.Count() - l.finished.Count())
 	for _, c := range slices.Clone(l.consumers) {
 		for _, m := range slices.Clone(c.members) {
 			l.leaveIfDone(m)
 		}
 	}
+}
+
+// Free reports whether new items may get the numbers from from to to, to excluded: no item
+// that is set aside has one of them.
+func (l *Log) Free(from, to uint64) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for n := range l.aside.items {
+		if from <= n && n < to {
+			return false
+		}
+	}
+	return true
+}
+
+// Insert says that a new epoch has begun, in which the items with the numbers from from
+// to to, to excluded, are new ones: another program has put them in front of the head,
+// whose number is to. Every consumer owes them. All other numbers stand for the items
+// that they stood for before.
+func (l *Log) Insert(epoch string, from, to uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.settle()
+	l.epoch, l.first, l.ever = epoch, from, min(l.ever, from)
+	l.done.Remove(from, to)
+	l.taken.Remove(from, to)
+	for _, c := range l.consumers {
+		if c.closing {
+			continue
+		}
+		c.acked.Remove(from, to)
+		c.version++
+		if c.cursor <= to { // it has none of the items after them
+			c.cursor = from
+			l.leaveFront(c)
+			continue
+		}
+		c.out += int(to - from)
+		l.deliverAfresh(c, from, to)
+		l.updateRoom(c)
+	}
+	l.records.forget()
+	before := l.finished.Count()
+	l.finished.Remove(from, to)
+	l.moved()
+	l.settle()
+	l.base -= before - l.finished.Count()
 }
 
 // place moves a consumer's cursor; nothing is known of the items behind it.
@@ -519,6 +656,9 @@ func (l *Log) forget(c *consumer, from, to uint64) {
 				l.shrink(run, i)
 			}
 		}
+		if from < run.to && run.to <= to {
+			run.to = max(from, run.from) // the items there may be other ones now
+		}
 	}
 	for n, k := range c.singles { // behind the runs, which these are no part of
 		if from <= n && n < to {
@@ -527,7 +667,7 @@ func (l *Log) forget(c *consumer, from, to uint64) {
 			delete(c.singles, n)
 		}
 	}
-	if l.opts.Explicit {
+	if c.terms.Explicit {
 		return // the debts stand for memory
 	}
 	for _, m := range c.members {
@@ -546,7 +686,7 @@ func (l *Log) forgive(d *debt, from, to uint64) {
 	case from <= d.from:
 		d.from = min(to, d.to)
 	default:
-		m.consumer.again.Add(min(to, d.to), d.to)
+		l.deliverAgain(m.consumer, min(to, d.to), d.to)
 		d.to = from
 	}
 	m.owed -= int(owed - (d.to - d.from))

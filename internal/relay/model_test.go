@@ -1,7 +1,8 @@
-package cursor
+package relay
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -47,6 +48,8 @@ type world struct {
 	first    uint64 // of the list in Redis
 	end      uint64 // one past its last item
 	ledger   ledger
+	aside    map[uint64]bool
+	mostHeld uint64
 	graceEnd time.Time // zero: none in the ledger
 	known    numbers.Set
 	dead     numbers.Set
@@ -54,6 +57,18 @@ type world struct {
 	names    int
 	unknown  bool // the reply to the last script was lost
 	lines    []string
+	cut      []batch.Member
+	keep     uint64 // finished items that stay in the list
+	quiet    quiet
+	durables map[string]*owes
+}
+
+// quiet is the last Plan, if it had no work.
+type quiet struct {
+	yes   bool
+	end   uint64
+	wake  time.Time
+	woken bool
 }
 
 // ledger stands beside the list in Redis.
@@ -62,14 +77,17 @@ type ledger struct {
 	done     uint64
 	plain    uint64
 	hasPlain bool
-	groups   map[string]string
+	records  map[batch.Name]string
 }
 
-// client is a plain subscriber, or a member of a group, which comes back by itself.
+// client is a plain subscriber, a member of a group or of a durable consumer, which comes back
+// by itself, or a viewer.
 type client struct {
 	w          *world
 	name       string
 	group      string
+	durable    bool // group is its name
+	viewer     bool
 	owes       *owes
 	membership batch.Membership
 	debts      []handed
@@ -84,6 +102,7 @@ type handed struct {
 type owes struct {
 	start     uint64
 	confirmed numbers.Set
+	finished  numbers.Set // before it began
 	handed    numbers.Set
 	members   int
 }
@@ -91,10 +110,17 @@ type owes struct {
 func newWorld(t *testing.T, seed uint64, explicit bool) *world {
 	w := &world{t: t, rand: rand.New(rand.NewPCG(seed, 1)), now: time.Unix(1000, 0)}
 	w.opts = Options{
-		Window: 1 + w.rand.IntN(12), Memory: 1 << 20, Explicit: explicit, AckWait: 20 * time.Second,
-		MaxAckPending: 1 + w.rand.IntN(12), MaxDeliver: w.rand.IntN(4) * 2, Now: func() time.Time { return w.now },
+		Changed: func() { w.quiet.woken = true },
+		Window:  1 + w.rand.IntN(12), Memory: 1 << 20, Now: func() time.Time { return w.now },
+		Terms: Terms{Explicit: explicit, AckWait: 20 * time.Second, MaxAckPending: 1 + w.rand.IntN(12), MaxDeliver: w.rand.IntN(4) * 2},
 	}
-	w.ledger.groups = map[string]string{}
+	if seed%2 == 1 {
+		w.opts.MaxLag = 20 * time.Second
+		w.opts.CutOff = func(c ConsumerInfo) { w.cut = append(w.cut, c.Members...) }
+	}
+	w.ledger.records = map[batch.Name]string{}
+	w.aside, w.mostHeld = map[uint64]bool{}, 1+w.rand.Uint64N(5)
+	w.keep, w.durables = w.rand.Uint64N(4), map[string]*owes{}
 	w.start()
 	return w
 }
@@ -121,6 +147,7 @@ const grace = 30 * time.Second
 // start begins a life of edged.
 func (w *world) start() {
 	w.log = New(w.opts)
+	w.log.mostHeld = w.mostHeld
 	w.load()
 }
 
@@ -130,13 +157,13 @@ func (w *world) load() {
 		w.t.Fatal(err)
 	}
 	s := batch.Snapshot{First: w.first, Finished: finished, Done: w.ledger.done, Plain: w.ledger.plain, HasPlain: w.ledger.hasPlain,
-		Groups: map[string]numbers.Set{}}
-	for name, text := range w.ledger.groups {
+		Records: map[batch.Name]numbers.Set{}, Aside: slices.Sorted(maps.Keys(w.aside))}
+	for name, text := range w.ledger.records {
 		set, err := numbers.Parse(text)
 		if err != nil {
 			w.t.Fatal(err)
 		}
-		s.Groups[name] = set
+		s.Records[name] = set
 	}
 	if w.graceEnd.IsZero() {
 		w.graceEnd = w.now.Add(grace)
@@ -162,7 +189,11 @@ func (w *world) step() {
 		w.join("")
 	case n < 30 && len(w.clients) < 6:
 		w.join([]string{"g", "h"}[w.rand.IntN(2)])
-	case n < 33:
+	case n < 32 && len(w.clients) < 7:
+		w.joinDurable([]string{"d", "e"}[w.rand.IntN(2)])
+	case n < 33 && len(w.clients) < 7:
+		w.view()
+	case n < 36:
 		w.leave()
 	case n < 65:
 		w.confirm()
@@ -174,12 +205,10 @@ func (w *world) step() {
 		w.crash()
 	default:
 		w.turn(w.rand.IntN(10) == 0)
+		w.leaveCut()
 	}
 	w.check()
 }
-
-// done is the number of items from the first on that at least one consumer has confirmed.
-func (w *world) done() uint64 { return w.known.Floor() }
 
 func (w *world) join(group string) {
 	w.names++
@@ -200,17 +229,64 @@ func (w *world) join(group string) {
 		mem := c.membership.(*member)
 		c.owes.start = mem.consumer.cursor
 		c.owes.confirmed = mem.consumer.acked.Clone()
-		if c.owes.start > w.done() {
-			w.fail("%s begins at %d, but only %d are done", c.name, c.owes.start, w.done())
+		for n := range c.owes.start {
+			dying := func(g grave) bool { return g.number == n } // a dead letter may not be written yet
+			if !w.known.Has(n) && !slices.Contains(w.log.dead, n) && !slices.ContainsFunc(w.log.records.graves, dying) {
+				w.fail("%s begins at %d, but %d is not done", c.name, c.owes.start, n)
+			}
 		}
 	}
+}
+
+// joinDurable makes a client of a durable consumer, and that one first, if it is not there.
+func (w *world) joinDurable(name string) {
+	o := w.durables[name]
+	if o == nil {
+		from := w.first + w.rand.Uint64N(w.end-w.first+1)
+		if err := w.log.SetDurable(name, Durable{Terms: w.opts.Terms, From: from}); err != nil {
+			w.fail("%v", err)
+		}
+		o = &owes{start: from, finished: w.log.finished.Clone()}
+		o.confirmed.Raise(from)
+		w.durables[name] = o
+		w.say("durable %q from %d on", name, from)
+	}
+	w.names++
+	c := &client{w: w, name: fmt.Sprint("c", w.names), group: name, durable: true, owes: o}
+	w.clients = append(w.clients, c)
+	o.members++
+	w.say("%s joins durable %q", c.name, name)
+	c.membership = w.log.JoinDurable(name, "k", c)
+}
+
+func (w *world) view() {
+	from := w.first + w.rand.Uint64N(w.end-w.first+1)
+	w.names++
+	c := &client{w: w, name: fmt.Sprint("c", w.names), viewer: true, owes: &owes{start: never}}
+	c.owes.confirmed.Raise(from)
+	w.clients = append(w.clients, c)
+	w.say("%s views from %d on", c.name, from)
+	c.membership = w.log.View(from, "k", c)
 }
 
 func (w *world) leave() {
 	if len(w.clients) == 0 {
 		return
 	}
-	i := w.rand.IntN(len(w.clients))
+	w.leaves(w.rand.IntN(len(w.clients)))
+}
+
+// leaveCut lets those leave that were cut off.
+func (w *world) leaveCut() {
+	for _, m := range w.cut {
+		if i := slices.Index(w.clients, m.(*client)); i >= 0 {
+			w.leaves(i)
+		}
+	}
+	w.cut = nil
+}
+
+func (w *world) leaves(i int) {
 	c := w.clients[i]
 	w.say("%s leaves", c.name)
 	w.clients = slices.Delete(w.clients, i, i+1)
@@ -225,7 +301,7 @@ func (c *client) Deliver(b *batch.Batch, from, to int, receipt batch.Receipt) in
 		if string(b.Item(int(n-b.First()))) != fmt.Sprint(n) {
 			c.w.fail("%s got %q as number %d", c.name, b.Item(int(n-b.First())), n)
 		}
-		if c.owes.confirmed.Has(n) && n >= c.owes.start {
+		if c.owes.confirmed.Has(n) && (n >= c.owes.start || c.viewer) {
 			c.w.fail("%s got %d, which was confirmed", c.name, n)
 		}
 		if c.owes.handed.Has(n) {
@@ -244,11 +320,20 @@ func (c *client) Deliver(b *batch.Batch, from, to int, receipt batch.Receipt) in
 // skipped reports whether all items of a range are dead.
 func (c *client) skipped(from, to uint64) bool {
 	for n := from; n < to; n++ {
-		if !c.w.dead.Has(n) && !c.owes.confirmed.Has(n) {
+		if !c.w.dead.Has(n) && !c.owes.confirmed.Has(n) && n >= c.w.first {
 			return false
 		}
 	}
 	return true
+}
+
+func (c *client) explicit() bool { return c.w.opts.Explicit && !c.viewer }
+
+func (c *client) confirmed(from, to uint64) {
+	c.owes.confirmed.Add(from, to)
+	if !c.viewer {
+		c.w.known.Add(from, to)
+	}
 }
 
 func (w *world) confirm() {
@@ -259,12 +344,11 @@ func (w *world) confirm() {
 	if len(c.debts) == 0 {
 		return
 	}
-	if !w.opts.Explicit {
+	if !c.explicit() {
 		d := c.debts[0]
 		c.debts = c.debts[1:]
 		w.say("%s confirms %d to %d", c.name, d.from, d.to)
-		c.owes.confirmed.Add(d.from, d.to)
-		w.known.Add(d.from, d.to)
+		c.confirmed(d.from, d.to)
 		d.receipt.Confirm()
 		return
 	}
@@ -276,10 +360,13 @@ func (w *world) confirm() {
 	if w.rand.IntN(2) == 0 {
 		ack.Kind = batch.Acked
 	}
+	if n%8 == 3 && w.rand.IntN(10) > 0 {
+		ack.Kind = batch.Refused // others go on meanwhile
+	}
 	if ack.Kind == batch.Refused && w.rand.IntN(2) == 0 {
 		ack.Delay = time.Duration(w.rand.IntN(10)) * time.Second
 	}
-	err := c.membership.(batch.Acknowledger).Acknowledge(n, time.Time{}, ack, nil)
+	err := c.membership.(batch.Acknowledger).Acknowledge("", n, ack, nil)
 	w.say("%s says %v to %d: %v", c.name, ack, n, err)
 	if err == nil && ack.Kind == batch.Acked {
 		c.owes.confirmed.Add(n, n+1)
@@ -290,6 +377,14 @@ func (w *world) confirm() {
 // crash kills edged. The clients come back at once.
 func (w *world) crash() {
 	w.say("crash")
+	w.clients = slices.DeleteFunc(w.clients, func(c *client) bool {
+		return c.viewer || c.durable && w.ledger.records[batch.Name{Durable: true, Name: c.group}] == ""
+	})
+	for name := range w.durables {
+		if w.ledger.records[batch.Name{Durable: true, Name: name}] == "" {
+			delete(w.durables, name) // Redis had not got it yet
+		}
+	}
 	var ready []bool // the ledger knew of it, so that items may have gone out
 	for _, c := range w.clients {
 		ready = append(ready, c.membership.(*member).consumer.ready)
@@ -298,6 +393,11 @@ func (w *world) crash() {
 	w.start()
 	for i, c := range w.clients {
 		c.debts = nil
+		if c.durable {
+			w.log.SetDurable(c.group, Durable{Terms: w.opts.Terms})
+			c.membership = w.log.JoinDurable(c.group, "k", c)
+			continue
+		}
 		c.membership = w.log.Join(c.group, "k", c)
 		mem := c.membership.(*member)
 		if !ready[i] {
@@ -312,6 +412,15 @@ func (w *world) crash() {
 		// A client that comes back later has no claim to the items it missed.
 		c.owes.confirmed = mem.consumer.acked.Clone()
 	}
+	for name, o := range w.durables {
+		acked := w.log.named[batch.Name{Durable: true, Name: name}].acked.Clone()
+		for n := o.start; n < w.end; n++ {
+			if acked.Has(n) && !o.confirmed.Has(n) && !o.finished.Has(n) && !w.dead.Has(n) {
+				w.fail("durable %q does not get %d any more", name, n)
+			}
+		}
+		o.confirmed, o.handed = acked, acked.Clone()
+	}
 }
 
 // turn is a round trip of the loop. Its reply may be lost.
@@ -320,10 +429,11 @@ func (w *world) turn(lost bool) {
 		w.unknown = false
 		w.log.Saved(true) // the serial in the ledger tells
 	}
-	p := w.log.Plan(w.end)
+	p := w.log.Plan(w.first, w.end)
+	w.quiet = quiet{yes: !w.works(p), end: w.end, wake: p.Wake}
 	var read *batch.Batch
 	if p.Items > 0 && p.From < w.end {
-		if p.From < w.first {
+		if p.From < w.first && !w.aside[p.From] {
 			w.fail("read at %d, but the list begins at %d", p.From, w.first)
 			w.dump()
 			return
@@ -350,13 +460,16 @@ func (w *world) turn(lost bool) {
 
 func (w *world) read(p batch.Place) *batch.Batch {
 	to := min(w.end, p.From+uint64(min(p.Items, 1+w.rand.IntN(6))))
+	if p.From < w.first {
+		to = p.From + 1
+	}
 	var items [][]byte
 	for n := p.From; n < to; n++ {
 		items = append(items, []byte(fmt.Sprint(n)))
 	}
 	b := batch.Of("list", p.From, items...)
 	if w.opts.Explicit {
-		b.Explicit(w.now, 0)
+		b.Stamp("", w.now, 0)
 	}
 	return b
 }
@@ -379,17 +492,26 @@ func (w *world) write(ch *batch.Changes) {
 	if ch.GraceOver {
 		w.graceEnd = time.Time{}
 	}
-	for _, r := range ch.Groups {
-		if w.ledger.groups[r.Group] = r.Acked; r.Acked == "" {
-			delete(w.ledger.groups, r.Group)
+	for _, r := range ch.Records {
+		if w.ledger.records[r.Name] = r.Acked; r.Acked == "" {
+			delete(w.ledger.records, r.Name)
 		}
 	}
 	for _, d := range ch.Dead {
-		if d.Number < w.first {
+		if d.Number < w.first && !w.aside[d.Number] {
 			w.fail("%d becomes a dead letter, but is not in the list", d.Number)
 		}
 		w.dead.Add(d.Number, d.Number+1)
 		w.known.Add(d.Number, d.Number+1)
+	}
+	for _, n := range ch.Aside {
+		if n < w.first && !w.aside[n] {
+			w.fail("%d is to be set aside, but is not in the list", n)
+		}
+		w.aside[n] = true
+	}
+	for _, n := range ch.Restored {
+		delete(w.aside, n)
 	}
 	finished, err := numbers.Parse(cmpOr(w.ledger.finished, "0"))
 	if err != nil {
@@ -398,51 +520,76 @@ func (w *world) write(ch *batch.Changes) {
 	if !ch.Empty() {
 		w.say("wrote %+v", *ch)
 	}
-	if f := finished.Floor(); f > w.first {
-		w.say("removed up to %d", f)
-		w.first = f
+	if f := finished.Floor(); f > w.first+w.keep {
+		w.first = f - w.keep
+		w.say("removed up to %d", w.first)
+	}
+}
+
+func (w *world) works(p batch.Place) bool { return p.Dirty || p.Items > 0 && p.From < w.end }
+
+// checkWoken looks whether the loop, which sleeps, is woken for new work.
+func (w *world) checkWoken() {
+	q := &w.quiet
+	if q.yes && !q.woken && q.end == w.end && (q.wake.IsZero() || w.now.Before(q.wake)) {
+		if p := w.log.Plan(w.first, w.end); w.works(p) {
+			w.fail("nothing woke the loop for %+v", p)
+			w.dump()
+		}
 	}
 }
 
 // check looks whether an item is gone that a consumer still owed.
 func (w *world) check() {
 	w.invariants()
+	w.checkWoken()
 	for n := range w.first {
+		if w.aside[n] {
+			continue
+		}
+		for name, o := range w.durables {
+			if n >= o.start && !o.confirmed.Has(n) && !o.finished.Has(n) && !w.dead.Has(n) {
+				w.fail("%d is gone, but durable %q has not confirmed it", n, name)
+			}
+		}
 		if !w.known.Has(n) {
 			w.fail("%d is gone, but no consumer has confirmed it", n)
 			return
 		}
 		for _, c := range w.clients {
-			if n >= c.owes.start && !c.owes.confirmed.Has(n) && !w.dead.Has(n) {
+			if n >= c.owes.start && !c.owes.confirmed.Has(n) && !c.owes.finished.Has(n) && !w.dead.Has(n) {
 				w.fail("%d is gone, but %s has not confirmed it", n, c.name)
 				return
 			}
 		}
 	}
 	st := w.log.Stats()
-	if st.Taken != st.Confirmed+st.Dead+st.Gone+st.Returned+st.InFlight || int64(st.InFlight) < 0 || int64(st.Confirmed) < 0 {
+	if st.Taken != st.Confirmed+st.Dead+st.Gone+st.Returned+uint64(st.InFlight) || st.InFlight < 0 || int64(st.Confirmed) < 0 {
 		w.fail("the books are wrong: %+v", st)
 	}
 }
 
 // finish lets all clients confirm: then nothing is left.
 func (w *world) finish() {
+	for name := range w.durables {
+		w.joinDurable(name)
+	}
 	if w.join(""); w.t.Failed() {
 		return
 	}
 	for range 2000 {
 		w.turn(false)
+		w.leaveCut()
 		for _, c := range w.clients {
 			for _, d := range c.debts {
-				if !w.opts.Explicit {
-					c.owes.confirmed.Add(d.from, d.to)
-					w.known.Add(d.from, d.to)
+				if !c.explicit() {
+					c.confirmed(d.from, d.to)
 					d.receipt.Confirm()
 					continue
 				}
 				d.receipt.Confirm()
 				for n := d.from; n < d.to; n++ {
-					if c.membership.(batch.Acknowledger).Acknowledge(n, time.Time{}, batch.Ack{Kind: batch.Acked}, nil) == nil {
+					if c.membership.(batch.Acknowledger).Acknowledge("", n, batch.Ack{Kind: batch.Acked}, nil) == nil {
 						c.owes.confirmed.Add(n, n+1)
 						w.known.Add(n, n+1)
 					}
@@ -453,8 +600,8 @@ func (w *world) finish() {
 		w.now = w.now.Add(100 * time.Millisecond)
 	}
 	w.check()
-	if w.first != w.end {
-		w.fail("%d items are left of the list: %d to %d", w.end-w.first, w.first, w.end)
+	if w.first+w.keep < w.end || len(w.aside) > 0 {
+		w.fail("%d items are left of the list: %d to %d, and %v aside", w.end-w.first, w.first, w.end, w.aside)
 		w.dump()
 	}
 	if st := w.log.Stats(); st.InFlight != 0 || st.Behind != 0 {
@@ -472,7 +619,7 @@ func (w *world) invariants() {
 		below := c.acked.Clone()
 		below.Cut(c.cursor)
 		if out := int(c.cursor - below.Count()); out != c.out {
-			w.fail("consumer %q: out is %d, not %d; cursor %d, acked %s", c.group, c.out, out, c.cursor, c.acked.String())
+			w.fail("consumer %q: out is %d, not %d; cursor %d, acked %s", c.name.Name, c.out, out, c.cursor, c.acked.String())
 		}
 		owed := 0
 		for _, m := range c.members {
@@ -482,7 +629,7 @@ func (w *world) invariants() {
 				held += int(s.To - s.From)
 			}
 			if held != m.owed {
-				w.fail("consumer %q: a member owes %d, but holds %d", c.group, m.owed, held)
+				w.fail("consumer %q: a member owes %d, but holds %d", c.name.Name, m.owed, held)
 			}
 		}
 		waiting := 0
@@ -491,11 +638,11 @@ func (w *world) invariants() {
 				waiting++
 			}
 		}
-		if !w.opts.Explicit {
+		if !c.terms.Explicit {
 			waiting = int(c.again.Count())
 		}
 		if owed+waiting != c.out {
-			w.fail("consumer %q: %d in hands and %d waiting, but %d are out", c.group, owed, waiting, c.out)
+			w.fail("consumer %q: %d in hands and %d waiting, but %d are out", c.name.Name, owed, waiting, c.out)
 		}
 	}
 }
@@ -503,7 +650,7 @@ func (w *world) invariants() {
 // dump adds the consumers to the story.
 func (w *world) dump() {
 	for _, c := range w.log.consumers {
-		w.say("  consumer %q: %v, cursor %d, again %v, out %d, ready %v, front %v, closing %v", c.group, c.acked.String(), c.cursor, c.again.String(),
+		w.say("  consumer %q: %v, cursor %d, again %v, out %d, ready %v, front %v, closing %v", c.name.Name, c.acked.String(), c.cursor, c.again.String(),
 			c.out, c.ready, c.front, c.closing)
 	}
 	w.say("  front %d, done %s, finished %s, taken %s", w.log.front, w.log.done.String(), w.log.finished.String(), w.log.taken.String())

@@ -1,4 +1,4 @@
-// Package cursor holds the one delivery rule:
+// Package relay holds the one delivery rule:
 //
 //	An item leaves Redis when at least one consumer has confirmed it and no
 //	consumer still owes it. Until then Redis holds it.
@@ -30,7 +30,7 @@
 // goroutine; Plan, Offer, Bury, Changes, Saved, Load, Gone, Reset and Rollback belong to
 // the loop, which calls them one at a time. Members are called with the lock held,
 // so that all see one order.
-package cursor
+package relay
 
 import (
 	"slices"
@@ -41,16 +41,28 @@ import (
 	"edged/internal/numbers"
 )
 
-// Options bound a Log.
-type Options struct {
-	Window int // items that one consumer may owe and have been handed; at least 1
-	Memory int // bytes of items on their way, encodings included; one item is always allowed
-
+// Terms say when a consumer has confirmed an item, and when it gets one again.
+type Terms struct {
 	Explicit      bool            // each item is acknowledged by itself, not by a receipt
 	AckWait       time.Duration   // explicit: after which an item that was not acknowledged is delivered again
 	Backoff       []time.Duration // explicit: waits in place of AckWait; after the first delivery, the second, …; the last one repeats
-	MaxDeliver    int             // explicit: deliveries to a consumer before the item is a dead letter; 0 means no bound
-	MaxAckPending int             // explicit: items that one consumer may owe and have been handed
+	MaxDeliver    int             // explicit: deliveries before the item is a dead letter; 0 means no bound
+	MaxAckPending int             // explicit: in place of Window
+}
+
+// Options bound a Log.
+type Options struct {
+	Window int // items that one consumer may owe and have been handed; at least 1; see MaxAckPending
+	Memory int // bytes of items on their way, encodings included; one item is always allowed
+
+	Terms      // of plain subscriptions and queue groups
+	Times bool // Redis is to know when items were seen first
+
+	MaxAway      time.Duration // a durable consumer without a member for so long owes the newest MaxAwayItems at most; 0 means no bound
+	MaxAwayItems uint64
+
+	MaxLag time.Duration      // age of an item that a consumer does not have and another has confirmed; 0 means no bound
+	CutOff func(ConsumerInfo) // called once, without the lock, for a consumer over MaxLag: its members are to leave
 
 	Changed func()           // called without the lock when Plan or Changes may say something new; must not block
 	Now     func() time.Time // nil means time.Now
@@ -59,16 +71,18 @@ type Options struct {
 // Stats are a Log's books. Taken = Confirmed + Dead + Gone + Returned + InFlight, and
 // in the end the items InFlight stay in Redis.
 type Stats struct {
-	Taken       uint64 // items handed to a consumer for the first time
-	Confirmed   uint64 // finished: confirmed by a consumer, and owed by none
-	Dead        uint64 // finished as a dead letter
-	Gone        uint64 // removed from Redis by another program before they were finished
-	Returned    uint64 // taken, and to be taken again: the place in the list was lost
-	Redelivered uint64 // handed to the same consumer once more
-	InFlight    uint64 // taken and not finished
-	Consumers   int    // that take items
-	Members     int    // of all consumers
-	Behind      int    // consumers that are not at the front
+	Taken       uint64    // items handed to a consumer for the first time
+	Confirmed   uint64    // finished: confirmed by a consumer, and owed by none
+	Dead        uint64    // finished as a dead letter
+	Gone        uint64    // removed from Redis by another program before they were finished
+	Returned    uint64    // taken, and to be taken again: the place in the list was lost
+	Redelivered uint64    // handed to the same consumer once more
+	InFlight    int       // taken and not finished
+	Consumers   int       // that take items
+	Members     int       // of all consumers
+	Owed        int       // items in their hands, one that is in several counts as many
+	Behind      int       // consumers that are not at the front
+	Oldest      time.Time // when the oldest of those InFlight was read; zero if there are none
 }
 
 // Log is one list and its consumers.
@@ -78,11 +92,13 @@ type Log struct {
 	mu        sync.Mutex // guards everything below, consumers and members included
 	loaded    bool       // the place in the list is known
 	stopped   bool       // nothing more is taken, and a consumer that leaves still owes
+	epoch     string     // in which the numbers stand for the items that they stand for
 	first     uint64     // number of the item at the head of the Redis list
 	done      numbers.Set
 	taken     numbers.Set // handed to a consumer, or finished in an earlier life
+	ages      ages        // of those
 	consumers []*consumer
-	groups    map[string]*consumer
+	named     map[batch.Name]*consumer
 	keys      map[string]int // encoding key -> members that use it
 
 	front uint64 // cursor of the consumers at the front
@@ -94,11 +110,17 @@ type Log struct {
 	stale           bool        // the fields below, up to finished, have to be found again
 	low, plainLow   uint64      // least floor of all consumers, and of the plain ones; never: there is none
 	lows, plainLows int         // consumers with that floor
+	spread          bool        // a consumer has confirmed items above its floor
 	dead            []uint64    // dead letters that are not finished, as other consumers owe them
 	finished        numbers.Set // confirmed, and owed by none
+	ever            uint64      // the floor of past
+	past            numbers.Set // finished, or set aside
 
+	aside     aside
+	mostHeld  uint64    // see mostHeld; another one in tests
 	graceEnds time.Time // zero: no grace
 	records   records
+	lagging   lagging
 	due       claims // heap: the earliest first
 	stats     Stats  // the counters only
 	base      uint64 // of finished, those that are not in stats
@@ -112,7 +134,10 @@ func New(opts Options) *Log {
 	if opts.Changed == nil {
 		opts.Changed = func() {}
 	}
-	return &Log{opts: opts, groups: make(map[string]*consumer), keys: make(map[string]int)}
+	if opts.CutOff == nil {
+		opts.MaxLag = 0
+	}
+	return &Log{opts: opts, named: make(map[batch.Name]*consumer), keys: make(map[string]int), mostHeld: mostHeld}
 }
 
 // Stop ends the taking for good: once it has returned no new item is handed out, and
@@ -123,10 +148,14 @@ func (l *Log) Stop() {
 	l.mu.Unlock()
 }
 
-// SetBounds changes Options.Window and Memory. What is on its way stays.
-func (l *Log) SetBounds(window, memory int) {
+// Set changes the options, but for Explicit, Changed and Now. Items on their way stay, and
+// so do waits that have begun.
+func (l *Log) Set(o Options) {
 	l.mu.Lock()
-	l.opts.Window, l.opts.Memory = window, memory
+	to := &l.opts
+	to.Window, to.Memory, to.Times = o.Window, o.Memory, o.Times
+	o.Explicit = to.Explicit
+	to.Terms, to.MaxLag, to.MaxAway, to.MaxAwayItems = o.Terms, o.MaxLag, o.MaxAway, o.MaxAwayItems
 	for _, c := range l.consumers {
 		l.updateRoom(c)
 	}
@@ -134,28 +163,42 @@ func (l *Log) SetBounds(window, memory int) {
 	l.opts.Changed()
 }
 
-// Plan says which items are finished and which can be read, below the number end: the list
-// has no more. Times that have come take their effect: overdue items
-// are delivered again, a consumer that holds up the front is left behind.
-func (l *Log) Plan(end uint64) batch.Place {
+// Plan says which items are finished and which can be read. The list begins at the number
+// first, and has nothing from end on. Times that have come take their effect: overdue items
+// are delivered again, a consumer that holds up the front is left behind, one that lags too
+// much is cut off.
+func (l *Log) Plan(first, end uint64) batch.Place {
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	now := l.opts.Now()
-	p := batch.Place{First: l.first}
+	p := l.plan(first, end, l.opts.Now())
+	cut := l.takeCut()
+	l.mu.Unlock()
+	for _, c := range cut {
+		l.opts.CutOff(c)
+	}
+	return p
+}
+
+func (l *Log) plan(first, end uint64, now time.Time) batch.Place {
+	var p batch.Place
 	if !l.loaded {
 		p.Active = l.active()
 		return p
 	}
 
+	l.first = first
+	l.missAll(end)
 	l.endGrace(now)
 	l.redeliverOverdue(now)
 	l.leaveBehind(now)
 	l.settle()
-	p.Floor, p.Active, p.Dirty = l.finished.Floor(), l.active(), l.dirty()
-	p.Idle = len(l.consumers) == 0
+	l.setAside(now)
+	l.ages.forget(first)
+	p.Floor, p.Active, p.Dirty = l.past.Floor(), l.active(), l.dirty(now)
+	p.Idle = !slices.ContainsFunc(l.consumers, func(c *consumer) bool { return !c.name.Durable || len(c.members) > 0 })
 	if p.Active && !l.stopped {
 		l.planRead(&p, end, now)
 	}
+	l.findLagging(now)
 	p.Wake = l.nextWake(now)
 	return p
 }
@@ -166,6 +209,8 @@ func (l *Log) planRead(p *batch.Place, end uint64, now time.Time) {
 	front, sweep := batch.Place{}, batch.Place{}
 	l.planFront(&front)
 	l.planSweep(&sweep, end)
+	p.Full = l.pace.members > 0 && front.Items == 0 && sweep.Items == 0
+	l.askSweep(sweep.Items > 0, now)
 	if front.From >= end {
 		front.Items = 0
 	}
@@ -253,7 +298,9 @@ func (l *Log) Offer(b *batch.Batch, sweep bool) {
 	if !l.loaded || l.stopped {
 		return
 	}
+	l.ages.note(b.Next(), l.opts.Now())
 	if sweep {
+		l.sweepCame(l.opts.Now())
 		l.swept, l.turn = b.Next(), false
 		for _, c := range slices.Clone(l.consumers) {
 			if l.lacks(c) {
@@ -262,7 +309,7 @@ func (l *Log) Offer(b *batch.Batch, sweep bool) {
 		}
 	} else if b.First() == l.front {
 		l.turn = true
-		l.pace.offer(l.opts.Now())
+		l.pace.offer(b.Next(), l.opts.Now())
 		for _, c := range slices.Clone(l.consumers) {
 			if c.front {
 				l.give(c, b, b.Len())
@@ -301,6 +348,12 @@ func (l *Log) Stats() Stats {
 			}
 		}
 		st.Members += len(c.members)
+		for _, m := range c.members {
+			st.Owed += m.owed
+		}
+	}
+	if st.InFlight > 0 {
+		st.Oldest = l.ages.of(l.finished.Floor())
 	}
 	return st
 }
@@ -310,8 +363,6 @@ func (l *Log) books() Stats {
 	l.settle()
 	st := l.stats
 	st.Confirmed = l.finished.Count() - l.base - st.Dead - st.Gone
-	st.InFlight = st.Taken - st.Confirmed - st.Dead - st.Gone - st.Returned
+	st.InFlight = int(st.Taken - st.Confirmed - st.Dead - st.Gone - st.Returned)
 	return st
 }
-
-func (l *Log) inFlight() uint64 { return l.books().InFlight }

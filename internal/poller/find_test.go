@@ -1,0 +1,199 @@
+package poller
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"edged/internal/ledger"
+	"edged/internal/redistest"
+)
+
+// Each letter is an item; the head had number 10. A dot is an item that is not known.
+func TestSearchFindsTheNumberOfTheHead(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		known, list string
+		head, end   int // 0: not certain
+	}{
+		{"abcd", "abcd", 10, 14}, {"abcd", "cdxx", 12, 14}, {"abcd", "wxyz", 0, 0}, {"abcd", "", 0, 0}, {"abcd", "d", 13, 14},
+		{"aaaa", "aaaa", 10, 14}, {"abab", "abab", 10, 14}, {"abab", "abx", 12, 14}, {"abcd", "bcde", 11, 14}, {"abcd", "abxd", 10, 12},
+		{"abcd", "xabcd", 9, 14}, {"abcd", "xyzabcde", 7, 14}, {"a..d", "xabxd", 9, 14}, {"abcd", "xabab", 0, 0}, {"aab", "xaaab", 8, 13},
+		{"a", "xyzwvutsrqpa", 0, 0}, {"a", "yzwvutsrqa", 1, 11},
+		{"a..d", "bcd", 11, 14}, {"a..de", "cdx", 0, 0}, {"a.....gh", "xxghy", 14, 18},
+	} {
+		s := &search{known: map[uint64]print{}, first: 10, top: 10 + uint64(len(c.known))}
+		for i, item := range c.known {
+			if item != '.' {
+				s.known[10+uint64(i)] = print{Mark: ledger.Mark(item)}
+			}
+		}
+		for s.more(uint64(len(c.list))) {
+			s.found(print{Mark: ledger.Mark(c.list[s.at])})
+		}
+		got := s.best()
+		if got == nil {
+			got = &answer{}
+		}
+		if int(got.head) != c.head || int(got.end) != c.end {
+			t.Errorf("%q in %q: %+v, want %d to %d", c.known, c.list, *got, c.head, c.end)
+		}
+	}
+}
+
+// headPushes are items that another program pushes to the head of a list whose head has
+// number 10, in order from the new head on.
+var headPushes = map[string][]any{
+	"one":               {"new 0"},
+	"several":           {"new 0", "new 1", "new 2"},
+	"one like the next": {"new 0", "item 11"},
+	"one like the head": {"new 0", "item 10"},
+}
+
+func TestItemsPushedToTheHeadAreDeliveredAndNothingComesTwice(t *testing.T) {
+	t.Parallel()
+	inBothModes(t, func(t *testing.T, mode func(*setup)) {
+		for name, items := range headPushes {
+			for _, right := range []bool{false, true} {
+				t.Run(fmt.Sprint(name, " right=", right), func(t *testing.T) {
+					s := redistest.Start(t)
+					pushed(t, s, right, numbered(20)...)
+					l := byHand(t, s.Address(), mode, func(o *setup) { o.Lists[0].FromRight, o.BatchItems = right, 10 })
+					l.loop.readers[0].limit = 10
+					a := l.join(0, true)
+					l.settle(0)
+					a.confirmSome(1)
+					l.settle(0)
+					if a.wait(t, 20); s.Len("a") != 10 {
+						t.Fatalf("%d items are left", s.Len("a"))
+					}
+
+					back := slices.Clone(items)
+					slices.Reverse(back)
+					pushed(t, s, !right, back...)
+					for range 5 {
+						l.settle(0)
+					}
+					if got := a.got()[20:]; !slices.Equal(got, texts(items)) {
+						t.Errorf("then came %q", got)
+					}
+					pushed(t, s, right, "last")
+					for s.Len("a") > 0 {
+						a.confirm()
+						l.settle(0)
+					}
+					if got := a.got()[20+len(items):]; !slices.Equal(got, []string{"last"}) {
+						t.Errorf("at last came %q", got)
+					}
+					l.balanced()
+				})
+			}
+		}
+	})
+}
+
+func texts(items []any) (all []string) {
+	for _, item := range items {
+		all = append(all, item.(string))
+	}
+	return all
+}
+
+// The ledger says which item was the head, so a start recognizes it.
+func TestItemsPushedToTheHeadWhileEdgedIsAwayComeFirst(t *testing.T) {
+	t.Parallel()
+	inBothModes(t, func(t *testing.T, mode func(*setup)) {
+		grace := func(o *setup) { o.RejoinGrace, o.BatchItems = time.Minute, 10 }
+		s := redistest.Start(t)
+		s.Push("a", numbered(20)...)
+		killed := byHand(t, s.Address(), mode, grace)
+		killed.loop.readers[0].limit = 10
+		a := killed.joinGroup(0, "g", true)
+		killed.settle(0)
+		a.confirmSome(1)
+		killed.settle(0)
+		s.Client().LPush(t.Context(), "a", "new 1", "new 0")
+		again := start(t, s.Address(), mode, grace).joinGroup(0, "g", false)
+		gone(t, s)
+		want := append([]string{"new 0", "new 1"}, texts(numbered(20)[10:])...)
+		if got := again.got(); !slices.Equal(got, want) {
+			t.Errorf("got %q", got)
+		}
+	})
+}
+
+// With no free numbers below the head, all that Redis holds comes again.
+func TestItemsPushedToTheHeadOfANewListMakeAllComeAgain(t *testing.T) {
+	t.Parallel()
+	inBothModes(t, func(t *testing.T, mode func(*setup)) {
+		s := redistest.Start(t)
+		s.Push("a", numbered(10)...)
+		l := start(t, s.Address(), mode)
+		a := l.join(0, true)
+		a.wait(t, 10)
+		for i := range 2 { // the second time there are
+			s.Client().LPush(t.Context(), "a", fmt.Sprintf("new %d", i))
+			a.wait(t, 21+i)
+		}
+		gone(t, s, a)
+		if got := a.got(); got[10] != "new 0" || got[21] != "new 1" {
+			t.Errorf("got %q", got)
+		}
+		l.balanced()
+	})
+}
+
+// A list whose take_from names the wrong end is such a one.
+func TestAListThatIsPushedToAtItsHeadWithoutAPauseIsServed(t *testing.T) {
+	t.Parallel()
+	inBothModes(t, func(t *testing.T, mode func(*setup)) {
+		s := redistest.Start(t)
+		l := start(t, s.Address(), mode)
+		a := l.join(0, false)
+		n, seen := 0, func() map[string]bool {
+			all := map[string]bool{}
+			for _, item := range a.got() {
+				all[item] = true
+			}
+			return all
+		}
+		redistest.Eventually(t, "a thousand have come while more are pushed", func() bool {
+			for range 200 {
+				s.Client().LPush(t.Context(), "a", fmt.Sprint("item ", n))
+				n++
+			}
+			return len(seen()) > 1000
+		})
+		gone(t, s)
+		if got := len(seen()); got != n {
+			t.Errorf("%d items came of %d", got, n)
+		}
+		t.Logf("%d items were pushed, %d deliveries", n, a.count())
+	})
+}
+
+// The ledger remembers an item that is gone.
+func TestAListThatIsReplacedWhileEdgedIsAwayIsReadFromItsHead(t *testing.T) {
+	t.Parallel()
+	inBothModes(t, func(t *testing.T, mode func(*setup)) {
+		grace := func(o *setup) { o.RejoinGrace = time.Minute }
+		s := redistest.Start(t)
+		s.Push("a", numbered(10)...)
+		killed := byHand(t, s.Address(), mode, grace)
+		killed.join(0, true)
+		fast := killed.join(0, true)
+		killed.settle(0)
+		fast.confirm()
+		killed.settle(0)
+
+		do(t, s, "DEL", "a")
+		s.Push("a", "other 0", "other 1")
+		l := byHand(t, s.Address(), mode, grace)
+		c := l.join(0, true)
+		l.settle(0)
+		if got := c.got(); !slices.Equal(got, []string{"other 0", "other 1"}) {
+			t.Errorf("got %q", got)
+		}
+	})
+}

@@ -1,0 +1,181 @@
+package relay
+
+import (
+	"time"
+
+	"edged/internal/batch"
+)
+
+// A consumer lags behind others, never behind a producer: an item counts if another
+// consumer has confirmed it and all before it, and the consumer does not have it in its
+// hands. An item is in its hands from its delivery on, while a delay that the consumer asked for
+// lasts too. Delivery may have to wait for Redis; that time does not count.
+
+// lagInterval is the least time between two looks at the consumers' lag.
+const lagInterval = time.Second
+
+// lagging is the state of the search for consumers that lag. Guarded by Log.mu.
+type lagging struct {
+	next  time.Time // no look before
+	wake  time.Time // when Plan has to look; zero: no consumer lags
+	asked time.Time // since when the sweep waits for its read; zero: it does not
+	cut   []ConsumerInfo
+}
+
+// ConsumerInfo describes a consumer.
+type ConsumerInfo struct {
+	Name     batch.Name // empty for a plain subscription, and for a viewer
+	Viewer   bool
+	Missed   uint64         // viewer, durable: items that were gone before it got them
+	Away     time.Time      // durable: since when it has no member; zero: it has one
+	Members  []batch.Member // empty if it has not come back since the start
+	Next     uint64         // the item that it gets next
+	LagItems uint64         // items that count for its lag
+	Lag      time.Duration  // the age of the oldest of them
+	Owed     int            // items in the hands of its members, not confirmed
+	Oldest   time.Time      // when the oldest item that it has not confirmed was read; zero: it was not
+	Front    bool
+}
+
+// State is the place of a list and of its consumers.
+type State struct {
+	First, Floor, Done, Next uint64 // the head; items below are finished, confirmed once, read
+	Consumers                []ConsumerInfo
+}
+
+// State returns the place of the list and of its consumers. It is all zero if the place is
+// not known.
+func (l *Log) State() State {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.loaded {
+		return State{}
+	}
+	l.settle()
+	s := State{First: l.first, Floor: l.past.Floor(), Done: l.doneFloor(), Next: l.taken.Top()}
+	now := l.opts.Now()
+	for _, c := range l.consumers {
+		s.Consumers = append(s.Consumers, l.info(c, now))
+	}
+	return s
+}
+
+func (l *Log) info(c *consumer, now time.Time) ConsumerInfo {
+	i := ConsumerInfo{
+		Name: c.name, Viewer: c.viewer, Missed: c.missed, Next: c.cursor, LagItems: l.lagItems(c), Lag: l.lag(c, now),
+		Oldest: l.ages.of(c.acked.Floor()), Front: c.front,
+	}
+	if c.closing {
+		i.Next = c.acked.Floor()
+	}
+	if c.name.Durable && len(c.members) == 0 {
+		i.Away = c.away
+	}
+	for _, m := range c.members {
+		i.Members = append(i.Members, m.takes)
+		i.Owed += m.owed
+	}
+	return i
+}
+
+// lag is the age of the oldest item that counts, but no more than the consumer's own.
+func (l *Log) lag(c *consumer, now time.Time) (lag time.Duration) {
+	if !l.loaded || !c.active() || c.viewer {
+		return 0
+	}
+	if !l.lagging.asked.IsZero() {
+		now = l.lagging.asked
+	}
+	done := l.doneFloor()
+	if next, _ := c.acked.Gap(c.cursor); next < done {
+		lag = l.ages.lag(next, now)
+	}
+	if next, _ := c.firstAgain(0); next < done {
+		lag = max(lag, min(l.ages.lag(next, now), now.Sub(c.returned)))
+	}
+	return min(lag, max(0, now.Sub(c.began)))
+}
+
+// lagItems is how many items count.
+func (l *Log) lagItems(c *consumer) (n uint64) {
+	done := l.doneFloor()
+	again := c.again.Clone()
+	again.Cut(done)
+	n = again.Count()
+	if c.cursor < done {
+		below, handed := c.acked.Clone(), c.acked.Clone()
+		below.Cut(done)
+		handed.Cut(c.cursor)
+		n += done - c.cursor - (below.Count() - handed.Count())
+	}
+	return n
+}
+
+// findLagging looks for consumers that lag more than MaxLag. Plan cuts them off.
+func (l *Log) findLagging(now time.Time) {
+	g := &l.lagging
+	if l.opts.MaxLag == 0 || l.stopped {
+		g.wake = time.Time{}
+		return
+	}
+	if now.Before(g.next) {
+		if g.wake.IsZero() && len(l.consumers) > l.pace.members {
+			g.wake = g.next // one of those behind may lag by then
+		}
+		return
+	}
+	g.next, g.wake = now.Add(lagInterval), time.Time{}
+	for _, c := range l.consumers {
+		lag := l.lag(c, now)
+		switch {
+		case c.cut || lag == 0 || c.name.Durable:
+		case lag >= l.opts.MaxLag:
+			c.cut = true
+			g.cut = append(g.cut, l.info(c, now))
+		default:
+			at := now.Add(max(l.opts.MaxLag-lag, lagInterval))
+			if g.wake.IsZero() || at.Before(g.wake) {
+				g.wake = at
+			}
+		}
+	}
+}
+
+// takeCut returns the consumers to be cut off.
+func (l *Log) takeCut() []ConsumerInfo {
+	cut := l.lagging.cut
+	l.lagging.cut = nil
+	return cut
+}
+
+// askSweep notes whether the sweep has something to read.
+func (l *Log) askSweep(wants bool, now time.Time) {
+	switch asked := &l.lagging.asked; {
+	case !wants:
+		*asked = time.Time{}
+	case asked.IsZero():
+		*asked = now
+	}
+}
+
+// sweepCame notes that the sweep has its read. The time that it had to wait, for Redis
+// or because the list was paused, counts for no consumer's lag.
+func (l *Log) sweepCame(now time.Time) {
+	if asked := l.lagging.asked; !asked.IsZero() && now.Sub(asked) >= leastAge {
+		l.ages.away += now.Sub(asked)
+	}
+	l.lagging.asked = time.Time{}
+}
+
+// deliverAgain lets items that were in the hands of a consumer be handed out once more.
+func (l *Log) deliverAgain(c *consumer, from, to uint64) {
+	c.again.Add(from, to)
+	c.returned = l.opts.Now()
+}
+
+// Owed implements batch.Membership.
+func (m *member) Owed() int {
+	m.log.mu.Lock()
+	defer m.log.mu.Unlock()
+	return m.owed
+}

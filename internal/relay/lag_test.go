@@ -1,0 +1,301 @@
+package relay
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"edged/internal/batch"
+)
+
+// desk is a list of small items, with its Log and a clock.
+type desk struct {
+	t   *testing.T
+	now time.Time
+	log *Log
+	end uint64 // one past the last item
+	cut []ConsumerInfo
+}
+
+func newDesk(t *testing.T, o Options) *desk {
+	d := &desk{t: t, now: time.Unix(1000, 0)}
+	o.Memory, o.Now = 1<<20, func() time.Time { return d.now }
+	o.CutOff = func(c ConsumerInfo) { d.cut = append(d.cut, c) }
+	d.log = New(o)
+	d.log.Load(batch.Snapshot{Epoch: "e"})
+	return d
+}
+
+// reader is a member with the items that it was handed, and their receipts.
+type reader struct {
+	batch.Membership
+	got      []uint64
+	receipts []batch.Receipt
+}
+
+func (d *desk) join(group string) *reader {
+	r := new(reader)
+	r.Membership = d.log.Join(group, "k", r)
+	return r
+}
+
+func (r *reader) Deliver(b *batch.Batch, from, to int, receipt batch.Receipt) int {
+	for i := from; i < to; i++ {
+		r.got = append(r.got, b.First()+uint64(i))
+	}
+	r.receipts = append(r.receipts, receipt)
+	return to - from
+}
+
+// confirm confirms all that the reader was handed.
+func (r *reader) confirm() {
+	for _, receipt := range r.receipts {
+		receipt.Confirm()
+	}
+	r.receipts = nil
+}
+
+// say says the same about all items that the reader was handed since the last time.
+func (r *reader) say(t *testing.T, a batch.Ack) {
+	t.Helper()
+	for _, n := range r.got {
+		if err := r.Membership.(batch.Acknowledger).Acknowledge("e", n, a, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.got = nil
+	r.confirm() // they are written
+}
+
+// turn is a round trip of the loop, and reports whether it had anything to do.
+func (d *desk) turn() bool {
+	p := d.log.Plan(0, d.end)
+	d.log.Changes()
+	d.log.Saved(true)
+	reads := p.Items > 0 && p.From < d.end
+	if reads {
+		items := make([][]byte, min(uint64(p.Items), d.end-p.From))
+		for i := range items {
+			items[i] = []byte("item")
+		}
+		b := batch.Of("list", p.From, items...)
+		if d.log.opts.Explicit {
+			b.Stamp("e", d.now, 0)
+		}
+		d.log.Offer(b, p.Sweep)
+	}
+	return reads || p.Dirty
+}
+
+// run turns until nothing is left to do, while fast confirms.
+func (d *desk) run(fast ...*reader) {
+	for d.turn() {
+		for _, r := range fast {
+			if d.log.opts.Explicit {
+				r.say(d.t, batch.Ack{Kind: batch.Acked})
+			} else {
+				r.confirm()
+			}
+		}
+	}
+}
+
+// pass lets time pass, with a look at least each step.
+func (d *desk) pass(total, step time.Duration, fast ...*reader) {
+	for end := d.now.Add(total); d.now.Before(end); {
+		d.now = d.now.Add(step)
+		d.run(fast...)
+	}
+}
+
+func (d *desk) expectCut(want ...*reader) {
+	d.t.Helper()
+	var got, all []batch.Member
+	for _, c := range d.cut {
+		got = append(got, c.Members...)
+	}
+	for _, r := range want {
+		all = append(all, r)
+	}
+	if !slices.Equal(got, all) {
+		d.t.Fatalf("cut off are %v, want %v", d.cut, want)
+	}
+}
+
+func TestAConsumerThatLagsTooLongIsCutOffOnce(t *testing.T) {
+	d := newDesk(t, Options{Window: 10, MaxLag: 10 * time.Minute})
+	fast, slow := d.join(""), d.join("")
+	d.end = 100
+	d.run(fast)
+	d.pass(2*time.Second, time.Second, fast)
+
+	p := d.log.Plan(0, d.end)
+	if left := p.Wake.Sub(d.now); left <= 0 || left > 10*time.Minute {
+		t.Fatalf("Plan wants to be called after %v, want less than the 10 minutes", left)
+	}
+	d.now = p.Wake.Add(-time.Second)
+	d.run(fast)
+	d.expectCut()
+	d.now = p.Wake
+	d.run(fast)
+	d.expectCut(slow)
+	if c := d.cut[0]; c.LagItems != 90 || c.Owed != 10 || c.Lag < 10*time.Minute || c.Next != 10 {
+		t.Errorf("it is described as %+v", c)
+	}
+	d.pass(time.Hour, time.Minute, fast)
+	d.expectCut(slow)
+	slow.Leave()
+	if d.run(fast); d.log.State().Floor != d.end {
+		t.Error("it owes something after it has left")
+	}
+}
+
+func TestAConsumerAloneDoesNotLag(t *testing.T) {
+	d := newDesk(t, Options{Window: 10, MaxLag: time.Minute})
+	d.join("")
+	d.end = 100
+	d.run()
+	d.pass(time.Hour, time.Minute)
+	d.expectCut()
+}
+
+func TestAConsumerThatKeepsWithinTheTimeIsKept(t *testing.T) {
+	d := newDesk(t, Options{Window: 10, MaxLag: time.Minute})
+	fast, slow := d.join(""), d.join("")
+	for range 1000 { // it is always some items behind
+		d.end += 30
+		d.pass(time.Second, time.Second, fast)
+		for range 3 {
+			slow.confirm()
+			d.run(fast)
+		}
+	}
+	d.expectCut()
+}
+
+func TestAGroupIsCutOffAsAWhole(t *testing.T) {
+	d := newDesk(t, Options{Window: 10, MaxLag: time.Minute})
+	fast, one, two := d.join(""), d.join("crew"), d.join("crew")
+	d.end = 100
+	d.pass(2*time.Minute, time.Second, fast)
+	d.expectCut(one, two)
+}
+
+func TestWithoutMaxLagNoneIsCutOff(t *testing.T) {
+	d := newDesk(t, Options{Window: 10})
+	fast := d.join("")
+	d.join("")
+	d.end = 100
+	d.pass(100*time.Hour, time.Hour, fast)
+	d.expectCut()
+}
+
+func explicit(pending int) Options {
+	return Options{Window: 1000, MaxLag: 10 * time.Minute, Terms: Terms{Explicit: true, AckWait: 30 * time.Second, MaxAckPending: pending}}
+}
+
+func TestAWorkerThatRefusesForADayIsKept(t *testing.T) {
+	d := newDesk(t, explicit(100))
+	fast, slow := d.join(""), d.join("")
+	d.end = 50
+	d.run(fast)
+	refuse := batch.Ack{Kind: batch.Refused, Delay: MaxDelay}
+	for range 3 {
+		if len(slow.got) != 50 {
+			t.Fatalf("it got %d items, want all", len(slow.got))
+		}
+		slow.say(t, refuse)
+		d.pass(MaxDelay, time.Minute, fast)
+	}
+	d.expectCut()
+}
+
+func TestAWorkerThatNeverAcknowledgesIsCutOffForTheItemsThatItHasNoRoomFor(t *testing.T) {
+	for pending, kept := range map[int]bool{50: true, 49: false} {
+		d := newDesk(t, explicit(pending))
+		fast, slow := d.join(""), d.join("")
+		d.end = 50
+		for range 120 {
+			d.pass(10*time.Second, 10*time.Second, fast)
+			slow.confirm() // they are written
+		}
+		if kept {
+			d.expectCut()
+		} else {
+			d.expectCut(slow)
+		}
+	}
+}
+
+// While Redis is away a consumer cannot catch up.
+func TestTheTimeInWhichNothingCanBeReadIsNoLag(t *testing.T) {
+	d := newDesk(t, Options{Window: 10, MaxLag: 10 * time.Minute})
+	fast, slow := d.join(""), d.join("")
+	d.end = 100
+	d.run(fast)
+	d.pass(time.Second, time.Second, fast) // the slow one is left behind
+	d.now = d.now.Add(5 * time.Minute)
+	slow.confirm() // it has room again
+	for range 60 { // but there is no read
+		d.log.Plan(0, d.end)
+		d.now = d.now.Add(time.Minute)
+	}
+	d.run(fast)
+	d.expectCut()
+	if lag := d.log.State().Consumers[1].Lag; lag != 5*time.Minute {
+		t.Errorf("its lag is %v, want the 5 minutes that were its own", lag)
+	}
+	d.pass(6*time.Minute, time.Second, fast)
+	d.expectCut(slow)
+}
+
+func TestStateTellsThePlaceOfEachConsumer(t *testing.T) {
+	d := newDesk(t, Options{Window: 10, MaxLag: 10 * time.Minute})
+	fast, slow := d.join(""), d.join("crew")
+	d.end = 100
+	d.run(fast)
+	d.pass(time.Second, time.Second, fast) // the slow one is left behind
+	d.now = d.now.Add(time.Minute)
+	s := d.log.State()
+	if s.First != 0 || s.Floor != 0 || s.Done != 100 || s.Next != 100 || len(s.Consumers) != 2 {
+		t.Fatalf("the state is %+v", s)
+	}
+	if c := s.Consumers[0]; c.Members[0] != batch.Member(fast) || c.Next != 100 || c.LagItems != 0 || c.Lag != 0 || c.Owed != 0 || !c.Oldest.IsZero() || !c.Front {
+		t.Errorf("the fast one is %+v", c)
+	}
+	c := s.Consumers[1]
+	if c.Name.Name != "crew" || c.Members[0] != batch.Member(slow) || c.Next != 10 || c.LagItems != 90 || c.Lag != time.Minute || c.Owed != 10 || c.Front {
+		t.Errorf("the slow one is %+v", c)
+	}
+	if age := d.now.Sub(c.Oldest); age != 61*time.Second {
+		t.Errorf("its oldest item is %v old, want 61 s", age)
+	}
+	if fast.Owed() != 0 || slow.Owed() != 10 {
+		t.Errorf("they owe %d and %d, want 0 and 10", fast.Owed(), slow.Owed())
+	}
+}
+
+func TestADelayEndsWithTheMemberThatAskedForIt(t *testing.T) {
+	o := explicit(100)
+	o.MaxDeliver = 2
+	d := newDesk(t, o)
+	bad := d.join("crew")
+	d.end = 4
+	d.run()
+	bad.say(t, batch.Ack{Kind: batch.Refused, Delay: time.Hour})
+	good := d.join("crew")
+	d.run(good)
+	if len(good.got) != 0 {
+		t.Fatalf("the delay is not over, and %v were delivered again", good.got)
+	}
+	bad.Leave()
+	d.turn()
+	if len(good.got) != 4 {
+		t.Errorf("after it left %v were delivered again, want all four", good.got)
+	}
+	good.say(t, batch.Ack{Kind: batch.Acked})
+	d.run()
+	if s := d.log.Stats(); s.Confirmed != 4 || s.Dead != 0 {
+		t.Errorf("the books are %+v, want four confirmed", s)
+	}
+}
