@@ -28,6 +28,7 @@ type search struct {
 const (
 	maxUnknown = 4096 // items that are looked at for the first known one
 	maxAnswers = 16   // of search.others, that are not over
+	maxRefused = 3    // answers that Redis refuses in a row, as the list is another one meanwhile
 )
 
 // answer is a number that the item at the head may have.
@@ -61,7 +62,7 @@ func (r *reader) find(ctx context.Context, now time.Time) error {
 	r.search = nil
 	best := s.best()
 	switch {
-	case best == nil:
+	case best == nil, r.refused >= maxRefused:
 		return r.beginAnew(ctx, now)
 	case best.head < r.first && r.log.Free(best.head, r.first):
 		return r.insert(ctx, now, best.head)
@@ -186,11 +187,22 @@ func (s *search) found(item print) {
 // others have put items in front of the head, or removed some.
 func (s *search) guess(item print) {
 	for n, known := range s.known {
-		pushed, removed := n == s.first && s.at <= s.first, n > s.first+s.at
+		pushed, removed := n == s.first && s.at <= s.first, n > s.first+s.at && !s.knows(n-s.at, n)
 		if (pushed || removed) && known.is(item) {
 			s.others = append(s.others, answer{head: n - s.at})
 		}
 	}
+}
+
+// knows reports whether one of the items of a range is known: it was compared, and is
+// another one.
+func (s *search) knows(from, to uint64) bool {
+	for n := from; n < to; n++ {
+		if _, ok := s.known[n]; ok {
+			return true
+		}
+	}
+	return false
 }
 
 // compare takes the next item into account for some answers.
@@ -267,8 +279,10 @@ func (r *reader) rebased(ctx context.Context, now time.Time, call *ledger.Call, 
 	r.saved(out.What == ledger.OK)
 	r.standing(out, now)
 	if r.claimed = out.What == ledger.OK; !r.claimed {
+		r.refused++
 		return false, nil
 	}
+	r.refused = 0
 	r.astray, r.headMoved, r.epoch, r.serial, r.updated, r.renewed = false, false, epoch, out.Serial, out.Serial, now
 	r.first, r.end = out.First, out.First+uint64(out.Length)
 	return true, nil

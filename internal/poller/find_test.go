@@ -22,6 +22,7 @@ func TestSearchFindsTheNumberOfTheHead(t *testing.T) {
 		{"abcd", "xabcd", 9, 14}, {"abcd", "xyzabcde", 7, 14}, {"a..d", "xabxd", 9, 14}, {"abcd", "xabab", 0, 0}, {"aab", "xaaab", 8, 13},
 		{"a", "xyzwvutsrqpa", 0, 0}, {"a", "yzwvutsrqa", 1, 11},
 		{"a..d", "bcd", 11, 14}, {"a..de", "cdx", 0, 0}, {"a.....gh", "xxghy", 14, 18},
+		{"abcdefghi", "xygfi", 0, 0},
 	} {
 		s := &search{known: map[uint64]print{}, first: 10, top: 10 + uint64(len(c.known))}
 		for i, item := range c.known {

@@ -60,6 +60,7 @@ type reader struct {
 	astray    bool // the list may not be as the ledger says: look for what is known of it
 	headMoved bool // its head is another one for certain
 	search    *search
+	refused   int      // answers of it that Redis refused, in a row
 	dead      []uint64 // numbers of the last items that became dead letters, in the order of that
 	deadBelow uint64   // below it are dead letters that are not in dead
 	revived   uint64   // items from here on are not known: a dead letter among them is lost; noNumber: none is
