@@ -313,11 +313,12 @@ func (r *reader) rebase(ctx context.Context, now time.Time, gone, end uint64, ep
 	r.revived = noNumber
 	r.log.Renew(epoch)
 	r.log.Gone(r.first)
+	end = max(end, r.first)
+	r.marks.cut(0, end) // the ledger's may be of an item that was not read since
 	if r.top = max(r.top, r.first); end < r.top {
-		r.log.Rollback(epoch, max(end, r.first))
-		r.marks.cut(0, max(end, r.first))
-		r.forgetHeld(max(end, r.first), noNumber)
-		r.top = max(end, r.first)
+		r.log.Rollback(epoch, end)
+		r.forgetHeld(end, noNumber)
+		r.top = end
 	}
 	r.more = true
 	return nil

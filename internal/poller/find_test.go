@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"edged/internal/batch"
 	"edged/internal/ledger"
 	"edged/internal/redistest"
 )
@@ -197,4 +198,26 @@ func TestAListThatIsReplacedWhileEdgedIsAwayIsReadFromItsHead(t *testing.T) {
 			t.Errorf("got %q", got)
 		}
 	})
+}
+
+// The item that the ledger remembers was behind those that are left.
+func TestAListWhoseTailIsGoneWhileEdgedIsAwayGoesOn(t *testing.T) {
+	t.Parallel()
+	grace := func(o *setup) { o.RejoinGrace = time.Minute }
+	s := redistest.Start(t)
+	s.Push("a", numbered(10)...)
+	killed := byHand(t, s.Address(), explicit, grace)
+	c := killed.join(0, true)
+	killed.settle(0)
+	c.say(9, batch.Acked)
+	killed.settle(0)
+
+	do(t, s, "LTRIM", "a", 0, 4)
+	s.Push("a", "other 0", "other 1", "other 2", "other 3", "other 4", "other 5")
+	l := byHand(t, s.Address(), explicit, grace)
+	c = l.join(0, true)
+	l.settle(0)
+	if got := c.got(); len(got) != 11 || got[10] != "other 5" {
+		t.Errorf("got %q", got)
+	}
 }
