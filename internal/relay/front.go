@@ -1,6 +1,9 @@
 package relay
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 const (
 	// leastPatience is how long a few consumers may at least hold up the rest of the
@@ -19,6 +22,7 @@ type pace struct {
 	blocked int       // of them, those that have no room for another item
 	some    time.Time // since when a part of the front waits for the rest; zero: it does not
 	half    time.Time // since when at least half of the front does
+	all     time.Time // since when the whole front waits for its clients; zero: it does not
 
 	mark   uint64        // end of a batch that less than half of the front has confirmed; 0: none
 	marked time.Time     // when it was offered
@@ -44,6 +48,7 @@ func (p *pace) pass(members int, now func() time.Time) {
 func (p *pace) count(now func() time.Time) {
 	since(&p.some, p.blocked > 0 && p.blocked < p.members, now)
 	since(&p.half, p.blocked > 0 && 2*p.blocked <= p.members, now)
+	since(&p.all, p.blocked > 0 && p.blocked == p.members, now)
 }
 
 // since keeps the time since when something holds.
@@ -67,6 +72,12 @@ func (p *pace) deadline() (at time.Time, ok bool) {
 		at = half
 	}
 	return at, true
+}
+
+// yields is when a front that waits for its clients is no longer the front, if another
+// consumer is further.
+func (p *pace) yields() (at time.Time, ok bool) {
+	return p.all.Add(max(p.took, leastPatience)), !p.all.IsZero()
 }
 
 // room is how many more items a consumer may be handed for the first time.
@@ -114,9 +125,14 @@ func (l *Log) lacks(c *consumer) bool {
 // its reads would be for a few items each.
 func (l *Log) hasShare(c *consumer) bool { return c.bytes <= l.share/2 }
 
-// findFront makes the consumers that are furthest the front, where there is none, and
-// lets those join that have caught up.
+// findFront makes the consumers that are furthest the front, if there is none or if it
+// yields, and lets those join that have caught up.
 func (l *Log) findFront(now time.Time) {
+	if at, ok := l.pace.yields(); ok && !now.Before(at) && l.overtaken() {
+		for _, c := range l.consumers {
+			l.leaveFront(c)
+		}
+	}
 	if l.pace.members > 0 {
 		l.rejoinFront(now)
 		return
@@ -133,6 +149,14 @@ func (l *Log) findFront(now time.Time) {
 	l.front = furthest.cursor
 	l.joinFront(furthest, now)
 	l.rejoinFront(now)
+}
+
+// overtaken reports whether a consumer is further than the front. One that was left behind
+// can be: the sweep does not end at a front that waits for its clients.
+func (l *Log) overtaken() bool {
+	return slices.ContainsFunc(l.consumers, func(c *consumer) bool {
+		return !c.front && c.cursor > l.front && c.active() && l.ready(c)
+	})
 }
 
 // rejoinFront lets the consumers join that have caught up with the front.
@@ -225,6 +249,9 @@ func (l *Log) nextWake(now time.Time) time.Time {
 	}
 	if !l.lagging.wake.IsZero() {
 		sooner(l.lagging.wake)
+	}
+	if at, ok := l.pace.yields(); ok && !l.stopped && l.overtaken() {
+		sooner(at)
 	}
 	if l.pace.members < len(l.consumers) {
 		for _, c := range l.consumers {

@@ -61,3 +61,47 @@ func TestAConsumerHasAsLongAsHalfOfTheFrontNeeded(t *testing.T) {
 		t.Errorf("%d consumers are behind, not the two that hold up the front", l.Stats().Behind)
 	}
 }
+
+// overtakenFront returns a front that waits for its client, and a consumer that was left
+// behind and then passed it.
+func overtakenFront(t *testing.T, changed func()) (d *desk, slow, fast *reader) {
+	d = newDesk(t, Options{Window: 4, Changed: changed})
+	d.end = 1000
+	slow, fast = d.join(""), d.join("")
+	d.run()
+	slow.confirm()
+	d.now = d.now.Add(mostOfFront) // fast is left behind
+	d.run()
+	fast.confirm()
+	d.run(fast)
+	return d, slow, fast
+}
+
+func TestAConsumerThatPassesAFrontThatWaitsBecomesTheFront(t *testing.T) {
+	d, _, fast := overtakenFront(t, nil)
+	if wake := d.log.Plan(0, d.end).Wake; wake.IsZero() || wake.After(d.now.Add(mostOfFront)) {
+		t.Fatalf("Plan is to be called again at %v", wake)
+	}
+	d.now = d.now.Add(mostOfFront)
+	d.turn()
+	for _, c := range d.log.State().Consumers {
+		if isFast := c.Members[0] == batch.Member(fast); c.Front != isFast {
+			t.Errorf("of the fast consumer: %v, at the front: %v", isFast, c.Front)
+		}
+	}
+	if len(fast.got) != int(d.end) {
+		t.Errorf("the fast consumer got %d items of %d", len(fast.got), d.end)
+	}
+}
+
+func TestRoomOfAConsumerBehindTheFrontWakesTheLoop(t *testing.T) {
+	changes := 0
+	d, _, fast := overtakenFront(t, func() { changes++ })
+	d.end += 4
+	d.run() // fast has no room
+	changes = 0
+	fast.receipts[0].Confirm()
+	if changes == 0 {
+		t.Error("the loop does not learn that the consumer can be handed more")
+	}
+}
