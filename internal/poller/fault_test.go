@@ -172,7 +172,7 @@ func turmoil(t *testing.T, seed uint64, mode func(*setup), right bool) {
 				v := &client{hold: true, most: 1 + rand.IntN(60)}
 				leave := l.joinAs(0, group, v)
 				for range rand.IntN(12) {
-					time.Sleep(time.Duration(rand.IntN(800)) * time.Microsecond)
+					l.comesRound()
 					note(v.confirmSome(rand.IntN(4)))
 				}
 				leave()
@@ -211,7 +211,9 @@ func turmoil(t *testing.T, seed uint64, mode func(*setup), right bool) {
 		case 5:
 			odd(ctx, "a", "odd")
 		}
-		time.Sleep(time.Duration(chance.IntN(3)) * time.Millisecond)
+		for range chance.IntN(8) {
+			l.comesRound()
+		}
 	}
 	close(done)
 	visitors.Wait()

@@ -166,10 +166,14 @@ func (l *life) is(state State) {
 // round waits until the loop has come round.
 func (l *life) round() {
 	l.t.Helper()
-	_, err := ask(l.t.Context(), l.loop, func(context.Context) (struct{}, error) { return struct{}{}, nil })
-	if err != nil {
+	if err := l.comesRound(); err != nil {
 		l.t.Fatal(err)
 	}
+}
+
+func (l *life) comesRound() error {
+	_, err := ask(l.t.Context(), l.loop, func(context.Context) (struct{}, error) { return struct{}{}, nil })
+	return err
 }
 
 // balanced waits until the books of list "a" say that nothing is on its way.
