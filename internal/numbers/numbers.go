@@ -35,6 +35,15 @@ func (s *Set) Spans() []Span { return s.spans }
 // Count is how many numbers are in the set.
 func (s *Set) Count() uint64 { return s.count }
 
+// Below is how many numbers below n are in the set.
+func (s *Set) Below(n uint64) uint64 {
+	below := min(n, s.floor)
+	for _, p := range s.spans {
+		below += p.overlap(0, n)
+	}
+	return below
+}
+
 // Top is one past the highest number in the set, 0 if it is empty.
 func (s *Set) Top() uint64 {
 	if n := len(s.spans); n > 0 {
@@ -113,6 +122,15 @@ func (s *Set) Add(from, to uint64) (added uint64) {
 	default:
 		s.spans[i] = joined
 		s.spans = slices.Delete(s.spans, i+1, j)
+	}
+	return added
+}
+
+// AddAll adds the numbers of another set, and returns how many were not in the set.
+func (s *Set) AddAll(other *Set) (added uint64) {
+	added = s.Raise(other.floor)
+	for _, p := range other.spans {
+		added += s.Add(p.From, p.To)
 	}
 	return added
 }

@@ -116,6 +116,14 @@ func TestASetDoesWhatAMapOfNumbersDoes(t *testing.T) {
 				inBoth[n] = m[n] && oldModel[n]
 			}
 			check(t, &both, inBoth)
+			all := old.Clone()
+			if added := all.AddAll(&s); added != s.Count()-both.Count() || all.Count() != old.Count()+added || all.Below(world) != all.Count() {
+				t.Fatalf("%v with %v is %v, %d more", &old, &s, &all, added)
+			}
+			below := s.Clone()
+			if below.Cut(from); s.Below(from) != below.Count() {
+				t.Fatalf("%v: Below(%d) = %d", &s, from, s.Below(from))
+			}
 
 			if random.IntN(10) == 0 {
 				old, oldModel = s.Clone(), model{}

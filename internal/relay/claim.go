@@ -5,6 +5,7 @@ import (
 	"container/heap"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -132,7 +133,7 @@ func (l *Log) againClaim(k *claim) {
 	l.unschedule(k)
 	c := k.consumer
 	if c.terms.MaxDeliver > 0 && k.tries >= c.terms.MaxDeliver {
-		l.bury(k, fmt.Sprintf("delivered %d times without an acknowledgement", k.tries))
+		l.giveUp(k, fmt.Sprintf("delivered %d times without an acknowledgement", k.tries))
 	} else {
 		l.deliverAgain(c, k.from, k.to)
 	}
@@ -150,11 +151,11 @@ func (l *Log) deliverAfresh(c *consumer, from, to uint64) {
 	}
 }
 
-// bury lets the next Changes make a dead letter of an item.
-func (l *Log) bury(k *claim, why string) {
+// giveUp lets the next Changes make a dead letter of an item.
+func (l *Log) giveUp(k *claim, why string) {
 	l.unschedule(k)
 	k.consumer.again.Remove(k.from, k.to)
-	l.records.bury(grave{number: k.from, consumer: k.consumer, reason: why, deliveries: k.tries})
+	l.records.graves = append(l.records.graves, grave{number: k.from, consumer: k.consumer, reason: why, deliveries: k.tries})
 }
 
 // handClaim delivers an item again, and reports whether a member took it.
@@ -214,21 +215,19 @@ func (l *Log) rest(k *claim) (left []uint64) {
 // claimed returns the items in the hands of a member, in list order.
 func (l *Log) claimed(m *member) (held []numbers.Span) {
 	c := m.consumer
-	var all []uint64
 	for _, k := range c.runs {
-		if k.member == m {
-			all = append(all, l.rest(k)...)
+		for _, n := range l.rest(k) {
+			if k.member == m {
+				held = append(held, numbers.Span{From: n, To: n + 1})
+			}
 		}
 	}
 	for n, k := range c.singles {
 		if k.member == m {
-			all = append(all, n)
+			held = append(held, numbers.Span{From: n, To: n + 1})
 		}
 	}
-	slices.Sort(all)
-	for _, n := range all {
-		held = append(held, numbers.Span{From: n, To: n + 1})
-	}
+	slices.SortFunc(held, func(a, b numbers.Span) int { return cmp.Compare(a.From, b.From) })
 	return held
 }
 
@@ -256,10 +255,7 @@ func (l *Log) endDelays(m *member) {
 
 // dropClaims forgets a consumer's claims.
 func (l *Log) dropClaims(c *consumer) {
-	for _, k := range c.runs {
-		l.unschedule(k)
-	}
-	for _, k := range c.singles {
+	for _, k := range slices.AppendSeq(c.runs, maps.Values(c.singles)) {
 		l.unschedule(k)
 	}
 	c.runs = nil
@@ -287,7 +283,8 @@ func (m *member) Acknowledge(epoch string, n uint64, a batch.Ack, saved func(err
 	}
 	var answer error
 	if a.Kind == batch.Acked || a.Kind == batch.Terminated {
-		if saved != nil && l.records.wait(saved) {
+		if r := &l.records; saved != nil && len(r.waiting) < maxWaiting {
+			r.waiting = append(r.waiting, saved)
 			saved = nil
 		} else {
 			answer = errTooMany
@@ -327,11 +324,10 @@ func (l *Log) heed(m *member, k *claim, n uint64, a batch.Ack) {
 	switch a.Kind {
 	case batch.Acked:
 		l.acknowledged(c, n)
-		l.leaveIfDone(m)
 	case batch.Terminated:
 		k = l.single(c, n)
 		l.takeBack(k)
-		l.bury(k, "given up by a client")
+		l.giveUp(k, "given up by a client")
 		l.leaveIfDone(m)
 	case batch.Refused:
 		if k.member != m {
@@ -356,25 +352,21 @@ func (l *Log) heed(m *member, k *claim, n uint64, a batch.Ack) {
 
 // acknowledged ends the claim of an item.
 func (l *Log) acknowledged(c *consumer, n uint64) {
+	var holder *member
 	if k := c.singles[n]; k != nil {
-		holder := k.member
-		if holder != nil {
-			holder.owed--
-		}
+		holder = k.member
 		l.unschedule(k)
 		delete(c.singles, n)
 		c.again.Remove(n, n+1)
-		l.confirm(c, n, n+1)
-		if holder != nil {
-			l.leaveIfDone(holder)
-		}
-		return
-	}
-	if run, i := c.run(n); run != nil {
-		run.member.owed--
+	} else if run, i := c.run(n); run != nil {
+		holder = run.member
 		l.shrink(run, i)
 	}
 	l.confirm(c, n, n+1)
+	if holder != nil {
+		holder.owed--
+		l.leaveIfDone(holder)
+	}
 }
 
 // claims is a heap by due.

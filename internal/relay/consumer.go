@@ -106,27 +106,25 @@ func (c *consumer) pick(before *member) *member {
 // with the first item that no consumer has confirmed.
 func (l *Log) Join(group, key string, m batch.Member) batch.Membership {
 	l.mu.Lock()
+	defer l.unlock()
 	name := batch.Name{Name: group}
 	c := l.named[name]
 	if group == "" || c == nil || c.closing {
-		c = l.newConsumer(name, &l.opts.Terms)
-		if l.loaded {
-			l.begin(c)
-		}
+		c = l.newConsumer(consumer{name: name, terms: &l.opts.Terms})
+		l.begin(c)
 	}
-	mem := l.addMember(c, key, m)
-	l.mu.Unlock()
-	l.opts.Changed()
-	return mem
+	return l.addMember(c, key, m)
 }
 
-func (l *Log) newConsumer(name batch.Name, t *Terms) *consumer {
-	c := &consumer{name: name, terms: t, acked: everything()}
-	if t.Explicit {
+// newConsumer adds a consumer of this name, terms and kind.
+func (l *Log) newConsumer(kind consumer) *consumer {
+	c := &kind
+	c.acked = everything()
+	if c.terms.Explicit {
 		c.singles = make(map[uint64]*claim)
 	}
-	if name.Name != "" {
-		l.named[name] = c
+	if c.name.Name != "" {
+		l.named[c.name] = c
 	}
 	l.consumers = append(l.consumers, c)
 	return c
@@ -146,9 +144,12 @@ func everything() numbers.Set {
 	return s
 }
 
-// begin gives a new consumer its place.
+// begin gives a new consumer its place. If the list's is not known, Load does.
 func (l *Log) begin(c *consumer) {
-	if c.choosesPlace() {
+	switch {
+	case !l.loaded:
+		return
+	case c.choosesPlace():
 		l.beginFrom(c)
 		return
 	}
@@ -168,7 +169,7 @@ func (l *Log) begin(c *consumer) {
 	}
 	c.cursor, c.began = c.acked.Floor(), l.opts.Now()
 	c.version++
-	c.recorded = c.name.Name != "" && l.records.admit(c.name)
+	l.admit(c)
 	l.moved()
 }
 
@@ -324,8 +325,7 @@ type signs struct {
 
 // signs returns those that a confirmation of a consumer may change.
 func (l *Log) signs(c *consumer) signs {
-	s := signs{stale: l.stale, blocked: l.pace.blocked > 0}
-	s.deadline, _ = l.pace.deadline()
+	s := signs{stale: l.stale, blocked: l.pace.blocked > 0, deadline: l.pace.deadline()}
 	s.needs = !c.front && l.hasShare(c) && l.room(c) > 0
 	if !s.blocked { // see dirty
 		s.done = l.done.Floor()
@@ -376,8 +376,8 @@ func (m *member) Leave() { m.Finish(0) }
 func (m *member) Finish(keep int) {
 	l := m.log
 	l.mu.Lock()
+	defer l.unlock()
 	if m.gone {
-		l.mu.Unlock()
 		return
 	}
 	m.finished = true
@@ -387,8 +387,6 @@ func (m *member) Finish(keep int) {
 		l.giveUpDebts(m, keep)
 	}
 	l.leaveIfDone(m)
-	l.mu.Unlock()
-	l.opts.Changed()
 }
 
 // giveUpDebts ends the debts of a member but for the first keep items. Other members
@@ -428,12 +426,7 @@ func (l *Log) leaveIfDone(m *member) {
 	if m.owed > 0 {
 		return
 	}
-	for len(m.debts) > 0 {
-		l.void(m.debts[0])
-	}
-	m.gone = true
-	c.members = remove(c.members, m)
-	l.unkey(m.key)
+	l.dismiss(m)
 	switch {
 	case len(c.members) > 0 || l.stopped && !c.viewer:
 		l.endDelays(m)
@@ -445,9 +438,15 @@ func (l *Log) leaveIfDone(m *member) {
 	}
 }
 
-func (l *Log) unkey(key string) {
-	if l.keys[key]--; l.keys[key] == 0 {
-		delete(l.keys, key)
+// dismiss takes a member out of its consumer.
+func (l *Log) dismiss(m *member) {
+	for len(m.debts) > 0 {
+		l.void(m.debts[0])
+	}
+	m.gone = true
+	m.consumer.members = remove(m.consumer.members, m)
+	if l.keys[m.key]--; l.keys[m.key] == 0 {
+		delete(l.keys, m.key)
 	}
 }
 
@@ -498,7 +497,9 @@ func (l *Log) drop(c *consumer) {
 	l.consumers = remove(l.consumers, c)
 	if l.named[c.name] == c {
 		delete(l.named, c.name)
-		l.records.struck(c)
+		if c.recorded {
+			l.records.gone = append(l.records.gone, c.name)
+		}
 	}
 	l.moved()
 }

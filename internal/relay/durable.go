@@ -25,75 +25,57 @@ type Durable struct {
 // SetDurable makes a durable consumer, or gives the one of this name other terms.
 func (l *Log) SetDurable(name string, d Durable) error {
 	l.mu.Lock()
+	defer l.unlock()
 	key := batch.Name{Durable: true, Name: name}
 	c := l.named[key]
 	if c == nil {
-		if !l.records.admit(key) {
-			l.mu.Unlock()
+		if !l.hasRoom() {
 			return ErrFull
 		}
-		c = l.newConsumer(key, &d.Terms)
-		c.from = d.From
-		if l.loaded {
-			l.begin(c)
-		}
+		c = l.newConsumer(consumer{name: key, terms: &d.Terms, from: d.From})
+		l.begin(c)
 	}
 	c.terms, c.uplink = &d.Terms, d.Uplink
 	if c.terms.Explicit && c.singles == nil {
 		c.singles = make(map[uint64]*claim)
 	}
 	l.updateRoom(c)
-	l.mu.Unlock()
-	l.opts.Changed()
 	return nil
 }
 
 // RemoveDurable ends a durable consumer with its members. It reports whether there was one.
 func (l *Log) RemoveDurable(name string) bool {
 	l.mu.Lock()
+	defer l.unlock()
 	c := l.named[batch.Name{Durable: true, Name: name}]
-	if c != nil {
-		for _, m := range c.members {
-			m.finished, m.gone = true, true
-			for len(m.debts) > 0 {
-				l.void(m.debts[0])
-			}
-			l.unkey(m.key)
-		}
-		c.members = nil
-		l.drop(c)
+	if c == nil {
+		return false
 	}
-	l.mu.Unlock()
-	l.opts.Changed()
-	return c != nil
+	for len(c.members) > 0 {
+		c.members[0].finished = true
+		l.dismiss(c.members[0])
+	}
+	l.drop(c)
+	return true
 }
 
 // JoinDurable makes m a member of a durable consumer; nil if there is none of that name.
 func (l *Log) JoinDurable(name, key string, m batch.Member) batch.Membership {
 	l.mu.Lock()
-	c := l.named[batch.Name{Durable: true, Name: name}]
-	if c == nil {
-		l.mu.Unlock()
-		return nil
+	defer l.unlock()
+	if c := l.named[batch.Name{Durable: true, Name: name}]; c != nil {
+		return l.addMember(c, key, m)
 	}
-	mem := l.addMember(c, key, m)
-	l.mu.Unlock()
-	l.opts.Changed()
-	return mem
+	return nil
 }
 
 // View makes m a viewer, which gets the items from a number on.
 func (l *Log) View(from uint64, key string, m batch.Member) batch.Membership {
 	l.mu.Lock()
-	c := l.newConsumer(batch.Name{}, &Terms{})
-	c.viewer, c.from = true, from
-	if l.loaded {
-		l.begin(c)
-	}
-	mem := l.addMember(c, key, m)
-	l.mu.Unlock()
-	l.opts.Changed()
-	return mem
+	defer l.unlock()
+	c := l.newConsumer(consumer{terms: &Terms{}, viewer: true, from: from})
+	l.begin(c)
+	return l.addMember(c, key, m)
 }
 
 // beginFrom gives a durable consumer or a viewer its place.
@@ -102,7 +84,7 @@ func (l *Log) beginFrom(c *consumer) {
 	c.acked.Raise(c.from)
 	c.cursor, c.began = c.from, l.opts.Now()
 	c.version++
-	c.recorded = c.name.Durable && l.records.admit(c.name)
+	l.admit(c)
 	c.away = c.began
 	l.pass(c, l.first)
 	l.moved()

@@ -62,22 +62,25 @@ func since(at *time.Time, holds bool, now func() time.Time) {
 }
 
 // deadline is when those that hold up the front are left behind: they have as long as
-// half of the front needs for a batch, or more if they are the larger part.
-func (p *pace) deadline() (at time.Time, ok bool) {
+// half of the front needs for a batch, or more if they are the larger part. Zero: none do.
+func (p *pace) deadline() (at time.Time) {
 	if p.some.IsZero() {
-		return at, false
+		return at
 	}
 	at = p.some.Add(max(4*p.took, mostOfFront))
 	if half := p.half.Add(max(p.took, leastPatience)); !p.half.IsZero() && half.Before(at) {
 		at = half
 	}
-	return at, true
+	return at
 }
 
 // yields is when a front that waits for its clients is no longer the front, if another
-// consumer is further.
-func (p *pace) yields() (at time.Time, ok bool) {
-	return p.all.Add(max(p.took, leastPatience)), !p.all.IsZero()
+// consumer is further. Zero: it does not wait.
+func (p *pace) yields() (at time.Time) {
+	if p.all.IsZero() {
+		return at
+	}
+	return p.all.Add(max(p.took, leastPatience))
 }
 
 // room is how many more items a consumer may be handed for the first time.
@@ -128,7 +131,7 @@ func (l *Log) hasShare(c *consumer) bool { return c.bytes <= l.share/2 }
 // findFront makes the consumers that are furthest the front, if there is none or if it
 // yields, and lets those join that have caught up.
 func (l *Log) findFront(now time.Time) {
-	if at, ok := l.pace.yields(); ok && !now.Before(at) && l.overtaken() {
+	if at := l.pace.yields(); !at.IsZero() && !now.Before(at) && l.overtaken() {
 		for _, c := range l.consumers {
 			l.leaveFront(c)
 		}
@@ -210,8 +213,7 @@ func (l *Log) leaveFront(c *consumer) {
 // leaveBehind leaves those behind that have held up the front for too long. One that
 // has kept up for longer than its last penalty begins with the shortest again.
 func (l *Log) leaveBehind(now time.Time) {
-	at, waits := l.pace.deadline()
-	if !waits || now.Before(at) {
+	if at := l.pace.deadline(); at.IsZero() || now.Before(at) {
 		return
 	}
 	for _, c := range l.consumers {
@@ -231,26 +233,17 @@ func (l *Log) leaveBehind(now time.Time) {
 func (l *Log) nextWake(now time.Time) time.Time {
 	var next time.Time
 	sooner := func(t time.Time) {
-		if next.IsZero() || t.Before(next) {
+		if !t.IsZero() && (next.IsZero() || t.Before(next)) {
 			next = t
 		}
 	}
-	if at, waits := l.pace.deadline(); waits {
-		sooner(at)
+	for _, t := range []time.Time{l.pace.deadline(), l.asideWake(), l.graceEnds, l.lagging.wake} {
+		sooner(t)
 	}
 	if len(l.due) > 0 {
 		sooner(l.due[0].due)
 	}
-	if at := l.asideWake(); !at.IsZero() {
-		sooner(at)
-	}
-	if !l.graceEnds.IsZero() {
-		sooner(l.graceEnds)
-	}
-	if !l.lagging.wake.IsZero() {
-		sooner(l.lagging.wake)
-	}
-	if at, ok := l.pace.yields(); ok && !l.stopped && l.overtaken() {
+	if at := l.pace.yields(); !at.IsZero() && !l.stopped && l.overtaken() {
 		sooner(at)
 	}
 	if l.pace.members < len(l.consumers) {

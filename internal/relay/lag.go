@@ -99,14 +99,9 @@ func (l *Log) lag(c *consumer, now time.Time) (lag time.Duration) {
 // lagItems is how many items count.
 func (l *Log) lagItems(c *consumer) (n uint64) {
 	done := l.doneFloor()
-	again := c.again.Clone()
-	again.Cut(done)
-	n = again.Count()
+	n = c.again.Below(done)
 	if c.cursor < done {
-		below, handed := c.acked.Clone(), c.acked.Clone()
-		below.Cut(done)
-		handed.Cut(c.cursor)
-		n += done - c.cursor - (below.Count() - handed.Count())
+		n += done - c.cursor - (c.acked.Below(done) - c.acked.Below(c.cursor))
 	}
 	return n
 }
@@ -139,13 +134,6 @@ func (l *Log) findLagging(now time.Time) {
 			}
 		}
 	}
-}
-
-// takeCut returns the consumers to be cut off.
-func (l *Log) takeCut() []ConsumerInfo {
-	cut := l.lagging.cut
-	l.lagging.cut = nil
-	return cut
 }
 
 // askSweep notes whether the sweep has something to read.

@@ -152,6 +152,7 @@ func (l *Log) Stop() {
 // so do waits that have begun.
 func (l *Log) Set(o Options) {
 	l.mu.Lock()
+	defer l.unlock()
 	to := &l.opts
 	to.Window, to.Memory, to.Times = o.Window, o.Memory, o.Times
 	o.Explicit = to.Explicit
@@ -159,6 +160,10 @@ func (l *Log) Set(o Options) {
 	for _, c := range l.consumers {
 		l.updateRoom(c)
 	}
+}
+
+// unlock unlocks mu after a call that Plan may have to hear of.
+func (l *Log) unlock() {
 	l.mu.Unlock()
 	l.opts.Changed()
 }
@@ -170,7 +175,8 @@ func (l *Log) Set(o Options) {
 func (l *Log) Plan(first, end uint64) batch.Place {
 	l.mu.Lock()
 	p := l.plan(first, end, l.opts.Now())
-	cut := l.takeCut()
+	cut := l.lagging.cut
+	l.lagging.cut = nil
 	l.mu.Unlock()
 	for _, c := range cut {
 		l.opts.CutOff(c)
@@ -253,20 +259,11 @@ func (l *Log) planFront(p *batch.Place) {
 // behind needs, beginning where it has come to. It does not read from end on.
 func (l *Log) planSweep(p *batch.Place, end uint64) {
 	l.setShare()
-	var next, lowest *consumer
-	for _, c := range l.consumers {
-		if !l.lacks(c) || c.lack >= end {
-			continue
-		}
-		if lowest == nil || c.lack < lowest.lack {
-			lowest = c
-		}
-		if c.lack >= l.swept && (next == nil || c.lack < next.lack) {
+	var next *consumer
+	for _, c := range l.consumers { // the differences of those below swept wrap round, so they come last
+		if l.lacks(c) && c.lack < end && (next == nil || c.lack-l.swept < next.lack-l.swept) {
 			next = c
 		}
-	}
-	if next == nil {
-		next = lowest
 	}
 	if next == nil {
 		return
@@ -326,14 +323,7 @@ func (l *Log) Offer(b *batch.Batch, sweep bool) {
 }
 
 // active reports whether a consumer takes items.
-func (l *Log) active() bool {
-	for _, c := range l.consumers {
-		if c.active() {
-			return true
-		}
-	}
-	return false
-}
+func (l *Log) active() bool { return slices.ContainsFunc(l.consumers, (*consumer).active) }
 
 // Stats returns the books as they stand.
 func (l *Log) Stats() Stats {

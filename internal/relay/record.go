@@ -20,34 +20,31 @@ const (
 type records struct {
 	ghost    *consumer // owes the items of the plain consumers from before the start
 	saved    saved
-	pending  *pending // the last Changes
-	graves   []grave  // items that become dead letters
-	marked   int      // of graves, those that count as confirmed already
-	waiting  []func(error)
-	admitted map[batch.Name]bool // that have a record, or will
-	gone     []batch.Name        // whose record goes
-	graceEnd bool                // the end of the grace is to be written
+	pending  *pending      // the last Changes
+	graves   []grave       // items that become dead letters
+	written  []grave       // those that are a part of Changes, and count as confirmed
+	waiting  []func(error) // to be called when the ledger has the next Changes
+	gone     []batch.Name  // whose record goes
+	graceEnd bool          // the end of the grace is to be written
 }
 
 // saved is the ledger's state.
 type saved struct {
 	finished uint64 // how many are
 	done     uint64
-	plain    uint64
-	hasPlain bool
+	plain    uint64 // never: no plain consumer owes anything
 }
+
+// unknown is for a number in the ledger that may be any.
+const unknown = never - 1
 
 // pending is the state being written.
 type pending struct {
 	saved
+	batch.Changes
 	versions map[*consumer]int
 	graves   int
 	waiting  int
-	gone     []batch.Name
-	aside    []uint64
-	restored int
-	times    int
-	graceEnd bool
 }
 
 // grave is an item that becomes a dead letter.
@@ -59,52 +56,46 @@ type grave struct {
 	copied     bool // another consumer has given it up before
 }
 
-func (r *records) bury(g grave) { r.graves = append(r.graves, g) }
-
 // dig takes back dead letters that are none any more.
 func (r *records) dig(which func(n uint64) bool) {
-	marked := r.graves[:r.marked]
-	kept := slices.DeleteFunc(slices.Clone(marked), func(g grave) bool { return which(g.number) })
-	rest := slices.DeleteFunc(slices.Clone(r.graves[r.marked:]), func(g grave) bool { return which(g.number) })
-	r.graves, r.marked = append(kept, rest...), len(kept)
+	number := func(g grave) bool { return which(g.number) }
+	r.graves, r.written = slices.DeleteFunc(r.graves, number), slices.DeleteFunc(r.written, number)
 }
 
 // forget says that the ledger may be an older one.
-func (r *records) forget() {
-	r.saved = saved{finished: never, done: never, plain: never, hasPlain: true}
+func (r *records) forget() { r.saved = saved{unknown, unknown, unknown} }
+
+// hasRoom reports whether the ledger has room for one more record.
+func (l *Log) hasRoom() bool {
+	records := 0
+	for _, c := range l.named {
+		if c.recorded {
+			records++
+		}
+	}
+	return records < maxRecords
 }
 
-// admit reports whether a consumer may have a record.
-func (r *records) admit(name batch.Name) bool {
-	if r.admitted == nil {
-		r.admitted = make(map[batch.Name]bool)
-	}
-	if !r.admitted[name] && len(r.admitted) >= maxRecords {
-		return false
-	}
-	r.gone = remove(r.gone, name)
-	r.admitted[name] = true
-	return true
-}
-
-// struck lets the record of a consumer that is gone go.
-func (r *records) struck(c *consumer) {
-	if c.recorded {
-		delete(r.admitted, c.name)
-		r.gone = append(r.gone, c.name)
+// admit lets a consumer have a record, if there is room. A plain one needs none.
+func (l *Log) admit(c *consumer) {
+	if c.name.Name != "" && (c.recorded || l.hasRoom()) {
+		c.recorded = true
+		l.records.gone = remove(l.records.gone, c.name)
 	}
 }
 
 // errTooMany refuses an acknowledgement's answer, not the acknowledgement.
 var errTooMany = errors.New("too many acknowledgements wait for an answer: this one counts, but its answer is not known")
 
-// wait notes a function to be called when the ledger has an acknowledgement.
-func (r *records) wait(saved func(error)) bool {
-	if len(r.waiting) >= maxWaiting {
-		return false
+// answer unlocks mu, and calls the first n functions that wait.
+func (l *Log) answer(n int, err error) {
+	r := &l.records
+	first := slices.Clone(r.waiting[:n])
+	r.waiting = slices.Delete(r.waiting, 0, n)
+	l.mu.Unlock()
+	for _, saved := range first {
+		saved(err)
 	}
-	r.waiting = append(r.waiting, saved)
-	return true
 }
 
 // moved says that the finished items, or the plain cursor, may be others now.
@@ -140,10 +131,7 @@ func (l *Log) settled(c *consumer) *numbers.Set {
 		return &c.acked
 	}
 	all := c.acked.Clone()
-	all.Raise(l.finished.Floor())
-	for _, s := range l.finished.Spans() {
-		all.Add(s.From, s.To)
-	}
+	all.AddAll(&l.finished)
 	return &all
 }
 
@@ -176,10 +164,7 @@ func (l *Log) settle() {
 	l.finished = finished
 	l.settleAside()
 	l.ever = l.past.Floor()
-	l.base += l.taken.Raise(finished.Floor()) // confirmed in an earlier life
-	for _, s := range finished.Spans() {
-		l.base += l.taken.Add(s.From, s.To)
-	}
+	l.base += l.taken.AddAll(&finished) // confirmed in an earlier life
 	l.dead = slices.DeleteFunc(l.dead, func(n uint64) bool {
 		if !finished.Has(n) {
 			return false
@@ -199,13 +184,7 @@ func lowest(low *uint64, lows *int, floor uint64) {
 }
 
 // now is the state that the ledger is to have.
-func (l *Log) now() saved {
-	s := saved{finished: l.past.Count(), done: l.doneFloor(), plain: l.plainLow, hasPlain: l.plainLow != never}
-	if !s.hasPlain {
-		s.plain = 0
-	}
-	return s
-}
+func (l *Log) now() saved { return saved{l.past.Count(), l.doneFloor(), l.plainLow} }
 
 // dirty reports whether there is something to write. If only done has changed, that waits
 // while a consumer is about to confirm more.
@@ -218,11 +197,12 @@ func (l *Log) dirty(now time.Time) bool {
 	if l.pace.blocked > 0 && !l.stopped {
 		is.done = r.saved.done
 	}
-	if is != r.saved || l.aside.unsaved > 0 || len(l.aside.restored) > 0 || len(r.graves) > 0 || len(r.waiting) > 0 || len(r.gone) > 0 || r.graceEnd {
-		return true
-	}
-	return slices.ContainsFunc(l.consumers, func(c *consumer) bool { return c.recorded && !c.closing && c.version != c.saved })
+	return is != r.saved || l.aside.unsaved > 0 || r.graceEnd ||
+		len(l.aside.restored)+len(r.graves)+len(r.written)+len(r.waiting)+len(r.gone) > 0 || slices.ContainsFunc(l.consumers, (*consumer).dirty)
 }
+
+// dirty reports whether the record of a consumer is to be written.
+func (c *consumer) dirty() bool { return c.recorded && !c.closing && c.version != c.saved }
 
 // Changes returns the changes to be written now. Saved is called with their outcome before
 // the next call.
@@ -234,32 +214,34 @@ func (l *Log) Changes() batch.Changes {
 		return ch
 	}
 	r := &l.records
-	l.buryMarked()
+	for len(r.graves) > 0 && len(r.written) < maxGraves {
+		r.written = append(r.written, r.graves[0])
+		r.graves = r.graves[1:]
+		l.bury(&r.written[len(r.written)-1])
+	}
 	l.settle()
 	now := l.now()
-	ch.Floor, ch.Confirmed = l.past.Floor(), l.done.Top()
-	p := &pending{saved: now, versions: make(map[*consumer]int), graves: r.marked, waiting: len(r.waiting), gone: slices.Clone(r.gone), graceEnd: r.graceEnd}
+	versions := make(map[*consumer]int)
+	ch.Floor, ch.Confirmed, ch.GraceOver = l.past.Floor(), l.done.Top(), r.graceEnd
 	if now.finished != r.saved.finished {
 		ch.Finished = l.past.String()
 	}
 	if now.done != r.saved.done {
 		ch.Done = strconv.FormatUint(now.done, 10)
 	}
-	if now.hasPlain && (!r.saved.hasPlain || now.plain != r.saved.plain) {
+	if ch.NoPlain = now.plain == never && r.saved.plain != never; now.plain != never && now.plain != r.saved.plain {
 		ch.Plain = strconv.FormatUint(now.plain, 10)
 	}
-	ch.NoPlain = !now.hasPlain && r.saved.hasPlain
-	ch.GraceOver = r.graceEnd
 	for _, name := range r.gone {
 		ch.Records = append(ch.Records, batch.Record{Name: name})
 	}
 	for _, c := range l.consumers {
-		if c.recorded && c.version != c.saved && !c.closing {
+		if c.dirty() {
 			ch.Records = append(ch.Records, batch.Record{Name: c.name, Acked: c.acked.String()})
-			p.versions[c] = c.version
+			versions[c] = c.version
 		}
 	}
-	for _, g := range r.graves[:r.marked] {
+	for _, g := range r.written {
 		if !g.copied {
 			ch.Dead = append(ch.Dead, batch.Dead{Number: g.number, Reason: g.reason, Deliveries: g.deliveries})
 		}
@@ -271,50 +253,42 @@ func (l *Log) Changes() batch.Changes {
 			}
 		}
 	}
-	p.aside, p.restored = ch.Aside, len(ch.Restored)
 	if a := &l.ages; l.opts.Times {
 		ch.Times, ch.TimesGone, ch.TimesAnew = slices.Clone(a.unsaved(l.opts.Now(), l.stopped || !l.active())), a.gone, a.anew
-		p.times = len(ch.Times)
 	}
-	r.pending = p
+	r.pending = &pending{saved: now, Changes: ch, versions: versions, graves: len(r.written), waiting: len(r.waiting)}
 	return ch
 }
 
-// buryMarked lets the next dead letters count as confirmed by those that gave them up:
-// from now on they are a part of each Changes until they are saved.
-func (l *Log) buryMarked() {
-	r := &l.records
-	for r.marked < min(len(r.graves), maxGraves) {
-		g := &r.graves[r.marked]
-		r.marked++
-		if l.finished.Has(g.number) {
-			g.copied = true
+// bury lets an item count as confirmed by the consumers that gave it up.
+func (l *Log) bury(g *grave) {
+	n := g.number
+	if g.copied = l.finished.Has(n); g.copied {
+		return
+	}
+	if g.copied = slices.Contains(l.dead, n); !g.copied {
+		l.dead = append(l.dead, n)
+	}
+	for _, c := range l.consumers {
+		if g.consumer != nil && g.consumer != c {
 			continue
 		}
-		if g.copied = slices.Contains(l.dead, g.number); !g.copied {
-			l.dead = append(l.dead, g.number)
+		l.forget(c, n, n+1)
+		c.again.Remove(n, n+1)
+		if c.cursor == n {
+			c.cursor++
+			c.out++
 		}
-		for _, c := range l.consumers {
-			if g.consumer != nil && g.consumer != c {
-				continue
-			}
-			l.forget(c, g.number, g.number+1)
-			c.again.Remove(g.number, g.number+1)
-			if c.cursor == g.number {
-				c.cursor++
-				c.out++
-			}
-			l.confirm(c, g.number, g.number+1)
-		}
-		if g.consumer == nil {
-			l.done.Add(g.number, g.number+1)
-			l.stats.Taken += l.taken.Add(g.number, g.number+1)
-			if l.front == g.number {
-				l.front++
-			}
-		}
-		l.moved()
+		l.confirm(c, n, n+1)
 	}
+	if g.consumer == nil {
+		l.done.Add(n, n+1)
+		l.stats.Taken += l.taken.Add(n, n+1)
+		if l.front == n {
+			l.front++
+		}
+	}
+	l.moved()
 }
 
 // Saved says whether the ledger has the last Changes. If that is not known it has
@@ -332,31 +306,29 @@ func (l *Log) Saved(ok bool) {
 	for c, version := range p.versions {
 		c.saved = version
 	}
-	r.graves = slices.Delete(r.graves, 0, p.graves)
-	r.marked -= p.graves
-	r.gone = slices.DeleteFunc(r.gone, func(name batch.Name) bool { return slices.Contains(p.gone, name) })
-	r.graceEnd = r.graceEnd && !p.graceEnd
-	for _, n := range p.aside {
+	for _, record := range p.Records {
+		if record.Acked == "" {
+			r.gone = remove(r.gone, record.Name)
+		}
+	}
+	r.written = slices.Delete(r.written, 0, p.graves)
+	r.graceEnd = r.graceEnd && !p.GraceOver
+	for _, n := range p.Aside {
 		l.aside.saved(n)
 	}
-	l.aside.restored = slices.Delete(l.aside.restored, 0, p.restored)
+	l.aside.restored = slices.Delete(l.aside.restored, 0, len(p.Restored))
 	if l.opts.Times {
-		l.ages.written(p.times) // the loop has read nothing meanwhile
+		l.ages.written(len(p.Times)) // the loop has read nothing meanwhile
 	}
-	tell := slices.Clone(r.waiting[:p.waiting])
-	r.waiting = slices.Delete(r.waiting, 0, p.waiting)
-	l.mu.Unlock()
-	for _, saved := range tell {
-		saved(nil)
-	}
+	l.answer(p.waiting, nil)
 }
 
 // ready reports whether a consumer's items may go out: after a crash the ledger has to
 // know that it owes them.
 func (l *Log) ready(c *consumer) bool {
 	if !c.ready {
-		s := l.records.saved
-		c.ready = c.viewer || c.recorded && c.saved > 0 || c.plain() && s.hasPlain && s.plain <= c.acked.Floor()
+		plain := l.records.saved.plain
+		c.ready = c.viewer || c.recorded && c.saved > 0 || c.plain() && plain != never && plain <= c.acked.Floor()
 	}
 	return c.ready
 }
@@ -367,7 +339,7 @@ func (l *Log) Bury(n uint64, reason string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.loaded && !l.finished.Has(n) && !slices.ContainsFunc(l.records.graves, func(g grave) bool { return g.number == n && g.consumer == nil }) {
-		l.records.bury(grave{number: n, reason: reason})
+		l.records.graves = append(l.records.graves, grave{number: n, reason: reason})
 	}
 }
 
@@ -378,8 +350,10 @@ func (l *Log) Load(s batch.Snapshot) {
 	l.raise(&l.done, s.Done)
 	l.ages.load(s.Times, l.opts.Now())
 	r := &l.records
-	tell := r.waiting
-	*r = records{saved: saved{s.Finished.Count(), s.Done, s.Plain, s.HasPlain}, graceEnd: s.Grace <= 0}
+	*r = records{saved: saved{s.Finished.Count(), s.Done, s.Plain}, graceEnd: s.Grace <= 0, waiting: r.waiting}
+	if !s.HasPlain {
+		r.saved.plain = never
+	}
 	if s.Grace > 0 {
 		l.graceEnds = l.opts.Now().Add(s.Grace)
 		if s.HasPlain {
@@ -398,10 +372,7 @@ func (l *Log) Load(s batch.Snapshot) {
 			l.begin(c)
 		}
 	}
-	l.mu.Unlock()
-	for _, saved := range tell {
-		saved(ErrGone)
-	}
+	l.answer(len(r.waiting), ErrGone)
 	l.opts.Changed()
 }
 
@@ -409,12 +380,7 @@ func (l *Log) Load(s batch.Snapshot) {
 func (l *Log) Unload() {
 	l.mu.Lock()
 	l.loaded = false
-	tell := l.records.waiting
-	l.records.waiting = nil
-	l.mu.Unlock()
-	for _, saved := range tell {
-		saved(ErrGone)
-	}
+	l.answer(len(l.records.waiting), ErrGone)
 }
 
 // Reset says that nothing is known any more of the list's items: it begins with
@@ -422,17 +388,13 @@ func (l *Log) Unload() {
 func (l *Log) Reset(epoch string, first uint64) {
 	l.mu.Lock()
 	l.begun(epoch, first, numbers.Set{}, nil)
-	tell := l.records.waiting
-	l.records = records{}
+	l.records = records{waiting: l.records.waiting}
 	l.moved()
 	for _, c := range l.consumers {
 		c.from = first
 		l.begin(c)
 	}
-	l.mu.Unlock()
-	for _, saved := range tell {
-		saved(ErrGone)
-	}
+	l.answer(len(l.records.waiting), ErrGone)
 	l.opts.Changed()
 }
 
@@ -452,7 +414,7 @@ func (l *Log) begun(epoch string, first uint64, finished numbers.Set, there []ui
 		}
 	}
 	l.loaded, l.epoch, l.first, l.graceEnds, l.front, l.swept = true, epoch, first, time.Time{}, 0, 0
-	l.records.ghost, l.records.admitted, l.dead = nil, nil, nil
+	l.records.ghost, l.dead = nil, nil
 	l.finished, l.aside = finished.Clone(), aside{}
 	l.finished.Raise(first)
 	for _, n := range there {
@@ -474,18 +436,15 @@ func (l *Log) restore(name batch.Name, acked numbers.Set, owes bool) {
 		return
 	}
 	if c == nil {
-		c = l.newConsumer(name, &l.opts.Terms)
+		c = l.newConsumer(consumer{name: name, terms: &l.opts.Terms})
 	}
 	if c.acked = acked.Clone(); name.Durable {
 		l.raise(&c.acked, l.first)
 	} else {
-		for _, s := range l.finished.Spans() {
-			c.acked.Add(s.From, s.To)
-		}
-		c.acked.Raise(l.finished.Floor())
+		c.acked.AddAll(&l.finished)
 	}
 	c.cursor = c.acked.Floor()
-	c.recorded = l.records.admit(name)
+	l.admit(c)
 	c.version, c.saved, c.began, c.away, c.below = 2, 1, l.opts.Now(), l.opts.Now(), l.first
 }
 
@@ -639,9 +598,7 @@ func (l *Log) place(c *consumer, cursor uint64) {
 		return
 	}
 	c.cursor = cursor
-	behind := c.acked.Clone()
-	behind.Cut(cursor)
-	c.out = int(cursor - behind.Count())
+	c.out = int(cursor - c.acked.Below(cursor))
 	l.updateRoom(c)
 }
 
