@@ -65,8 +65,7 @@ func TestAConsumerHasAsLongAsHalfOfTheFrontNeeded(t *testing.T) {
 // overtakenFront returns a front that waits for its client, and a consumer that was left
 // behind and then passed it.
 func overtakenFront(t *testing.T, changed func()) (d *desk, slow, fast *reader) {
-	d = newDesk(t, Options{Window: 4, Changed: changed})
-	d.end = 1000
+	d = newFull(t, Options{Window: 4, Changed: changed}, 1000)
 	slow, fast = d.join(""), d.join("")
 	d.run()
 	slow.confirm()

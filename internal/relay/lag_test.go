@@ -10,19 +10,28 @@ import (
 
 // desk is a list of small items, with its Log and a clock.
 type desk struct {
-	t   *testing.T
-	now time.Time
-	log *Log
-	end uint64 // one past the last item
-	cut []ConsumerInfo
+	t          *testing.T
+	now        time.Time
+	log        *Log
+	first, end uint64 // the head, one past the last item
+	cut        []ConsumerInfo
 }
 
-func newDesk(t *testing.T, o Options) *desk {
-	d := &desk{t: t, now: time.Unix(1000, 0)}
+// newDesk makes a list whose ledger says s, with no item at all.
+func newDesk(t *testing.T, o Options, s batch.Snapshot) *desk {
+	d := &desk{t: t, now: time.Unix(1000, 0), first: s.First, end: s.First}
 	o.Memory, o.Now = 1<<20, func() time.Time { return d.now }
 	o.CutOff = func(c ConsumerInfo) { d.cut = append(d.cut, c) }
+	s.Epoch = "e"
 	d.log = New(o)
-	d.log.Load(batch.Snapshot{Epoch: "e"})
+	d.log.Load(s)
+	return d
+}
+
+// newFull makes a list of so many items.
+func newFull(t *testing.T, o Options, items uint64) *desk {
+	d := newDesk(t, o, batch.Snapshot{})
+	d.end = items
 	return d
 }
 
@@ -69,7 +78,7 @@ func (r *reader) say(t *testing.T, a batch.Ack) {
 
 // turn is a round trip of the loop, and reports whether it had anything to do.
 func (d *desk) turn() bool {
-	p := d.log.Plan(0, d.end)
+	p := d.log.Plan(d.first, d.end)
 	d.log.Changes()
 	d.log.Saved(true)
 	reads := p.Items > 0 && p.From < d.end
@@ -123,13 +132,12 @@ func (d *desk) expectCut(want ...*reader) {
 }
 
 func TestAConsumerThatLagsTooLongIsCutOffOnce(t *testing.T) {
-	d := newDesk(t, Options{Window: 10, MaxLag: 10 * time.Minute})
+	d := newFull(t, Options{Window: 10, MaxLag: 10 * time.Minute}, 100)
 	fast, slow := d.join(""), d.join("")
-	d.end = 100
 	d.run(fast)
 	d.pass(2*time.Second, time.Second, fast)
 
-	p := d.log.Plan(0, d.end)
+	p := d.log.Plan(d.first, d.end)
 	if left := p.Wake.Sub(d.now); left <= 0 || left > 10*time.Minute {
 		t.Fatalf("Plan wants to be called after %v, want less than the 10 minutes", left)
 	}
@@ -150,17 +158,30 @@ func TestAConsumerThatLagsTooLongIsCutOffOnce(t *testing.T) {
 	}
 }
 
-func TestAConsumerAloneDoesNotLag(t *testing.T) {
-	d := newDesk(t, Options{Window: 10, MaxLag: time.Minute})
-	d.join("")
-	d.end = 100
-	d.run()
-	d.pass(time.Hour, time.Minute)
-	d.expectCut()
+func TestOnlyAConsumerBehindAnotherLagsWithinMaxLag(t *testing.T) {
+	for _, c := range []struct {
+		maxLag time.Duration
+		others []string // groups of consumers that confirm nothing
+		fast   bool     // one confirms all
+		cut    int
+	}{
+		{time.Minute, []string{""}, false, 0}, {0, []string{""}, true, 0}, {time.Minute, []string{"crew", "crew"}, true, 2},
+	} {
+		d := newFull(t, Options{Window: 10, MaxLag: c.maxLag}, 100)
+		var fast, slow []*reader
+		if c.fast {
+			fast = append(fast, d.join(""))
+		}
+		for _, group := range c.others {
+			slow = append(slow, d.join(group))
+		}
+		d.pass(100*time.Hour, time.Minute, fast...)
+		d.expectCut(slow[:c.cut]...)
+	}
 }
 
 func TestAConsumerThatKeepsWithinTheTimeIsKept(t *testing.T) {
-	d := newDesk(t, Options{Window: 10, MaxLag: time.Minute})
+	d := newFull(t, Options{Window: 10, MaxLag: time.Minute}, 0)
 	fast, slow := d.join(""), d.join("")
 	for range 1000 { // it is always some items behind
 		d.end += 30
@@ -173,31 +194,13 @@ func TestAConsumerThatKeepsWithinTheTimeIsKept(t *testing.T) {
 	d.expectCut()
 }
 
-func TestAGroupIsCutOffAsAWhole(t *testing.T) {
-	d := newDesk(t, Options{Window: 10, MaxLag: time.Minute})
-	fast, one, two := d.join(""), d.join("crew"), d.join("crew")
-	d.end = 100
-	d.pass(2*time.Minute, time.Second, fast)
-	d.expectCut(one, two)
-}
-
-func TestWithoutMaxLagNoneIsCutOff(t *testing.T) {
-	d := newDesk(t, Options{Window: 10})
-	fast := d.join("")
-	d.join("")
-	d.end = 100
-	d.pass(100*time.Hour, time.Hour, fast)
-	d.expectCut()
-}
-
 func explicit(pending int) Options {
 	return Options{Window: 1000, MaxLag: 10 * time.Minute, Terms: Terms{Explicit: true, AckWait: 30 * time.Second, MaxAckPending: pending}}
 }
 
 func TestAWorkerThatRefusesForADayIsKept(t *testing.T) {
-	d := newDesk(t, explicit(100))
+	d := newFull(t, explicit(100), 50)
 	fast, slow := d.join(""), d.join("")
-	d.end = 50
 	d.run(fast)
 	refuse := batch.Ack{Kind: batch.Refused, Delay: MaxDelay}
 	for range 3 {
@@ -212,9 +215,8 @@ func TestAWorkerThatRefusesForADayIsKept(t *testing.T) {
 
 func TestAWorkerThatNeverAcknowledgesIsCutOffForTheItemsThatItHasNoRoomFor(t *testing.T) {
 	for pending, kept := range map[int]bool{50: true, 49: false} {
-		d := newDesk(t, explicit(pending))
+		d := newFull(t, explicit(pending), 50)
 		fast, slow := d.join(""), d.join("")
-		d.end = 50
 		for range 120 {
 			d.pass(10*time.Second, 10*time.Second, fast)
 			slow.confirm() // they are written
@@ -227,17 +229,23 @@ func TestAWorkerThatNeverAcknowledgesIsCutOffForTheItemsThatItHasNoRoomFor(t *te
 	}
 }
 
+// leftBehind is a list of 100 items with a consumer that has confirmed all, and a slow one
+// that is left behind with 10 in its hands.
+func leftBehind(t *testing.T, group string) (d *desk, fast, slow *reader) {
+	d = newFull(t, Options{Window: 10, MaxLag: 10 * time.Minute}, 100)
+	fast, slow = d.join(""), d.join(group)
+	d.run(fast)
+	d.pass(time.Second, time.Second, fast)
+	return d, fast, slow
+}
+
 // While Redis is away a consumer cannot catch up.
 func TestTheTimeInWhichNothingCanBeReadIsNoLag(t *testing.T) {
-	d := newDesk(t, Options{Window: 10, MaxLag: 10 * time.Minute})
-	fast, slow := d.join(""), d.join("")
-	d.end = 100
-	d.run(fast)
-	d.pass(time.Second, time.Second, fast) // the slow one is left behind
+	d, fast, slow := leftBehind(t, "")
 	d.now = d.now.Add(5 * time.Minute)
 	slow.confirm() // it has room again
 	for range 60 { // but there is no read
-		d.log.Plan(0, d.end)
+		d.log.Plan(d.first, d.end)
 		d.now = d.now.Add(time.Minute)
 	}
 	d.run(fast)
@@ -250,11 +258,7 @@ func TestTheTimeInWhichNothingCanBeReadIsNoLag(t *testing.T) {
 }
 
 func TestStateTellsThePlaceOfEachConsumer(t *testing.T) {
-	d := newDesk(t, Options{Window: 10, MaxLag: 10 * time.Minute})
-	fast, slow := d.join(""), d.join("crew")
-	d.end = 100
-	d.run(fast)
-	d.pass(time.Second, time.Second, fast) // the slow one is left behind
+	d, fast, slow := leftBehind(t, "crew")
 	d.now = d.now.Add(time.Minute)
 	s := d.log.State()
 	if s.First != 0 || s.Floor != 0 || s.Done != 100 || s.Next != 100 || len(s.Consumers) != 2 {
@@ -278,9 +282,8 @@ func TestStateTellsThePlaceOfEachConsumer(t *testing.T) {
 func TestADelayEndsWithTheMemberThatAskedForIt(t *testing.T) {
 	o := explicit(100)
 	o.MaxDeliver = 2
-	d := newDesk(t, o)
+	d := newFull(t, o, 4)
 	bad := d.join("crew")
-	d.end = 4
 	d.run()
 	bad.say(t, batch.Ack{Kind: batch.Refused, Delay: time.Hour})
 	good := d.join("crew")

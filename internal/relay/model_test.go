@@ -1,10 +1,12 @@
 package relay
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -104,7 +106,6 @@ type owes struct {
 	confirmed numbers.Set
 	finished  numbers.Set // before it began
 	handed    numbers.Set
-	members   int
 }
 
 func newWorld(t *testing.T, seed uint64, explicit bool) *world {
@@ -130,16 +131,15 @@ func (w *world) say(format string, args ...any) {
 }
 
 func (w *world) story() string {
-	text := ""
-	for _, line := range w.lines[max(0, len(w.lines)-260):] {
-		text += line + "\n"
-	}
-	return text
+	return strings.Join(w.lines[max(0, len(w.lines)-260):], "\n")
 }
 
-func (w *world) fail(format string, args ...any) {
-	w.t.Helper()
-	w.t.Errorf(format, args...)
+func (w *world) parse(text string) numbers.Set {
+	set, err := numbers.Parse(cmp.Or(text, "0"))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return set
 }
 
 const grace = 30 * time.Second
@@ -148,22 +148,10 @@ const grace = 30 * time.Second
 func (w *world) start() {
 	w.log = New(w.opts)
 	w.log.mostHeld = w.mostHeld
-	w.load()
-}
-
-func (w *world) load() {
-	finished, err := numbers.Parse(cmpOr(w.ledger.finished, "0"))
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	s := batch.Snapshot{First: w.first, Finished: finished, Done: w.ledger.done, Plain: w.ledger.plain, HasPlain: w.ledger.hasPlain,
+	s := batch.Snapshot{First: w.first, Finished: w.parse(w.ledger.finished), Done: w.ledger.done, Plain: w.ledger.plain, HasPlain: w.ledger.hasPlain,
 		Records: map[batch.Name]numbers.Set{}, Aside: slices.Sorted(maps.Keys(w.aside))}
 	for name, text := range w.ledger.records {
-		set, err := numbers.Parse(text)
-		if err != nil {
-			w.t.Fatal(err)
-		}
-		s.Records[name] = set
+		s.Records[name] = w.parse(text)
 	}
 	if w.graceEnd.IsZero() {
 		w.graceEnd = w.now.Add(grace)
@@ -171,13 +159,6 @@ func (w *world) load() {
 	s.Grace = w.graceEnd.Sub(w.now)
 	w.say("load %+v", s)
 	w.log.Load(s)
-}
-
-func cmpOr(a, b string) string {
-	if a == "" {
-		return b
-	}
-	return a
 }
 
 func (w *world) step() {
@@ -193,9 +174,9 @@ func (w *world) step() {
 		w.joinDurable([]string{"d", "e"}[w.rand.IntN(2)])
 	case n < 33 && len(w.clients) < 7:
 		w.view()
-	case n < 36:
-		w.leave()
-	case n < 65:
+	case n < 36 && len(w.clients) > 0:
+		w.leaves(w.rand.IntN(len(w.clients)))
+	case n < 65 && len(w.clients) > 0:
 		w.confirm()
 	case n < 70:
 		w.now = w.now.Add(time.Duration(w.rand.IntN(3000)) * time.Millisecond)
@@ -211,8 +192,7 @@ func (w *world) step() {
 }
 
 func (w *world) join(group string) {
-	w.names++
-	c := &client{w: w, name: fmt.Sprint("c", w.names), group: group}
+	c := &client{group: group}
 	for _, other := range w.clients {
 		if group != "" && other.group == group {
 			c.owes = other.owes
@@ -221,9 +201,7 @@ func (w *world) join(group string) {
 	if c.owes == nil {
 		c.owes = &owes{start: never}
 	}
-	c.owes.members++
-	w.clients = append(w.clients, c)
-	w.say("%s joins %q", c.name, group)
+	w.enter(c)
 	c.membership = w.log.Join(group, "k", c)
 	if c.owes.start == never { // it begins where the Log says, which is no later than done
 		mem := c.membership.(*member)
@@ -232,7 +210,7 @@ func (w *world) join(group string) {
 		for n := range c.owes.start {
 			dying := func(g grave) bool { return g.number == n } // a dead letter may not be written yet
 			if !w.known.Has(n) && !slices.Contains(w.log.dead, n) && !slices.ContainsFunc(slices.Concat(w.log.records.graves, w.log.records.written), dying) {
-				w.fail("%s begins at %d, but %d is not done", c.name, c.owes.start, n)
+				w.t.Errorf("%s begins at %d, but %d is not done", c.name, c.owes.start, n)
 			}
 		}
 	}
@@ -244,36 +222,32 @@ func (w *world) joinDurable(name string) {
 	if o == nil {
 		from := w.first + w.rand.Uint64N(w.end-w.first+1)
 		if err := w.log.SetDurable(name, Durable{Terms: w.opts.Terms, From: from}); err != nil {
-			w.fail("%v", err)
+			w.t.Errorf("%v", err)
 		}
 		o = &owes{start: from, finished: w.log.finished.Clone()}
 		o.confirmed.Raise(from)
 		w.durables[name] = o
 		w.say("durable %q from %d on", name, from)
 	}
-	w.names++
-	c := &client{w: w, name: fmt.Sprint("c", w.names), group: name, durable: true, owes: o}
-	w.clients = append(w.clients, c)
-	o.members++
-	w.say("%s joins durable %q", c.name, name)
+	c := w.enter(&client{group: name, durable: true, owes: o})
 	c.membership = w.log.JoinDurable(name, "k", c)
 }
 
 func (w *world) view() {
 	from := w.first + w.rand.Uint64N(w.end-w.first+1)
-	w.names++
-	c := &client{w: w, name: fmt.Sprint("c", w.names), viewer: true, owes: &owes{start: never}}
+	c := w.enter(&client{viewer: true, owes: &owes{start: never}})
 	c.owes.confirmed.Raise(from)
-	w.clients = append(w.clients, c)
-	w.say("%s views from %d on", c.name, from)
+	w.say("it views from %d on", from)
 	c.membership = w.log.View(from, "k", c)
 }
 
-func (w *world) leave() {
-	if len(w.clients) == 0 {
-		return
-	}
-	w.leaves(w.rand.IntN(len(w.clients)))
+// enter gives a client a name.
+func (w *world) enter(c *client) *client {
+	w.names++
+	c.w, c.name = w, fmt.Sprint("c", w.names)
+	w.clients = append(w.clients, c)
+	w.say("%s joins %q, durable %v", c.name, c.group, c.durable)
+	return c
 }
 
 // leaveCut lets those leave that were cut off.
@@ -290,7 +264,6 @@ func (w *world) leaves(i int) {
 	c := w.clients[i]
 	w.say("%s leaves", c.name)
 	w.clients = slices.Delete(w.clients, i, i+1)
-	c.owes.members--
 	c.membership.Leave()
 }
 
@@ -299,16 +272,16 @@ func (c *client) Deliver(b *batch.Batch, from, to int, receipt batch.Receipt) in
 	first := b.First() + uint64(from)
 	for n := first; n < b.First()+uint64(to); n++ {
 		if string(b.Item(int(n-b.First()))) != fmt.Sprint(n) {
-			c.w.fail("%s got %q as number %d", c.name, b.Item(int(n-b.First())), n)
+			c.w.t.Errorf("%s got %q as number %d", c.name, b.Item(int(n-b.First())), n)
 		}
 		if c.owes.confirmed.Has(n) && (n >= c.owes.start || c.viewer) {
-			c.w.fail("%s got %d, which was confirmed", c.name, n)
+			c.w.t.Errorf("%s got %d, which was confirmed", c.name, n)
 		}
 		if c.owes.handed.Has(n) {
 			continue
 		}
 		if gap, _ := c.owes.confirmed.Gap(c.owes.handed.Top()); c.owes.handed.Top() > 0 && n > gap && !c.skipped(gap, n) {
-			c.w.fail("%s got %d, and not %d before", c.name, n, gap)
+			c.w.t.Errorf("%s got %d, and not %d before", c.name, n, gap)
 		}
 		c.owes.handed.Add(n, n+1)
 	}
@@ -329,6 +302,7 @@ func (c *client) skipped(from, to uint64) bool {
 
 func (c *client) explicit() bool { return c.w.opts.Explicit && !c.viewer }
 
+// confirmed notes that a client has confirmed items.
 func (c *client) confirmed(from, to uint64) {
 	c.owes.confirmed.Add(from, to)
 	if !c.viewer {
@@ -336,10 +310,16 @@ func (c *client) confirmed(from, to uint64) {
 	}
 }
 
-func (w *world) confirm() {
-	if len(w.clients) == 0 {
-		return
+// acknowledge acknowledges an item.
+func (c *client) acknowledge(n uint64, a batch.Ack) {
+	err := c.membership.(batch.Acknowledger).Acknowledge("", n, a, nil)
+	c.w.say("%s says %v to %d: %v", c.name, a, n, err)
+	if err == nil && a.Kind == batch.Acked {
+		c.confirmed(n, n+1)
 	}
+}
+
+func (w *world) confirm() {
 	c := w.clients[w.rand.IntN(len(w.clients))]
 	if len(c.debts) == 0 {
 		return
@@ -366,12 +346,7 @@ func (w *world) confirm() {
 	if ack.Kind == batch.Refused && w.rand.IntN(2) == 0 {
 		ack.Delay = time.Duration(w.rand.IntN(10)) * time.Second
 	}
-	err := c.membership.(batch.Acknowledger).Acknowledge("", n, ack, nil)
-	w.say("%s says %v to %d: %v", c.name, ack, n, err)
-	if err == nil && ack.Kind == batch.Acked {
-		c.owes.confirmed.Add(n, n+1)
-		w.known.Add(n, n+1)
-	}
+	c.acknowledge(n, ack)
 }
 
 // crash kills edged. The clients come back at once.
@@ -405,8 +380,8 @@ func (w *world) crash() {
 		}
 		c.owes.handed = mem.consumer.acked.Clone() // it may get again items that the ledger does not have as confirmed
 		for n := c.owes.start; n < w.end; n++ {
-			if ready[i] && mem.consumer.acked.Has(n) && !c.owes.confirmed.Has(n) && !w.dead.Has(n) && w.now.Before(w.graceEnd) {
-				w.fail("%s came back, but does not get %d any more", c.name, n)
+			if ready[i] && mem.consumer.acked.Has(n) && w.isOwed(c.owes, n) && w.now.Before(w.graceEnd) {
+				w.t.Errorf("%s came back, but does not get %d any more", c.name, n)
 			}
 		}
 		// A client that comes back later has no claim to the items it missed.
@@ -415,8 +390,8 @@ func (w *world) crash() {
 	for name, o := range w.durables {
 		acked := w.log.named[batch.Name{Durable: true, Name: name}].acked.Clone()
 		for n := o.start; n < w.end; n++ {
-			if acked.Has(n) && !o.confirmed.Has(n) && !o.finished.Has(n) && !w.dead.Has(n) {
-				w.fail("durable %q does not get %d any more", name, n)
+			if acked.Has(n) && w.isOwed(o, n) {
+				w.t.Errorf("durable %q does not get %d any more", name, n)
 			}
 		}
 		o.confirmed, o.handed = acked, acked.Clone()
@@ -434,7 +409,7 @@ func (w *world) turn(lost bool) {
 	var read *batch.Batch
 	if p.Items > 0 && p.From < w.end {
 		if p.From < w.first && !w.aside[p.From] {
-			w.fail("read at %d, but the list begins at %d", p.From, w.first)
+			w.t.Errorf("read at %d, but the list begins at %d", p.From, w.first)
 			w.dump()
 			return
 		}
@@ -499,27 +474,24 @@ func (w *world) write(ch *batch.Changes) {
 	}
 	for _, d := range ch.Dead {
 		if d.Number < w.first && !w.aside[d.Number] {
-			w.fail("%d becomes a dead letter, but is not in the list", d.Number)
+			w.t.Errorf("%d becomes a dead letter, but is not in the list", d.Number)
 		}
 		w.dead.Add(d.Number, d.Number+1)
 		w.known.Add(d.Number, d.Number+1)
 	}
 	for _, n := range ch.Aside {
 		if n < w.first && !w.aside[n] {
-			w.fail("%d is to be set aside, but is not in the list", n)
+			w.t.Errorf("%d is to be set aside, but is not in the list", n)
 		}
 		w.aside[n] = true
 	}
 	for _, n := range ch.Restored {
 		delete(w.aside, n)
 	}
-	finished, err := numbers.Parse(cmpOr(w.ledger.finished, "0"))
-	if err != nil {
-		w.t.Fatal(err)
-	}
 	if !ch.Empty() {
 		w.say("wrote %+v", *ch)
 	}
+	finished := w.parse(w.ledger.finished)
 	if f := finished.Floor(); f > w.first+w.keep {
 		w.first = f - w.keep
 		w.say("removed up to %d", w.first)
@@ -533,10 +505,15 @@ func (w *world) checkWoken() {
 	q := &w.quiet
 	if q.yes && !q.woken && q.end == w.end && (q.wake.IsZero() || w.now.Before(q.wake)) {
 		if p := w.log.Plan(w.first, w.end); w.works(p) {
-			w.fail("nothing woke the loop for %+v", p)
+			w.t.Errorf("nothing woke the loop for %+v", p)
 			w.dump()
 		}
 	}
+}
+
+// isOwed reports whether a consumer has to confirm an item.
+func (w *world) isOwed(o *owes, n uint64) bool {
+	return n >= o.start && !o.confirmed.Has(n) && !o.finished.Has(n) && !w.dead.Has(n)
 }
 
 // check looks whether an item is gone that a consumer still owed.
@@ -547,25 +524,26 @@ func (w *world) check() {
 		if w.aside[n] {
 			continue
 		}
-		for name, o := range w.durables {
-			if n >= o.start && !o.confirmed.Has(n) && !o.finished.Has(n) && !w.dead.Has(n) {
-				w.fail("%d is gone, but durable %q has not confirmed it", n, name)
-			}
-		}
 		if !w.known.Has(n) {
-			w.fail("%d is gone, but no consumer has confirmed it", n)
-			return
+			w.t.Errorf("%d is gone, but no consumer has confirmed it", n)
+		}
+		for name, o := range w.durables {
+			if w.isOwed(o, n) {
+				w.t.Errorf("%d is gone, but durable %q has not confirmed it", n, name)
+			}
 		}
 		for _, c := range w.clients {
-			if n >= c.owes.start && !c.owes.confirmed.Has(n) && !c.owes.finished.Has(n) && !w.dead.Has(n) {
-				w.fail("%d is gone, but %s has not confirmed it", n, c.name)
-				return
+			if w.isOwed(c.owes, n) {
+				w.t.Errorf("%d is gone, but %s has not confirmed it", n, c.name)
 			}
+		}
+		if w.t.Failed() {
+			return
 		}
 	}
 	st := w.log.Stats()
 	if st.Taken != st.Confirmed+st.Dead+st.Gone+st.Returned+uint64(st.InFlight) || st.InFlight < 0 || int64(st.Confirmed) < 0 {
-		w.fail("the books are wrong: %+v", st)
+		w.t.Errorf("the books are wrong: %+v", st)
 	}
 }
 
@@ -584,15 +562,10 @@ func (w *world) finish() {
 			for _, d := range c.debts {
 				if !c.explicit() {
 					c.confirmed(d.from, d.to)
-					d.receipt.Confirm()
-					continue
 				}
 				d.receipt.Confirm()
-				for n := d.from; n < d.to; n++ {
-					if c.membership.(batch.Acknowledger).Acknowledge("", n, batch.Ack{Kind: batch.Acked}, nil) == nil {
-						c.owes.confirmed.Add(n, n+1)
-						w.known.Add(n, n+1)
-					}
+				for n := d.from; c.explicit() && n < d.to; n++ {
+					c.acknowledge(n, batch.Ack{Kind: batch.Acked})
 				}
 			}
 			c.debts = nil
@@ -601,11 +574,11 @@ func (w *world) finish() {
 	}
 	w.check()
 	if w.first+w.keep < w.end || len(w.aside) > 0 {
-		w.fail("%d items are left of the list: %d to %d, and %v aside", w.end-w.first, w.first, w.end, w.aside)
+		w.t.Errorf("%d items are left of the list: %d to %d, and %v aside", w.end-w.first, w.first, w.end, w.aside)
 		w.dump()
 	}
 	if st := w.log.Stats(); st.InFlight != 0 || st.Behind != 0 {
-		w.fail("after the end: %+v", st)
+		w.t.Errorf("after the end: %+v", st)
 	}
 }
 
@@ -616,10 +589,8 @@ func (w *world) invariants() {
 		if c.closing || len(c.members) == 0 {
 			continue
 		}
-		below := c.acked.Clone()
-		below.Cut(c.cursor)
-		if out := int(c.cursor - below.Count()); out != c.out {
-			w.fail("consumer %q: out is %d, not %d; cursor %d, acked %s", c.name.Name, c.out, out, c.cursor, c.acked.String())
+		if out := int(c.cursor - c.acked.Below(c.cursor)); out != c.out {
+			w.t.Errorf("consumer %q: out is %d, not %d; cursor %d, acked %s", c.name.Name, c.out, out, c.cursor, c.acked.String())
 		}
 		owed := 0
 		for _, m := range c.members {
@@ -629,7 +600,7 @@ func (w *world) invariants() {
 				held += int(s.To - s.From)
 			}
 			if held != m.owed {
-				w.fail("consumer %q: a member owes %d, but holds %d", c.name.Name, m.owed, held)
+				w.t.Errorf("consumer %q: a member owes %d, but holds %d", c.name.Name, m.owed, held)
 			}
 		}
 		waiting := 0
@@ -642,7 +613,7 @@ func (w *world) invariants() {
 			waiting = int(c.again.Count())
 		}
 		if owed+waiting != c.out {
-			w.fail("consumer %q: %d in hands and %d waiting, but %d are out", c.name.Name, owed, waiting, c.out)
+			w.t.Errorf("consumer %q: %d in hands and %d waiting, but %d are out", c.name.Name, owed, waiting, c.out)
 		}
 	}
 }

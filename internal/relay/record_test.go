@@ -1,0 +1,69 @@
+package relay
+
+import (
+	"testing"
+	"time"
+
+	"edged/internal/batch"
+	"edged/internal/numbers"
+)
+
+func TestARollbackForgetsTheEndOfADelivery(t *testing.T) {
+	d := newFull(t, explicit(100), 10)
+	m := d.join("")
+	d.run()
+	d.log.Rollback("two", 5)
+	d.end = 15
+	d.run()
+	if n := d.log.Stats().InFlight; n != 15 {
+		t.Fatalf("%d items are on their way, want 15", n)
+	}
+	if err := m.Membership.(batch.Acknowledger).Acknowledge("two", 7, batch.Ack{}, nil); err != nil {
+		t.Error(err)
+	}
+	if m.Finish(3); m.Owed() != 3 {
+		t.Errorf("the member has %d items in its hands, keeps 3", m.Owed())
+	}
+	m.Leave()
+	if st := d.log.Stats(); st.Consumers+st.Members != 0 {
+		t.Errorf("books %+v", st)
+	}
+}
+
+func TestInsertedItemsAreOwedByEveryConsumer(t *testing.T) {
+	for _, explicit := range []bool{false, true} {
+		var finished numbers.Set
+		finished.Raise(10)
+		d := newDesk(t, Options{Window: 100, Terms: Terms{Explicit: explicit, AckWait: time.Hour, MaxAckPending: 100}},
+			batch.Snapshot{First: 10, Finished: finished, Done: 10})
+		all, some := d.join("g"), d.join("")
+		d.end = 20
+		if d.run(); all.got[0] != 10 || d.log.Stats().InFlight != 10 {
+			t.Fatalf("the first read is of item %d, %d are on their way", all.got[0], d.log.Stats().InFlight)
+		}
+		d.log.Insert("two", 7, 10)
+		d.first = 7
+		ch := d.log.Changes()
+		if ch.Floor != 7 || ch.Done != "7" || ch.Plain != "7" || len(ch.Records) != 1 || ch.Records[0].Acked != "7" || ch.Finished != "7" {
+			t.Errorf("the ledger is to have %+v", ch)
+		}
+		d.log.Saved(true)
+		if d.run(); all.got[10] != 7 || d.log.Stats().InFlight != 13 || len(all.got) != 13 || len(some.got) != 13 {
+			t.Errorf("%d are on their way, the consumers have %v and %v", d.log.Stats().InFlight, all.got, some.got)
+		}
+	}
+}
+
+func TestTheGraceEndsDuringADrainToo(t *testing.T) {
+	d := newDesk(t, Options{Window: 10}, batch.Snapshot{Done: 5, Plain: 3, HasPlain: true, Grace: time.Minute})
+	member := d.join("")
+	d.log.Stop()
+	member.Leave()
+	d.now = d.now.Add(time.Minute)
+	if !d.log.Plan(0, 5).Dirty {
+		t.Error("there is nothing to write")
+	}
+	if ch := d.log.Changes(); !ch.GraceOver || ch.Plain != "" || ch.NoPlain {
+		t.Errorf("to be written is %+v: want the end of the grace, and the plain cursor as it was", ch)
+	}
+}
