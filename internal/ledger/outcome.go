@@ -152,17 +152,23 @@ func parseState(o Outcome, words []any) (*State, error) {
 			s.Aside = append(s.Aside, n)
 		}
 	}
-	for _, word := range times {
+	s.Times = ParseTimes(times)
+	return s, nil
+}
+
+// ParseTimes returns the times in a reply to LRANGE. Malformed ones are left out.
+func ParseTimes(words []any) (times []Time) {
+	for _, word := range words {
 		text, _ := word.(string)
 		var t Time
 		var ms uint64
 		below, at, _ := strings.Cut(text, ":")
 		if parse(&t.Below, below) == nil && parse(&ms, at) == nil {
 			t.At = time.UnixMilli(int64(ms))
-			s.Times = append(s.Times, t)
+			times = append(times, t)
 		}
 	}
-	return s, nil
+	return times
 }
 
 // field takes over a field of the ledger. One that is malformed is left as it is.

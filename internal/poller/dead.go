@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -18,8 +19,14 @@ type Epitaph struct {
 	Reason     string    `json:"reason"`
 	Time       time.Time `json:"time"`
 	Deliveries int       `json:"deliveries"`
-	Size       int       `json:"size"` // bytes
 	Instance   string    `json:"instance"`
+	Size       int       `json:"size"` // bytes; the script writes it, so it stands last
+}
+
+// start is the line without the item's size, which the script adds.
+func (e Epitaph) start() (string, error) {
+	line, err := json.Marshal(e)
+	return strings.TrimSuffix(string(line), "0}"), err
 }
 
 // DeadLetter is an item that could not be delivered.
@@ -36,14 +43,14 @@ var errEnded = errors.New("the loop that serves Redis has ended")
 
 // ask has the loop do something between two turns and waits for what it returns.
 func ask[T any](ctx context.Context, l *Loop, do func(context.Context) (T, error)) (got T, err error) {
-	type answer struct {
+	var answer struct {
 		got T
 		err error
 	}
-	answered := make(chan answer, 1) // nobody may be there any more
+	answered := make(chan struct{})
 	request := func(ctx context.Context) {
-		got, err := do(ctx)
-		answered <- answer{got, err}
+		answer.got, answer.err = do(ctx)
+		close(answered)
 	}
 	select {
 	case l.requests <- request:
@@ -54,8 +61,8 @@ func ask[T any](ctx context.Context, l *Loop, do func(context.Context) (T, error
 	}
 	l.Wake()
 	select {
-	case a := <-answered:
-		return a.got, a.err
+	case <-answered:
+		return answer.got, answer.err
 	case <-l.ended:
 		return got, errEnded
 	case <-ctx.Done():
@@ -146,10 +153,6 @@ func (l *Loop) Requeue(ctx context.Context, key string, n int) (done int, err er
 	if s == nil {
 		return 0, ErrNoList
 	}
-	side := "L"
-	if s.list.FromRight {
-		side = "R"
-	}
 	total, err := ask(ctx, l, func(ctx context.Context) (int64, error) {
 		return call(s, func(c *redis.Client) (int64, error) { return c.LLen(ctx, s.keys.Dead).Result() })
 	})
@@ -160,7 +163,7 @@ func (l *Loop) Requeue(ctx context.Context, key string, n int) (done int, err er
 		got, err = ask(ctx, l, func(ctx context.Context) (int, error) {
 			s.more = true
 			return call(s, func(c *redis.Client) (int, error) {
-				reply, err := requeue.RunBy(ctx, c, []string{s.keys.List, s.keys.Dead}, side, most)
+				reply, err := requeue.RunBy(ctx, c, []string{s.keys.List, s.keys.Dead}, s.list.side(), most)
 				n, _ := reply.(int64)
 				return int(n), err
 			})

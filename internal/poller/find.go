@@ -3,6 +3,7 @@ package poller
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"hash/maphash"
 	"slices"
 	"strings"
@@ -64,7 +65,7 @@ func (r *reader) find(ctx context.Context, now time.Time) error {
 	switch {
 	case best == nil, r.refused >= maxRefused:
 		return r.beginAnew(ctx, now)
-	case best.head < r.first && r.log.Free(best.head, r.first):
+	case best.head < r.first && r.relay.Free(best.head, r.first):
 		return r.insert(ctx, now, best.head)
 	case best.head < r.first:
 		return r.beginAnew(ctx, now)
@@ -226,7 +227,7 @@ func (s *search) compare(answers []answer, item print) {
 // beginAnew gives up the place in the list: its head gets a number that no item had,
 // and all of it is delivered.
 func (r *reader) beginAnew(ctx context.Context, now time.Time) error {
-	first := max(r.top, r.first, r.log.Plan(r.first, r.end).Floor)
+	first := max(r.top, r.first, r.relay.Plan(r.first, r.end).Floor)
 	return r.rebase(ctx, now, first-r.first, noNumber, newEpoch(), true)
 }
 
@@ -234,7 +235,7 @@ func (r *reader) beginAnew(ctx context.Context, now time.Time) error {
 // head. The ledger is told in the same step that no consumer has confirmed them.
 func (r *reader) insert(ctx context.Context, now time.Time, first uint64) error {
 	epoch, call := newEpoch(), r.call()
-	r.log.Insert(epoch, first, r.first)
+	r.relay.Insert(epoch, first, r.first)
 	r.marks.cut(r.first, noNumber)
 	r.forgetHeld(0, r.first)
 	r.first = first
@@ -249,7 +250,7 @@ func (r *reader) insert(ctx context.Context, now time.Time, first uint64) error 
 		return err
 	}
 	if !r.warned { // it may happen with every item
-		r.lane.log.Warn("another program pushes to the list's head: is take_from the other end?")
+		r.log.Warn("another program pushes to the list's head: is take_from the other end?")
 	}
 	r.warned, r.more = true, true
 	return nil
@@ -268,16 +269,11 @@ func (r *reader) addKnown(call *ledger.Call, end uint64) {
 // has it.
 func (r *reader) rebased(ctx context.Context, now time.Time, call *ledger.Call, epoch string) (bool, error) {
 	r.unknown = call.Attempt
-	reply, err := r.Server.Do(ctx, call.Words(r.keys)...)
-	if err != nil {
-		return false, err
-	}
-	out, err := ledger.ParseOutcome(reply)
+	out, err := r.carryOut(ctx, call, now)
 	if err != nil {
 		return false, err
 	}
 	r.saved(out.What == ledger.OK)
-	r.standing(out, now)
 	if r.claimed = out.What == ledger.OK; !r.claimed {
 		r.refused++
 		return false, nil
@@ -305,18 +301,18 @@ func (r *reader) rebase(ctx context.Context, now time.Time, gone, end uint64, ep
 		return err
 	}
 	if anew {
-		r.lane.log.Warn("the list is not the one that was read: all that Redis holds of it is delivered",
+		r.log.Warn("the list is not the one that was read: all that Redis holds of it is delivered",
 			zap.Uint64("items", r.end-r.first))
-	} else if n := r.log.Plan(r.first, r.end); call.First > n.Floor {
-		r.lane.log.Warn("others removed items from the list before they were confirmed", zap.Uint64("items", call.First-max(before, n.Floor)))
+	} else if n := r.relay.Plan(r.first, r.end); call.First > n.Floor {
+		r.log.Warn("others removed items from the list before they were confirmed", zap.Uint64("items", call.First-max(before, n.Floor)))
 	}
 	r.revived = noNumber
-	r.log.Renew(epoch)
-	r.log.Gone(r.first)
+	r.relay.Renew(epoch)
+	r.relay.Gone(r.first)
 	end = max(end, r.first)
 	r.marks.cut(0, end) // the ledger's may be of an item that was not read since
 	if r.top = max(r.top, r.first); end < r.top {
-		r.log.Rollback(epoch, end)
+		r.relay.Rollback(epoch, end)
 		r.forgetHeld(end, noNumber)
 		r.top = end
 	}
@@ -380,4 +376,4 @@ func (p *prober) End(batch.Span) {
 }
 
 // newEpoch is a name for a time in which numbers stand for the same items.
-func newEpoch() string { return strings.ToLower(randomText()) }
+func newEpoch() string { return strings.ToLower(rand.Text()[:8]) }

@@ -20,25 +20,35 @@ func (l *Loop) add(list List) {
 // Add begins to serve a list, whose key none of the others has. It returns when
 // the loop knows it, which waits for the round trips under way.
 func (l *Loop) Add(ctx context.Context, list List) error {
+	return l.between(ctx, func() { l.add(list) })
+}
+
+// between has the loop do something between two turns.
+func (l *Loop) between(ctx context.Context, do func()) error {
 	_, err := ask(ctx, l, func(context.Context) (struct{}, error) {
-		l.add(list)
+		do()
+		return struct{}{}, nil
+	})
+	return err
+}
+
+// change has the loop change the list with this key, if there is one.
+func (l *Loop) change(ctx context.Context, key string, do func(*reader)) error {
+	_, err := ask(ctx, l, func(context.Context) (struct{}, error) {
+		r := l.reader(key)
+		if r == nil {
+			return struct{}{}, ErrNoList
+		}
+		do(r)
 		return struct{}{}, nil
 	})
 	return err
 }
 
 // Finish ends the taking from a list for good: when it has returned, no new item
-// of it comes to its window. What gets confirmed is still removed.
+// of it comes to its window. Items that get confirmed are still removed.
 func (l *Loop) Finish(ctx context.Context, key string) error {
-	_, err := ask(ctx, l, func(context.Context) (struct{}, error) {
-		s := l.reader(key)
-		if s == nil {
-			return struct{}{}, ErrNoList
-		}
-		s.ending = true
-		return struct{}{}, nil
-	})
-	return err
+	return l.change(ctx, key, func(r *reader) { r.ending = true })
 }
 
 // Remove removes what was confirmed of a list from Redis, gives back what else is
@@ -68,22 +78,10 @@ func (l *Loop) Remove(ctx context.Context, key string) error {
 
 // SetKeep changes the Keep of a list.
 func (l *Loop) SetKeep(ctx context.Context, key string, keep int) error {
-	_, err := ask(ctx, l, func(context.Context) (struct{}, error) {
-		r := l.reader(key)
-		if r == nil {
-			return struct{}{}, ErrNoList
-		}
-		r.list.Keep = keep
-		return struct{}{}, nil
-	})
-	return err
+	return l.change(ctx, key, func(r *reader) { r.list.Keep = keep })
 }
 
 // SetBatch changes BatchItems and BatchBytes.
 func (l *Loop) SetBatch(ctx context.Context, items, bytes int) error {
-	_, err := ask(ctx, l, func(context.Context) (struct{}, error) {
-		l.opts.BatchItems, l.opts.BatchBytes = items, bytes
-		return struct{}{}, nil
-	})
-	return err
+	return l.between(ctx, func() { l.opts.BatchItems, l.opts.BatchBytes = items, bytes })
 }

@@ -1,6 +1,7 @@
 package poller
 
 import (
+	"cmp"
 	"hash/maphash"
 	"slices"
 
@@ -40,9 +41,9 @@ func printOf(seed maphash.Seed, item []byte) print {
 
 // add notes an item.
 func (m *marks) add(n uint64, item print) {
-	i := m.behind(n)
-	if i > 0 && (*m)[i-1].number == n {
-		(*m)[i-1].print = item
+	i := m.from(n)
+	if i < len(*m) && (*m)[i].number == n {
+		(*m)[i].print = item
 		return
 	}
 	*m = slices.Insert(*m, i, landmark{number: n, print: item})
@@ -69,23 +70,6 @@ func (m *marks) thin() {
 	*m = kept
 }
 
-// behind is the index of the first mark behind number n.
-func (m marks) behind(n uint64) int {
-	i, found := slices.BinarySearchFunc(m, n, func(one landmark, n uint64) int {
-		switch {
-		case one.number < n:
-			return -1
-		case one.number > n:
-			return 1
-		}
-		return 0
-	})
-	if found {
-		i++
-	}
-	return i
-}
-
 // last is the last mark of an item below number n.
 func (m marks) last(n uint64) (one landmark, ok bool) {
 	i := m.from(n)
@@ -105,9 +89,6 @@ func (m *marks) cut(from, to uint64) {
 
 // from is the index of the first mark of an item from number n on.
 func (m marks) from(n uint64) int {
-	i := m.behind(n)
-	if i > 0 && m[i-1].number == n {
-		i--
-	}
+	i, _ := slices.BinarySearchFunc(m, n, func(one landmark, n uint64) int { return cmp.Compare(one.number, n) })
 	return i
 }

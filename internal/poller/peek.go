@@ -3,13 +3,12 @@ package poller
 import (
 	"context"
 	"errors"
-	"sort"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 
+	"edged/internal/ledger"
 	"edged/internal/redisconn"
 )
 
@@ -77,10 +76,6 @@ func (l *Loop) History(ctx context.Context, key string, from From, n, bytes int)
 	if r == nil {
 		return History{}, ErrNoList
 	}
-	side := "L"
-	if r.list.FromRight {
-		side = "R"
-	}
 	begin, since := strconv.FormatUint(from.Number, 10), int64(0)
 	switch {
 	case from.Waiting:
@@ -88,7 +83,7 @@ func (l *Loop) History(ctx context.Context, key string, from From, n, bytes int)
 	case !from.Since.IsZero():
 		begin, since = "since", from.Since.UnixMilli()
 	}
-	return l.part(ctx, r, []string{r.keys.List, r.keys.Ledger, r.keys.Times}, side, n, bytes, begin, since)
+	return l.part(ctx, r, []string{r.keys.List, r.keys.Ledger, r.keys.Times}, r.list.side(), n, bytes, begin, since)
 }
 
 // part runs peek.
@@ -107,43 +102,27 @@ func (l *Loop) part(ctx context.Context, r *reader, keys []string, args ...any) 
 	h.Length, _ = reply[0].(int64)
 	h.Epoch, _ = reply[1].(string)
 	h.First, h.Floor = number(reply[2]), number(reply[3])
-	next, times := number(reply[4]), seenTimes(reply[5])
+	words, _ := reply[5].([]any)
+	next, times := number(reply[4]), ledger.ParseTimes(words)
 	for i := 6; i+1 < len(reply); i += 2 {
+		for len(times) > 0 && times[0].Below <= next {
+			times = times[1:]
+		}
 		size, _ := reply[i].(int64)
 		head, _ := reply[i+1].(string)
-		h.Items = append(h.Items, Peeked{next, times.of(next), []byte(head), int(size)})
+		item := Peeked{Number: next, Head: []byte(head), Size: int(size)}
+		if len(times) > 0 {
+			item.Seen = times[0].At
+		}
+		h.Items = append(h.Items, item)
 		next++
 	}
 	return h, nil
 }
 
+// number is the number in a word of a reply; 0: there is none.
 func number(word any) uint64 {
 	text, _ := word.(string)
 	n, _ := strconv.ParseUint(text, 10, 64)
 	return n
-}
-
-// times are those beside a list; see ledger.Time.
-type times []struct {
-	below uint64
-	at    time.Time
-}
-
-func seenTimes(reply any) times {
-	words, _ := reply.([]any)
-	all := make(times, len(words))
-	for i, word := range words {
-		text, _ := word.(string)
-		below, at, _ := strings.Cut(text, ":")
-		all[i].below, all[i].at = number(below), time.UnixMilli(int64(number(at)))
-	}
-	return all
-}
-
-func (t times) of(n uint64) time.Time {
-	i := sort.Search(len(t), func(i int) bool { return n < t[i].below })
-	if i == len(t) {
-		return time.Time{}
-	}
-	return t[i].at
 }

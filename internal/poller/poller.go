@@ -45,6 +45,14 @@ type List struct {
 	Keep      int  // finished items that stay in the list, unless Redis is full
 }
 
+// side is the end of the list that is its head, for the scripts.
+func (l *List) side() string {
+	if l.FromRight {
+		return "R"
+	}
+	return "L"
+}
+
 // Options are what the loop needs to know.
 type Options struct {
 	Redis        redisconn.Options
@@ -56,7 +64,7 @@ type Options struct {
 	BatchItems   int
 	BatchBytes   int                   // of a batch; one item is always read
 	MaxPayload   int                   // bytes; larger items go to the dead-letter list
-	Alive        func(time.Time)       // called each time round: the watchdog's food
+	Alive        func(time.Time)       // called each time round, for the watchdog
 	MaxSleep     time.Duration         // between two calls of Alive; 0 means no bound
 	Random       func(n uint64) uint64 // returns a number below n; nil: rand.Uint64N
 	Log          *zap.Logger
@@ -274,7 +282,7 @@ func (l *Loop) end(ctx context.Context, r *reader) (left int) {
 	left = r.unremoved()
 	r.faults = 0
 	for r.owner && r.faults < 3 && ctx.Err() == nil {
-		err := r.release(ctx)
+		err := r.release(ctx, time.Now())
 		if err == nil {
 			break
 		}

@@ -4,14 +4,13 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"crypto/rand"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"hash/maphash"
 	"slices"
-	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -24,14 +23,50 @@ import (
 
 // reader serves one list by cursors: LRANGE reads, wherever a consumer needs items;
 // the items stay where they are, and those at the head that are finished are removed by
-// the ledger's script. All fields are owned by the loop.
+// the ledger's script. All fields are owned by the loop, except those said otherwise.
 //
 // Here a number stands for an item; the head has number first. Each call that a script
 // writes is landmark too (its serial), so that after a lost reply the ledger itself
 // tells whether it was carried out.
 type reader struct {
-	*lane
-	log Log // not the lane's, which is for people
+	*redisconn.Route // to the list
+	list             List
+	loop             *Loop
+	keys             ledger.Keys
+	relay            Log // the list's
+	log              *zap.Logger
+
+	ending  bool        // nothing more is taken for good
+	took    bool        // a consumer was there to receive the last time round
+	more    bool        // there may be items that were not read
+	hint    atomic.Bool // set by the hints: the list has changed
+	freed   atomic.Bool // set by the hints: its owner has given it back
+	paused  atomic.Bool // set by an operator
+	owner   bool        // this process holds the lease, as far as it knows
+	standby bool        // another one holds it
+	fresh   bool        // no lease was held yet: one that this instance left is taken over
+	renewed time.Time
+	renew   bool              // the script that is under way renews the lease
+	place   *redisconn.Server // the one that the place in the list was last known on
+	breaks  int               // of it, at that time
+	asked   time.Time         // when Redis was last asked
+	due     time.Time         // when it is asked next even if nothing happens: the slow poll
+	idle    time.Duration
+
+	most  int // bytes of the largest item in the last read
+	mean  int // of those that were kept
+	limit int // items that the next read may ask for: one at first, half as many after a timeout
+	last  int // items that the last read asked for
+
+	served  string // the address where it was served last
+	again   bool   // the last call failed, but is likely to work now: see recovered
+	retry   *redisconn.Backoff
+	retryAt time.Time // after a fault
+	faults  int       // in a row
+	away    bool      // the last of them was Redis's, not the list's own
+
+	mu     sync.Mutex
+	status Status // written by the loop alone, with mu held
 
 	claimed   bool        // the place in the list is known, and this process owns it
 	started   bool        // it has claimed the list before
@@ -91,7 +126,16 @@ type Log interface {
 var scripts = append([]*redisconn.Script{requeue, peek}, ledger.Scripts...)
 
 func newReader(l *Loop, list List) *reader {
-	return &reader{lane: newLane(l, list), log: list.Log, seed: maphash.MakeSeed(), revived: noNumber}
+	r := &reader{
+		Route: l.servers.Route(), list: list, loop: l, relay: list.Log, fresh: true, more: true, limit: 1, retry: l.opts.Redis.Backoff(),
+		keys:    ledger.KeysOf(list.Key),
+		log:     l.opts.Log.With(zap.String("list", list.Key)),
+		status:  Status{Key: list.Key, Subject: list.Subject, State: Starting},
+		seed:    maphash.MakeSeed(),
+		revived: noNumber,
+	}
+	r.paused.Store(list.Paused)
+	return r
 }
 
 // known is the number behind the last item that the list has, as far as is known.
@@ -111,10 +155,10 @@ func (r *reader) turn(ctx context.Context, now time.Time) bool {
 	}
 	due := !now.Before(r.due)
 	known := r.known(due)
-	plan := r.log.Plan(r.first, known)
+	plan := r.relay.Plan(r.first, known)
 	takes := r.listen(plan.Active)
 	if r.known(due) != known { // a hint has come
-		plan = r.log.Plan(r.first, noNumber)
+		plan = r.relay.Plan(r.first, noNumber)
 	}
 	if r.claimed {
 		r.setKept(plan.Floor, r.first)
@@ -128,24 +172,21 @@ func (r *reader) turn(ctx context.Context, now time.Time) bool {
 
 	read := takes && plan.Items > 0
 	trim, all := r.trimmable(plan.Floor)
-	wanted := r.claimed && (trim > 0 || plan.Dirty || read && r.claimed)
+	var alone func(context.Context, time.Time) error // a round trip that is waited for
 	switch {
 	case r.owes(plan, takes) && !r.claimed && (due || !r.standby || r.more):
-		r.Server.Settle(0)
-		r.ended(r.claim(ctx, now), now, plan, takes)
+		alone = r.claim
 	case r.claimed && r.astray:
-		r.Server.Settle(0)
-		r.ended(r.find(ctx, now), now, plan, takes)
-	case wanted, r.claimed && !all, r.claimed && due && !r.leaves(plan, takes):
+		alone = r.find
+	case r.claimed && (trim > 0 || plan.Dirty || read || !all || due && !r.leaves(plan, takes)):
 		if err := r.exchange(ctx, now, plan, read, trim, takes); err != nil {
 			r.ended(err, now, plan, takes)
 		}
+		return true
 	case due && r.owner && r.loop.taking.Load():
-		r.Server.Settle(0)
-		r.ended(r.release(ctx), now, plan, takes)
+		alone = r.release
 	case due:
-		r.Server.Settle(0)
-		r.ended(r.look(ctx), now, plan, takes)
+		alone = r.look
 	default:
 		if !plan.Wake.IsZero() && plan.Wake.Before(r.due) {
 			r.due = plan.Wake
@@ -153,6 +194,8 @@ func (r *reader) turn(ctx context.Context, now time.Time) bool {
 		r.say(plan.Active, plan.Full)
 		return false
 	}
+	r.Server.Settle(0)
+	r.ended(alone(ctx, now), now, plan, takes)
 	return true
 }
 
@@ -201,7 +244,7 @@ func (r *reader) unremoved() int {
 	if !r.owner {
 		return 0
 	}
-	plan := r.log.Plan(r.first, r.end)
+	plan := r.relay.Plan(r.first, r.end)
 	n := 0
 	if low := r.low(plan.Floor); low > r.first {
 		n = int(low - r.first)
@@ -215,20 +258,17 @@ func (r *reader) unremoved() int {
 // ended notes how a round trip went that began at now.
 func (r *reader) ended(err error, now time.Time, plan batch.Place, takes bool) {
 	if err != nil {
-		r.claimed = false // the reply may have been lost behind a removal
-	}
-	r.done(err, now, takes)
-	if r.standby && err == nil { // the owner may be dead: look when its lease ends
-		r.due = now.Add(min(r.loop.opts.PollInterval, r.standsBy+leaseSlack))
-	}
-	if !plan.Wake.IsZero() && plan.Wake.Before(r.due) && err == nil {
-		r.due = plan.Wake
+		r.claimed = false // the reply may have been lost after a removal
+		r.fail(err, now)
+	} else {
+		r.succeed(now)
+		r.schedule(now, takes)
+		if !plan.Wake.IsZero() && plan.Wake.Before(r.due) {
+			r.due = plan.Wake
+		}
 	}
 	r.say(plan.Active, plan.Full)
 }
-
-// leaseSlack is how long after the end of another's lease it is asked for.
-const leaseSlack = 50 * time.Millisecond
 
 // call is a call of the ledger's script, with the serial of the next attempt.
 func (r *reader) call() *ledger.Call {
@@ -442,7 +482,7 @@ func (r *reader) addLandmark(call *ledger.Call, one landmark) {
 // write adds the relay's changes to a call. Once it is carried out the items
 // below floor are finished.
 func (r *reader) write(call *ledger.Call, now time.Time) (floor uint64, _ error) {
-	ch := r.log.Changes()
+	ch := r.relay.Changes()
 	r.confirmed = ch.Confirmed
 	set := func(name, value string) {
 		if value != "" {
@@ -468,7 +508,7 @@ func (r *reader) write(call *ledger.Call, now time.Time) (floor uint64, _ error)
 		}
 	}
 	for _, d := range ch.Dead {
-		line, err := epitaph(Epitaph{Reason: d.Reason, Time: now.UTC(), Deliveries: d.Deliveries, Instance: r.loop.opts.Instance})
+		line, err := Epitaph{Reason: d.Reason, Time: now.UTC(), Deliveries: d.Deliveries, Instance: r.loop.opts.Instance}.start()
 		if err != nil {
 			return 0, err
 		}
@@ -478,7 +518,7 @@ func (r *reader) write(call *ledger.Call, now time.Time) (floor uint64, _ error)
 		}
 		call.Dead = append(call.Dead, ledger.DeadLetter{Index: int64(d.Number - r.first), Number: d.Number, Aside: d.Number < r.first, Line: line})
 		if d.Deliveries > 0 { // one that is too large was said when it was read
-			r.lane.log.Warn("an item could not be delivered; it is in the dead-letter list",
+			r.log.Warn("an item could not be delivered; it is in the dead-letter list",
 				zap.String("reason", d.Reason), zap.Int("deliveries", d.Deliveries), zap.String("dead", r.keys.Dead))
 		}
 	}
@@ -495,18 +535,6 @@ func (r *reader) write(call *ledger.Call, now time.Time) (floor uint64, _ error)
 		call.Times = append(call.Times, ledger.Time(t))
 	}
 	return ch.Floor, nil
-}
-
-// epitaph is the beginning of the line in front of a dead letter: the script, which has
-// the item, ends it with the item's size.
-func epitaph(e Epitaph) (string, error) {
-	line, err := json.Marshal(struct {
-		Reason     string    `json:"reason"`
-		Time       time.Time `json:"time"`
-		Deliveries int       `json:"deliveries"`
-		Instance   string    `json:"instance"`
-	}{e.Reason, e.Time, e.Deliveries, e.Instance})
-	return strings.TrimSuffix(string(line), "}") + `,"size":`, err
 }
 
 // receive ends an exchange.
@@ -562,7 +590,7 @@ func (r *reader) receive(c *redisconn.Conn, x *exchange) error {
 	if wrote {
 		r.full, r.purge = out.Full, false
 	}
-	if r.removed(out.First - r.first); out.Serial != r.serial {
+	if r.removed(out.First); out.Serial != r.serial {
 		r.serial, r.updated = out.Serial, out.Serial
 	}
 	r.first = out.First
@@ -596,7 +624,7 @@ func (x *exchange) receive(c *redisconn.Conn, sink redisconn.Sink) error {
 // saved tells the relay whether the ledger has the changes of the last call.
 func (r *reader) saved(ok bool) {
 	if r.saving {
-		r.log.Saved(ok)
+		r.relay.Saved(ok)
 	}
 	r.saving, r.unknown = false, 0
 }
@@ -624,47 +652,36 @@ func (r *reader) receiveLight(x *exchange, owner, length any, refused redisconn.
 		return nil
 	}
 	r.ends(n)
-	r.backlog(n)
+	r.note(func(st *Status) { st.Backlog = n })
 	r.take(x)
 	return nil
 }
 
 // standing notes a script's answer about the owner.
 func (r *reader) standing(out ledger.Outcome, now time.Time) {
-	r.mu.Lock()
-	r.status.Backlog = out.Length
-	r.status.Holder = out.Holder
-	r.mu.Unlock()
+	r.note(func(st *Status) { st.Backlog, st.Holder = out.Length, out.Holder })
 	r.fresh = false
 	switch r.standby = out.What == ledger.Standby; {
 	case r.standby:
 		if r.owner {
-			r.lane.log.Warn("another instance has taken the list over; standing by", zap.String("holder", out.Holder))
+			r.log.Warn("another instance has taken the list over; standing by", zap.String("holder", out.Holder))
 		}
 		r.owner, r.placed, r.purge = false, false, false
-		r.log.Unload()
+		r.relay.Unload()
 	case out.What == ledger.OK:
 		r.owner = true
 	}
 }
 
-func (r *reader) backlog(n int64) {
-	r.mu.Lock()
-	r.status.Backlog = n
-	r.mu.Unlock()
-}
-
-// removed counts items that were removed from the head.
-func (r *reader) removed(n uint64) {
-	if n == 0 {
+// removed notes that the items below a number were removed from the head.
+func (r *reader) removed(below uint64) {
+	if below <= r.first {
 		return
 	}
-	for len(r.held) > 0 && r.held[0].Next() <= r.first+n {
+	for len(r.held) > 0 && r.held[0].Next() <= below {
 		r.letGo()
 	}
-	r.mu.Lock()
-	r.status.Removed += n
-	r.mu.Unlock()
+	r.note(func(st *Status) { st.Removed += below - r.first })
 }
 
 const noNumber = 1<<64 - 1
@@ -672,31 +689,36 @@ const noNumber = 1<<64 - 1
 // take offers the items that were read to the relay.
 func (r *reader) take(x *exchange) {
 	got := &x.got
-	if x.aside {
-		r.takeAside(x)
-		return
-	}
-	if r.list.FromRight {
+	if r.list.FromRight && !x.aside {
 		if got.cut && got.total > 1 {
-			// What was left out is at the wrong end. Ask for fewer.
+			// The items left out are at the wrong end. Ask for fewer.
 			r.limit, r.most, r.more = got.total/2, 0, true
 			got.memory.Free()
 			return
 		}
-		got.reverse()
+		slices.Reverse(got.memory.Spans)
 	}
-	r.learn(got, got.total)
-	read := x.from + uint64(len(got.memory.Spans))
-	r.end = max(r.end, x.from+uint64(got.total)) // LLEN was asked for behind a removal
+	if !x.aside {
+		r.learn(got, got.total)
+		r.end = max(r.end, x.from+uint64(got.total)) // LLEN was asked for after a removal
+		r.top = max(r.top, x.from+uint64(len(got.memory.Spans)))
+		r.more = false // end tells
+	}
 	switch {
 	case len(got.memory.Spans) > 0:
 		r.idle = 0
-		b := r.batch(x)
+		b := batch.New(r.list.Subject, x.from, got.memory)
+		b.Stamp(r.epoch, x.now, max(0, int64(r.end-b.Next())))
+		if x.aside {
+			r.relay.Offer(b, x.plan.Sweep)
+			b.Release()
+			return
+		}
 		if x.from > r.first {
 			r.marks.follow(x.from-1, b.Item(0))
 		}
 		r.marks.add(b.Next()-1, printOf(r.seed, b.Item(b.Len()-1)))
-		r.log.Offer(b, x.plan.Sweep)
+		r.relay.Offer(b, x.plan.Sweep)
 		if !x.plan.Sweep {
 			r.hold(b)
 		} else {
@@ -704,35 +726,16 @@ func (r *reader) take(x *exchange) {
 		}
 	case got.large != nil:
 		got.memory.Free()
-		read++
-		r.marks.add(x.from, print{Mark: got.large.mark})
-		r.lane.log.Warn("an item is too large to deliver; it is in the dead-letter list",
+		if !x.aside { // if it is, max_payload is another one now
+			r.top = max(r.top, x.from+1)
+			r.marks.add(x.from, print{Mark: got.large.mark})
+		}
+		r.log.Warn("an item is too large to deliver; it is in the dead-letter list",
 			zap.Int("bytes", got.large.size), zap.String("dead", r.keys.Dead))
-		r.log.Bury(x.from, fmt.Sprintf("larger than max_payload (%d bytes)", r.loop.opts.MaxPayload))
+		r.relay.Bury(x.from, fmt.Sprintf("larger than max_payload (%d bytes)", r.loop.opts.MaxPayload))
 	default:
 		got.memory.Free()
 	}
-	r.top = max(r.top, read)
-	r.more = false // end tells
-}
-
-// takeAside is take for an item that is set aside.
-func (r *reader) takeAside(x *exchange) {
-	if x.got.large != nil { // max_payload is another one now
-		x.free()
-		r.log.Bury(x.from, fmt.Sprintf("larger than max_payload (%d bytes)", r.loop.opts.MaxPayload))
-		return
-	}
-	r.idle = 0
-	b := r.batch(x)
-	r.log.Offer(b, x.plan.Sweep)
-	b.Release()
-}
-
-// batch makes a batch of the items that were read.
-func (r *reader) batch(x *exchange) *batch.Batch {
-	b := batch.New(r.list.Subject, x.from, x.got.memory)
-	return b.Stamp(r.epoch, x.now, max(0, int64(r.end-b.Next())))
 }
 
 // hold keeps a batch, as long as its items are not finished and there are not too many.
@@ -778,15 +781,10 @@ func (r *reader) claim(ctx context.Context, now time.Time) error {
 	}
 	call.Epoch, call.First = newEpoch(), max(r.top, r.first)
 	call.ByReplication = len(r.loop.opts.Redis.Sentinel.Addresses) > 0
-	reply, err := r.Server.DoWithin(ctx, ledger.MaxState, call.Words(r.keys)...)
+	out, err := r.carryOut(ctx, call, now)
 	if err != nil {
 		return err
 	}
-	out, err := ledger.ParseOutcome(reply)
-	if err != nil {
-		return err
-	}
-	r.standing(out, now)
 	if out.What != ledger.OK {
 		r.saved(false)
 		r.standsBy, r.more = out.Ends, false // more: the owner has given the list back
@@ -800,8 +798,8 @@ func (r *reader) claim(ctx context.Context, now time.Time) error {
 	r.saved(executed)
 	r.claimed, r.renewed, r.search = true, now, nil
 	r.serial, r.updated, r.epoch, r.headMoved, r.head = out.Serial, st.Serial, st.Epoch, st.HeadMoved, st.Head
-	if same && out.First > r.first {
-		r.removed(out.First - r.first)
+	if same {
+		r.removed(out.First)
 	}
 	r.first, r.end = out.First, out.First+uint64(out.Length)
 	r.astray = r.astray || st.HeadMoved || st.RunChanged && r.placed || back
@@ -809,25 +807,38 @@ func (r *reader) claim(ctx context.Context, now time.Time) error {
 		r.revived = r.firstDead()
 	}
 	for _, name := range st.Malformed {
-		r.lane.log.Error("a field of the list's ledger can't be read; what it said is not known",
+		r.log.Error("a field of the list's ledger can't be read; what it said is not known",
 			zap.String("ledger", r.keys.Ledger), zap.String("field", name))
 	}
 	switch {
 	case same || back:
-		r.log.Renew(r.epoch)
-		r.log.Aside(r.first, st.Aside)
-		if r.log.Plan(r.first, r.end).Floor < r.first {
-			r.log.Gone(r.first)
+		r.relay.Renew(r.epoch)
+		r.relay.Aside(r.first, st.Aside)
+		if r.relay.Plan(r.first, r.end).Floor < r.first {
+			r.relay.Gone(r.first)
 		}
 	case st.Created && r.placed:
-		r.lane.log.Warn("Redis has lost what it knew of the list: all that it holds is delivered again", zap.String("ledger", r.keys.Ledger))
+		r.log.Warn("Redis has lost what it knew of the list: all that it holds is delivered again", zap.String("ledger", r.keys.Ledger))
 		r.begin(nil)
-		r.log.Reset(r.epoch, r.first)
+		r.relay.Reset(r.epoch, r.first)
 	default:
 		r.begin(st)
 	}
 	r.started, r.placed = true, true
 	return nil
+}
+
+// carryOut is the round trip of a call by itself.
+func (r *reader) carryOut(ctx context.Context, call *ledger.Call, now time.Time) (ledger.Outcome, error) {
+	reply, err := r.Server.DoWithin(ctx, ledger.MaxState, call.Words(r.keys)...)
+	if err != nil {
+		return ledger.Outcome{}, err
+	}
+	out, err := ledger.ParseOutcome(reply)
+	if err == nil {
+		r.standing(out, now)
+	}
+	return out, err
 }
 
 // watchFree makes Redis tell when the owner gives the list back.
@@ -861,7 +872,7 @@ func (r *reader) begin(st *ledger.State) {
 	if r.unproven = st.Known >= r.first && st.HasKnown; r.unproven {
 		r.marks.add(st.Known, print{Mark: st.KnownMark})
 	}
-	r.log.Load(s)
+	r.relay.Load(s)
 }
 
 func seen(times []ledger.Time) []batch.Seen {
@@ -872,20 +883,15 @@ func seen(times []ledger.Time) []batch.Seen {
 	return all
 }
 
-// randomText is a short random word.
-func randomText() string { return rand.Text()[:8] }
-
 // look asks for the length of the list, and how much of it is kept: all there is to
 // know while no consumer is there.
-func (r *reader) look(ctx context.Context) error {
+func (r *reader) look(ctx context.Context, _ time.Time) error {
 	reply, err := r.Server.Do(ctx, "LLEN", r.keys.List)
 	if err != nil {
 		return err
 	}
 	n, _ := reply.(int64)
-	r.mu.Lock()
-	r.status.Backlog, r.status.Holder = n, ""
-	r.mu.Unlock()
+	r.note(func(st *Status) { st.Backlog, st.Holder = n, "" })
 	if r.list.Keep == 0 || n == 0 {
 		r.setKept(0, 0)
 		return nil
@@ -901,8 +907,7 @@ func (r *reader) look(ctx context.Context) error {
 	}
 	text, _ := fields[0].(string)
 	finished, _ := numbers.Parse(text)
-	text, _ = fields[1].(string)
-	first, _ := strconv.ParseUint(text, 10, 64)
+	first := number(fields[1])
 	if r.setKept(min(finished.Floor(), first+uint64(n)), first) == 0 {
 		return nil
 	}
@@ -915,11 +920,10 @@ func (r *reader) look(ctx context.Context) error {
 
 // memoryFull reports whether Redis refuses more data, as far as INFO tells.
 func memoryFull(info string) bool {
-	value := func(name string) (n uint64) {
+	value := func(name string) uint64 {
 		_, rest, _ := strings.Cut(info, "\n"+name+":")
 		text, _, _ := strings.Cut(rest, "\r")
-		n, _ = strconv.ParseUint(text, 10, 64)
-		return n
+		return number(text)
 	}
 	most := value("maxmemory")
 	return most > 0 && value("used_memory") >= most
@@ -928,15 +932,13 @@ func memoryFull(info string) bool {
 // setKept notes how many items are kept, and returns it.
 func (r *reader) setKept(floor, first uint64) int64 {
 	kept := int64(max(floor, first) - first)
-	r.mu.Lock()
-	r.status.Kept = kept
-	r.mu.Unlock()
+	r.note(func(st *Status) { st.Kept = kept })
 	return kept
 }
 
 // release gives the list back while no consumer is there, so that another instance can
 // have it.
-func (r *reader) release(ctx context.Context) error {
+func (r *reader) release(ctx context.Context, _ time.Time) error {
 	call := r.call()
 	call.Release = true
 	if _, err := r.Server.Do(ctx, call.Words(r.keys)...); err != nil {

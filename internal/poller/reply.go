@@ -1,8 +1,6 @@
 package poller
 
 import (
-	"slices"
-
 	"edged/internal/batch"
 	"edged/internal/ledger"
 )
@@ -73,6 +71,3 @@ func (g *gather) End(s batch.Span) {
 		g.memory.Spans = append(g.memory.Spans, s)
 	}
 }
-
-// reverse turns the items round, for lists whose head is the right end.
-func (g *gather) reverse() { slices.Reverse(g.memory.Spans) }
