@@ -1,83 +1,27 @@
 package poller
 
 import (
-	"sync"
 	"testing"
 
-	"edged/internal/batch"
 	"edged/internal/redistest"
 )
 
-// stubborn is a client that acknowledges all items but those of some numbers, which it
-// refuses.
-type stubborn struct {
-	m       batch.Membership
-	joined  chan struct{}
-	refuses map[uint64]bool
-	work    chan func()
-
-	mu      sync.Mutex
-	refused map[uint64]int
-	others  int
-}
-
-func (l *life) joinStubborn(list int, group string, refuses ...uint64) *stubborn {
-	c := &stubborn{joined: make(chan struct{}), refuses: make(map[uint64]bool), refused: make(map[uint64]int), work: make(chan func(), 100_000)}
-	for _, n := range refuses {
+// refuses makes an explicit client that acknowledges all items except those of some
+// numbers, which it refuses.
+func (l *life) refuses(numbers ...uint64) *client {
+	c := &client{refuses: make(map[uint64]bool)}
+	for _, n := range numbers {
 		c.refuses[n] = true
 	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		<-c.joined
-		for f := range c.work {
-			f()
-		}
-	}()
-	c.m = l.logs[list].Join(group, "1", c)
-	close(c.joined)
-	l.t.Cleanup(func() {
-		c.m.Leave()
-		close(c.work)
-		<-done
-	})
+	l.t.Cleanup(l.joinAs(0, "workers", c))
 	return c
 }
 
-func (c *stubborn) Deliver(b *batch.Batch, from, to int, r batch.Receipt) int {
-	epoch, first := b.Epoch(), b.First()
-	c.work <- func() {
-		r.Confirm()
-		for n := first + uint64(from); n < first+uint64(to); n++ {
-			kind := batch.Acked
-			c.mu.Lock()
-			if c.refuses[n] {
-				kind = batch.Refused
-				c.refused[n]++
-			} else {
-				c.others++
-			}
-			c.mu.Unlock()
-			c.m.(batch.Acknowledger).Acknowledge(epoch, n, batch.Ack{Kind: kind}, nil)
-		}
-	}
-	return to - from
-}
-
-func (c *stubborn) counts() (others, refused int) {
+// counts is how many items a client has acknowledged, and how often it has refused one.
+func (c *client) counts() (others, refused int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, n := range c.refused {
-		refused += n
-	}
-	return c.others, refused
-}
-
-// givesIn ends the refusing.
-func (c *stubborn) givesIn() {
-	c.mu.Lock()
-	clear(c.refuses)
-	c.mu.Unlock()
+	return c.acknowledged, c.refused
 }
 
 func TestAnItemThatIsRefusedForEverHoldsNothing(t *testing.T) {
@@ -85,7 +29,7 @@ func TestAnItemThatIsRefusedForEverHoldsNothing(t *testing.T) {
 	for _, right := range []bool{false, true} {
 		s := redistest.Start(t)
 		l := start(t, s.Address(), explicit, func(o *setup) { o.Lists[0].FromRight = right })
-		c := l.joinStubborn(0, "workers", 3, 500)
+		c := l.refuses(3, 500)
 		n := 0
 		more := func(items int) {
 			pushed(t, s, right, numbered(items)...)
@@ -107,12 +51,14 @@ func TestAnItemThatIsRefusedForEverHoldsNothing(t *testing.T) {
 
 		l.stop()
 		after := start(t, s.Address(), explicit, func(o *setup) { o.Lists[0].FromRight = right })
-		c = after.joinStubborn(0, "workers", 3)
+		c = after.refuses(3)
 		redistest.Eventually(t, "one is acknowledged after a restart", func() bool { return s.Client().HLen(t.Context(), keys.Aside).Val() == 1 })
 		if others, _ := c.counts(); others != 1 {
 			t.Errorf("%d items came again beside the refused one", others-1)
 		}
-		c.givesIn()
+		c.mu.Lock()
+		clear(c.refuses)
+		c.mu.Unlock()
 		redistest.Eventually(t, "the last is acknowledged", func() bool { return s.Client().HLen(t.Context(), keys.Aside).Val() == 0 })
 		after.balanced()
 	}
@@ -122,7 +68,7 @@ func TestACopyThatIsDeletedIsCountedAsGone(t *testing.T) {
 	t.Parallel()
 	s := redistest.Start(t)
 	l := start(t, s.Address(), explicit)
-	c := l.joinStubborn(0, "workers", 0)
+	c := l.refuses(0)
 	pushed(t, s, false, numbered(12_000)...)
 	redistest.Eventually(t, "it is set aside", func() bool { return s.Len("a") == 0 })
 	do(t, s, "DEL", keys.Aside)

@@ -69,7 +69,6 @@ func TestAtTheEndTheListIsGivenBackWhateverHappenedLast(t *testing.T) {
 }
 
 func TestAtTheEndALostReplyIsMadeUpFor(t *testing.T) {
-	t.Parallel()
 	inBothModes(t, func(t *testing.T, mode func(*setup)) {
 		s := redistest.Start(t)
 		n := newNetwork(t, s)
@@ -97,11 +96,7 @@ func TestAtTheEndALostReplyIsMadeUpFor(t *testing.T) {
 
 // The end has the time of one round trip, whatever Redis does.
 func TestTheEndDoesNotWaitForARedisThatHangs(t *testing.T) {
-	s := redistest.Start(t)
-	s.Push("a", numbered(5)...)
-	l := start(t, s.Address(), func(o *setup) { o.Redis.Timeout = 100 * time.Millisecond })
-	c := l.join(0, true)
-	c.wait(t, 5)
+	s, l, c := held(t, 5, func(o *setup) { o.Redis.Timeout = 100 * time.Millisecond })
 	s.Signal(syscall.SIGSTOP)
 	defer s.Signal(syscall.SIGCONT)
 	c.confirm()

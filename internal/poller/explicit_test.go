@@ -74,13 +74,8 @@ func TestAnItemThatIsNotAcknowledgedComesAgainAndBecomesADeadLetter(t *testing.T
 }
 
 func TestItemsThatAFinishedMemberAcknowledgesAreRemoved(t *testing.T) {
-	t.Parallel()
 	inBothModes(t, func(t *testing.T, mode func(*setup)) {
-		s := redistest.Start(t)
-		s.Push("a", numbered(2)...)
-		l := start(t, s.Address(), mode)
-		c := l.join(0, true)
-		c.wait(t, 2)
+		s, l, c := held(t, 2, mode)
 		c.m.Finish(2)
 		l.round()
 		l.round()

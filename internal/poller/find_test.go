@@ -54,7 +54,6 @@ var headPushes = map[string][]any{
 }
 
 func TestItemsPushedToTheHeadAreDeliveredAndNothingComesTwice(t *testing.T) {
-	t.Parallel()
 	inBothModes(t, func(t *testing.T, mode func(*setup)) {
 		for name, items := range headPushes {
 			for _, right := range []bool{false, true} {
@@ -104,7 +103,6 @@ func texts(items []any) (all []string) {
 
 // The ledger says which item was the head, so a start recognizes it.
 func TestItemsPushedToTheHeadWhileEdgedIsAwayComeFirst(t *testing.T) {
-	t.Parallel()
 	inBothModes(t, func(t *testing.T, mode func(*setup)) {
 		grace := func(o *setup) { o.RejoinGrace, o.BatchItems = time.Minute, 10 }
 		s := redistest.Start(t)
@@ -127,13 +125,8 @@ func TestItemsPushedToTheHeadWhileEdgedIsAwayComeFirst(t *testing.T) {
 
 // With no free numbers below the head, all that Redis holds comes again.
 func TestItemsPushedToTheHeadOfANewListMakeAllComeAgain(t *testing.T) {
-	t.Parallel()
 	inBothModes(t, func(t *testing.T, mode func(*setup)) {
-		s := redistest.Start(t)
-		s.Push("a", numbered(10)...)
-		l := start(t, s.Address(), mode)
-		a := l.join(0, true)
-		a.wait(t, 10)
+		s, l, a := held(t, 10, mode)
 		for i := range 2 { // the second time there are
 			s.Client().LPush(t.Context(), "a", fmt.Sprintf("new %d", i))
 			a.wait(t, 21+i)
@@ -148,7 +141,6 @@ func TestItemsPushedToTheHeadOfANewListMakeAllComeAgain(t *testing.T) {
 
 // A list whose take_from names the wrong end is such a one.
 func TestAListThatIsPushedToAtItsHeadWithoutAPauseIsServed(t *testing.T) {
-	t.Parallel()
 	inBothModes(t, func(t *testing.T, mode func(*setup)) {
 		s := redistest.Start(t)
 		l := start(t, s.Address(), mode)
@@ -177,7 +169,6 @@ func TestAListThatIsPushedToAtItsHeadWithoutAPauseIsServed(t *testing.T) {
 
 // The ledger remembers an item that is gone.
 func TestAListThatIsReplacedWhileEdgedIsAwayIsReadFromItsHead(t *testing.T) {
-	t.Parallel()
 	inBothModes(t, func(t *testing.T, mode func(*setup)) {
 		grace := func(o *setup) { o.RejoinGrace = time.Minute }
 		s := redistest.Start(t)
@@ -204,11 +195,7 @@ func TestAListThatIsReplacedWhileEdgedIsAwayIsReadFromItsHead(t *testing.T) {
 func TestAListWhoseTailIsGoneWhileEdgedIsAwayGoesOn(t *testing.T) {
 	t.Parallel()
 	grace := func(o *setup) { o.RejoinGrace = time.Minute }
-	s := redistest.Start(t)
-	s.Push("a", numbered(10)...)
-	killed := byHand(t, s.Address(), explicit, grace)
-	c := killed.join(0, true)
-	killed.settle(0)
+	s, killed, c := heldByHand(t, 10, explicit, grace)
 	c.say(9, batch.Acked)
 	killed.settle(0)
 

@@ -49,8 +49,13 @@ func explicit(o *setup) {
 
 func received(*setup) {}
 
-// inBothModes runs a test with lists of each kind.
+// inBothModes runs a test that is parallel with lists of each kind.
 func inBothModes(t *testing.T, run func(t *testing.T, mode func(*setup))) {
+	t.Parallel()
+	inEachMode(t, run)
+}
+
+func inEachMode(t *testing.T, run func(t *testing.T, mode func(*setup))) {
 	t.Run("received", func(t *testing.T) { run(t, received) })
 	t.Run("explicit", func(t *testing.T) { run(t, explicit) })
 }
@@ -99,6 +104,30 @@ func start(t *testing.T, address string, change ...func(*setup)) *life {
 	})
 	t.Cleanup(func() { l.stop() })
 	return l
+}
+
+// held is a server with n items in list "a", and a life with a client that has all of them
+// and holds.
+func held(t *testing.T, n int, change ...func(*setup)) (*redistest.Server, *life, *client) {
+	t.Helper()
+	s := redistest.Start(t)
+	s.Push("a", numbered(n)...)
+	l := start(t, s.Address(), change...)
+	c := l.join(0, true)
+	c.wait(t, n)
+	return s, l, c
+}
+
+// heldByHand is held with a life whose turns the test takes.
+func heldByHand(t *testing.T, n int, change ...func(*setup)) (*redistest.Server, *life, *client) {
+	t.Helper()
+	s := redistest.Start(t)
+	s.Push("a", numbered(n)...)
+	l := byHand(t, s.Address(), change...)
+	c := l.join(0, true)
+	l.settle(0)
+	c.wait(t, n)
+	return s, l, c
 }
 
 // manyItems is the limit of a read once the sizes of a list's items are known.
@@ -192,11 +221,13 @@ type client struct {
 	arrived  func()        // called by the loop after each delivery, if set
 	most     int           // it takes no more items; 0: any number
 
-	mu         sync.Mutex
-	deliveries []delivery // all that came
-	confirmed  int        // so many of them
-	items      []string
-	places     []place // of the items
+	mu                    sync.Mutex
+	refuses               map[uint64]bool // numbers of items
+	acknowledged, refused int
+	deliveries            []delivery // all that came
+	confirmed             int        // so many of them
+	items                 []string
+	places                []place // of the items
 }
 
 type delivery struct {
@@ -254,11 +285,24 @@ func (c *client) confirmSome(n int) (items []string) {
 	c.mu.Unlock()
 	for _, d := range now {
 		for i := d.from; c.explicit && i < d.to; i++ {
-			c.say(i, batch.Acked)
+			c.say(i, c.kind(i))
 		}
 		d.receipt.Confirm()
 	}
 	return items
+}
+
+// kind is how the i-th item that came is acknowledged.
+func (c *client) kind(i int) batch.AckKind {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := c.places[i].number
+	if c.refuses[n] {
+		c.refused++
+		return batch.Refused
+	}
+	c.acknowledged++
+	return batch.Acked
 }
 
 // say acknowledges the i-th item that came.

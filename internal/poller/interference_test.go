@@ -17,7 +17,6 @@ import (
 // Loss: the guard looks at three of the items that it removes, and the number of the
 // last removal came back with the data.
 func TestARedisThatComesBackWithOlderDataLosesNoItemThatCameSince(t *testing.T) {
-	t.Parallel()
 	inBothModes(t, func(t *testing.T, mode func(*setup)) {
 		s := redistest.Start(t)
 		l := start(t, s.Address(), mode, func(o *setup) {
@@ -46,29 +45,7 @@ func TestARedisThatComesBackWithOlderDataLosesNoItemThatCameSince(t *testing.T) 
 	})
 }
 
-// As above, without a restart.
-func TestAListThatIsReplacedByALikeOneIsReadFromItsHead(t *testing.T) {
-	t.Parallel()
-	inBothModes(t, func(t *testing.T, mode func(*setup)) {
-		s := redistest.Start(t)
-		l := start(t, s.Address(), mode)
-		a := l.join(0, true)
-		s.Push("a", "tick", "data 0", "data 1", "tick")
-		a.wait(t, 4)
-		if err := s.Client().Eval(t.Context(), `redis.call('DEL', KEYS[1])
-			return redis.call('RPUSH', KEYS[1], 'tick', 'data 0', 'data 2', 'tick')`, []string{"a"}).Err(); err != nil {
-			t.Fatal(err)
-		}
-		gone(t, s, a)
-		if !slices.Contains(a.got(), "data 2") {
-			t.Errorf("data 2 was never delivered and is gone from Redis; delivered: %q", a.got())
-		}
-		l.balanced()
-	})
-}
-
 func TestALostReplyWithAnItemTooLargeInFlightDoublesNothing(t *testing.T) {
-	t.Parallel()
 	inBothModes(t, func(t *testing.T, mode func(*setup)) {
 		s := redistest.Start(t)
 		n := newNetwork(t, s)
@@ -88,7 +65,6 @@ func TestALostReplyWithAnItemTooLargeInFlightDoublesNothing(t *testing.T) {
 }
 
 func TestADeadLetterIsCountedOnceHoweverLongItCantBeWritten(t *testing.T) {
-	t.Parallel()
 	inBothModes(t, func(t *testing.T, mode func(*setup)) {
 		s := redistest.Start(t)
 		do(t, s, "SET", keys.Dead, "no list")
@@ -112,14 +88,8 @@ func TestADeadLetterIsCountedOnceHoweverLongItCantBeWritten(t *testing.T) {
 
 // As if it had been stopped, and had not yet heard the hint.
 func TestAProcessWhosePlaceAnotherOfItsNameHasTakenTakesNothingMore(t *testing.T) {
-	t.Parallel()
 	inBothModes(t, func(t *testing.T, mode func(*setup)) {
-		s := redistest.Start(t)
-		s.Push("a", numbered(10)...)
-		old := byHand(t, s.Address(), mode)
-		stale := old.join(0, true)
-		old.settle(0)
-		stale.wait(t, 10)
+		s, old, stale := heldByHand(t, 10, mode)
 		c := start(t, s.Address(), mode).join(0, true)
 		c.wait(t, 10)
 		s.Push("a", "item 10")
@@ -215,7 +185,6 @@ func TestAnAcknowledgedItemDoesNotComeAgainWhereItsRemovalFails(t *testing.T) {
 
 // Twice: the read was refused, and the removal behind it was carried out.
 func TestARefusedReadDoublesNothing(t *testing.T) {
-	t.Parallel()
 	inBothModes(t, func(t *testing.T, mode func(*setup)) {
 		s := startWithUser(t)
 		l := byHand(t, s.Address(), mode, logIn)
@@ -240,7 +209,6 @@ func TestARefusedReadDoublesNothing(t *testing.T) {
 
 // Stopped for longer than its lease, and no other instance was there.
 func TestALeaseThatRanOutDoublesNoEqualItems(t *testing.T) {
-	t.Parallel()
 	inBothModes(t, func(t *testing.T, mode func(*setup)) {
 		s := redistest.Start(t)
 		c := start(t, s.Address(), mode).join(0, true)

@@ -15,9 +15,8 @@ func keeps(n int) func(*setup) {
 }
 
 func TestFinishedItemsAreKept(t *testing.T) {
-	t.Parallel()
-	for _, right := range []bool{false, true} {
-		inBothModes(t, func(t *testing.T, mode func(*setup)) {
+	inBothModes(t, func(t *testing.T, mode func(*setup)) {
+		for _, right := range []bool{false, true} {
 			s := redistest.Start(t)
 			pushed(t, s, right, numbered(5000)...)
 			side := func(o *setup) { o.Lists[0].FromRight = right }
@@ -42,8 +41,8 @@ func TestFinishedItemsAreKept(t *testing.T) {
 			if err != nil || len(h.Items) != 3 || h.Items[0].Number != 4990 || string(h.Items[0].Head) != "item 4990" || h.Items[0].Seen.IsZero() {
 				t.Errorf("%+v, %v", h, err)
 			}
-		})
-	}
+		}
+	})
 }
 
 func TestTheHistoryBeginsWhereItIsAsked(t *testing.T) {
@@ -105,7 +104,6 @@ func TestKeptItemsGoFirstWhenRedisIsFull(t *testing.T) {
 }
 
 func TestAKeptListThatAnotherProgramCapsGoesOn(t *testing.T) {
-	t.Parallel()
 	inBothModes(t, func(t *testing.T, mode func(*setup)) {
 		s := redistest.Start(t)
 		l := start(t, s.Address(), mode, keeps(3000))

@@ -23,20 +23,13 @@ type network struct {
 	kept    chan func()  // sends what was kept back, and waits until the server has dealt with it
 }
 
+// newNetwork listens in a server's place.
 func newNetwork(t *testing.T, s *redistest.Server) *network {
-	n := &network{t: t, kept: make(chan func(), 1)}
-	n.address = inFrontOf(t, s, n.requests, n.replies)
-	return n
-}
-
-// inFrontOf listens in a server's place, and has each connection's requests and
-// replies carried by these; answered is closed when no more replies come.
-func inFrontOf(t *testing.T, s *redistest.Server,
-	requests func(server *net.UnixConn, client net.Conn, answered <-chan struct{}), replies func(client, server net.Conn)) (address string) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
+	n := &network{t: t, address: l.Addr().String(), kept: make(chan func(), 1)}
 	var all sync.WaitGroup
 	t.Cleanup(func() { l.Close(); all.Wait() })
 	all.Go(func() {
@@ -51,13 +44,15 @@ func inFrontOf(t *testing.T, s *redistest.Server,
 				continue
 			}
 			answered := make(chan struct{})
-			all.Go(func() { requests(server.(*net.UnixConn), client, answered) })
-			all.Go(func() { defer close(answered); replies(client, server) })
+			all.Go(func() { n.requests(server.(*net.UnixConn), client, answered) })
+			all.Go(func() { defer close(answered); n.replies(client, server) })
 		}
 	})
-	return l.Addr().String()
+	return n
 }
 
+// requests carries a client's requests to the server; answered is closed when no more
+// replies come.
 func (n *network) requests(server *net.UnixConn, client net.Conn, answered <-chan struct{}) {
 	buf := make([]byte, 64<<10)
 	for {
@@ -102,7 +97,6 @@ func (n *network) replies(client, server net.Conn) {
 }
 
 func TestLostRepliesLoseAndDoubleNoneOfManyEqualItems(t *testing.T) {
-	t.Parallel()
 	inBothModes(t, func(t *testing.T, mode func(*setup)) {
 		t.Parallel()
 		s := redistest.Start(t)
@@ -125,7 +119,7 @@ func TestLostRepliesLoseAndDoubleNoneOfManyEqualItems(t *testing.T) {
 }
 
 func TestARemovalThatComesLateRemovesNothingMore(t *testing.T) {
-	inBothModes(t, func(t *testing.T, mode func(*setup)) {
+	inEachMode(t, func(t *testing.T, mode func(*setup)) {
 		s := redistest.Start(t)
 		n := newNetwork(t, s)
 		a := start(t, n.address, mode, func(o *setup) {
@@ -158,7 +152,7 @@ func TestARemovalThatComesLateRemovesNothingMore(t *testing.T) {
 }
 
 func TestANetworkThatSwallowsPacketsIsWaitedForAndLosesNothing(t *testing.T) {
-	inBothModes(t, func(t *testing.T, mode func(*setup)) {
+	inEachMode(t, func(t *testing.T, mode func(*setup)) {
 		s := redistest.Start(t)
 		n := newNetwork(t, s)
 		l := start(t, n.address, mode, func(o *setup) { o.Redis.Timeout = 200 * time.Millisecond })

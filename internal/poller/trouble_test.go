@@ -65,6 +65,10 @@ var troubles = []trouble{
 		s.Kill()
 		return s.Restart
 	}},
+	{name: "killed without its data", reason: "nobody listens", mute: true, begin: func(t *testing.T, s *redistest.Server) func() {
+		s.Kill()
+		return s.Restart
+	}},
 	{name: "stopped", reason: "no answer", mute: true, begin: func(t *testing.T, s *redistest.Server) func() {
 		s.Signal(syscall.SIGSTOP)
 		return func() { s.Signal(syscall.SIGCONT) }
@@ -123,7 +127,6 @@ func endure(t *testing.T, s *redistest.Server, l *life, reason string, mute bool
 }
 
 func TestTroubleIsNamedAndLosesNothing(t *testing.T) {
-	t.Parallel()
 	inBothModes(t, func(t *testing.T, mode func(*setup)) {
 		for _, x := range troubles {
 			t.Run(x.name, func(t *testing.T) {
@@ -154,45 +157,6 @@ func TestAListWithoutRightsDoesNotStopTheOther(t *testing.T) {
 	do(t, s, "ACL", "SETUSER", "edged", "~*")
 	gone(t, s)
 	wantNumbered(t, a.got(), 100)
-}
-
-func TestConnectionsKilledEvery50MillisecondsWhileItemsComeLoseNothing(t *testing.T) {
-	t.Parallel()
-	inBothModes(t, func(t *testing.T, mode func(*setup)) {
-		t.Parallel()
-		s := redistest.Start(t)
-		c := start(t, s.Address(), mode).join(0, true)
-		items := numbered(20000)
-		tick := time.NewTicker(50 * time.Millisecond)
-		defer tick.Stop()
-		for i := 0; i < len(items); i += 1000 {
-			s.Push("a", items[i:i+1000]...)
-			c.confirm()
-			disconnectAll(t, s)
-			<-tick.C
-		}
-		gone(t, s, c)
-		wantNumbered(t, c.got(), len(items))
-	})
-}
-
-func TestARedisThatLostItsDataIsServedAgain(t *testing.T) {
-	t.Parallel()
-	inBothModes(t, func(t *testing.T, mode func(*setup)) {
-		s := redistest.Start(t)
-		c := start(t, s.Address(), mode).join(0, true)
-		items := numbered(20)
-		s.Push("a", items[:10]...)
-		c.wait(t, 10)
-		s.Kill()
-		s.Restart()
-		s.Push("a", items[10:]...)
-		redistest.Eventually(t, "later items arrived and are gone", func() bool {
-			c.confirm()
-			return c.count() >= 20 && s.Len("a") == 0
-		})
-		wantNumbered(t, c.got(), 20)
-	})
 }
 
 func TestAPasswordThatIsMissingIsSaid(t *testing.T) {

@@ -1,7 +1,6 @@
 package relay
 
 import (
-	"cmp"
 	"math"
 	"slices"
 	"time"
@@ -394,19 +393,12 @@ func (m *member) Finish(keep int) {
 func (l *Log) giveUpDebts(m *member, keep int) {
 	c := m.consumer
 	for _, d := range slices.Clone(m.debts) {
-		n := int(d.to - d.from)
-		if n <= keep {
-			keep -= n
-			continue
+		from := min(d.from+uint64(keep), d.to)
+		keep -= int(from - d.from)
+		if from < d.to {
+			l.deliverAgain(c, from, d.to)
+			l.forgive(d, from, d.to)
 		}
-		from := d.from + uint64(keep)
-		l.deliverAgain(c, from, d.to)
-		m.owed -= int(d.to - from)
-		if keep == 0 {
-			l.void(d)
-		}
-		d.to = from
-		keep = 0
 	}
 }
 
@@ -456,18 +448,12 @@ func (l *Log) close(c *consumer) {
 		return
 	}
 	c.closing = true
-	var held []numbers.Span
+	acked := everything()
 	for _, m := range c.members {
-		held = append(held, l.holds(m)...)
+		for _, s := range l.holds(m) {
+			acked.Remove(s.From, s.To)
+		}
 	}
-	slices.SortFunc(held, func(a, b numbers.Span) int { return cmp.Compare(a.From, b.From) })
-	var acked numbers.Set
-	from := uint64(0)
-	for _, s := range held {
-		acked.Add(from, s.From)
-		from = s.To
-	}
-	acked.Add(from, never)
 	for n, k := range c.singles {
 		if k.member == nil { // it waits to be handed out again
 			l.unschedule(k)
