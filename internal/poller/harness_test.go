@@ -200,10 +200,7 @@ func (l *life) round() {
 	}
 }
 
-func (l *life) comesRound() error {
-	_, err := ask(l.t.Context(), l.loop, func(context.Context) (struct{}, error) { return struct{}{}, nil })
-	return err
-}
+func (l *life) comesRound() error { return l.loop.between(l.t.Context(), func() {}) }
 
 // balanced waits until the books of list "a" say that nothing is on its way.
 func (l *life) balanced() {

@@ -86,23 +86,6 @@ func TestADeadLetterIsCountedOnceHoweverLongItCantBeWritten(t *testing.T) {
 	})
 }
 
-// As if it had been stopped, and had not yet heard the hint.
-func TestAProcessWhosePlaceAnotherOfItsNameHasTakenTakesNothingMore(t *testing.T) {
-	inBothModes(t, func(t *testing.T, mode func(*setup)) {
-		s, old, stale := heldByHand(t, 10, mode)
-		c := start(t, s.Address(), mode).join(0, true)
-		c.wait(t, 10)
-		s.Push("a", "item 10")
-		stale.confirm()
-		old.settle(0)
-		if st := old.status("a"); st.State != Standby || s.Len("a") != 11 || stale.count() != 10 {
-			t.Errorf("it is %s, %d of 11 items are left, it was given %d", st.State, s.Len("a"), stale.count())
-		}
-		gone(t, s, c)
-		wantNumbered(t, c.got(), 11)
-	})
-}
-
 func TestAnAcknowledgementIsNotSaidToBeSavedWhereTheListIsAnothers(t *testing.T) {
 	t.Parallel()
 	for lost := range int32(2) {

@@ -322,10 +322,10 @@ type exchange struct {
 	now   time.Time
 	plan  batch.Place
 	got   gather
-	ask   int  // items that are read
-	probe bool // the read is for the mark of an item only
-	aside bool // it is for an item that is set aside
-	gone  bool // which is not there any more
+	ask   int     // items that are read
+	probe *prober // the read is for the mark of an item only
+	aside bool    // it is for an item that is set aside
+	gone  bool    // which is not there any more
 	from  uint64
 	trim  int
 	light bool // the owner is looked at, in place of the script
@@ -354,7 +354,7 @@ func (r *reader) read(c *redisconn.Conn, x *exchange) {
 
 // probe asks for one item, to learn its mark.
 func (r *reader) probe(c *redisconn.Conn, x *exchange, n uint64) {
-	x.probe, x.from, x.ask = true, n, 1
+	x.probe, x.from, x.ask = &prober{seed: r.seed}, n, 1
 	r.lrange(c, n, 1)
 }
 
@@ -537,51 +537,87 @@ func (r *reader) write(call *ledger.Call, now time.Time) (floor uint64, _ error)
 	return ch.Floor, nil
 }
 
-// receive ends an exchange.
+// receive ends an exchange: it reads the replies.
 func (r *reader) receive(c *redisconn.Conn, x *exchange) error {
-	sink := redisconn.Sink(&x.got)
-	prober := prober{seed: r.seed}
-	if x.probe {
-		sink = &prober
-	}
 	c.Receive(x.got.memory)
-	var refused redisconn.Reply // the script's reply follows it
+	var refused redisconn.Reply // the read alone
 	if x.ask > 0 {
-		if err := x.receive(c, sink); err != nil && !errors.As(err, &refused) {
+		if err := x.receive(c); err != nil && !errors.As(err, &refused) {
 			return err
 		}
 	}
-	var owner, reply any
-	var ownerErr, err error
+	replies := make([]any, 1, 2)
 	if x.light {
-		owner, ownerErr = c.Value()
+		replies = replies[:2]
 	}
-	if err = ownerErr; redisconn.Broken(ownerErr) == nil {
-		reply, err = c.Value()
+	var first, err error
+	for i := range replies {
+		if replies[i], err = c.Value(); redisconn.Broken(err) != nil {
+			break
+		}
+		first = cmp.Or(first, err)
 	}
 	if err := c.Finish(err); err != nil {
 		return err
 	}
-	if err = cmp.Or(ownerErr, err); err != nil {
-		r.saved(false) // Redis has refused it
-		return err
-	}
-	if x.light {
-		return r.receiveLight(x, owner, reply, refused)
+	if first != nil { // Redis has refused it
+		r.saved(false)
+		return first
 	}
 
+	var vouched bool
+	if x.light {
+		vouched, err = r.heedOwner(replies[0], replies[1])
+	} else {
+		vouched, err = r.heed(x, replies[0])
+	}
+	switch {
+	case err != nil:
+		return err
+	case !vouched:
+		r.claimed = false // a claim will tell why
+		x.free()
+	case refused != "":
+		return refused
+	case x.probe != nil && len(x.probe.items) == 1:
+		r.marks.add(x.from, x.probe.items[0])
+	case x.probe != nil:
+		r.astray = true // there is no such item
+	case x.gone:
+		r.claimed = false // a claim tells which items are set aside
+		x.free()
+	case x.ask > 0:
+		r.take(x)
+	}
+	return nil
+}
+
+// receive reads the items.
+func (x *exchange) receive(c *redisconn.Conn) error {
+	sink := redisconn.Sink(&x.got)
+	if x.probe != nil {
+		sink = x.probe
+	}
+	if !x.aside {
+		return c.Items(sink, x.ask)
+	}
+	there, err := c.Item(sink)
+	x.gone = err == nil && !there
+	return err
+}
+
+// heed follows the script's outcome, and reports whether the list is the known one.
+func (r *reader) heed(x *exchange, reply any) (vouched bool, _ error) {
 	out, err := ledger.ParseOutcome(reply)
 	if err != nil {
-		return err
+		return false, err
 	}
 	wrote := r.unknown != 0
 	r.saved(out.What == ledger.OK)
 	r.standing(out, x.now)
 	if out.What != ledger.OK {
-		r.claimed = false
 		r.astray = r.astray || out.What == ledger.Moved && out.Why != "serial" && out.Why != "owner"
-		x.free()
-		return nil
+		return false, nil
 	}
 	r.unproven = false
 	if r.renew {
@@ -595,30 +631,22 @@ func (r *reader) receive(c *redisconn.Conn, x *exchange) error {
 	}
 	r.first = out.First
 	r.ends(out.Length)
-	switch {
-	case refused != "": // the read alone
-		return refused
-	case x.probe && len(prober.items) == 1:
-		r.marks.add(x.from, prober.items[0])
-	case x.probe:
-		r.astray = true // there is no such item
-	case x.gone:
-		r.claimed = false // a claim tells which items are set aside
-		x.free()
-	case x.ask > 0:
-		r.take(x)
-	}
-	return nil
+	return true, nil
 }
 
-// receive reads the items.
-func (x *exchange) receive(c *redisconn.Conn, sink redisconn.Sink) error {
-	if !x.aside {
-		return c.Items(sink, x.ask)
+// heedOwner is heed for the replies that come in place of the script's.
+func (r *reader) heedOwner(owner, length any) (vouched bool, _ error) {
+	o, _ := owner.([]any)
+	n, ok := length.(int64)
+	if len(o) != 2 || !ok {
+		return false, errors.New("unexpected reply to HMGET and LLEN")
 	}
-	there, err := c.Item(sink)
-	x.gone = err == nil && !there
-	return err
+	if o[0] != r.loop.holder || o[1] != fmt.Sprint(r.serial) {
+		return false, nil
+	}
+	r.ends(n)
+	r.note(func(st *Status) { st.Backlog = n })
+	return true, nil
 }
 
 // saved tells the relay whether the ledger has the changes of the last call.
@@ -634,27 +662,6 @@ func (r *reader) saved(ok bool) {
 func (r *reader) ends(length int64) {
 	r.end = r.first + uint64(length)
 	r.astray = r.astray || r.end < r.top
-}
-
-// receiveLight ends an exchange without the script.
-func (r *reader) receiveLight(x *exchange, owner, length any, refused redisconn.Reply) error {
-	if refused != "" {
-		return refused
-	}
-	o, _ := owner.([]any)
-	n, ok := length.(int64)
-	if len(o) != 2 || !ok {
-		return errors.New("unexpected reply to HMGET and LLEN")
-	}
-	if o[0] != r.loop.holder || o[1] != fmt.Sprint(r.serial) {
-		r.claimed = false // a claim will tell why
-		x.free()
-		return nil
-	}
-	r.ends(n)
-	r.note(func(st *Status) { st.Backlog = n })
-	r.take(x)
-	return nil
 }
 
 // standing notes a script's answer about the owner.

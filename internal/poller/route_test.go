@@ -201,12 +201,16 @@ func TestAMasterOfAClusterDiesAndItsReplicaTakesOver(t *testing.T) {
 	p.wantAll()
 }
 
-func TestTheMasterOfSentinelsDiesAndComesBackAsAReplica(t *testing.T) {
-	t.Parallel()
+// startSentinels starts Sentinels with a loop over two lists, and a pusher.
+func startSentinels(t *testing.T) (*redistest.Sentinels, *pusher) {
 	sentinels := redistest.StartSentinels(t)
 	where := redisconn.Options{Sentinel: redisconn.SentinelOptions{Addresses: sentinels.Addresses(), Master: "mymaster"}}
-	c := startCouple(t, where, [2]string{"a", "b"})
-	p := newPusher(c, where)
+	return sentinels, newPusher(startCouple(t, where, [2]string{"a", "b"}), where)
+}
+
+func TestTheMasterOfSentinelsDiesAndComesBackAsAReplica(t *testing.T) {
+	t.Parallel()
+	sentinels, p := startSentinels(t)
 	master, replica := sentinels.Master()
 	p.push(200)
 	p.waitForReplica()
@@ -223,10 +227,7 @@ func TestTheMasterOfSentinelsDiesAndComesBackAsAReplica(t *testing.T) {
 
 func TestSentinelsSwapMasterAndReplicaInMidStream(t *testing.T) {
 	t.Parallel()
-	sentinels := redistest.StartSentinels(t)
-	where := redisconn.Options{Sentinel: redisconn.SentinelOptions{Addresses: sentinels.Addresses(), Master: "mymaster"}}
-	c := startCouple(t, where, [2]string{"a", "b"})
-	p := newPusher(c, where)
+	sentinels, p := startSentinels(t)
 	master, _ := sentinels.Master()
 	p.push(300)
 	p.waitForReplica()

@@ -3,6 +3,7 @@ package poller
 import (
 	"context"
 	"fmt"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -36,6 +37,10 @@ var troubles = []trouble{
 	{name: "read-only replica", reason: "read-only replica", begin: func(t *testing.T, s *redistest.Server) func() {
 		do(t, s, "REPLICAOF", "127.0.0.1", "1")
 		return func() { do(t, s, "REPLICAOF", "NO", "ONE") }
+	}},
+	{name: "a master that misses its replicas", reason: "Redis refuses writes: NOREPLICAS", begin: func(t *testing.T, s *redistest.Server) func() {
+		do(t, s, "CONFIG", "SET", "min-replicas-to-write", "1")
+		return func() { do(t, s, "CONFIG", "SET", "min-replicas-to-write", "0") }
 	}},
 	{name: "restarted as a replica", reason: "read-only replica", mute: true, begin: func(t *testing.T, s *redistest.Server) func() {
 		do(t, s, "SAVE")
@@ -139,30 +144,38 @@ func TestTroubleIsNamedAndLosesNothing(t *testing.T) {
 	})
 }
 
-func TestAListWithoutRightsDoesNotStopTheOther(t *testing.T) {
-	t.Parallel()
-	s := startWithUser(t)
-	l := start(t, s.Address(), logIn)
-	a, b := l.join(0, false), l.join(1, false)
-	redistest.Eventually(t, "both are served", func() bool { return l.status("a").State == Serving && l.status("b").State == Serving })
-	do(t, s, "ACL", "SETUSER", "edged", "resetkeys", "~b", "~{b}*")
-	s.Push("a", numbered(100)...)
-	redistest.Eventually(t, "the fault is visible", func() bool {
-		st := l.status("a")
-		return st.State == Failing && strings.Contains(st.Reason, "lacks a right")
-	})
-	s.Push("b", numbered(100)...)
-	redistest.Eventually(t, "the other list is served", func() bool { return s.Len("b") == 0 })
-	wantNumbered(t, b.got(), 100)
-	do(t, s, "ACL", "SETUSER", "edged", "~*")
-	gone(t, s)
-	wantNumbered(t, a.got(), 100)
-}
-
 func TestAPasswordThatIsMissingIsSaid(t *testing.T) {
 	t.Parallel()
 	s := redistest.Start(t)
 	do(t, s, "CONFIG", "SET", "requirepass", "secret")
 	l := start(t, s.Address())
 	redistest.Eventually(t, "it is said", func() bool { return strings.Contains(l.status("a").Reason, "refuses the credentials") })
+}
+
+// tracks tells whether a server sends hints to somebody.
+func tracks(t *testing.T, s *redistest.Server) bool {
+	t.Helper()
+	return tracking.MatchString(s.Client().ClientList(t.Context()).Val())
+}
+
+// tracking is a client with the flag t whose hints go to another one:
+// https://redis.io/docs/latest/commands/client-list/
+var tracking = regexp.MustCompile(` flags=[A-Za-z]*t[A-Za-z]* .* redir=[0-9]`)
+
+func TestHintsComeBackAfterTheCredentialsWereRefused(t *testing.T) {
+	t.Parallel()
+	s := redistest.Start(t)
+	s.Client().ConfigSet(t.Context(), "requirepass", "wrong") // the test's own connection stays
+	l := start(t, s.Address(), func(o *setup) { o.Redis.Password = "right" })
+	a := l.join(0, false)
+	for range 2 {
+		l.is(Failing)
+		s.Client().ConfigSet(t.Context(), "requirepass", "right")
+		redistest.Eventually(t, "Redis sends hints", func() bool { return tracks(t, s) })
+		s.Client().ConfigSet(t.Context(), "requirepass", "wrong")
+		disconnectAll(t, s)
+	}
+	s.Client().ConfigSet(t.Context(), "requirepass", "right")
+	s.Push("a", numbered(10)...)
+	a.wait(t, 10)
 }

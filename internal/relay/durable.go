@@ -29,7 +29,7 @@ func (l *Log) SetDurable(name string, d Durable) error {
 	key := batch.Name{Durable: true, Name: name}
 	c := l.named[key]
 	if c == nil {
-		if !l.hasRoom() {
+		if !l.hasRoom(nil) {
 			return ErrFull
 		}
 		c = l.newConsumer(consumer{name: key, terms: &d.Terms, from: d.From})

@@ -135,7 +135,7 @@ func New(opts Options) *Log {
 		opts.Changed = func() {}
 	}
 	if opts.CutOff == nil {
-		opts.MaxLag = 0
+		opts.CutOff = func(ConsumerInfo) {}
 	}
 	return &Log{opts: opts, named: make(map[batch.Name]*consumer), keys: make(map[string]int), mostHeld: mostHeld}
 }
@@ -148,7 +148,7 @@ func (l *Log) Stop() {
 	l.mu.Unlock()
 }
 
-// Set changes the options, but for Explicit, Changed and Now. Items on their way stay, and
+// Set changes the options except Explicit, CutOff, Changed and Now. Items on their way stay, and
 // so do waits that have begun.
 func (l *Log) Set(o Options) {
 	l.mu.Lock()

@@ -65,20 +65,20 @@ func (r *records) dig(which func(n uint64) bool) {
 // forget says that the ledger may be an older one.
 func (r *records) forget() { r.saved = saved{unknown, unknown, unknown} }
 
-// hasRoom reports whether the ledger has room for one more record.
-func (l *Log) hasRoom() bool {
-	records := 0
-	for _, c := range l.named {
-		if c.recorded {
-			records++
+// hasRoom reports whether the ledger has room for a consumer's record beside all others.
+func (l *Log) hasRoom(c *consumer) bool {
+	others := 0
+	for _, other := range l.named {
+		if other != c && (other.recorded || other.name.Durable) {
+			others++
 		}
 	}
-	return records < maxRecords
+	return others < maxRecords
 }
 
 // admit lets a consumer have a record, if there is room. A plain one needs none.
 func (l *Log) admit(c *consumer) {
-	if c.name.Name != "" && (c.recorded || l.hasRoom()) {
+	if c.name.Name != "" && (c.recorded || l.hasRoom(c)) {
 		c.recorded = true
 		l.records.gone = remove(l.records.gone, c.name)
 	}

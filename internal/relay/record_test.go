@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"strconv"
 	"testing"
 	"time"
 
@@ -65,5 +66,29 @@ func TestTheGraceEndsDuringADrainToo(t *testing.T) {
 	}
 	if ch := d.log.Changes(); !ch.GraceOver || ch.Plain != "" || ch.NoPlain {
 		t.Errorf("to be written is %+v: want the end of the grace, and the plain cursor as it was", ch)
+	}
+}
+
+// Before the ledger is known too.
+func TestDurableConsumersHaveABound(t *testing.T) {
+	for _, loaded := range []bool{false, true} {
+		l := New(Options{})
+		if loaded {
+			l.Load(batch.Snapshot{})
+		}
+		for i := range maxRecords {
+			if err := l.SetDurable(strconv.Itoa(i), Durable{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := l.SetDurable("0", Durable{}); err != nil {
+			t.Errorf("one that is there already: %v", err)
+		}
+		if err := l.SetDurable("one more", Durable{}); err != ErrFull {
+			t.Errorf("one more: %v, want ErrFull", err)
+		}
+		if !l.RemoveDurable("0") || l.SetDurable("one more", Durable{}) != nil {
+			t.Error("a removed one leaves no room")
+		}
 	}
 }
