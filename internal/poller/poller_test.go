@@ -262,32 +262,26 @@ func TestAFaultOfAListDoesNotStopTheOther(t *testing.T) {
 	})
 }
 
-func TestAListDeletedOrReplacedInMidFlightIsReadAfresh(t *testing.T) {
-	t.Parallel()
-	for _, change := range [][]any{{"DEL", "a"}, {"FLUSHALL"}, {"RENAME", "a", "elsewhere"}} {
-		t.Run(change[0].(string), func(t *testing.T) {
-			inBothModes(t, func(t *testing.T, mode func(*setup)) {
-				s, l, a := held(t, 10, mode)
-				do(t, s, change...)
-				s.Push("a", "x", "y", "z")
-				gone(t, s, a)
-				if got := a.got(); !slices.Equal(got[10:], []string{"x", "y", "z"}) {
-					t.Errorf("got %q", got)
-				}
-				l.balanced()
-			})
-		})
-	}
-}
-
-func TestAProducerThatCapsItsListLosesNoMoreThanItCut(t *testing.T) {
+func TestAListThatAnotherProgramChangesInMidFlightGoesOn(t *testing.T) {
 	inBothModes(t, func(t *testing.T, mode func(*setup)) {
-		s, l, a := held(t, 1000, mode)
-		s.Client().LTrim(t.Context(), "a", 300, -1) // 300 items that are on their way
-		s.Push("a", "item 1000", "item 1001")
-		gone(t, s, a)
-		wantNumbered(t, a.got(), 1002)
-		l.balanced()
+		for _, x := range []struct {
+			change []any
+			again  int // so many items come once more
+		}{
+			{[]any{"DEL", "a"}, 0}, {[]any{"FLUSHALL"}, 0}, {[]any{"RENAME", "a", "elsewhere"}, 0},
+			{[]any{"LTRIM", "a", 300, -1}, 0}, // by items that are on their way
+			{[]any{"DEL", keys.Ledger}, 1000},
+		} {
+			s, l, a := held(t, 1000, mode)
+			do(t, s, x.change...)
+			more := append(numbered(x.again), "x", "y", "z")
+			s.Push("a", "x", "y", "z")
+			gone(t, s, a)
+			if got := a.got(); !slices.Equal(got[1000:], texts(more)) {
+				t.Errorf("%v: after 1000 items came %d, want %d", x.change, len(got)-1000, len(more))
+			}
+			l.balanced()
+		}
 	})
 }
 
@@ -470,16 +464,6 @@ func TestAfterAKillConsumersGoOnWhereTheyWere(t *testing.T) {
 		if got := strings.Join(again.got(), ","); got != "item 1,item 2,item 4,item 5,item 6,item 8,item 9" {
 			t.Errorf("got %s", got)
 		}
-	})
-}
-
-func TestALedgerThatIsLostMakesAllComeAgain(t *testing.T) {
-	inBothModes(t, func(t *testing.T, mode func(*setup)) {
-		s, _, a := held(t, 100, mode)
-		do(t, s, "DEL", keys.Ledger)
-		gone(t, s, a)
-		wantNumbered(t, a.got()[:100], 100)
-		wantNumbered(t, a.got()[100:], 100)
 	})
 }
 
