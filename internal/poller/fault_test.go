@@ -40,7 +40,7 @@ func TestALeaverDuringTheReadOfAnItemTooLargeLosesNothing(t *testing.T) {
 	}
 	got := s.Client().LRange(t.Context(), "a", 0, -1).Val()
 	if len(got) != 5 || got[0] != "one" {
-		t.Fatalf("nobody confirmed anything, yet %d items are left; books %+v", len(got), l.logs[0].Stats())
+		t.Fatalf("no item was confirmed, yet %d items are left; books %+v", len(got), l.logs[0].Stats())
 	}
 }
 
@@ -60,7 +60,7 @@ func TestItemsThatAlternateAreToldApart(t *testing.T) {
 	}
 	left := strings.Join(s.Client().LRange(t.Context(), "a", 0, -1).Val(), ",")
 	if !strings.Contains(left, "data 1") {
-		t.Fatalf("data 1 was confirmed by nobody and cut by nobody; left in Redis: %s", left)
+		t.Fatalf("data 1 was neither confirmed nor cut; left in Redis: %s", left)
 	}
 }
 
@@ -87,7 +87,7 @@ func TestAFailingListWithHintsDoesNotSpin(t *testing.T) {
 
 // Visitors come and go, connections break, scripts are flushed, the lease is
 // taken away, strange items appear at the head: every item is confirmed by
-// somebody, or in Redis, or a dead letter, and the books close. EDGED_TEST_SEED
+// a client, or in Redis, or a dead letter, and the books close. EDGED_TEST_SEED
 // makes the same random choices again.
 func TestNothingIsLostWhateverHappens(t *testing.T) {
 	seed := rand.Uint64()

@@ -8,7 +8,7 @@
 //     that checks inside Redis that this instance still has the list and that
 //     its head is the one that was read. Where it is not, less is removed.
 //   - Items are offered in list order, unchanged, each with its own sequence number.
-//   - With nobody to receive nothing is read.
+//   - While no client takes items, nothing is read.
 //   - Idle costs a slow poll; a hint from Redis (client tracking) wakes the loop.
 //     Where the server gives none, the poll adapts between 1 and 50 ms.
 //   - A fault of one list does not stop another; retries back off to two a second.
@@ -269,7 +269,7 @@ func (l *Loop) finish() error {
 	return leftBehind(left)
 }
 
-// end removes what was confirmed from a list that nobody takes from any more, and
+// end removes the confirmed items of a list that no client takes from any more, and
 // gives its lease back. It returns how many items it could not remove.
 func (l *Loop) end(ctx context.Context, r *reader) (left int) {
 	r.Server.Settle(0)

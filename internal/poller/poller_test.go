@@ -526,15 +526,18 @@ func TestAFullRedisIsDrained(t *testing.T) {
 	})
 }
 
-// commands is how many commands Redis has carried out, those of scripts included.
-func commands(t *testing.T, s *redistest.Server) (n int) {
+// stat is a number that Redis counts.
+func stat(t *testing.T, s *redistest.Server, name string) (n int) {
 	t.Helper()
-	_, text, _ := strings.Cut(s.Client().Info(t.Context(), "stats").Val(), "total_commands_processed:")
+	_, text, _ := strings.Cut(s.Client().Info(t.Context(), "stats").Val(), name+":")
 	if _, err := fmt.Sscan(text, &n); err != nil {
 		t.Fatal(err)
 	}
 	return n
 }
+
+// commands are those that Redis has carried out, with those of scripts.
+const commands = "total_commands_processed"
 
 // roundTrips makes n round trips to Redis, one after the other: a loop that spins
 // takes turns at about the same rate, whatever the speed of the machine.
@@ -576,13 +579,13 @@ func TestIdleCostsLessThanACommandASecond(t *testing.T) {
 		})
 
 		const seconds = 3600
-		before, rounds := commands(t, s), 0
+		before, rounds := stat(t, s, commands), 0
 		for end := l.now.Add(seconds * time.Second); l.now.Before(end) && rounds < seconds; rounds++ {
 			if !round() {
 				l.now = l.now.Add(l.loop.pause(l.now))
 			}
 		}
-		if n := commands(t, s) - before; n >= seconds || rounds == seconds {
+		if n := stat(t, s, commands) - before; n >= seconds || rounds == seconds {
 			t.Errorf("%d commands in %d rounds while idle for %d seconds", n, rounds, seconds)
 		}
 	})
@@ -603,10 +606,10 @@ func TestAnIdleLoopSleeps(t *testing.T) {
 		l.round()
 
 		const own = 2000
-		before, turned, began := commands(t, s), turns.Load(), time.Now()
+		before, turned, began := stat(t, s, commands), turns.Load(), time.Now()
 		roundTrips(t, s, own)
 		polls := int(time.Since(began)/time.Minute) + 1
-		if n := commands(t, s) - before - own; n > 8*polls {
+		if n := stat(t, s, commands) - before - own; n > 8*polls {
 			t.Errorf("%d commands while idle", n)
 		}
 		if n := turns.Load() - turned; n > int64(20*polls) {

@@ -36,7 +36,7 @@ func (r *reader) learn(g *gather, n int) {
 	}
 }
 
-// lookWait is the least time between two looks at a list that nobody takes from,
+// lookWait is the least time between two looks at a list that no client takes from,
 // however busy its producers are.
 const lookWait = time.Second
 
@@ -52,7 +52,7 @@ func (r *reader) broken() bool {
 func (r *reader) listen(active bool) (takes bool) {
 	takes = active && !r.ending && !r.paused.Load() && r.loop.taking.Load()
 	if takes && !r.took {
-		r.more, r.idle = true, 0 // what came while nobody was there is not known
+		r.more, r.idle = true, 0 // items may have come while no client was there
 	}
 	r.took = takes
 	hint, freed := r.hint.Swap(false), r.freed.Swap(false)

@@ -240,16 +240,6 @@ func TestSentinelsSwapMasterAndReplicaInMidStream(t *testing.T) {
 	p.wantAll()
 }
 
-// connections is how many connections a server has taken so far.
-func connections(t *testing.T, n *redistest.Node) (taken int) {
-	t.Helper()
-	_, text, _ := strings.Cut(n.Client().Info(t.Context(), "stats").Val(), "total_connections_received:")
-	if _, err := fmt.Sscan(text, &taken); err != nil {
-		t.Fatal(err)
-	}
-	return taken
-}
-
 func TestARedisThatBecomesAReplicaAndAMasterAgainIsServedAgain(t *testing.T) {
 	t.Parallel()
 	old := redistest.StartNode(t)
@@ -266,8 +256,8 @@ func TestARedisThatBecomesAReplicaAndAMasterAgainIsServedAgain(t *testing.T) {
 	c.clients[0].confirm() // to be removed now
 	redistest.Eventually(t, "the status says so", func() bool { return strings.Contains(c.reason(0), "read-only replica") })
 	since := c.loop.Lists()[0].FaultSince
-	opened := connections(t, old)
-	redistest.Eventually(t, "it was tried a few times more", func() bool { return connections(t, old) > opened+3 })
+	opened := stat(t, old.Server, "total_connections_received")
+	redistest.Eventually(t, "it was tried a few times more", func() bool { return stat(t, old.Server, "total_connections_received") > opened+3 })
 	if now := c.loop.Lists()[0].FaultSince; now != since {
 		t.Errorf("the fault of %v is over for now, and there is another since %v", since, now)
 	}

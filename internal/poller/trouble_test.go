@@ -16,7 +16,7 @@ import (
 type trouble struct {
 	name   string
 	reason string // part of it
-	mute   bool   // Redis answers nobody
+	mute   bool   // Redis does not answer
 	begin  func(*testing.T, *redistest.Server) (end func())
 }
 
@@ -152,7 +152,7 @@ func TestAPasswordThatIsMissingIsSaid(t *testing.T) {
 	redistest.Eventually(t, "it is said", func() bool { return strings.Contains(l.status("a").Reason, "refuses the credentials") })
 }
 
-// tracks tells whether a server sends hints to somebody.
+// tracks tells whether a server sends hints.
 func tracks(t *testing.T, s *redistest.Server) bool {
 	t.Helper()
 	return tracking.MatchString(s.Client().ClientList(t.Context()).Val())

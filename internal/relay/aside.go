@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"maps"
 	"slices"
 	"time"
 
@@ -50,14 +51,7 @@ func (a *aside) saved(n uint64) {
 }
 
 // numbers returns the items, the lowest first.
-func (a *aside) numbers() []uint64 {
-	all := make([]uint64, 0, len(a.items))
-	for n := range a.items {
-		all = append(all, n)
-	}
-	slices.Sort(all)
-	return all
-}
+func (a *aside) numbers() []uint64 { return slices.Sorted(maps.Keys(a.items)) }
 
 // drop forgets an item. If Redis has a copy of it that goes too.
 func (a *aside) drop(n uint64) {
