@@ -3,6 +3,9 @@ package poller
 import (
 	"testing"
 
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
+
 	"edged/internal/redistest"
 )
 
@@ -75,5 +78,25 @@ func TestACopyThatIsDeletedIsCountedAsGone(t *testing.T) {
 	redistest.Eventually(t, "it is counted", func() bool { return l.logs[0].Stats().Gone == 1 })
 	pushed(t, s, false, "one more")
 	redistest.Eventually(t, "the others go on", func() bool { others, _ := c.counts(); return others == 12_000 && s.Len("a") == 0 })
+	l.balanced()
+}
+
+func TestAnItemSetAsideThatIsTooLargeNowBecomesADeadLetterAndIsLogged(t *testing.T) {
+	t.Parallel()
+	s := redistest.Start(t)
+	l := start(t, s.Address(), explicit)
+	l.refuses(0)
+	s.Push("a", sized("large", 2000))
+	s.Push("a", numbered(12_000)...)
+	redistest.Eventually(t, "it is set aside", func() bool { return s.Len("a") == 0 })
+	l.stop()
+
+	core, logged := observer.New(zap.WarnLevel)
+	l = start(t, s.Address(), explicit, func(o *setup) { o.MaxPayload, o.Log = 1000, zap.New(core) })
+	l.refuses()
+	redistest.Eventually(t, "it is a dead letter", func() bool { return s.Len(keys.Dead) == 1 && s.Client().HLen(t.Context(), keys.Aside).Val() == 0 })
+	if n := logged.FilterMessageSnippet("too large to deliver").Len(); n != 1 {
+		t.Errorf("it was logged %d times", n)
+	}
 	l.balanced()
 }

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/alicebob/miniredis/v2"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 
 	"edged/internal/batch"
 	"edged/internal/redistest"
@@ -310,10 +312,14 @@ func TestAnItemTooLargeGoesToTheDeadLettersAndHoldsUpNothing(t *testing.T) {
 			s := redistest.Start(t)
 			large := strings.Repeat("large\r\n\x00", 1000)
 			pushed(t, s, right, "item 0", "item 1", large, "item 2", large, large, "item 3")
-			l := start(t, s.Address(), mode, func(o *setup) { o.MaxPayload, o.Lists[0].FromRight = 4096, right })
+			core, logged := observer.New(zap.WarnLevel)
+			l := start(t, s.Address(), mode, func(o *setup) { o.MaxPayload, o.Lists[0].FromRight, o.Log = 4096, right, zap.New(core) })
 			a := l.join(0, false)
 			gone(t, s)
 			wantNumbered(t, a.got(), 4)
+			if n := logged.FilterMessageSnippet("too large to deliver").Len(); n != 3 {
+				t.Errorf("%d lines in the log say that an item is too large, want 3", n)
+			}
 			dead, _ := s.Client().LRange(t.Context(), keys.Dead, 0, -1).Result()
 			if len(dead) != 3 {
 				t.Fatalf("%d dead letters, want 3", len(dead))

@@ -338,8 +338,10 @@ func (l *Log) ready(c *consumer) bool {
 func (l *Log) Bury(n uint64, reason string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.loaded && !l.finished.Has(n) && !slices.ContainsFunc(l.records.graves, func(g grave) bool { return g.number == n && g.consumer == nil }) {
-		l.records.graves = append(l.records.graves, grave{number: n, reason: reason})
+	r := &l.records
+	if l.loaded && !l.finished.Has(n) && !slices.ContainsFunc(r.written, func(g grave) bool { return g.number == n && g.consumer == nil }) {
+		r.written = append(r.written, grave{number: n, reason: reason})
+		l.bury(&r.written[len(r.written)-1])
 	}
 }
 
