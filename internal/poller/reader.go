@@ -138,9 +138,10 @@ func newReader(l *Loop, list List) *reader {
 	return r
 }
 
-// known is the number behind the last item that the list has, as far as is known.
+// known is the number after the last item that the list has, as far as is known. If
+// hints come, the slow poll reads nothing: the script that it sends returns the length.
 func (r *reader) known(due bool) uint64 {
-	if r.more || due {
+	if r.more || due && !r.Server.Hinted() {
 		return noNumber
 	}
 	return r.end

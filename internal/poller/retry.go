@@ -74,14 +74,21 @@ func (r *reader) note(change func(*Status)) {
 	r.mu.Unlock()
 }
 
+// pollsAtRest is how many lists at rest are polled in an interval.
+const pollsAtRest = 100
+
 // schedule sets the next slow poll. If Redis gives no hints, the poll is all
-// there is: it is quick while items come, and slows down to maxPoll.
+// there is: it is quick while items come, and slows down to maxPoll. If hints come, a list
+// without consumers is polled for its backlog only, and less often if there are many lists.
 func (r *reader) schedule(now time.Time, takes bool) {
 	r.asked = now
 	wait := r.loop.opts.PollInterval
-	if takes && r.owner && !r.Server.Hinted() {
+	switch hinted := r.Server.Hinted(); {
+	case takes && r.owner && !hinted:
 		r.idle = min(max(2*r.idle, minPoll), maxPoll)
 		wait = min(wait, r.idle)
+	case !takes && !r.owner && hinted && r.list.Keep == 0:
+		wait *= time.Duration(1 + len(r.loop.readers)/pollsAtRest)
 	}
 	if r.standby { // the owner may be dead: look when its lease ends
 		wait = min(r.loop.opts.PollInterval, r.standsBy+leaseSlack)
