@@ -99,7 +99,7 @@ soak: build tools ## the same bad luck for real processes, MINUTES= long, and th
 OUT ?= bin/bench.json
 ROUNDS ?= 6
 RUN ?= .
-bench: tools ## measure edged beside others, about 20 minutes; docs/PERFORMANCE.md
+bench: tools ## measure edged beside others, about an hour; docs/PERFORMANCE.md
 	@mkdir -p bin
 	cd bench && CGO_ENABLED=0 go run . -run '$(RUN)' -rounds $(ROUNDS) -json '$(abspath $(OUT))'
 

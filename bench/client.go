@@ -8,6 +8,7 @@ import (
 	"net"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // client is a NATS client that counts the messages that come, and answers PING as
@@ -19,10 +20,12 @@ type client struct {
 	unwatch      func() bool
 	acknowledges bool         // each message, by an empty PUB to its reply subject
 	message      func([]byte) // gets the payload of each message, where not nil
+	refuses      []byte       // a payload that begins so gets -NAK in place of an acknowledgement
 
-	got   int  // messages
-	pongs int  // answers to PINGs of this client
-	leave bool // the server has said that it is going
+	got     int  // messages
+	refused int  // of them, those with -NAK
+	pongs   int  // answers to PINGs of this client
+	leave   bool // the server has said that it is going
 
 	buf  []byte
 	held int    // bytes at the start of buf that are no whole frame yet
@@ -125,7 +128,7 @@ func (c *client) consume(b []byte) (rest []byte, err error) {
 			}
 			continue
 		}
-		if h := len(c.header); h > 0 {
+		if h := len(c.header); h > 0 && c.message == nil {
 			for len(b) >= h+c.body && string(b[:h]) == string(c.header) {
 				b = b[h+c.body:]
 				c.got++
@@ -158,6 +161,29 @@ func (c *client) consume(b []byte) (rest []byte, err error) {
 	return nil, nil
 }
 
+// answer is the end of the PUB that acknowledges a message.
+func (c *client) answer(body []byte) string {
+	if c.refuses == nil || !bytes.HasPrefix(body, c.refuses) {
+		return " 0\r\n\r\n"
+	}
+	c.refused++
+	return " 4\r\n-NAK\r\n"
+}
+
+// crawl reads items at no more than a rate, until ctx is done.
+func (c *client) crawl(ctx context.Context, rate float64) error {
+	begin, before := time.Now(), c.got
+	for {
+		if err := c.read(); err != nil {
+			return err
+		}
+		took := float64(c.got-before) / rate
+		if err := pause(ctx, time.Until(begin.Add(time.Duration(took*float64(time.Second))))); err != nil {
+			return err
+		}
+	}
+}
+
 // msg sees to a message of which the header line is there, and returns how much
 // of what follows belongs to it. It is -1 where more must come first.
 func (c *client) msg(line, body []byte) (n int, err error) {
@@ -174,11 +200,14 @@ func (c *client) msg(line, body []byte) (n int, err error) {
 		}
 		c.message(body[:size-2])
 	}
+	if c.refuses != nil && len(body) < size {
+		return -1, nil
+	}
 	if c.acknowledges {
 		line = line[:i]
 		c.out = append(c.out, "PUB "...)
 		c.out = append(c.out, line[bytes.LastIndexByte(line, ' ')+1:]...)
-		c.out = append(c.out, " 0\r\n\r\n"...)
+		c.out = append(c.out, c.answer(body)...)
 	}
 	if c.message == nil && !c.acknowledges {
 		c.header, c.body = append(append(c.header[:0], line...), '\r', '\n'), size

@@ -2,62 +2,68 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"os"
-	"sync"
 	"time"
 )
 
-// idle is what a server takes from the machine, and asks of Redis, while nothing
-// happens; with a client, or with nobody connected.
-func idle(start starter, client bool) run {
+// idle is the load that a server at rest puts on the machine and on Redis, after it has
+// had some time to come to rest. A client sends some lines first; without lines there is
+// no client.
+func idle(start starter, settles time.Duration, lines ...string) run {
 	return func(ctx context.Context, l *lab) ([]figure, error) {
 		server, err := start(ctx, l)
 		if err != nil {
 			return nil, err
 		}
 		defer server.Kill()
-		if client {
-			c, err := dial(ctx, server.address, smallBuffer, subscriptions()...)
+		if len(lines) > 0 {
+			c, err := dial(ctx, server.address, smallBuffer, lines...)
 			if err != nil {
 				return nil, err
 			}
-			var running sync.WaitGroup
-			defer running.Wait()
-			defer c.Close()
-			running.Go(func() { // answers PINGs
-				for c.read() == nil {
-				}
-			})
+			defer goOn([]*client{c})()
 		}
-		if err := pause(ctx, l.long(3*time.Second)); err != nil { // the start is over
+		if err := pause(ctx, l.long(settles)); err != nil {
 			return nil, err
 		}
-		commands, err := l.conn.commands()
+
+		conn, err := dialRedis(l.redis.address)
 		if err != nil {
 			return nil, err
 		}
-		before, err := server.usage()
-		if err != nil {
-			return nil, err
-		}
+		defer conn.Close()
 		window := l.long(20 * time.Second)
-		if err := pause(ctx, window); err != nil {
-			return nil, err
-		}
-		after, err := server.usage()
+		before, err := l.usages(server)
 		if err != nil {
 			return nil, err
 		}
-		now, err := l.conn.commands()
+		sent, err := conn.monitor(time.Now().Add(window))
 		if err != nil {
 			return nil, err
 		}
+		after, err := l.usages(server)
 		minutes := window.Minutes()
 		return []figure{
-			{"MiB", after.resident},
-			{"cpu-s/min", (after.cpu - before.cpu).Seconds() / minutes},
-			{"redis-commands/min", float64(now-commands-1) / minutes}, // the first INFO is none of the server's
-		}, nil
+			{"MiB", after.edged.resident},
+			{"cpu-s/min", (after.edged.cpu - before.edged.cpu).Seconds() / minutes},
+			{"redis-cpu-s/min", (after.redis.cpu - before.redis.cpu).Seconds() / minutes},
+			{"redis-commands/min", float64(sent) / minutes},
+		}, err
+	}
+}
+
+// settling is how long a server is left alone after its start.
+const settling = 3 * time.Second
+
+// manyLists is edged with so many lists.
+func manyLists(n int) starter {
+	return func(ctx context.Context, l *lab) (*process, error) {
+		keys := make([]string, l.few(n))
+		for i := range keys {
+			keys[i] = fmt.Sprintf("many.%d", i)
+		}
+		return configured{lists: keys}.start(ctx, l)
 	}
 }
 

@@ -20,6 +20,7 @@ var lists = []string{"events", "readings"}
 type lab struct {
 	folder string // short: it holds Unix sockets
 	quick  bool
+	items  int // of the measurement refused
 	redis  *process
 	conn   *redisConn // the producer's
 
@@ -120,25 +121,36 @@ func (l *lab) long(d time.Duration) time.Duration {
 // starter starts a server with nothing in Redis before.
 type starter func(context.Context, *lab) (*process, error)
 
-// edged starts edged with lists of an ack mode.
+// edged starts edged with the two lists in an ack mode.
 func edged(ack string) starter {
-	return func(ctx context.Context, l *lab) (*process, error) {
-		if err := l.conn.ok("FLUSHALL"); err != nil {
-			return nil, err
-		}
-		d := &edgedtest.Daemon{
-			Binary: l.path("edged"), Folder: l.folder, Redis: "unix://" + l.redis.address, Address: l.address,
-			Settings: []string{`instance = "bench"`},
-		}
-		for _, list := range lists {
-			d.Settings = append(d.Settings, "[[list]]", fmt.Sprintf("key = %q", list), fmt.Sprintf("ack = %q", ack))
-		}
-		start := func() (*edgedtest.Process, error) {
-			err := d.Launch()
-			return d.Process, err
-		}
-		return launch(ctx, &process{name: "edged", address: l.address, control: d.Socket()}, true, start)
+	return configured{lists: lists, list: []string{fmt.Sprintf("ack = %q", ack)}}.start
+}
+
+// configured is edged with other lists or settings.
+type configured struct {
+	lists    []string // keys
+	list     []string // lines of the configuration for each list
+	settings []string // further lines of the configuration
+}
+
+func (c configured) start(ctx context.Context, l *lab) (*process, error) {
+	if err := l.conn.ok("FLUSHALL"); err != nil {
+		return nil, err
 	}
+	d := &edgedtest.Daemon{
+		Binary: l.path("edged"), Folder: l.folder, Redis: "unix://" + l.redis.address, Address: l.address,
+		Settings: append([]string{`instance = "bench"`}, c.settings...),
+	}
+	for _, list := range c.lists {
+		d.Settings = append(d.Settings, "[[list]]", fmt.Sprintf("key = %q", list))
+		d.Settings = append(d.Settings, c.list...)
+	}
+
+	start := func() (*edgedtest.Process, error) {
+		err := d.Launch()
+		return d.Process, err
+	}
+	return launch(ctx, &process{name: "edged", address: l.address, control: d.Socket()}, true, start)
 }
 
 // natsServer starts nats-server, which has nothing to do with Redis.
@@ -157,29 +169,36 @@ func python(ctx context.Context, l *lab) (*process, error) {
 	return launch(ctx, &process{name: "python", address: l.address}, false, program(command...))
 }
 
-// preload pushes n items of size bytes, no two of them the same, one half into
-// each list.
+// preload pushes n items of size bytes, one half into each list.
 func (l *lab) preload(n, size int) error {
-	const bytesPerCommand = 1 << 20
-	padding := strings.Repeat("x", size-stampSize)
 	for i, list := range lists {
-		left := n / len(lists)
+		share := n / len(lists)
 		if i == 0 {
-			left = n - left*(len(lists)-1)
+			share = n - share*(len(lists)-1)
 		}
-		for left > 0 {
-			k := max(1, min(left, 1000, bytesPerCommand/size))
-			args := make([]string, 2, 2+k)
-			args[0], args[1] = "RPUSH", list
-			for i := range k {
-				args = append(args, fmt.Sprintf("%0*d%s", stampSize, left-i, padding))
-			}
-			if err := l.conn.ok(args...); err != nil {
-				return err
-			}
-			left -= k
+		if err := l.fill(list, share, size); err != nil {
+			return err
 		}
 	}
 	runtime.GC() // the items, so that it is not done while the clock runs
+	return nil
+}
+
+// fill pushes n items of size bytes into a list, no two of them the same.
+func (l *lab) fill(list string, n, size int) error {
+	const bytesPerCommand = 1 << 20
+	padding := strings.Repeat("x", size-stampSize)
+	for left := n; left > 0; {
+		k := max(1, min(left, 1000, bytesPerCommand/size))
+		args := make([]string, 2, 2+k)
+		args[0], args[1] = "RPUSH", list
+		for i := range k {
+			args = append(args, fmt.Sprintf("%0*d%s", stampSize, left-i, padding))
+		}
+		if err := l.conn.ok(args...); err != nil {
+			return err
+		}
+		left -= k
+	}
 	return nil
 }

@@ -2,7 +2,7 @@
 // an afternoon (baseline.py), nats-server, and for each thing that edged does what
 // Redis and its libraries do alone, which is the floor.
 //
-//	cd bench && go run . [-run REGEXP] [-rounds N] [-quick] [-json FILE]
+//	cd bench && go run . [-run REGEXP] [-rounds N] [-items N] [-quick] [-json FILE]
 //	cd bench && go run . -benchfmt FILE
 //	cd bench && go run . -costs [-run REGEXP] [-rounds N] [-quick] [-json FILE]
 //	cd bench && go run . -model FILE
@@ -47,6 +47,7 @@ func main() {
 	flag.IntVar(&opts.rounds, "rounds", 6, "how often each is measured; benchstat wants six")
 	flag.BoolVar(&opts.quick, "quick", false, "a smoke test of half a minute: one round of very little; the figures mean nothing")
 	flag.BoolVar(&opts.costs, "costs", false, "account for what an item costs instead, and derive what follows")
+	flag.IntVar(&opts.items, "items", 1_000_000, "how many items `N` the measurement refused has beside the refused one")
 	flag.StringVar(&opts.json, "json", "", "write the figures to `FILE` too")
 	benchfmt := flag.String("benchfmt", "", "measure nothing: print `FILE`, written by -json, for benchstat")
 	model := flag.String("model", "", "measure nothing: print the model of `FILE`, written by -costs -json")
@@ -77,6 +78,7 @@ type options struct {
 	only   *regexp.Regexp // nil: all
 	rounds int
 	quick  bool
+	items  int // of the measurement refused
 	json   string
 	costs  bool
 }
@@ -101,6 +103,7 @@ func bench(ctx context.Context, out, progress io.Writer, opts options) error {
 		return err
 	}
 	defer l.close()
+	l.items = opts.items
 	failed := result.measure(ctx, progress, l, opts)
 	if len(result.Rows) == 0 {
 		return errors.Join(failed, errors.New("nothing was measured"))

@@ -93,6 +93,16 @@ type usage struct {
 	peak     float64       // MiB at most since its start
 }
 
+// usages are those of a server and of Redis.
+type usages struct{ edged, redis usage }
+
+func (l *lab) usages(server *process) (u usages, err error) {
+	if u.edged, err = server.usage(); err == nil {
+		u.redis, err = l.redis.usage()
+	}
+	return u, err
+}
+
 // usage reads /proc, which counts processor time there in nanoseconds: the
 // ticks of getrusage and ps are too coarse for a process that does next to nothing.
 func (p *process) usage() (u usage, err error) {

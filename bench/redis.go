@@ -2,12 +2,15 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // redisConn is a connection to Redis for commands in a pipeline: send any number,
@@ -130,16 +133,39 @@ func (c *redisConn) number(args ...string) (int, error) {
 	return n, err
 }
 
-// commands is how many commands Redis has carried out, this one not counted.
-func (c *redisConn) commands() (int, error) {
+// stat is a number of Redis's INFO stats.
+func (c *redisConn) stat(name string) (int, error) {
 	text, err := c.text("INFO", "stats")
 	if err != nil {
 		return 0, err
 	}
-	_, text, ok := strings.Cut(text, "total_commands_processed:")
+	_, text, ok := strings.Cut(text, "\n"+name+":")
 	if !ok {
-		return 0, errors.New("the INFO of Redis does not tell how many commands it has carried out")
+		return 0, fmt.Errorf("the INFO of Redis has no %s", name)
 	}
 	text, _, _ = strings.Cut(text, "\r\n")
 	return strconv.Atoi(text)
+}
+
+// monitor counts the commands that Redis gets from now on until a moment. Those that
+// scripts carry out are not among them.
+func (c *redisConn) monitor(until time.Time) (n int, err error) {
+	if err := c.ok("MONITOR"); err != nil {
+		return 0, err
+	}
+	if err := c.SetReadDeadline(until); err != nil {
+		return 0, err
+	}
+	for {
+		line, err := c.in.ReadSlice('\n')
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			return n, nil
+		}
+		if err != nil {
+			return n, err
+		}
+		if !bytes.Contains(line, []byte(" lua] ")) {
+			n++
+		}
+	}
 }
