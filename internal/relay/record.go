@@ -76,9 +76,10 @@ func (l *Log) hasRoom(c *consumer) bool {
 	return others < maxRecords
 }
 
-// admit lets a consumer have a record, if there is room. A plain one needs none.
+// admit lets a consumer have a record, if there is room: SetDurable has looked for a
+// durable one, and a plain one needs none.
 func (l *Log) admit(c *consumer) {
-	if c.name.Name != "" && (c.recorded || l.hasRoom(c)) {
+	if c.name.Name != "" && (c.recorded || c.name.Durable || l.hasRoom(c)) {
 		c.recorded = true
 		l.records.gone = remove(l.records.gone, c.name)
 	}
@@ -365,8 +366,12 @@ func (l *Log) Load(s batch.Snapshot) {
 			l.consumers = append(l.consumers, r.ghost)
 		}
 	}
-	for name, acked := range s.Records {
-		l.restore(name, acked, s.Grace > 0 || name.Durable)
+	for _, durable := range []bool{true, false} { // groups have the room that is left
+		for name, acked := range s.Records {
+			if name.Durable == durable {
+				l.restore(name, acked, s.Grace > 0 || durable)
+			}
+		}
 	}
 	l.moved()
 	for _, c := range l.consumers {
@@ -446,7 +451,9 @@ func (l *Log) restore(name batch.Name, acked numbers.Set, owes bool) {
 		c.acked.AddAll(&l.finished)
 	}
 	c.cursor = c.acked.Floor()
-	l.admit(c)
+	if l.admit(c); !c.recorded { // the plain cursor stands for it from now on
+		l.records.gone = append(l.records.gone, name)
+	}
 	c.version, c.saved, c.began, c.away, c.below = 2, 1, l.opts.Now(), l.opts.Now(), l.first
 }
 

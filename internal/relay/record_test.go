@@ -92,3 +92,32 @@ func TestDurableConsumersHaveABound(t *testing.T) {
 		}
 	}
 }
+
+func TestDurableConsumersGoBeforeQueueGroupsInAFullLedger(t *testing.T) {
+	records := make(map[batch.Name]numbers.Set)
+	for i := range maxRecords {
+		records[batch.Name{Name: strconv.Itoa(i), Durable: i%2 == 0}] = numbers.Set{}
+	}
+	added := batch.Name{Durable: true, Name: "added"}
+	l := New(Options{Window: 10})
+	if err := l.SetDurable(added.Name, Durable{}); err != nil {
+		t.Fatal(err)
+	}
+	l.Load(batch.Snapshot{Records: records, Grace: time.Minute})
+
+	for _, r := range l.Changes().Records {
+		if records[r.Name] = (numbers.Set{}); r.Acked == "" {
+			delete(records, r.Name)
+		}
+	}
+	l.Saved(true)
+	if _, ok := records[added]; !ok || len(records) != maxRecords {
+		t.Errorf("the ledger has %d records, the added consumer's among them: %v", len(records), ok)
+	}
+	for _, c := range l.consumers {
+		_, ok := records[c.name]
+		if ok != c.recorded || c.name.Durable && !ok || !l.ready(c) {
+			t.Errorf("%+v is recorded: %v, has a record: %v, gets items: %v", c.name, c.recorded, ok, l.ready(c))
+		}
+	}
+}
