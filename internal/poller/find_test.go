@@ -123,6 +123,56 @@ func TestItemsPushedToTheHeadWhileEdgedIsAwayComeFirst(t *testing.T) {
 	})
 }
 
+// Head and neighbours look alike before and after, while the numbers of acknowledged items
+// stand for others.
+func TestItemsThatAreReadOnceMoreAreTheOnesThatWereRead(t *testing.T) {
+	t.Parallel()
+	for name, items := range map[string][]any{
+		"equal at the head": append(equalItems(3), numbered(9)...),
+		"in rhythm":         {"tick", "item 0", "tick", "item 1", "tick", "item 2", "tick", "item 3", "tick"},
+	} {
+		for reads := range 2 * len(items) {
+			pushed := []any{"strange", "tick"}[reads%2:]
+			reads = reads/2 + 1
+			t.Run(fmt.Sprint(name, ", ", len(pushed), " pushed, ", reads, " a read"), func(t *testing.T) {
+				s := redistest.Start(t)
+				s.Push("a", "first")
+				l := byHand(t, s.Address(), explicit, func(o *setup) { o.BatchItems = reads })
+				a := l.joinGroup(0, "g", true)
+				l.settle(0)
+				a.confirm()
+				l.settle(0)
+				s.Push("a", items...)
+				l.settle(0)
+				seen := map[string]bool{}
+				for i := 5; i < len(items); i += 3 {
+					a.say(1+i, batch.Acked)
+					seen[a.got()[1+i]] = true
+				}
+				l.settle(0)
+				a.m.Leave()
+				s.Client().LPush(t.Context(), "a", pushed...)
+				b := l.joinGroup(0, "g", true)
+				for range 20 {
+					l.settle(0)
+					b.confirm()
+				}
+				for _, item := range b.got() {
+					seen[item] = true
+				}
+				for _, item := range items {
+					if !seen[item.(string)] {
+						t.Errorf("%q was never delivered; %d items are left", item, s.Len("a"))
+					}
+				}
+				if s.Len("a") > 0 {
+					t.Errorf("%d items are left", s.Len("a"))
+				}
+			})
+		}
+	}
+}
+
 // With no free numbers below the head, all that Redis holds comes again.
 func TestItemsPushedToTheHeadOfANewListMakeAllComeAgain(t *testing.T) {
 	inBothModes(t, func(t *testing.T, mode func(*setup)) {

@@ -392,9 +392,7 @@ func (r *reader) update(c *redisconn.Conn, x *exchange) error {
 		r.vouch(call, uint64(x.trim))
 	}
 	if x.ask > 0 && !x.aside {
-		if before, ok := r.marks.last(x.from); ok && before.number >= r.first {
-			r.addLandmark(call, before)
-		}
+		r.surround(call, x.from, x.from+uint64(x.ask))
 	}
 	if call.Changes() {
 		r.unknown = call.Attempt
@@ -439,6 +437,40 @@ func (r *reader) vouch(call *ledger.Call, trim uint64) {
 		}
 		r.addHeld(call, r.first+more)
 	}
+}
+
+// surround adds the landmark before a read. One that goes back over known items gets another
+// at its end: between equal neighbours the first stays as it was if others change the list.
+func (r *reader) surround(call *ledger.Call, from, to uint64) {
+	if before, ok := r.marks.last(from); ok && before.number >= r.first {
+		r.addLandmark(call, before)
+	}
+	if from >= r.top {
+		return
+	}
+	if i := min(r.marks.from(to-1), len(r.marks)-1); i >= 0 && r.marks[i].number >= from {
+		r.addLandmark(call, r.marks[i])
+	}
+}
+
+// recognizes reports whether none of the items of a batch is known to be another one.
+func (r *reader) recognizes(b *batch.Batch) bool {
+	for _, one := range r.marks[r.marks.from(b.First()):] {
+		if one.number >= b.Next() {
+			break
+		}
+		if !one.is(printOf(r.seed, b.Item(int(one.number-b.First())))) {
+			return false
+		}
+	}
+	for _, held := range r.held {
+		for n := max(held.First(), b.First()); n < min(held.Next(), b.Next()); n++ {
+			if !bytes.Equal(held.Item(int(n-held.First())), b.Item(int(n-b.First()))) {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // differing is the index of the first held item, of so many from the head on, that differs
@@ -719,6 +751,11 @@ func (r *reader) take(x *exchange) {
 		b.Stamp(r.epoch, x.now, max(0, int64(r.end-b.Next())))
 		if x.aside {
 			r.relay.Offer(b, x.plan.Sweep)
+			b.Release()
+			return
+		}
+		if !r.recognizes(b) {
+			r.astray = true
 			b.Release()
 			return
 		}
