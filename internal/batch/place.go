@@ -76,7 +76,8 @@ type Record struct {
 type Dead struct {
 	Number     uint64
 	Reason     string
-	Deliveries int // to the consumer that gave it up
+	Deliveries int  // to the consumer that gave it up
+	Aside      bool // Redis has set it aside
 }
 
 // Empty reports whether there is nothing to write.

@@ -37,6 +37,7 @@ type answer struct {
 	head uint64
 	end  uint64 // the items up to there are those that are known
 	over bool   // the one at end is another
+	new  uint64 // so many items from the head on are new, or not known
 }
 
 // find looks for the known items of the list. At its end it tells the relay which items
@@ -47,9 +48,9 @@ type answer struct {
 // not delivered. If it is not, all known items have to be there from the first on
 // that is found, or it is not certain how many items are gone.
 //
-// If the item that was the head stands further back, the items before it are new. They get the numbers
-// below it, in a new epoch: items that were removed had these numbers, but no consumer owes
-// them, and an item's id tells them apart. So nothing that is on its way comes again, and a
+// The items before that first one are new, or not known. They get the numbers
+// below it, in a new epoch, and every consumer gets them: items that were removed had these numbers,
+// and an item's id tells them apart. So nothing else that is on its way comes again, and a
 // program that goes on pushing to the head costs a few round trips each time. If no such
 // numbers are left, or too many items are new, or it is not certain, all comes again.
 func (r *reader) find(ctx context.Context, now time.Time) error {
@@ -65,9 +66,10 @@ func (r *reader) find(ctx context.Context, now time.Time) error {
 	switch {
 	case best == nil, r.refused >= maxRefused:
 		return r.beginAnew(ctx, now)
-	case best.head < r.first && r.relay.Free(best.head, r.first):
-		return r.insert(ctx, now, best.head)
-	case best.head < r.first:
+	case best.new == 0:
+	case r.relay.Free(best.head, best.head+best.new):
+		return r.insert(ctx, now, best.head, best.head+best.new)
+	default:
 		return r.beginAnew(ctx, now)
 	}
 	best.end = min(best.end, r.revived)
@@ -186,11 +188,18 @@ func (s *search) found(item print) {
 
 // guess adds the answers by which the next item is a known one, and those before it are not:
 // others have put items in front of the head, or removed some.
+//
+// Where others may have done either, it is not certain how many of the items are gone.
 func (s *search) guess(item print) {
+	if head, ok := s.known[s.first]; ok && head.is(item) {
+		if s.at <= s.first {
+			s.others = append(s.others, answer{head: s.first - s.at, new: s.at})
+		}
+		return
+	}
 	for n, known := range s.known {
-		pushed, removed := n == s.first && s.at <= s.first, n > s.first+s.at && !s.knows(n-s.at, n)
-		if (pushed || removed) && known.is(item) {
-			s.others = append(s.others, answer{head: n - s.at})
+		if n > s.first+s.at && !s.knows(n-s.at, n) && known.is(item) {
+			s.others = append(s.others, answer{head: n - s.at, new: s.at})
 		}
 	}
 }
@@ -231,13 +240,16 @@ func (r *reader) beginAnew(ctx context.Context, now time.Time) error {
 	return r.rebase(ctx, now, first-r.first, noNumber, newEpoch(), true)
 }
 
-// insert gives numbers from first on to the items that others have put in front of the
-// head. The ledger is told in the same step that no consumer has confirmed them.
-func (r *reader) insert(ctx context.Context, now time.Time, first uint64) error {
-	epoch, call := newEpoch(), r.call()
-	r.relay.Insert(epoch, first, r.first)
-	r.marks.cut(r.first, noNumber)
-	r.forgetHeld(0, r.first)
+// insert gives the numbers from first on, up to known, to the new items at the head. The ledger
+// is told in the same step that no consumer has confirmed them.
+func (r *reader) insert(ctx context.Context, now time.Time, first, known uint64) error {
+	epoch, call, before := newEpoch(), r.call(), r.first
+	r.relay.Insert(epoch, first, known)
+	r.marks.cut(known, noNumber)
+	r.forgetHeld(0, known)
+	if r.revived < r.top {
+		r.rollback(epoch, max(r.revived, known))
+	}
 	r.first = first
 	call.Rebase, call.First, call.Renew = true, first, true
 	call.Set = []ledger.Field{{Name: ledger.Epoch, Value: epoch}}
@@ -249,11 +261,31 @@ func (r *reader) insert(ctx context.Context, now time.Time, first uint64) error 
 	if ok, err := r.rebased(ctx, now, call, epoch); !ok {
 		return err
 	}
-	if !r.warned { // it may happen with every item
+	r.revived = noNumber
+	if first > before {
+		r.gone(before)
+	} else if !r.warned { // it may happen with every item
+		r.warned = true
 		r.log.Warn("another program pushes to the list's head: is take_from the other end?")
 	}
-	r.warned, r.more = true, true
+	r.more = true
 	return nil
+}
+
+// rollback tells the relay that the items from end on are not the known ones.
+func (r *reader) rollback(epoch string, end uint64) {
+	r.relay.Rollback(epoch, end)
+	r.forgetHeld(end, noNumber)
+	r.top = end
+}
+
+// gone tells the relay that the items below the head are gone. The head was the item with
+// number before.
+func (r *reader) gone(before uint64) {
+	if floor := max(before, r.relay.Plan(r.first, r.end).Floor); r.first > floor {
+		r.log.Warn("others removed items from the list before they were confirmed", zap.Uint64("items", r.first-floor))
+	}
+	r.relay.Gone(r.first)
 }
 
 // addKnown adds the known items below end as landmarks.
@@ -297,25 +329,28 @@ func (r *reader) rebase(ctx context.Context, now time.Time, gone, end uint64, ep
 		r.addKnown(call, end)
 	}
 	before := r.first
+	if end = max(end, call.First); end < r.top {
+		r.rollback(epoch, end)
+		r.first = call.First
+		if _, err := r.write(call, now); err != nil {
+			return err
+		}
+		r.saving = true
+	}
 	if ok, err := r.rebased(ctx, now, call, epoch); !ok {
 		return err
 	}
+	r.revived = noNumber
+	r.relay.Renew(epoch)
 	if anew {
 		r.log.Warn("the list is not the one that was read: all that Redis holds of it is delivered",
 			zap.Uint64("items", r.end-r.first))
-	} else if n := r.relay.Plan(r.first, r.end); call.First > n.Floor {
-		r.log.Warn("others removed items from the list before they were confirmed", zap.Uint64("items", call.First-max(before, n.Floor)))
+		r.relay.Gone(r.first)
+	} else {
+		r.gone(before)
 	}
-	r.revived = noNumber
-	r.relay.Renew(epoch)
-	r.relay.Gone(r.first)
-	end = max(end, r.first)
 	r.marks.cut(0, end) // the ledger's may be of an item that was not read since
-	if r.top = max(r.top, r.first); end < r.top {
-		r.relay.Rollback(epoch, end)
-		r.forgetHeld(end, noNumber)
-		r.top = end
-	}
+	r.top = max(r.top, r.first)
 	r.more = true
 	return nil
 }

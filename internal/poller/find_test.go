@@ -23,7 +23,7 @@ func TestSearchFindsTheNumberOfTheHead(t *testing.T) {
 		{"abcd", "xabcd", 9, 14}, {"abcd", "xyzabcde", 7, 14}, {"a..d", "xabxd", 9, 14}, {"abcd", "xabab", 0, 0}, {"aab", "xaaab", 8, 13},
 		{"a", "xyzwvutsrqpa", 0, 0}, {"a", "yzwvutsrqa", 1, 11},
 		{"a..d", "bcd", 11, 14}, {"a..de", "cdx", 0, 0}, {"a.....gh", "xxghy", 14, 18},
-		{"abcdefghi", "xygfi", 0, 0},
+		{"abcdefghi", "xygfi", 0, 0}, {"a.....a", "xxaaaaaaa", 8, 17}, {"a............a", "xyzwvutsrqpaa", 0, 0},
 	} {
 		s := &search{known: map[uint64]print{}, first: 10, top: 10 + uint64(len(c.known))}
 		for i, item := range c.known {
@@ -170,6 +170,43 @@ func TestItemsThatAreReadOnceMoreAreTheOnesThatWereRead(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// What the ledger says of a list fits more than one place in it, and acknowledged items
+// have numbers that may stand for others now.
+func TestItemsThatOthersPutBeforeKnownOnesAreDelivered(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		items  []any
+		acked  []int
+		gone   int64
+		pushed []any
+	}{
+		"equal items":               {equalItems(20), []int{3, 4, 5, 12, 13}, 0, []any{"new 3", "new 2", "new 1", "new 0"}},
+		"in place of removed items": {numbered(20), []int{3, 4, 13}, 5, []any{"new 1", "new 0"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := redistest.Start(t)
+			s.Push("a", c.items...)
+			killed := byHand(t, s.Address(), explicit, func(o *setup) { o.BatchItems = 1 })
+			a := killed.joinGroup(0, "g", true)
+			killed.settle(0)
+			for _, i := range c.acked {
+				a.say(i, batch.Acked)
+			}
+			killed.settle(0)
+
+			s.Client().LTrim(t.Context(), "a", c.gone, -1)
+			s.Client().LPush(t.Context(), "a", c.pushed...)
+			b := start(t, s.Address(), explicit).joinGroup(0, "g", false)
+			gone(t, s)
+			for _, item := range c.pushed {
+				if !slices.Contains(b.got(), item.(string)) {
+					t.Errorf("%q was never delivered", item)
+				}
+			}
+		})
 	}
 }
 

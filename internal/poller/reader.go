@@ -541,6 +541,9 @@ func (r *reader) write(call *ledger.Call, now time.Time) (floor uint64, _ error)
 		}
 	}
 	for _, d := range ch.Dead {
+		if d.Number < r.first && !d.Aside {
+			continue // others have removed it
+		}
 		line, err := Epitaph{Reason: d.Reason, Time: now.UTC(), Deliveries: d.Deliveries, Instance: r.loop.opts.Instance}.start()
 		if err != nil {
 			return 0, err

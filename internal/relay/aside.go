@@ -50,6 +50,9 @@ func (a *aside) saved(n uint64) {
 	}
 }
 
+// copied reports whether Redis has a copy of an item.
+func (a *aside) copied(n uint64) bool { return a.items[n] || slices.Contains(a.restored, n) }
+
 // numbers returns the items, the lowest first.
 func (a *aside) numbers() []uint64 { return slices.Sorted(maps.Keys(a.items)) }
 

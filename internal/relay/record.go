@@ -244,7 +244,7 @@ func (l *Log) Changes() batch.Changes {
 	}
 	for _, g := range r.written {
 		if !g.copied {
-			ch.Dead = append(ch.Dead, batch.Dead{Number: g.number, Reason: g.reason, Deliveries: g.deliveries})
+			ch.Dead = append(ch.Dead, batch.Dead{Number: g.number, Reason: g.reason, Deliveries: g.deliveries, Aside: l.aside.copied(g.number)})
 		}
 	}
 	if ch.Restored = slices.Clone(l.aside.restored); l.aside.unsaved > 0 {
@@ -515,38 +515,49 @@ func (l *Log) Renew(epoch string) {
 func (l *Log) Rollback(epoch string, end uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.epoch = epoch
-	st := l.books()
-	before := l.taken.Count() - l.finished.Count()
-	for _, c := range slices.Clone(l.consumers) {
-		l.forget(c, end, never)
-		c.again.Cut(end)
-		if c.acked.Cut(end); c.closing {
-			c.acked.Add(end, never)
-		}
-		c.version++
-		l.place(c, min(c.cursor, end))
-	}
-	l.done.Cut(end)
-	l.taken.Cut(end)
-	l.ages.cut(end)
-	l.finished.Cut(end)
-	l.ever = min(l.ever, end)
 	l.front = min(l.front, end)
-	l.records.dig(func(n uint64) bool { return n >= end })
-	l.records.forget()
-	for _, c := range l.consumers {
-		c.saved = 0
-	}
 	for _, n := range l.aside.numbers() {
 		if n >= end {
 			l.aside.drop(n)
 		}
 	}
+	l.ages.cut(end)
+	l.renumber(epoch, end, never)
+}
+
+// renumber begins a new epoch, in which the numbers from from to to, to excluded, stand for
+// items that every consumer owes.
+func (l *Log) renumber(epoch string, from, to uint64) {
+	st := l.books()
+	onWay := l.taken.Count() - l.finished.Count()
+	l.epoch, l.ever = epoch, min(l.ever, from)
+	for _, c := range l.consumers {
+		l.forget(c, from, to)
+		c.again.Remove(from, to)
+		c.version++
+		c.saved = 0
+		switch c.acked.Remove(from, to); {
+		case c.closing:
+			c.acked.Add(from, to)
+		case c.cursor > to:
+			l.deliverAfresh(c, from, to)
+			l.place(c, c.cursor)
+		default: // it has none of the items after them
+			l.place(c, min(c.cursor, from))
+		}
+	}
+	l.done.Remove(from, to)
+	l.taken.Remove(from, to)
+	l.finished.Remove(from, to)
+
+	other := func(n uint64) bool { return from <= n && n < to }
+	l.dead = slices.DeleteFunc(l.dead, other)
+	l.records.dig(other)
+	l.records.forget()
 	l.moved()
 	l.settle()
 	l.base = l.finished.Count() - st.Confirmed - st.Dead - st.Gone
-	l.stats.Returned += before - (l.taken.Count() - l.finished.Count())
+	l.stats.Returned += onWay - (l.taken.Count() - l.finished.Count())
 	for _, c := range slices.Clone(l.consumers) {
 		for _, m := range slices.Clone(c.members) {
 			l.leaveIfDone(m)
@@ -567,38 +578,19 @@ func (l *Log) Free(from, to uint64) bool {
 	return true
 }
 
-// Insert says that a new epoch has begun, in which the items with the numbers from from
-// to to, to excluded, are new ones: another program has put them in front of the head,
-// whose number is to. Every consumer owes them. All other numbers stand for the items
-// that they stood for before.
+// Insert says that a new epoch has begun: the items at the head, with the numbers from from
+// to to, to excluded, are new, or not known. Every consumer owes them. Numbers from to on
+// stand for the items that they stood for before.
 func (l *Log) Insert(epoch string, from, to uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.settle()
-	l.epoch, l.first, l.ever = epoch, from, min(l.ever, from)
-	l.done.Remove(from, to)
-	l.taken.Remove(from, to)
 	for _, c := range l.consumers {
-		if c.closing {
-			continue
-		}
-		c.acked.Remove(from, to)
-		c.version++
-		if c.cursor <= to { // it has none of the items after them
-			c.cursor = from
+		if c.cursor <= to {
 			l.leaveFront(c)
-			continue
 		}
-		c.out += int(to - from)
-		l.deliverAfresh(c, from, to)
-		l.updateRoom(c)
 	}
-	l.records.forget()
-	before := l.finished.Count()
-	l.finished.Remove(from, to)
-	l.moved()
-	l.settle()
-	l.base -= before - l.finished.Count()
+	l.first = from
+	l.renumber(epoch, from, to)
 }
 
 // place moves a consumer's cursor; nothing is known of the items behind it.
