@@ -218,5 +218,5 @@ func (l *Log) lost(n uint64) {
 		c.version++
 		l.updateRoom(c)
 	}
-	l.records.dig(func(dead uint64) bool { return dead == n })
+	l.bringBack(func(dead uint64) bool { return dead == n })
 }

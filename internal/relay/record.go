@@ -495,7 +495,7 @@ func (l *Log) Gone(to uint64) {
 	if l.pace.members > 0 {
 		l.front = max(l.front, to)
 	}
-	l.records.dig(func(n uint64) bool {
+	l.bringBack(func(n uint64) bool {
 		_, aside := l.aside.items[n]
 		return n < to && !aside
 	})
@@ -550,9 +550,7 @@ func (l *Log) renumber(epoch string, from, to uint64) {
 	l.taken.Remove(from, to)
 	l.finished.Remove(from, to)
 
-	other := func(n uint64) bool { return from <= n && n < to }
-	l.dead = slices.DeleteFunc(l.dead, other)
-	l.records.dig(other)
+	l.bringBack(func(n uint64) bool { return from <= n && n < to })
 	l.records.forget()
 	l.moved()
 	l.settle()
@@ -563,6 +561,12 @@ func (l *Log) renumber(epoch string, from, to uint64) {
 			l.leaveIfDone(m)
 		}
 	}
+}
+
+// bringBack takes it back that items are dead letters.
+func (l *Log) bringBack(which func(n uint64) bool) {
+	l.dead = slices.DeleteFunc(l.dead, which)
+	l.records.dig(which)
 }
 
 // Free reports whether new items may get the numbers from from to to, to excluded: no item

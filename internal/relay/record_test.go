@@ -55,6 +55,33 @@ func TestInsertedItemsAreOwedByEveryConsumer(t *testing.T) {
 	}
 }
 
+// One that another consumer still owes.
+func TestADeadLetterWhoseItemIsNoMoreIsCountedOnce(t *testing.T) {
+	for name, change := range map[string]func(l *Log){
+		"removed":     func(l *Log) { l.Gone(3) },
+		"replaced":    func(l *Log) { l.Rollback("two", 0) },
+		"a new one":   func(l *Log) { l.Insert("two", 0, 3) },
+		"all is anew": func(l *Log) { l.Reset("two", 3) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := newFull(t, explicit(100), 3)
+			one, other := d.join(""), d.join("")
+			d.run()
+			one.say(t, batch.Ack{Kind: batch.Terminated})
+			d.run()
+			change(d.log)
+			if st := d.log.Stats(); st.Taken != 3 || st.Confirmed+st.Dead != 0 || st.Gone+st.Returned != 3 || st.InFlight != 0 {
+				t.Errorf("books %+v", st)
+			}
+			one.Leave()
+			other.Leave()
+			if st := d.log.Stats(); st.Dead != 0 {
+				t.Errorf("in the end %+v", st)
+			}
+		})
+	}
+}
+
 func TestTheGraceEndsDuringADrainToo(t *testing.T) {
 	d := newDesk(t, Options{Window: 10}, batch.Snapshot{Done: 5, Plain: 3, HasPlain: true, Grace: time.Minute})
 	member := d.join("")
