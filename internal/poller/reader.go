@@ -42,6 +42,9 @@ type reader struct {
 	hint    atomic.Bool // set by the hints: the list has changed
 	freed   atomic.Bool // set by the hints: its owner has given it back
 	paused  atomic.Bool // set by an operator
+	rung    bool        // guarded by Loop.visits.mu
+	waits   int         // place in Loop.visits.waiting, from 1 on; 0: none
+	visitAt time.Time   // when that is over
 	owner   bool        // this process holds the lease, as far as it knows
 	standby bool        // another one holds it
 	fresh   bool        // no lease was held yet: one that this instance left is taken over
@@ -177,6 +180,8 @@ func (r *reader) turn(ctx context.Context, now time.Time) bool {
 	switch {
 	case r.owes(plan, takes) && !r.claimed && (due || !r.standby || r.more):
 		alone = r.claim
+	case r.claimed && r.astray && now.Sub(r.renewed) >= r.loop.opts.Lease/3:
+		alone = r.claim // so that the list stays this process's while it searches
 	case r.claimed && r.astray:
 		alone = r.find
 	case r.claimed && (trim > 0 || plan.Dirty || read || !all || due && !r.leaves(plan, takes)):
@@ -844,7 +849,10 @@ func (r *reader) claim(ctx context.Context, now time.Time) error {
 	same := ours && (st.Serial == r.serial || st.Serial == r.updated || executed) && (st.RunChanged || st.Epoch == r.epoch)
 	back := r.placed && !st.Created && !same && (st.RunChanged || st.Serial < r.serial)
 	r.saved(executed)
-	r.claimed, r.renewed, r.search = true, now, nil
+	r.claimed, r.renewed = true, now
+	if !same || out.First != r.first {
+		r.search = nil
+	}
 	r.serial, r.updated, r.epoch, r.headMoved, r.head = out.Serial, st.Serial, st.Epoch, st.HeadMoved, st.Head
 	if same {
 		r.removed(out.First)
