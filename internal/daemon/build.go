@@ -140,7 +140,7 @@ func (d *daemon) relay(list config.List, cfg *config.Config) (relayed, poller.Li
 	subject := tcpserver.List{Name: list.Key, Subject: list.Subject}
 
 	options := relayOptions(list, cfg)
-	options.Changed = func() { d.loop.Wake() }
+	options.Changed = func() { d.loop.Wake(list.Key) }
 	options.CutOff = func(c relay.ConsumerInfo) { d.cutOff(list.Key, c) }
 	switch list.Ack {
 	case config.AckExplicit:

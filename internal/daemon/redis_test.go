@@ -278,9 +278,8 @@ func TestTheRightsInTheDocumentsAreEnough(t *testing.T) {
 	}
 
 	var loop *poller.Loop
-	wake := func() { loop.Wake() }
-	received := relay.New(relay.Options{Window: 10, Memory: 1 << 20, Changed: wake})
-	explicit := relay.New(relay.Options{Window: 10, Memory: 1 << 20, Changed: wake, Terms: relay.Terms{Explicit: true, AckWait: time.Hour, MaxAckPending: 10}})
+	received := relay.New(relay.Options{Window: 10, Memory: 1 << 20, Changed: func() { loop.Wake("events") }})
+	explicit := relay.New(relay.Options{Window: 10, Memory: 1 << 20, Changed: func() { loop.Wake("readings") }, Terms: relay.Terms{Explicit: true, AckWait: time.Hour, MaxAckPending: 10}})
 	loop = poller.New(poller.Options{
 		Redis: redis, Instance: "x", PollInterval: 100 * time.Millisecond, Lease: 300 * time.Millisecond,
 		MaxPayload: 1000, BatchItems: 10, BatchBytes: 10000,

@@ -59,7 +59,7 @@ func ask[T any](ctx context.Context, l *Loop, do func(context.Context) (T, error
 	case <-ctx.Done():
 		return got, ctx.Err()
 	}
-	l.Wake()
+	l.comeRound()
 	select {
 	case <-answered:
 		return answer.got, answer.err
@@ -74,9 +74,7 @@ func ask[T any](ctx context.Context, l *Loop, do func(context.Context) (T, error
 func (l *Loop) serveRequest(ctx context.Context) {
 	select {
 	case do := <-l.requests:
-		for _, s := range l.readers {
-			s.Server.Settle(0)
-		}
+		l.settleAll()
 		do(ctx)
 	default:
 	}
@@ -95,10 +93,10 @@ func call[T any](s *reader, do func(*redis.Client) (T, error)) (T, error) {
 }
 
 func (l *Loop) reader(key string) *reader {
-	for _, s := range l.snapshot() {
-		if s.list.Key == key {
-			return s
-		}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if r := l.byKey[key]; r != nil && r.list.Key == key {
+		return r
 	}
 	return nil
 }

@@ -70,13 +70,14 @@ func build(t *testing.T, address string, change ...func(*setup)) *life {
 		BatchItems: 500, BatchBytes: 128 << 10, MaxPayload: 1 << 20, Log: zaptest.NewLogger(t),
 		Lists: []List{{Key: "a", Subject: "sa"}, {Key: "b", Subject: "sb"}},
 	}, relay.Options{
-		Window: 4000, Memory: 4 << 20, Terms: relay.Terms{AckWait: time.Hour, MaxAckPending: 4000}, Changed: func() { l.loop.Wake() },
+		Window: 4000, Memory: 4 << 20, Terms: relay.Terms{AckWait: time.Hour, MaxAckPending: 4000},
 	}, make(map[string]bool)}
 	for _, c := range change {
 		c(&o)
 	}
 	for i := range o.Lists {
 		o.Relay.Explicit = o.Explicit[o.Lists[i].Key]
+		o.Relay.Changed = func() { l.loop.Wake(o.Lists[i].Key) }
 		l.explicit = append(l.explicit, o.Relay.Explicit)
 		l.logs = append(l.logs, relay.New(o.Relay))
 		if wrapped, ok := o.Lists[i].Log.(*leavesBeforeBury); ok {

@@ -12,9 +12,12 @@ import (
 
 // add begins to serve a list. It belongs to the loop.
 func (l *Loop) add(list List) {
+	r := newReader(l, list)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.readers = append(slices.Clip(l.readers), newReader(l, list))
+	l.readers = append(slices.Clip(l.readers), r)
+	l.byKey[r.keys.List], l.byKey[r.keys.Free] = r, r
+	l.visits.ring(r)
 }
 
 // Add begins to serve a list, whose key none of the others has. It returns when
@@ -40,6 +43,7 @@ func (l *Loop) change(ctx context.Context, key string, do func(*reader)) error {
 			return struct{}{}, ErrNoList
 		}
 		do(r)
+		l.visits.ring(r)
 		return struct{}{}, nil
 	})
 	return err
@@ -66,7 +70,10 @@ func (l *Loop) Remove(ctx context.Context, key string) error {
 		left = l.end(ctx, r)
 		l.mu.Lock()
 		l.readers = slices.Delete(slices.Clone(l.readers), i, i+1)
+		delete(l.byKey, r.keys.List)
+		delete(l.byKey, r.keys.Free)
 		l.mu.Unlock()
+		l.visits.forget(r)
 		r.Leave()
 		return left, nil
 	})

@@ -43,7 +43,7 @@ func TestAListIsFinishedRemovedAndAddedAgainWhileAnotherIsServed(t *testing.T) {
 		}
 	}
 
-	l.logs = []*relay.Log{l.logs[1], relay.New(relay.Options{Window: 10, Memory: 1 << 20, Changed: l.loop.Wake})}
+	l.logs = []*relay.Log{l.logs[1], relay.New(relay.Options{Window: 10, Memory: 1 << 20, Changed: func() { l.loop.Wake("a") }})}
 	if err := l.loop.Add(t.Context(), List{Key: "a", Subject: "sa", Log: l.logs[1], Paused: true}); err != nil {
 		t.Fatal(err)
 	}

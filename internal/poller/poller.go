@@ -9,8 +9,9 @@
 //     its head is the one that was read. Where it is not, less is removed.
 //   - Items are offered in list order, unchanged, each with its own sequence number.
 //   - While no client takes items, nothing is read.
-//   - Idle costs a slow poll; a hint from Redis (client tracking) wakes the loop.
-//     Where the server gives none, the poll adapts between 1 and 50 ms.
+//   - Idle costs a slow poll, and a list with nothing to do is not visited; a hint from
+//     Redis (client tracking) wakes the loop. Where the server gives none, the poll
+//     adapts between 1 and 50 ms.
 //   - A fault of one list does not stop another; retries back off to two a second.
 //
 // Lists are added and removed while it runs: that is done between two turns.
@@ -116,10 +117,14 @@ type Loop struct {
 	requests chan func(context.Context) // what others have asked the loop to do
 	ended    chan struct{}              // closed when Run has returned
 
+	visits visits
+	breaks map[*redisconn.Server]int // as far as the loop has noticed; owned by it
+
 	// Written by the loop alone, which therefore reads them without it, with mu
-	// held, and never in place: the others read a snapshot.
+	// held, readers never in place: the others read a snapshot.
 	mu      sync.Mutex
-	readers []*reader // of the lists
+	readers []*reader          // of the lists
+	byKey   map[string]*reader // by the keys that hints name
 }
 
 // New makes a loop; it connects to nothing yet.
@@ -141,10 +146,12 @@ func New(opts Options) *Loop {
 		wake:     make(chan struct{}, 1),
 		requests: make(chan func(context.Context), 16),
 		ended:    make(chan struct{}),
+		breaks:   make(map[*redisconn.Server]int),
+		byKey:    make(map[string]*reader),
 	}
 	l.taking.Store(true)
 	l.servers = redisconn.NewServers(opts.Redis, redisconn.Callbacks{
-		Changed: l.changed, Closed: l.Wake, Progress: func() { opts.Alive(time.Now()) }, Scripts: scripts,
+		Changed: l.changed, Closed: l.comeRound, Progress: func() { opts.Alive(time.Now()) }, Scripts: scripts,
 	})
 	for _, list := range opts.Lists {
 		l.add(list)
@@ -159,31 +166,63 @@ func (l *Loop) snapshot() []*reader {
 	return l.readers
 }
 
-// Wake makes the loop look round again: a window may have changed.
-func (l *Loop) Wake() {
+// Wake makes the loop look at the list with this key: its Log may say something new. If there
+// is none it does nothing.
+func (l *Loop) Wake(key string) {
+	l.mu.Lock()
+	r := l.byKey[key]
+	l.mu.Unlock()
+	if r != nil {
+		l.visits.ring(r)
+		l.comeRound()
+	}
+}
+
+// wakeAll makes the loop look at all lists.
+func (l *Loop) wakeAll() {
+	for _, r := range l.snapshot() {
+		l.visits.ring(r)
+	}
+	l.comeRound()
+}
+
+// comeRound wakes the loop.
+func (l *Loop) comeRound() {
 	select {
 	case l.wake <- struct{}{}:
 	default:
 	}
 }
 
-// changed is called by the hints.
+// changed is called by the hints. Without a key any list may have changed.
 func (l *Loop) changed(key string) {
-	for _, s := range l.snapshot() {
-		if key == "" || key == s.keys.List {
-			s.hint.Store(true)
+	if key == "" {
+		for _, r := range l.snapshot() {
+			r.hint.Store(true)
+			r.freed.Store(true)
 		}
-		if key == "" || key == s.keys.Free {
-			s.freed.Store(true)
-		}
+		l.wakeAll()
+		return
 	}
-	l.Wake()
+	l.mu.Lock()
+	r := l.byKey[key]
+	l.mu.Unlock()
+	if r == nil {
+		return
+	}
+	if key == r.keys.List {
+		r.hint.Store(true)
+	} else {
+		r.freed.Store(true)
+	}
+	l.visits.ring(r)
+	l.comeRound()
 }
 
 // StopTaking ends reading for good; what was confirmed is still removed.
 func (l *Loop) StopTaking() {
 	l.taking.Store(false)
-	l.Wake()
+	l.wakeAll()
 }
 
 // Run serves the lists until ctx is done. Then it removes what was confirmed by
@@ -201,27 +240,30 @@ func (l *Loop) Run(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for ctx.Err() == nil {
-		busy := false
 		for _, c := range l.servers.All() {
 			if c.Heed(call) {
 				l.reconnect(c)
 			}
 		}
 		l.serveRequest(call)
-		for _, s := range l.readers {
+		busy := false
+		for _, r := range l.visits.next(time.Now()) {
 			now := time.Now()
 			l.opts.Alive(now)
-			if ctx.Err() == nil && s.turn(call, now) {
+			if ctx.Err() == nil && r.turn(call, now) {
 				busy = true
+				l.visits.ring(r)
+			} else {
+				l.visits.wait(r)
 			}
-			for _, c := range l.servers.All() {
-				c.Settle(1)
-			}
+			l.settle()
 		}
 		if busy {
 			continue
 		}
-		timer.Reset(l.pause(time.Now()))
+		now := time.Now()
+		l.opts.Alive(now)
+		timer.Reset(l.pause(now))
 		select {
 		case <-ctx.Done():
 		case <-l.wake:
@@ -231,12 +273,39 @@ func (l *Loop) Run(ctx context.Context) error {
 	return l.finish()
 }
 
+// settle receives the round trips under way but for the last one with each server. If a
+// connection broke, its server may come back with other data: all its lists are looked at.
+func (l *Loop) settle() {
+	for _, c := range l.servers.All() {
+		c.Settle(1)
+		if l.breaks[c] == c.Breaks() {
+			continue
+		}
+		l.breaks[c] = c.Breaks()
+		for _, r := range l.readers {
+			if r.Server == c {
+				l.visits.ring(r)
+			}
+		}
+	}
+}
+
+// settleAll receives all round trips under way.
+func (l *Loop) settleAll() {
+	for _, c := range l.servers.All() {
+		c.Settle(0)
+	}
+}
+
 // reconnect asks the lists of a server again at once. Its connection broke at rest,
 // and until there is another one no hint tells of new items.
 func (l *Loop) reconnect(server *redisconn.Server) {
-	for _, s := range l.readers {
-		if s.Server == server && s.faults == 0 {
-			s.more, s.due = true, time.Time{}
+	for _, r := range l.readers {
+		if r.Server == server {
+			if r.faults == 0 {
+				r.more, r.due = true, time.Time{}
+			}
+			l.visits.ring(r)
 		}
 	}
 }
@@ -244,8 +313,8 @@ func (l *Loop) reconnect(server *redisconn.Server) {
 // pause is how long the loop may sleep: until the next slow poll or retry.
 func (l *Loop) pause(now time.Time) time.Duration {
 	wait := l.opts.PollInterval
-	for _, s := range l.readers {
-		wait = min(wait, s.due.Sub(now))
+	if len(l.visits.waiting) > 0 {
+		wait = min(wait, l.visits.waiting[0].visitAt.Sub(now))
 	}
 	if l.opts.MaxSleep > 0 {
 		wait = min(wait, l.opts.MaxSleep)
@@ -259,9 +328,7 @@ func (l *Loop) finish() error {
 	ctx, cancel := context.WithTimeout(context.Background(), l.opts.Redis.Timeout)
 	defer cancel()
 	l.taking.Store(false)
-	for _, s := range l.readers {
-		s.Server.Settle(0)
-	}
+	l.settleAll()
 	left := 0
 	for _, r := range l.readers {
 		left += l.end(ctx, r)
@@ -324,6 +391,6 @@ func (l *Loop) Pause(key string, paused bool) bool {
 		return false
 	}
 	s.paused.Store(paused)
-	l.Wake()
+	l.Wake(key)
 	return true
 }
