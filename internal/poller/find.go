@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/rand"
 	"hash/maphash"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -19,6 +20,7 @@ import (
 // brought back with other data. It reads a batch each turn, from the head on.
 type search struct {
 	known   map[uint64]print // items by number
+	gaps    []gap            // before known items
 	first   uint64           // the number of the item that was the head
 	top     uint64           // one past the last of them
 	at      uint64           // index of the next item to read
@@ -27,10 +29,14 @@ type search struct {
 }
 
 const (
+	maxKnown   = 4096 // items that are looked for
 	maxUnknown = 4096 // items that are looked at for the first known one
 	maxAnswers = 16   // of search.others, that are not over
 	maxRefused = 3    // answers that Redis refuses in a row, as the list is another one meanwhile
 )
+
+// gap is a run of items that are not known.
+type gap struct{ after, end uint64 } // known items
 
 // answer is a number that the item at the head may have.
 type answer struct {
@@ -109,7 +115,7 @@ func (r *reader) newSearch() *search {
 	for _, b := range r.held {
 		for i := range b.Len() {
 			n := b.First() + uint64(i)
-			if known := s.known[n]; n >= r.first {
+			if known := s.known[n]; n >= r.first && len(s.known) < maxKnown {
 				known.hash = maphash.Bytes(r.seed, b.Item(i))
 				s.known[n] = known
 			}
@@ -118,13 +124,23 @@ func (r *reader) newSearch() *search {
 	if _, ok := s.known[r.first]; !ok && r.head != "" {
 		s.known[r.first] = print{Mark: r.head}
 	}
-	for n := range s.known {
-		s.top = max(s.top, n+1)
-	}
+	s.findGaps()
 	if !r.headMoved {
 		s.answers = []answer{{head: r.first, end: r.first}}
 	}
 	return s
+}
+
+// findGaps finds the runs of unknown items, and the end of the known ones.
+func (s *search) findGaps() {
+	after := s.first
+	for _, n := range slices.Sorted(maps.Keys(s.known)) {
+		if n > after+1 {
+			s.gaps = append(s.gaps, gap{after, n})
+		}
+		after = n
+		s.top = n + 1
+	}
 }
 
 // more reports whether one of the items of the list has to be read.
@@ -197,22 +213,11 @@ func (s *search) guess(item print) {
 		}
 		return
 	}
-	for n, known := range s.known {
-		if n > s.first+s.at && !s.knows(n-s.at, n) && known.is(item) {
-			s.others = append(s.others, answer{head: n - s.at, new: s.at})
+	for _, g := range s.gaps {
+		if g.end > g.after+s.at && s.known[g.end].is(item) {
+			s.others = append(s.others, answer{head: g.end - s.at, new: s.at})
 		}
 	}
-}
-
-// knows reports whether one of the items of a range is known: it was compared, and is
-// another one.
-func (s *search) knows(from, to uint64) bool {
-	for n := from; n < to; n++ {
-		if _, ok := s.known[n]; ok {
-			return true
-		}
-	}
-	return false
 }
 
 // compare takes the next item into account for some answers.

@@ -31,6 +31,7 @@ func TestSearchFindsTheNumberOfTheHead(t *testing.T) {
 				s.known[10+uint64(i)] = print{Mark: ledger.Mark(item)}
 			}
 		}
+		s.findGaps()
 		for s.more(uint64(len(c.list))) {
 			s.found(print{Mark: ledger.Mark(c.list[s.at])})
 		}
