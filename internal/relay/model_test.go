@@ -557,7 +557,10 @@ func (w *world) finish() {
 	}
 	for range 2000 {
 		w.turn(false)
-		w.leaveCut()
+		if len(w.cut) > 0 {
+			w.leaveCut()
+			w.join("") // the one that is there for the items that no other consumer wants may be cut off too
+		}
 		for _, c := range w.clients {
 			for _, d := range c.debts {
 				if !c.explicit() {
