@@ -211,6 +211,25 @@ func TestItemsThatOthersPutBeforeKnownOnesAreDelivered(t *testing.T) {
 	}
 }
 
+func TestAListThatIsTakenOverWhileItIsSearchedIsLeftAlone(t *testing.T) {
+	t.Parallel()
+	s := redistest.Start(t)
+	s.Push("a", numbered(50)...)
+	l := byHand(t, s.Address(), func(o *setup) { o.BatchItems = 1 })
+	l.join(0, true)
+	l.settle(0)
+	s.Client().LPush(t.Context(), "a", texts(equalItems(50)))
+	r := l.loop.readers[0]
+	for r.search == nil {
+		l.turn()
+	}
+	handTo(t, s, "other/1", time.Hour)
+	l.now = l.now.Add(r.loop.opts.Lease)
+	if l.settle(0); l.status("a").State != Standby {
+		t.Errorf("it is %s", l.status("a").State)
+	}
+}
+
 // With no free numbers below the head, all that Redis holds comes again.
 func TestItemsPushedToTheHeadOfANewListMakeAllComeAgain(t *testing.T) {
 	inBothModes(t, func(t *testing.T, mode func(*setup)) {

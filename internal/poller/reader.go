@@ -840,6 +840,7 @@ func (r *reader) claim(ctx context.Context, now time.Time) error {
 	}
 	if out.What != ledger.OK {
 		r.saved(false)
+		r.claimed = false
 		r.standsBy, r.more = out.Ends, false // more: the owner has given the list back
 		return r.watchFree(ctx)
 	}
