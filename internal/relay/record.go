@@ -264,10 +264,8 @@ func (l *Log) Changes() batch.Changes {
 // bury lets an item count as confirmed by the consumers that gave it up.
 func (l *Log) bury(g *grave) {
 	n := g.number
-	if g.copied = l.finished.Has(n); g.copied {
-		return
-	}
-	if g.copied = slices.Contains(l.dead, n); !g.copied {
+	g.copied = l.finished.Has(n) || slices.Contains(l.dead, n)
+	if !g.copied {
 		l.dead = append(l.dead, n)
 	}
 	for _, c := range l.consumers {

@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"slices"
 	"strconv"
 	"testing"
 	"time"
@@ -146,5 +147,24 @@ func TestDurableConsumersGoBeforeQueueGroupsInAFullLedger(t *testing.T) {
 		if ok != c.recorded || c.name.Durable && !ok || !l.ready(c) {
 			t.Errorf("%+v is recorded: %v, has a record: %v, gets items: %v", c.name, c.recorded, ok, l.ready(c))
 		}
+	}
+}
+
+// The list keeps items that all other consumers have confirmed.
+func TestADurableConsumerGoesOnAfterADeadLetterThatOthersHaveFinished(t *testing.T) {
+	o := explicit(1)
+	o.MaxDeliver = 1
+	d := newFull(t, o, 2)
+	first := d.join("")
+	d.run(first)
+	if err := d.log.SetDurable("late", Durable{Terms: o.Terms}); err != nil {
+		t.Fatal(err)
+	}
+	late := new(reader)
+	late.Membership = d.log.JoinDurable("late", "k", late)
+	d.run(first)
+	d.pass(o.AckWait, o.AckWait, first)
+	if !slices.Equal(late.got, []uint64{0, 1}) {
+		t.Errorf("it was handed %v, want both items", late.got)
 	}
 }
