@@ -4,8 +4,10 @@
 package password
 
 import (
+	"fmt"
 	"regexp"
 	"strconv"
+	"strings"
 
 	"golang.org/x/crypto/bcrypt"
 )
@@ -42,6 +44,10 @@ func Allowed(s string) bool {
 func Matches(hash, given string) bool {
 	return bcrypt.CompareHashAndPassword([]byte(hash), []byte(given)) == nil
 }
+
+// Decoy returns a string in the form of a bcrypt hash. Matches takes as long for it as for
+// a hash of that cost.
+func Decoy(cost int) string { return fmt.Sprintf("$2a$%02d$%s", cost, strings.Repeat(".", 53)) }
 
 // Hash returns a bcrypt hash of a password of at most 72 bytes.
 func Hash(password string) (string, error) {

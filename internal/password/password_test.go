@@ -63,3 +63,18 @@ func TestHashMakesAnAllowedHash(t *testing.T) {
 		t.Error("a password of 73 bytes is accepted")
 	}
 }
+
+func TestDecoysHaveTheFormAndTheCostOfAHash(t *testing.T) {
+	for cost := MinCost; cost <= MaxCost; cost++ {
+		decoy := Decoy(cost)
+		if got, ok := Cost(decoy); !ok || got != cost {
+			t.Errorf("the decoy of cost %d is a hash: %v, of cost %d", cost, ok, got)
+		}
+		if _, err := bcrypt.Cost([]byte(decoy)); err != nil {
+			t.Errorf("bcrypt doesn't take the decoy of cost %d: %v", cost, err)
+		}
+	}
+	if Matches(Decoy(MinCost), "secret") {
+		t.Error("a password matches a decoy")
+	}
+}
