@@ -1,0 +1,405 @@
+package client
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+)
+
+// Times of a subscriber.
+const (
+	firstWait = 100 * time.Millisecond // before it connects again; doubled each time
+	lastWait  = 2 * time.Second
+	quiet     = time.Second // without an item, after which it asks whether a subject belongs to a list
+)
+
+// mostAtOnce is more messages than the library hands on between two reads of the connection: it reads 32 KiB
+// at a time, TLS may hold as much again, and the shortest message takes 13 bytes.
+const mostAtOnce = 16 << 10
+
+// Subscription says what to subscribe to, and what to do with it.
+type Subscription struct {
+	Server
+	Subjects  []string      // wildcards are fine
+	Queue     string        // the queue group; empty for none
+	Count     int           // items of each subject after which to end; 0 for no end
+	Timeout   time.Duration // the longest wait for an item, which includes connecting; 0 for no limit
+	Ack       bool          // acknowledge each item that has a reply subject, after it is printed
+	Reconnect bool          // when the connection ends
+	Format    Format
+	Out       io.Writer // gets a line an item
+	Err       io.Writer // gets remarks for people; nil for none
+}
+
+// Run prints items until Count of each subject came or ctx is done, neither of which is an error. With a Count
+// it returns when the server has its confirmation of them all.
+//
+// An item is confirmed, or acknowledged, after it was written to Out. If the first connection fails, a
+// subscription is refused, or Out cannot be written, that is an error. So is a time of Timeout without an
+// item: ErrTimeout.
+func (s Subscription) Run(ctx context.Context) error {
+	for _, subject := range s.Subjects {
+		if !isName(subject) {
+			return fmt.Errorf("%q is not a valid subject: it must not be empty, nor have spaces or control characters in it", subject)
+		}
+	}
+	if s.Queue != "" && !isName(s.Queue) {
+		return fmt.Errorf("%q is not a valid queue group: it must not have spaces or control characters in it", s.Queue)
+	}
+	if s.Err == nil {
+		s.Err = io.Discard
+	}
+	r := &reader{Subscription: s, out: bufio.NewWriterSize(s.Out, 64<<10), counts: make([]int, len(s.Subjects)), failed: make(chan error, 1)}
+	r.json = json.NewEncoder(r.out)
+	r.json.SetEscapeHTML(false)
+
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	if s.Timeout > 0 {
+		r.idle = time.AfterFunc(s.Timeout, func() { cancel(ErrTimeout) })
+		defer r.idle.Stop()
+	}
+	err := r.run(ctx)
+	r.end()
+	switch {
+	case ctx.Err() == nil:
+		return err
+	case context.Cause(ctx) != ErrTimeout:
+		return nil
+	case !r.connected:
+		return timeout("%s gave no answer for %v", s.Server, s.Timeout)
+	default:
+		return timeout("nothing arrived on %s for %v", strings.Join(s.Subjects, ", "), s.Timeout)
+	}
+}
+
+// reader prints the items of one connection after the other.
+type reader struct {
+	Subscription
+	idle      *time.Timer // nil without a Timeout
+	connected bool        // at least once
+	asked     atomic.Bool // whether the subjects belong to lists
+
+	mu     sync.Mutex
+	out    *bufio.Writer // guarded by mu
+	json   *json.Encoder // guarded by mu; writes to out
+	counts []int         // guarded by mu; items printed, by subject
+	ended  bool          // guarded by mu: nothing more is printed
+
+	failed chan error // an end without another attempt
+}
+
+// fatal is an error after which another connection would not help.
+type fatal struct{ error }
+
+// end waits until what is being printed is printed.
+func (r *reader) end() {
+	r.mu.Lock()
+	r.ended = true
+	r.mu.Unlock()
+}
+
+// run connects until there is nothing left to do.
+func (r *reader) run(ctx context.Context) error {
+	told := ""
+	for wait := firstWait; ; wait = min(2*wait, lastWait) {
+		connected, err := r.serve(ctx)
+		var stop fatal
+		switch {
+		case err == nil, ctx.Err() != nil:
+			return err
+		case errors.As(err, &stop):
+			return stop.error
+		case !r.Reconnect, !r.connected, errors.Is(err, nats.ErrAuthorization):
+			return err
+		}
+		if connected {
+			wait, told = firstWait, ""
+		}
+		if text := err.Error(); text != told {
+			told = text
+			fmt.Fprintf(r.Err, "edged sub: %v; connecting again\n", err)
+		}
+
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(wait):
+		}
+	}
+}
+
+// serve serves one connection to its end, and reports whether there was one.
+func (r *reader) serve(ctx context.Context) (connected bool, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	c := &connection{reader: r, items: make(chan *nats.Msg, mostAtOnce), places: make(map[*nats.Subscription]int),
+		done: make(chan struct{}), closed: make(chan struct{}), going: make(chan struct{}, 1)}
+	c.nc, err = r.connect(ctx, func(conn net.Conn) net.Conn { return &gate{Conn: conn, received: c.print} },
+		nats.ErrorHandler(c.refused),
+		nats.ClosedHandler(func(*nats.Conn) { close(c.closed) }),
+		nats.LameDuckModeHandler(func(*nats.Conn) { c.going <- struct{}{} }))
+	if err != nil {
+		return false, err
+	}
+	defer func() {
+		stuck := time.AfterFunc(time.Second, cancel) // Close waits for a write
+		defer stuck.Stop()
+		c.nc.Close()
+	}()
+	if r.connected {
+		fmt.Fprintln(r.Err, "edged sub: connected again")
+	}
+	r.connected = true
+
+	if err := c.subscribe(); err != nil {
+		return true, err
+	}
+	return true, c.wait(ctx)
+}
+
+// connection is a connection whose items are printed.
+type connection struct {
+	*reader
+	nc     *nats.Conn
+	items  chan *nats.Msg // from the library's goroutine that reads to itself
+	finish sync.Once
+	done   chan struct{} // closed when all items that were wanted are printed
+	closed chan struct{} // closed when the connection is
+	going  chan struct{} // the server is about to go
+
+	places map[*nats.Subscription]int // guarded by mu; indices of the subjects
+	acks   []string                   // guarded by mu; reply subjects of items that are to be flushed
+}
+
+// subscribe subscribes to the subjects of which items are still wanted.
+func (c *connection) subscribe() error {
+	c.mu.Lock() // before the first item can come
+	defer c.mu.Unlock()
+	for i, subject := range c.Subjects {
+		if c.Count > 0 && c.counts[i] >= c.Count {
+			continue
+		}
+		sub, err := c.nc.ChanQueueSubscribe(subject, c.Queue, c.items)
+		if err == nil && c.Count > 0 {
+			err = sub.AutoUnsubscribe(c.Count - c.counts[i])
+		}
+		if err != nil {
+			return fmt.Errorf("subscribe to %s: %s", subject, said(err))
+		}
+		c.places[sub] = i
+	}
+	return nil
+}
+
+// wait returns when the connection has served its purpose, or is over.
+func (c *connection) wait(ctx context.Context) error {
+	ask := time.AfterFunc(quiet, c.ask)
+	defer ask.Stop()
+	for {
+		select {
+		case <-c.done:
+			if c.idle != nil {
+				c.idle.Stop()
+			}
+			if err := c.farewell(); err != nil {
+				return fatal{err}
+			}
+			return nil
+		case <-ctx.Done():
+			return nil
+		case err := <-c.failed:
+			return fatal{err}
+		case <-c.going:
+			// A server that is going sends only what is on its way already.
+			if err := c.farewell(); err != nil {
+				return err
+			}
+			if !c.Reconnect && c.Count == 0 {
+				fmt.Fprintln(c.Err, "edged sub: the server is going (lame duck)")
+				return nil
+			}
+			return fmt.Errorf("%s is going (lame duck)", c.Server)
+		case <-c.closed:
+			return c.broken()
+		}
+	}
+}
+
+// broken says why the connection has ended.
+func (c *connection) broken() error {
+	select {
+	case err := <-c.failed:
+		return fatal{err}
+	case <-c.done:
+		return fatal{fmt.Errorf("%s closed the connection before it confirmed the last items", c.Server)}
+	default:
+	}
+	var broke *net.OpError
+	switch err := c.nc.LastError(); {
+	case err == nil, errors.Is(err, io.EOF), errors.Is(err, net.ErrClosed):
+		return fmt.Errorf("%s closed the connection", c.Server)
+	case errors.As(err, &broke):
+		return fmt.Errorf("the connection to %s broke: %v", c.Server, broke.Err)
+	default:
+		return fmt.Errorf("%s ended the connection: %s", c.Server, said(err))
+	}
+}
+
+// farewell makes two round trips. Before the PONG of the first comes the server's PING behind the last item;
+// the PONG of the second says that the server has read our answer to it.
+func (c *connection) farewell() error {
+	for range 2 {
+		if err := c.nc.FlushTimeout(answerTimeout); err != nil {
+			return fmt.Errorf("%s did not confirm what it was told at the end: %s", c.Server, said(err))
+		}
+	}
+	return nil
+}
+
+// refused notes an error that the server, or the library, reports.
+func (c *connection) refused(_ *nats.Conn, _ *nats.Subscription, err error) {
+	ours := func(subject string) bool {
+		return strings.Contains(err.Error(), fmt.Sprintf("for Subscription to %q", subject))
+	}
+	if errors.Is(err, nats.ErrPermissionViolation) {
+		for _, subject := range c.Subjects {
+			if ours(subject) {
+				c.fail(fmt.Errorf("%s refuses the subject %s: the user has no right to it", c.Server, subject))
+			}
+		}
+		return // the rights to ask for streams may be missing
+	}
+	switch {
+	case errors.Is(err, nats.ErrMaxSubscriptionsExceeded), errors.Is(err, nats.ErrSlowConsumer):
+		c.fail(fmt.Errorf("%s: %s", c.Server, said(err)))
+	}
+}
+
+func (r *reader) fail(err error) {
+	select {
+	case r.failed <- err:
+	default:
+	}
+}
+
+// print prints what has been read, flushes it, and acknowledges it. It is called by the library's goroutine
+// that reads.
+func (c *connection) print() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := 0
+	for ; len(c.items) > 0 && !c.ended; n++ {
+		c.item(<-c.items)
+	}
+	if n == 0 {
+		return nil
+	}
+	if err := c.out.Flush(); err != nil {
+		c.ended = true
+		c.fail(fmt.Errorf("print an item: %w", err))
+		return err
+	}
+
+	for _, reply := range c.acks {
+		if err := c.nc.Publish(reply, []byte("+ACK")); err != nil {
+			return err
+		}
+	}
+	c.acks = c.acks[:0]
+	switch {
+	case c.complete():
+		c.finish.Do(func() { close(c.done) })
+	case c.idle != nil:
+		c.idle.Reset(c.Timeout)
+	}
+	return nil
+}
+
+// complete reports whether all items that were wanted are printed. mu is held.
+func (c *connection) complete() bool {
+	for _, n := range c.counts {
+		if c.Count == 0 || n < c.Count {
+			return false
+		}
+	}
+	return true
+}
+
+// item prints an item. mu is held.
+func (c *connection) item(m *nats.Msg) {
+	if c.Count > 0 {
+		// Items that the server sent before it read our UNSUB await no confirmation.
+		place := c.places[m.Sub]
+		if c.counts[place] == c.Count {
+			return
+		}
+		c.counts[place]++
+	}
+	c.write(m)
+	if c.Ack && m.Reply != "" {
+		c.acks = append(c.acks, m.Reply)
+	}
+}
+
+// ask says which of the subjects belong to no list, if the server tells: each list is a stream. It asks once, and
+// after a while only, as users may lack the right to ask.
+func (c *connection) ask() {
+	if stream, _ := c.nc.ConnectedServerJetStream(); !stream || !c.asked.CompareAndSwap(false, true) {
+		return
+	}
+	var none []string
+	for _, subject := range c.Subjects {
+		streams, err := c.streams(subject)
+		if err != nil {
+			return
+		}
+		if len(streams) == 0 {
+			none = append(none, subject)
+		}
+	}
+	if len(none) == 0 {
+		return
+	}
+	all, err := c.streams("")
+	if err != nil {
+		return
+	}
+	fmt.Fprintf(c.Err, "edged sub: no list has the subject %s: only what clients publish to it comes (lists: %s)\n",
+		strings.Join(none, ", "), strings.Join(all, ", "))
+}
+
+// streams returns the names of the streams that have a subject, or of all.
+func (c *connection) streams(subject string) ([]string, error) {
+	request, err := json.Marshal(map[string]string{"subject": subject})
+	if err != nil {
+		return nil, err
+	}
+	inbox := nats.NewInbox()
+	sub, err := c.nc.SubscribeSync(inbox)
+	if err != nil {
+		return nil, err
+	}
+	defer sub.Unsubscribe()
+	if err := c.nc.PublishRequest("$JS.API.STREAM.NAMES", inbox, request); err != nil {
+		return nil, err
+	}
+	m, err := sub.NextMsg(answerTimeout)
+	if err != nil {
+		return nil, err
+	}
+	var answer struct {
+		Streams []string `json:"streams"`
+	}
+	return answer.Streams, json.Unmarshal(m.Data, &answer)
+}
