@@ -3,9 +3,16 @@ package systemd
 import (
 	"fmt"
 	"net"
+	"os"
+	"strconv"
 
 	"github.com/coreos/go-systemd/v22/activation"
 )
+
+// HoldsSockets reports whether the service manager holds sockets for this process.
+func HoldsSockets() bool {
+	return os.Getenv("LISTEN_PID") == strconv.Itoa(os.Getpid()) && os.Getenv("LISTEN_FDS") > "0"
+}
 
 // Sockets returns the listening sockets that the service manager opened for this
 // process, by the names that FileDescriptorName= gives them in the .socket units,

@@ -36,6 +36,7 @@ type Watchdog struct {
 	log    *zap.Logger
 
 	heartbeats []*heartbeat
+	turned     atomic.Int64 // when Check was called last, in ns since 1970
 
 	// Owned by the poll loop.
 	checked time.Time // the last look at the heartbeats
@@ -44,7 +45,9 @@ type Watchdog struct {
 
 // New returns a Watchdog without heartbeats.
 func New(o Options) *Watchdog {
-	return &Watchdog{notify: o.Notify, probe: o.Probe, log: o.Log}
+	w := &Watchdog{notify: o.Notify, probe: o.Probe, log: o.Log}
+	w.turned.Store(time.Now().UnixNano())
+	return w
 }
 
 // every is how often a loop has to beat; 0 means that it does not have to.
@@ -52,6 +55,7 @@ func (w *Watchdog) every() time.Duration { return w.notify.Watchdog() / 4 }
 
 // Check is for the poll loop to call each time round.
 func (w *Watchdog) Check(now time.Time) {
+	w.turned.Store(now.UnixNano())
 	interval := w.notify.Watchdog()
 	if interval == 0 || now.Sub(w.checked) < interval/3 {
 		return
@@ -68,6 +72,23 @@ func (w *Watchdog) Check(now time.Time) {
 	}
 	w.stalled = false
 	w.notify.Alive(now)
+}
+
+// Stalled returns the name of a loop that stands still, or "": the poll loop has not called Check
+// for longer than a bound, or another one has not beaten. It may be called from any goroutine, and
+// takes no lock.
+func (w *Watchdog) Stalled(now time.Time, bound time.Duration) string {
+	if w.turned.Load() <= now.Add(-bound).UnixNano() {
+		return "poll"
+	}
+	interval := w.notify.Watchdog()
+	if interval == 0 {
+		return "" // no beat is due
+	}
+	if h := w.late(now.Add(-interval / 2)); h != nil {
+		return h.name
+	}
+	return ""
 }
 
 // late returns a heartbeat that has neither ended nor beaten since a time, or nil.

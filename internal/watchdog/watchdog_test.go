@@ -75,3 +75,30 @@ func TestWithoutAWatchdogNothingIsProbed(t *testing.T) {
 		t.Errorf("%d reports", m.reports)
 	}
 }
+
+func TestALoopThatStandsStillIsNamed(t *testing.T) {
+	const bound = time.Minute
+	m := &manager{}
+	w := New(Options{Notify: m, Probe: func() {}, Log: zap.NewNop()})
+	accept := w.add("accept")
+	now := time.Now().Add(time.Hour)
+	for _, step := range []struct {
+		name             string
+		interval         time.Duration // of the service manager
+		checked, beating time.Duration // ago
+		want             string
+	}{
+		{"all go round", 12 * time.Second, 0, 0, ""},
+		{"the poll loop is slow", 0, bound - 1, 0, ""},
+		{"the poll loop stands still", 0, bound, 0, "poll"},
+		{"no beat is due", 0, 0, time.Hour, ""},
+		{"another loop stands still", 12 * time.Second, 0, time.Hour, "accept"},
+	} {
+		m.interval = step.interval
+		w.Check(now.Add(-step.checked))
+		accept.at.Store(now.Add(-step.beating).UnixNano())
+		if got := w.Stalled(now, bound); got != step.want {
+			t.Errorf("%s: %q, want %q", step.name, got, step.want)
+		}
+	}
+}
