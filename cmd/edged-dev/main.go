@@ -9,23 +9,22 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"path/filepath"
 	"sync"
 	"time"
 
+	"edged/internal/client"
 	"edged/internal/config"
 	"edged/internal/daemon"
-	"edged/internal/subscriber"
 )
 
 const usage = `edged-dev runs edged on an in-memory Redis with sample items, on loopback.
 
-  edged-dev [-pprof ADDRESS]
+  edged-dev
 
--pprof gives profiles to "go tool pprof", on loopback only
-(http://127.0.0.1:6060/debug/pprof/profile?seconds=10, say).
+It takes no arguments. Profiles are for "go tool pprof" at
+http://127.0.0.1:8222/debug/pprof/profile?seconds=10
 `
 
 // version is a semantic version.
@@ -41,7 +40,6 @@ func run(args []string, stdout, stderr io.Writer) int {
 	flags := flag.NewFlagSet("edged-dev", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	flags.Usage = func() {}
-	pprof := flags.String("pprof", "", "")
 	switch err := flags.Parse(args[1:]); {
 	case errors.Is(err, flag.ErrHelp):
 		fmt.Fprint(stdout, usage)
@@ -53,7 +51,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintf(stderr, "edged-dev: unexpected argument: %s\n%s", flags.Arg(0), usage)
 		return 2
 	}
-	code, err := try(args[0], *pprof, stdout, stderr)
+	code, err := try(args[0], stdout, stderr)
 	if err != nil {
 		fmt.Fprintf(stderr, "edged-dev: %v\n", err)
 	}
@@ -61,15 +59,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 }
 
 // try runs the daemon with everything around it, and returns its exit code.
-func try(program, pprof string, stdout, stderr io.Writer) (code int, err error) {
-	if pprof != "" {
-		stop, err := daemon.ServeProfiles(pprof)
-		if err != nil {
-			return daemon.ExitFailed, fmt.Errorf("-pprof: %v", err)
-		}
-		defer stop()
-	}
-
+func try(program string, stdout, stderr io.Writer) (code int, err error) {
 	folder, err := os.MkdirTemp("", "edged-dev-")
 	if err != nil {
 		return daemon.ExitFailed, err
@@ -88,19 +78,21 @@ func try(program, pprof string, stdout, stderr io.Writer) (code int, err error) 
 	}
 	cfg.Redis.Address = redis.Addr()
 	cfg.Control.Socket, cfg.Control.StatusSocket = filepath.Join(folder, "control.sock"), ""
+	cfg.HTTP.Listen, cfg.HTTP.Profiles = "127.0.0.1:8222", true
 
 	s := &samples{redis: redis, lists: cfg.Lists, out: &lines{w: stdout}}
 	defer s.stop()
-	ready := func(tcp net.Addr) {
-		fmt.Fprintf(s.out, help, cfg.Control.Socket, tcp, filepath.Join(filepath.Dir(program), "edged"))
-		s.start(tcp.String())
+	ready := func(at daemon.Addresses) {
+		fmt.Fprintf(s.out, help, cfg.Control.Socket, at.TCP, filepath.Join(filepath.Dir(program), "edged"), at.HTTP)
+		s.start(at.TCP.String())
 	}
 	return daemon.Main(context.Background(), daemon.Options{Config: cfg, Version: version, Stderr: stderr, Ready: ready}), nil
 }
 
 const help = `edged runs on an in-memory Redis with sample items on two lists, "events" and "readings".
-Look at it from another terminal:
+Look at it in a browser, or from another terminal:
 
+  page      http://%[4]s/
   control   echo status | socat - UNIX-CONNECT:%[1]s
   data      (printf 'CONNECT {}\r\nSUB events 1\r\n'; sleep 5) | socat - TCP:%[2]s
   the same  %[3]s sub events
@@ -132,7 +124,10 @@ func (s *samples) start(server string) {
 	for _, list := range s.lists {
 		s.running.Go(func() {
 			// It ends with the server, or when an operator disconnects it.
-			subscriber.Run(ctx, subscriber.Options{Server: server, Subject: list.Subject, Name: "edged-dev", Out: s.out})
+			printer := client.Subscription{
+				Server: client.Server{Address: server, Name: "edged-dev"}, Subjects: []string{list.Subject}, Out: s.out,
+			}
+			_ = printer.Run(ctx)
 		})
 	}
 }

@@ -24,14 +24,15 @@ type subcommand struct {
 
 // subcommands are in the order of the usage.
 func subcommands() []subcommand {
-	ctl := []string{"-socket", "help"}
+	ctl := []string{"-config", "-socket", "help"}
 	for _, c := range daemon.Commands() {
 		ctl = append(ctl, c.Name)
 	}
 	return []subcommand{
 		{"check", "say all that is wrong with a configuration", nil},
 		{"ctl", "send a command to the daemon that runs", ctl},
-		{"sub", "print what arrives on a subject", []string{"-server", "-queue", "-count", "-timeout"}},
+		{"sub", "print what arrives on subjects", append([]string{"-ack", "-count", "-json", "-queue", "-raw", "-reconnect=false", "-timeout"}, connectFlags...)},
+		{"pub", "publish to a list that clients write to", append([]string{"-timeout"}, connectFlags...)},
 		{"passwd", "print the bcrypt hash of a password", []string{}},
 		{"version", "version, commit, platform and Go version", []string{}},
 		{"completion", "make the shell complete commands", []string{"bash", "zsh"}},
@@ -68,7 +69,7 @@ func writeBash(w io.Writer) {
     words=%q
   else
     case ${COMP_WORDS[1]}/${COMP_WORDS[COMP_CWORD-1]} in
-      -config/* | check/* | ctl/-socket) COMPREPLY=($(compgen -f -- "$word")); return ;;
+      -config/* | check/* | ctl/-config | ctl/-socket | [sp]ub/-*-file | [sp]ub/-creds) COMPREPLY=($(compgen -f -- "$word")); return ;;
 `, strings.Join(names, " "))
 	for _, s := range subcommands() {
 		if len(s.words) == 0 {
@@ -76,7 +77,7 @@ func writeBash(w io.Writer) {
 		}
 		switch s.name {
 		case "ctl":
-			fmt.Fprintf(w, "      ctl/ctl | ctl/help | ctl/*.sock) words=%q ;;\n", strings.Join(s.words, " "))
+			fmt.Fprintf(w, "      ctl/ctl | ctl/help | ctl/*.sock | ctl/*.toml) words=%q ;;\n", strings.Join(s.words, " "))
 		case "completion":
 			fmt.Fprintf(w, "      completion/completion) words=%q ;;\n", strings.Join(s.words, " "))
 		default:
@@ -117,8 +118,8 @@ func writeZsh(w io.Writer, commands []uds.Command) {
     return
   fi
   case $words[2]/$words[CURRENT-1] in
-    -config/*|check/*|ctl/-socket) _files ;;
-    ctl/ctl|ctl/help|ctl/*.sock) _describe command commands ;;
+    -config/*|check/*|ctl/-config|ctl/-socket|[sp]ub/-*-file|[sp]ub/-creds) _files ;;
+    ctl/ctl|ctl/help|ctl/*.sock|ctl/*.toml) _describe command commands ;;
     completion/completion) _values shell bash zsh ;;
   esac
 }

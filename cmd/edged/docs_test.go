@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"edged/internal/edgedtest"
 	"edged/internal/redistest"
 )
 
@@ -120,5 +121,58 @@ func TestTheTranscriptsInTheDocuments(t *testing.T) {
 		if normal(got) != normal(want) {
 			t.Errorf("$ %sgot:\n%swant:\n%s", tr.command, got, want)
 		}
+	}
+}
+
+// commandsBelow returns the fences of shell commands below a heading of a document.
+func commandsBelow(t *testing.T, doc, heading string) (fences []string) {
+	t.Helper()
+	_, text, found := strings.Cut(doc, "\n## "+heading+"\n")
+	if !found {
+		t.Fatalf("there is no section %q", heading)
+	}
+	text, _, _ = strings.Cut(text, "\n## ")
+	for _, fence := range regexp.MustCompile("(?ms)^```sh\n(.*?)^```$").FindAllStringSubmatch(text, -1) {
+		fences = append(fences, fence[1])
+	}
+	return fences
+}
+
+// docs/DEPLOY.md has commands for TLS and users. There is no systemd, group or folder of edged here: functions of
+// the shell and another path stand in for them.
+func TestTheCommandsOfTheDocumentLetUsersInByTLS(t *testing.T) {
+	t.Parallel()
+	fences := commandsBelow(t, readDoc(t, "../../docs/DEPLOY.md"), "Clients from other machines: TLS and users")
+	if len(fences) != 2 {
+		t.Fatalf("docs/DEPLOY.md has %d fences of commands, want those that set it up and those that check it", len(fences))
+	}
+	redis, folder, address := redistest.Start(t), shortFolder(t), edgedtest.Address(t)
+	content := fmt.Sprintf("redis.address = %q\ntcp.listen = %q\ncontrol.socket = \"%s/control.sock\"\ncontrol.status_socket = \"\"\n",
+		redis.Address(), address, folder)
+	if err := os.WriteFile(filepath.Join(folder, "edged.toml"), []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	stubs := fmt.Sprintf(`set -e
+exec 2>&1
+export NATS_URL=%[2]s
+redis-cli() { command redis-cli -s %[3]s "$@"; }
+chgrp() { :; }
+edged() { if [ "$*" = check ]; then command edged check %[1]s/edged.toml; else command edged "$@"; fi; }
+systemctl() {
+  command edged -config %[1]s/edged.toml >%[1]s/log 2>&1 &
+  trap "kill $!; wait" EXIT
+  until grep -q '"serving"' %[1]s/log; do kill -0 $!; sleep 0.05; done
+}
+`, folder, address, strings.TrimPrefix(redis.Address(), "unix://"))
+	commands := strings.ReplaceAll(strings.Join(fences, "echo checks:\n"), "/etc/edged", folder)
+
+	out, err := exec.Command("bash", "-c", stubs+commands).CombinedOutput()
+	_, checks, _ := strings.Cut(string(out), "checks:\n")
+	if err != nil || checks != "1\nevents hello\nconfirmed 1 of 1\n21\n" {
+		t.Errorf("%v; the commands print:\n%s", err, out)
+	}
+	modes, err := exec.Command("stat", "-c", "%a", folder+"/ca.key", folder+"/box.key", folder+"/ca.pem").Output()
+	if err != nil || string(modes) != "600\n640\n644\n" {
+		t.Errorf("the modes of ca.key, box.key and ca.pem are %q, %v", modes, err)
 	}
 }

@@ -11,21 +11,20 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"os/signal"
 	"strings"
-	"syscall"
 
 	"edged/internal/config"
 	"edged/internal/daemon"
-	"edged/internal/subscriber"
+	"edged/internal/systemd"
 )
 
-// Exit codes. systemd is told not to restart after exitConfig.
+// Exit codes. systemd is told not to restart after exitConfig: a person must mend the
+// configuration. Files that it names may come by themselves.
 const (
 	exitOK     = 0
 	exitFailed = daemon.ExitFailed
 	exitUsage  = 2
-	exitConfig = daemon.ExitConfig
+	exitConfig = 78 // EX_CONFIG of sysexits.h
 )
 
 // version is a semantic version.
@@ -38,21 +37,20 @@ const usage = `edged relays the items of Redis lists to TCP clients, and loses n
 
   edged [-config FILE]        serve; without -config: the file
                               ` + defaultConfig + `, or the defaults
-  edged check [FILE]          say all that is wrong with a configuration, or
-                              what it would run
+  edged check [FILE]          say all that keeps edged from starting, all that a
+                              start warns of, and what it would run
   edged ctl COMMAND...        send a command to the daemon (edged ctl help)
-  edged sub [flags] SUBJECT   print what arrives on a subject
-  edged passwd                print the bcrypt hash of a password it reads
+  edged sub SUBJECT...        print what arrives on subjects
+  edged pub SUBJECT [TEXT]    publish to a list that clients write to
+  edged passwd                ask for a password and print its bcrypt hash
   edged version               version, commit, platform and Go version
   edged completion bash|zsh   make the shell complete all this
 Each of these explains itself: edged ctl -h.
 
-For developers of edged: -pprof ADDRESS gives profiles to "go tool pprof", on
-loopback only (http://127.0.0.1:6060/debug/pprof/profile?seconds=10, say).
-
 SIGHUP, SIGINT, SIGTERM and SIGQUIT drain: clients are told, what is on its way
 arrives, what nobody confirmed stays in Redis. A second signal does not wait.
-Exit codes: 0 drained, 1 could not start, 2 wrong usage, 78 bad configuration.
+Exit codes: 0 drained, 1 could not start (try again), 2 wrong usage, 78 bad
+configuration (mend it; 1 if systemd holds the sockets).
 `
 
 func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
@@ -63,6 +61,8 @@ func run(args []string, stdout, stderr io.Writer) int {
 		switch args[0] {
 		case "sub":
 			return runSub(args[1:], stdout, stderr)
+		case "pub":
+			return runPub(args[1:], os.Stdin, stdout, stderr)
 		case "check":
 			return runCheck(args[1:], stdout, stderr)
 		case "passwd":
@@ -82,7 +82,6 @@ func run(args []string, stdout, stderr io.Writer) int {
 	flags := newFlags("edged", usage, stdout, stderr)
 	file := flags.String("config", "", "")
 	dev := flags.Bool("dev", false, "")
-	pprof := flags.String("pprof", "", "")
 	if code, done := parse(flags, args, 0, 0); done {
 		return code
 	}
@@ -90,16 +89,11 @@ func run(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stderr, "edged: -dev is a program of its own now: make run, or bin/edged-dev")
 		return exitUsage
 	}
-	if *pprof != "" {
-		stop, err := daemon.ServeProfiles(*pprof)
-		if err != nil {
-			fmt.Fprintf(stderr, "edged: -pprof: %v\n", err)
-			return exitFailed
-		}
-		defer stop()
-	}
 	cfg, code := load(*file, stderr)
 	if cfg == nil {
+		if systemd.HoldsSockets() {
+			return exitFailed // try again: else each client that waits starts edged at once, until systemd gives up the socket
+		}
 		return code
 	}
 	return daemon.Main(context.Background(), daemon.Options{
@@ -126,15 +120,28 @@ func read(file string) (*config.Config, error) {
 // load reads the configuration, or says what is wrong with it.
 func load(file string, stderr io.Writer) (*config.Config, int) {
 	cfg, err := read(file)
-	if err != nil {
-		fmt.Fprintf(stderr, "edged: %v\n", err)
+	if err == nil {
+		return cfg, exitOK
+	}
+	fmt.Fprintf(stderr, "edged: %v\n", err)
+	if _, mistake := errors.AsType[*config.Error](err); mistake {
 		return nil, exitConfig
 	}
-	return cfg, exitOK
+	return nil, exitFailed
 }
 
+const checkUsage = `usage: edged check [FILE]
+
+Reads FILE (default ` + defaultConfig + `), the files that it names and the
+folders of the sockets as a start would, and says what is wrong, what a start would
+warn of, and what it can't know outside of the service. It changes nothing and
+uses no network.
+
+Exit codes: those of a start: 0 it would serve, 1 it would fail, 78 bad configuration.
+`
+
 func runCheck(args []string, stdout, stderr io.Writer) int {
-	flags := newFlags("edged check", "usage: edged check [FILE]\n", stdout, stderr)
+	flags := newFlags("edged check", checkUsage, stdout, stderr)
 	if code, done := parse(flags, args, 0, 1); done {
 		return code
 	}
@@ -142,39 +149,13 @@ func runCheck(args []string, stdout, stderr io.Writer) int {
 	if cfg == nil {
 		return code
 	}
-	daemon.Describe(stdout, cfg)
-	return exitOK
-}
-
-const subUsage = `usage: edged sub [flags] SUBJECT
-
-Subscribes to a subject and prints a line an item: the subject, then the payload,
-quoted where it is not printable. It acknowledges nothing: items of a list with
-ack = "explicit" come again.
-
-  -server ADDRESS     host:port of the server (default 127.0.0.1:4222)
-  -queue NAME         be a member of this queue group
-  -count N            end after N items
-  -timeout DURATION   end with an error when nothing arrives for so long (such as 5s)
-`
-
-func runSub(args []string, stdout, stderr io.Writer) int {
-	flags := newFlags("edged sub", subUsage, stdout, stderr)
-	opts := subscriber.Options{Out: stdout, Err: stderr, Name: "edged sub"}
-	flags.StringVar(&opts.Server, "server", "127.0.0.1:4222", "")
-	flags.StringVar(&opts.Queue, "queue", "", "")
-	flags.IntVar(&opts.Count, "count", 0, "")
-	flags.DurationVar(&opts.Timeout, "timeout", 0, "")
-	if code, done := parse(flags, args, 1, 1); done {
-		return code
+	if cfg.File() == "" {
+		fmt.Fprintf(stdout, "there is no %s\n", defaultConfig)
 	}
-	opts.Subject = flags.Arg(0)
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if _, err := subscriber.Run(ctx, opts); err != nil && ctx.Err() == nil {
-		fmt.Fprintf(stderr, "edged sub: %v\n", err)
+	if !daemon.Check(stdout, stderr, cfg) {
 		return exitFailed
 	}
+	daemon.Describe(stdout, cfg)
 	return exitOK
 }
 

@@ -96,6 +96,27 @@ func TestSocketsOfSystemdAreUsedAndStay(t *testing.T) {
 	}
 }
 
+// A client that waits on the socket would start edged again at once after 78, which
+// Restart= does not pace.
+func TestABadConfigurationIsTriedAgainIfSocketsArePassed(t *testing.T) {
+	t.Parallel()
+	bad := filepath.Join(t.TempDir(), "edged.toml")
+	if err := os.WriteFile(bad, []byte("nonsense = 1\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for passed, want := range map[bool]int{true: exitFailed, false: exitConfig} {
+		cmd, _, _ := daemonUnder(t, startManager(t, shortFolder(t)), redistest.Start(t), "127.0.0.1:0")
+		cmd.Args = []string{cmd.Args[0], "-config", bad}
+		if passed {
+			pass(t, cmd, "tcp", listen(t, "tcp", "127.0.0.1:0"))
+		}
+		cmd.Run()
+		if code := cmd.ProcessState.ExitCode(); code != want {
+			t.Errorf("sockets passed: %v: exit code %d, want %d", passed, code, want)
+		}
+	}
+}
+
 func TestPassedSocketsThatDoNotFitAreNamed(t *testing.T) {
 	t.Parallel()
 	folder := shortFolder(t)
@@ -117,8 +138,8 @@ func TestPassedSocketsThatDoNotFitAreNamed(t *testing.T) {
 		pass(t, cmd, test.names, test.listeners...)
 		cmd.Run()
 		log, _ := os.ReadFile(logPath)
-		if code := cmd.ProcessState.ExitCode(); code != exitConfig || !strings.Contains(string(log), test.want) {
-			t.Errorf("%s: exit code %d, want %d and %q in:\n%s", test.names, code, exitConfig, test.want, log)
+		if code := cmd.ProcessState.ExitCode(); code != exitFailed || !strings.Contains(string(log), test.want) {
+			t.Errorf("%s: exit code %d, want %d and %q in:\n%s", test.names, code, exitFailed, test.want, log)
 		}
 		if exists(socket) {
 			t.Errorf("%s: edged opened a socket of its own", test.names)

@@ -105,14 +105,15 @@ func TestSystemdIsToldOfStartStateLifeAndEnd(t *testing.T) {
 	} else {
 		operator.Close()
 	}
-	log, err := os.ReadFile(logPath)
-	if err != nil {
-		t.Fatal(err)
-	}
-	serving := servingAt.FindSubmatch(log)
-	if serving == nil {
-		t.Fatalf("ready, and yet the log has no line \"serving\":\n%s", log)
-	}
+	var serving [][]byte
+	redistest.Eventually(t, "the log has the line \"serving\"", func() bool { // it is written by a goroutine of its own
+		log, err := os.ReadFile(logPath)
+		if err != nil {
+			t.Fatal(err)
+		}
+		serving = servingAt.FindSubmatch(log)
+		return serving != nil
+	})
 	client, err := net.Dial("tcp", string(serving[1]))
 	if err != nil {
 		t.Fatalf("ready, and yet: %v", err)

@@ -33,6 +33,8 @@ type Batch struct {
 	read    time.Time
 	tries   int
 	pending int64
+	count   uint64 // see Count
+	seen    []Seen // when its first items were seen first, if that was before they were read
 
 	mu        sync.Mutex
 	encodings []keyed // guarded by mu; as many as there are distinct keys, so few
@@ -92,30 +94,70 @@ func (b *Batch) Stamp(epoch string, read time.Time, pending int64) *Batch {
 	return b
 }
 
-// Again is a batch of item i of b alone, for its n-th delivery. The caller holds a
-// reference to it, and it one to b.
-func (b *Batch) Again(i, n int) *Batch {
+// Again is a batch of item i of b alone, for its n-th delivery to a consumer that is still to
+// be delivered pending other items for the first time. The caller holds a reference to it, and
+// it one to b.
+func (b *Batch) Again(i, n int, pending int64) *Batch {
 	b.Retain()
 	again := &Batch{
 		subject: b.subject, first: b.first + uint64(i), origin: b, size: len(b.Item(i)),
 		memory: &Memory{Data: b.memory.Data, Spans: b.memory.Spans[i : i+1]},
-		epoch:  b.epoch, read: b.read, tries: n, pending: b.pending + int64(b.Len()-1-i),
+		epoch:  b.epoch, read: b.read, seen: b.seen, tries: n, pending: pending,
 	}
 	again.refs.Store(1)
 	return again
 }
 
+// Part is a batch of the items from (included) to to (excluded) of b, for a consumer that
+// counts what it is delivered: it is the count of the first of them. The caller holds a
+// reference to it, and it one to b.
+func (b *Batch) Part(from, to int, count uint64) *Batch {
+	b.Retain()
+	part := &Batch{
+		subject: b.subject, first: b.first + uint64(from), origin: b,
+		memory: &Memory{Data: b.memory.Data, Spans: b.memory.Spans[from:to], pool: b.memory.pool},
+		epoch:  b.epoch, read: b.read, seen: b.seen, tries: b.tries, pending: b.pending + int64(b.Len()-to), count: count,
+	}
+	for _, s := range part.memory.Spans {
+		part.size += s.Len()
+	}
+	part.refs.Store(1)
+	return part
+}
+
+// Count is how many items the consumer had been delivered, redeliveries included, when it
+// got the first one of the batch, that one included. Unless the batch is a Part it counts as
+// the list does.
+func (b *Batch) Count() uint64 {
+	if b.count == 0 {
+		return b.first + 1
+	}
+	return b.count
+}
+
 // Epoch is the time in which the numbers of the items stand for them.
 func (b *Batch) Epoch() string { return b.epoch }
 
-// Read is when the items were read.
-func (b *Batch) Read() time.Time { return b.read }
+// Date says when items of the batch were seen first, if that was before they were read. It is
+// called before anything else knows the batch.
+func (b *Batch) Date(seen []Seen) { b.seen = seen }
+
+// Time is when item i was seen first, to about a second if it was read before.
+func (b *Batch) Time(i int) time.Time {
+	n := b.first + uint64(i)
+	for _, s := range b.seen {
+		if n < s.Below {
+			return s.At
+		}
+	}
+	return b.read
+}
 
 // Tries is how often the items have been delivered to the consumer that gets the batch,
 // this time included.
 func (b *Batch) Tries() int { return b.tries }
 
-// Pending is how many items stood behind the batch in the list.
+// Pending is how many items stood behind the batch in the list; see Again.
 func (b *Batch) Pending() int64 { return b.pending }
 
 // Subject is the subject that the items are delivered under.
@@ -148,6 +190,8 @@ const (
 	// largeHeader is what the encoding of a large item takes, in bytes: its header
 	// and its place.
 	largeHeader = 128
+	// least is how many bytes a batch of one small item takes, and each of its encodings.
+	least = 512
 )
 
 // Held is how many bytes the batch takes with so many encodings.
@@ -155,7 +199,7 @@ func (b *Batch) Held(encodings int) int {
 	if b.Large() {
 		return b.size + encodings*b.Len()*largeHeader
 	}
-	return b.size * (1 + encodings)
+	return (b.size + least) * (1 + encodings)
 }
 
 // Room is how many bytes of items memory has room for with so many encodings, and
@@ -182,6 +226,9 @@ func NewEncoding(b *Batch, m *Memory) *Encoding {
 	}
 	return e
 }
+
+// NewWhole makes an encoding whose frames are the spans of m and nothing else.
+func NewWhole(m *Memory) *Encoding { return &Encoding{memory: m} }
 
 // Append appends the frames of the items from (included) to to (excluded) to
 // bufs, and tells how many bytes they are.
@@ -227,6 +274,14 @@ type Member interface {
 	Deliver(b *Batch, from, to int, receipt Receipt) (taken int)
 }
 
+// Holder is a Member that is told how much memory its debts take.
+type Holder interface {
+	Member
+	// Hold notes n bytes more, or fewer if n is negative. It is called with the relay's lock
+	// held, and must not call the relay back.
+	Hold(n int)
+}
+
 // Receipt is a member's debt for what one Deliver handed it.
 type Receipt interface {
 	// Confirm says that the items were received. It may be called from any
@@ -247,10 +302,31 @@ type Membership interface {
 	Owed() int
 }
 
+// Metered is a Member that takes as many items as it is asked for by others. It is the only
+// member of its consumer. One that takes fewer than it was handed is not finished: it takes
+// more when it has Room again.
+type Metered interface {
+	Member
+	// Room is how many items it takes now. It is called with the relay's lock held.
+	Room() int
+}
+
+// Consumption is the Membership of a Metered member.
+type Consumption interface {
+	Acknowledger
+	// Update says that the member's Room has changed.
+	Update()
+	// Pending is how many items below a number are still to be handed to the member. known
+	// tells whether the place in the list is known.
+	Pending(below uint64) (n uint64, known bool)
+}
+
 // Ack is what a client says about one item of an explicit list.
 type Ack struct {
 	Kind  AckKind
 	Delay time.Duration // Refused: how long to wait before the next delivery
+
+	Reason string // Terminated: the client's, printable and short; may be empty
 }
 
 // AckKind is the kind of an Ack.
@@ -261,6 +337,7 @@ const (
 	Refused                   // -NAK: deliver it again
 	InProgress                // +WPI: more time is needed
 	Terminated                // +TERM: give it up, to the dead letters
+	AckedAll                  // it is done with, and so are all items before it
 )
 
 // Acknowledger is a Membership in a list whose items are acknowledged one by one.

@@ -80,7 +80,7 @@ func TestTheLastReleaseGivesTheMemoryBack(t *testing.T) {
 		m.Mark(0)
 		return NewEncoding(b, m)
 	})
-	again := b.Again(0, 2)
+	again := b.Again(0, 2, 0)
 	b.Release()
 	if got := frames(e, 0, 1); got != "<item>" {
 		t.Errorf("a reference is still held, but the frames are %s", got)

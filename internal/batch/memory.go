@@ -52,7 +52,7 @@ type Pool struct{ classes [classes]sync.Pool }
 // There are four sizes from each power of two to the next, so that at most a fifth
 // of the memory is to spare.
 const (
-	smallest     = 12 // the power of two of the smallest size
+	smallest     = 8 // the power of two of the smallest size
 	smallestSize = 1 << smallest
 	largest      = 26 // the power of two of the largest size that is kept
 	classes      = (largest - smallest) * 4

@@ -25,6 +25,7 @@ type Place struct {
 type Snapshot struct {
 	Epoch    string               // in which the numbers stand for these items
 	First    uint64               // number of the item at the head
+	End      uint64               // one past the last item
 	Finished numbers.Set          // items that are finished, or set aside
 	Aside    []uint64             // items that are set aside
 	Times    []Seen               // when items were seen first, by number
@@ -33,6 +34,9 @@ type Snapshot struct {
 	HasPlain bool                 // there were any
 	Records  map[Name]numbers.Set // the items that each queue group and durable consumer had confirmed
 	Grace    time.Duration        // for so long those still owe, and a new consumer begins where they were
+
+	Consumers map[string]string // configurations of durable consumers, as their owner wrote them
+	Lost      bool              // a configuration that is missing there was lost by Redis; else it was deleted
 }
 
 // Changes are not in the ledger yet. They are to be written in one step.

@@ -25,8 +25,10 @@ type Config struct {
 	Redis    Redis     `toml:"redis"`
 	Lists    []List    `toml:"list"`
 	Inbound  []Inbound `toml:"inbound"` // none by default
+	Uplinks  []Uplink  `toml:"uplink"`  // none by default
 	Delivery Delivery  `toml:"delivery"`
 	TCP      TCP       `toml:"tcp"`
+	HTTP     HTTP      `toml:"http"`
 	Control  Control   `toml:"control"`
 	Drain    Drain     `toml:"drain"`
 	Log      Log       `toml:"log"`
@@ -36,16 +38,16 @@ type Config struct {
 
 // Redis is where the lists are.
 type Redis struct {
-	Address      string   `toml:"address"` // host:port, or unix:// and an absolute path
-	Username     string   `toml:"username"`
-	PasswordFile string   `toml:"password_file"` // its first line is the password; read by whoever connects
-	DB           int      `toml:"db"`
-	Timeout      Duration `toml:"timeout"`       // of one round trip
-	PollInterval Duration `toml:"poll_interval"` // between looks at a list that gave no hint
-	Lease        Duration `toml:"lease"`         // more than twice Timeout and twice PollInterval
-	Cluster      []string `toml:"cluster"`       // in place of Address: host:port of some nodes
-	TLS          RedisTLS `toml:"tls"`
-	Sentinel     Sentinel `toml:"sentinel"`
+	Address      string    `toml:"address"` // host:port, or unix:// and an absolute path
+	Username     string    `toml:"username"`
+	PasswordFile string    `toml:"password_file"` // its first line is the password; read by whoever connects
+	DB           int       `toml:"db"`
+	Timeout      Duration  `toml:"timeout"`       // of one round trip
+	PollInterval Duration  `toml:"poll_interval"` // between looks at a list that gave no hint
+	Lease        Duration  `toml:"lease"`         // more than twice Timeout and twice PollInterval
+	Cluster      []string  `toml:"cluster"`       // in place of Address: host:port of some nodes
+	TLS          ClientTLS `toml:"tls"`
+	Sentinel     Sentinel  `toml:"sentinel"`
 }
 
 // Where says in words where Redis is.
@@ -67,9 +69,9 @@ type Sentinel struct {
 	PasswordFile string   `toml:"password_file"`
 }
 
-// RedisTLS is TLS to Redis. Files are PEM; a name without a slash is that of a
+// ClientTLS is TLS to a server that edged connects to. Files are PEM; a name without a slash is that of a
 // systemd credential.
-type RedisTLS struct {
+type ClientTLS struct {
 	Enabled    bool   `toml:"enabled"`
 	CAFile     string `toml:"ca_file"`     // empty: the system's authorities
 	CertFile   string `toml:"cert_file"`   // of the client; with KeyFile or neither
@@ -89,6 +91,7 @@ const unixScheme = "unix://"
 type List struct {
 	Key      string   `toml:"key"`
 	Subject  string   `toml:"subject"` // never empty after Parse: the key, where the file gives none
+	Stream   string   `toml:"stream"`  // of JetStream; never empty after Parse: made of the key, where the file gives none
 	Ack      string   `toml:"ack"`     // AckReceived, AckExplicit or AckNone
 	TakeFrom string   `toml:"take_from"`
 	MaxLag   Duration `toml:"max_lag"` // of a consumer behind the others; 0 means no bound
@@ -122,7 +125,36 @@ type Inbound struct {
 	List     string `toml:"list"`    // the key in Redis
 	MaxLen   int64  `toml:"max_len"` // items in the list beyond which more are refused; 0 means no bound
 	TakeFrom string `toml:"take_from"`
+
+	MsgIDWindow Duration `toml:"msg_id_window"` // in which a second message with the same Nats-Msg-Id is a duplicate; 0: none is
 }
+
+// Uplink sends the items of lists to a NATS cluster with JetStream. Files are read at each
+// connection; a name without a slash is that of a systemd credential.
+type Uplink struct {
+	Name         string    `toml:"name"`          // stands in the ledger: letters, digits, - and _
+	URL          []string  `toml:"url"`           // of some of the cluster's servers
+	Lists        []string  `toml:"lists"`         // keys; never empty after Parse: all lists, where the file gives none
+	Subject      string    `toml:"subject"`       // with {instance} and {list}
+	Stream       string    `toml:"stream"`        // empty: the one that has the subject
+	CredsFile    string    `toml:"creds_file"`    // at most one of these ways to get in
+	NkeyFile     string    `toml:"nkey_file"`     // a seed
+	User         string    `toml:"user"`          // with PasswordFile
+	PasswordFile string    `toml:"password_file"` // its first line
+	TokenFile    string    `toml:"token_file"`    // its first line
+	TLS          ClientTLS `toml:"tls"`
+	WindowItems  int       `toml:"window_items"` // sent and not confirmed
+	WindowBytes  Size      `toml:"window_bytes"`
+	Rate         Size      `toml:"rate"` // bytes a second; 0 means no bound
+}
+
+// At returns the subject of a list at the hub.
+func (u Uplink) At(instance, list string) string {
+	return strings.NewReplacer("{instance}", token(instance), "{list}", token(list)).Replace(u.Subject)
+}
+
+// token makes one token of a subject, as a list's stream is made of its key.
+func token(name string) string { return streamName(name) }
 
 // Delivery bounds what is on its way between Redis and the clients.
 type Delivery struct {
@@ -132,6 +164,8 @@ type Delivery struct {
 	Memory         Size     `toml:"memory"`       // of all lists together
 	ReceiptTimeout Duration `toml:"receipt_timeout"`
 	RejoinGrace    Duration `toml:"rejoin_grace"`   // after a start; 0 means none
+	MaxAway        Duration `toml:"max_away"`       // of a durable consumer that a client has made; 0 means no bound
+	MaxAwayItems   int      `toml:"max_away_items"` // that it owes after that
 	InboundBuffer  Size     `toml:"inbound_buffer"` // published items that wait for Redis
 }
 
@@ -147,6 +181,8 @@ type TCP struct {
 	Memory           Size     `toml:"memory"`      // for all clients together; at least MaxPayload
 	ConnectTimeout   Duration `toml:"connect_timeout"`
 	PingInterval     Duration `toml:"ping_interval"`
+	JetStream        bool     `toml:"jetstream"` // each list is a stream
+	Services         bool     `toml:"services"`  // edged answers to $SRV
 	TLS              TLS      `toml:"tls"`
 	Auth             Auth     `toml:"auth"`
 	Users            []User   `toml:"user"` // none by default
@@ -174,6 +210,7 @@ type User struct {
 	PasswordFile string `toml:"password_file"` // its first line is the password, or a bcrypt hash
 	Publish      Rules  `toml:"publish"`
 	Subscribe    Rules  `toml:"subscribe"`
+	Durables     bool   `toml:"durables"` // with rules: it may make durable consumers
 }
 
 // Rules are patterns of subjects: where Allow is empty, everything is allowed.
@@ -181,6 +218,15 @@ type User struct {
 type Rules struct {
 	Allow []string `toml:"allow"`
 	Deny  []string `toml:"deny"`
+}
+
+// HTTP is the listener for browsers and monitoring. TLS and users are those of TCP.
+type HTTP struct {
+	Listen     string   `toml:"listen"`        // as TCP.Listen; empty means none
+	MaxClients int      `toml:"max_clients"`   // streams of events at a time
+	Hosts      []string `toml:"hosts"`         // names of the box besides its host name and addresses
+	Origins    []string `toml:"allow_origins"` // whose pages may read answers: https://example.com
+	Profiles   bool     `toml:"profiles"`      // for go tool pprof, on loopback
 }
 
 // Control is the socket that operators talk to.
@@ -204,8 +250,8 @@ type Log struct {
 // caller may change.
 func Default() *Config {
 	events, readings := newList(), newList()
-	events.Key, events.Subject = "events", "events"
-	readings.Key, readings.Subject = "readings", "readings"
+	events.Key, events.Subject, events.Stream = "events", "events", "events"
+	readings.Key, readings.Subject, readings.Stream = "readings", "readings", "readings"
 	return &Config{
 		Redis: Redis{
 			Address:      "127.0.0.1:6379",
@@ -222,6 +268,8 @@ func Default() *Config {
 			Memory:         8 * mib,
 			ReceiptTimeout: 30 * second,
 			RejoinGrace:    30 * second,
+			MaxAway:        day,
+			MaxAwayItems:   100_000,
 			InboundBuffer:  4 * mib,
 		},
 		TCP: TCP{
@@ -234,7 +282,9 @@ func Default() *Config {
 			Memory:           32 * mib,
 			ConnectTimeout:   5 * second,
 			PingInterval:     2 * minute,
+			JetStream:        true,
 		},
+		HTTP:    HTTP{MaxClients: 64},
 		Control: Control{Socket: "/run/edged/control.sock", StatusSocket: "/run/edged/status.sock"},
 		Drain:   Drain{Timeout: 10 * second},
 		Log:     Log{Level: "info", Format: "auto"},
@@ -246,8 +296,13 @@ func newList() List {
 	return List{Ack: AckReceived, TakeFrom: TakeLeft, MaxLag: 10 * minute, AckWait: 30 * second, MaxAckPending: 1000}
 }
 
+// newUplink is an [[uplink]] of which the file says nothing yet.
+func newUplink() Uplink {
+	return Uplink{Subject: "edge.{instance}.{list}", WindowItems: 256, WindowBytes: 256 * kib}
+}
+
 // newInbound is an [[inbound]] of which the file says nothing yet.
-func newInbound() Inbound { return Inbound{TakeFrom: TakeLeft} }
+func newInbound() Inbound { return Inbound{TakeFrom: TakeLeft, MsgIDWindow: 2 * minute} }
 
 // Load reads the file at path and fills in what depends on the machine. The
 // empty path means no file: the defaults. Bad content is an *Error; an error of
@@ -283,7 +338,7 @@ func Load(path string) (*Config, error) {
 // Problem is one thing that is wrong with a file.
 type Problem struct {
 	Line    int    // counted from 1; 0 where no line is to blame
-	Key     string // "tcp.listen", "list[1].ack" (counted from 0); empty for bad syntax
+	Key     string // "tcp.listen", "list[1].ack" (counted from 1); empty for bad syntax
 	Message string // what is wrong and what to do
 }
 
@@ -300,12 +355,8 @@ func (e *Error) Error() string {
 		if i > 0 {
 			b.WriteByte('\n')
 		}
-		if e.File != "" {
-			b.WriteString(e.File)
-			if p.Line > 0 {
-				fmt.Fprintf(&b, ":%d", p.Line)
-			}
-			b.WriteString(": ")
+		if at := place(e.File, p.Line); at != "" {
+			b.WriteString(at + ": ")
 		}
 		if p.Key != "" {
 			b.WriteString(p.Key + ": ")
@@ -313,4 +364,12 @@ func (e *Error) Error() string {
 		b.WriteString(p.Message)
 	}
 	return b.String()
+}
+
+// place is FILE:LINE, or as much of it as there is.
+func place(file string, line int) string {
+	if file == "" || line == 0 {
+		return file
+	}
+	return fmt.Sprintf("%s:%d", file, line)
 }

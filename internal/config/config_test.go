@@ -3,6 +3,7 @@ package config
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -60,6 +61,9 @@ func TestExampleInTheReferenceFileIsGoodAndShowsTheDefaults(t *testing.T) {
 	example := newInbound()
 	example.Subject, example.List = "setpoints", "setpoints"
 	want.Inbound = []Inbound{example}
+	hub := newUplink()
+	hub.Name, hub.URL, hub.Lists = "hub", []string{"tls://hub.example:4222"}, []string{"events", "readings"}
+	want.Uplinks = []Uplink{hub}
 	want.TCP.Users = []User{{Name: "reader", PasswordFile: "reader-password"}}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
@@ -77,7 +81,7 @@ func schema(path string, t reflect.Type) (keys []string) {
 	for i, name := range keysOf(t) {
 		key, field := join(path, name), t.Field(i).Type
 		if field.Kind() == reflect.Slice && field.Elem().Kind() == reflect.Struct {
-			key, field = index(key, 0), field.Elem()
+			key, field = Index(key, 0), field.Elem()
 		}
 		keys = append(keys, key)
 		if field.Kind() == reflect.Struct {
@@ -124,32 +128,35 @@ func TestEveryKeyOfAFileIsTaken(t *testing.T) {
 		Redis: Redis{
 			Address: "redis:6379", Username: "edge", PasswordFile: "/etc/edged/password",
 			DB: 3, Timeout: second, PollInterval: 2 * second, Lease: 5 * second,
-			TLS:      RedisTLS{Enabled: true, CAFile: "/etc/edged/ca", CertFile: "cert", KeyFile: "key", ServerName: "redis.lan"},
+			TLS:      ClientTLS{Enabled: true, CAFile: "/etc/edged/ca", CertFile: "cert", KeyFile: "key", ServerName: "redis.lan"},
 			Sentinel: Sentinel{Master: "box"},
 		},
 		Lists: []List{
-			{Key: "{a}:in", Subject: "a.in", Ack: AckNone, TakeFrom: TakeRight, Keep: 1000, MaxLag: 10 * minute, AckWait: 30 * second, MaxAckPending: 1000},
+			{Key: "{a}:in", Subject: "a.in", Stream: "A", Ack: AckNone, TakeFrom: TakeRight, Keep: 1000, MaxLag: 10 * minute, AckWait: 30 * second, MaxAckPending: 1000},
 			{
-				Key: "b", Subject: "b", Ack: AckExplicit, TakeFrom: TakeLeft,
+				Key: "b", Subject: "b", Stream: "b", Ack: AckExplicit, TakeFrom: TakeLeft,
 				AckWait: minute, MaxDeliver: 5, Backoff: []Duration{millisecond, day}, MaxAckPending: 1,
 			},
 		},
 		Inbound: []Inbound{
-			{Subject: "a.*.set.>", List: "{a}:in", MaxLen: 5_000_000, TakeFrom: TakeRight},
+			{Subject: "a.*.set.>", List: "{a}:in", MaxLen: 5_000_000, TakeFrom: TakeRight, MsgIDWindow: second},
 			{Subject: "c", List: "c", TakeFrom: TakeLeft},
 		},
 		Delivery: Delivery{
-			BatchItems: 10, BatchBytes: 64000, WindowItems: 20, Memory: mib, ReceiptTimeout: minute, RejoinGrace: 2 * second, InboundBuffer: 64 * kib,
+			BatchItems: 10, BatchBytes: 64000, WindowItems: 20, Memory: mib, ReceiptTimeout: minute, RejoinGrace: 2 * second, MaxAway: hour, MaxAwayItems: 7, InboundBuffer: 64 * kib,
 		},
 		TCP: TCP{
 			Listen: ":4223", MaxConnections: 8, MaxPerAddress: 2, MaxSubscriptions: 9, MaxPayload: 2 * kib,
-			MaxControlLine: kib, MaxPending: 3 * kib, Memory: 2 * mib, ConnectTimeout: second, PingInterval: minute + second,
+			MaxControlLine: kib, MaxPending: 3 * kib, Memory: 2 * mib, ConnectTimeout: second, PingInterval: minute + second, Services: true,
 			TLS:  TLS{CertFile: "/a.pem", KeyFile: "b", CAFile: "c", First: true},
 			Auth: Auth{TokenFile: "token"},
 			Users: []User{
 				{Name: "ann", Password: hash, Publish: Rules{Allow: []string{"a.*", ">"}}, Subscribe: Rules{Deny: []string{"$SRV.>", "*"}}},
-				{Name: "bob", PasswordFile: "/bob"},
+				{Name: "bob", PasswordFile: "/bob", Durables: true},
 			},
+		},
+		HTTP: HTTP{
+			Listen: ":8222", MaxClients: 7, Hosts: []string{"box.lan"}, Origins: []string{"https://example.com"}, Profiles: true,
 		},
 		Control: Control{Socket: "/tmp/c.sock", StatusSocket: "/tmp/s.sock"},
 		Drain:   Drain{Timeout: 0},
@@ -178,12 +185,32 @@ func TestListsOfAFileReplaceTheDefaultOnes(t *testing.T) {
 			t.Fatal(err)
 		}
 		a, b := newList(), newList()
-		a.Key, a.Subject = "a", "a"
-		b.Key, b.Subject = "b", "c"
+		a.Key, a.Subject, a.Stream = "a", "a", "a"
+		b.Key, b.Subject, b.Stream = "b", "c", "b"
 		want := []List{a, b}
 		if !reflect.DeepEqual(got.Lists, want) {
 			t.Errorf("%s: got %+v, want %+v", text, got.Lists, want)
 		}
+	}
+}
+
+func TestAListWithoutAStreamHasOneNamedAfterItsKey(t *testing.T) {
+	for key, want := range map[string]string{"events": "events", `a.b*c>d/e\\f g`: "a_b_c_d_e_f_g", `a\tb`: "a_b", "{a}:in": "{a}:in"} {
+		got, err := Parse("x.toml", fmt.Appendf(nil, "[[list]]\nkey = \"%s\"\nsubject = 's'", key))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if stream := got.Lists[0].Stream; stream != want {
+			t.Errorf("the stream of %s is %q, want %q", key, stream, want)
+		}
+	}
+
+	got, err := Parse("x.toml", []byte("[[list]]\nkey = 'a.b'\nsubject = 's'\n[[list]]\nkey = 'a_b'\nsubject = 't'\n[[list]]\nkey = 'c'\nstream = 'D'"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if names := fmt.Sprint(got.Lists[0].Stream, " ", got.Lists[1].Stream, " ", got.Lists[2].Stream); names != "a_b a_b_ D" {
+		t.Errorf("the streams are %s", names)
 	}
 }
 

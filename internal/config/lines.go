@@ -8,7 +8,7 @@ import (
 )
 
 // lines says on which line of a file each key and each table stands, by path:
-// "redis", "redis.lease", "list[0]", "list[0].key". The TOML package knows the
+// "redis", "redis.lease", "list[1]", "list[1].key". The TOML package knows the
 // lines of syntax errors only.
 type lines map[string]int
 
@@ -33,7 +33,9 @@ func join(path, key string) string {
 	return path + "." + key
 }
 
-func index(path string, i int) string { return fmt.Sprintf("%s[%d]", path, i) }
+// Index returns the path of element i of an array. Paths count elements from 1, as people do: a
+// message is about list[2], and i is 1.
+func Index(path string, i int) string { return fmt.Sprintf("%s[%d]", path, i+1) }
 
 // locate scans text, which must be valid TOML. For anything else the answer
 // means nothing, but there is one.
@@ -130,7 +132,7 @@ func (s *scanner) header() (path string) {
 		}
 		// What follows the name of an array of tables is in its last element.
 		if n := s.count[path]; n > 0 {
-			path = index(path, n-1)
+			path = Index(path, n-1)
 			s.mark(path)
 		}
 	}
@@ -178,7 +180,7 @@ func (s *scanner) value(path string) {
 		s.quoted()
 	case '[':
 		i := 0
-		s.elements(']', func() { s.mark(index(path, i)); s.value(index(path, i)); i++ })
+		s.elements(']', func() { s.mark(Index(path, i)); s.value(Index(path, i)); i++ })
 	case '{':
 		s.elements('}', func() { s.pair(path) })
 	default:

@@ -12,18 +12,20 @@ import (
 	"time"
 
 	"github.com/BurntSushi/toml"
-
-	"edged/internal/nearest"
 )
 
 // Parse reads a file's content; name stands for it in the errors, which are
 // all of type *Error.
 func Parse(name string, data []byte) (*Config, error) {
+	if line := tooDeep(string(data)); line > 0 {
+		return nil, &Error{File: name, Problems: []Problem{{Line: line, Message: fmt.Sprintf(
+			"more than %d tables or arrays stand in each other here: remove them, no key of edged needs that", maxDepth)}}}
+	}
 	var content map[string]any
 	if err := toml.Unmarshal(data, &content); err != nil {
 		return nil, &Error{File: name, Problems: []Problem{syntaxProblem(err)}}
 	}
-	p := parser{lines: locate(string(data))}
+	p := parser{lines: locate(string(data)), found: make(map[string]bool)}
 	c := Default()
 	p.table("", content, reflect.ValueOf(c).Elem())
 	p.validate(c)
@@ -51,19 +53,19 @@ func syntaxProblem(err error) Problem {
 type parser struct {
 	lines    lines
 	problems []Problem
+	found    map[string]bool // the keys of problems
 }
 
 // problem notes what is wrong with a key. A key has one problem at most: what
 // comes later follows from the first more often than not.
 func (p *parser) problem(key, format string, args ...any) {
 	if !p.bad(key) {
+		p.found[key] = true
 		p.problems = append(p.problems, Problem{p.lines.at(key), key, fmt.Sprintf(format, args...)})
 	}
 }
 
-func (p *parser) bad(key string) bool {
-	return slices.ContainsFunc(p.problems, func(q Problem) bool { return q.Key == key })
-}
+func (p *parser) bad(key string) bool { return p.found[key] }
 
 // table copies the values of one TOML table to the fields of a struct.
 func (p *parser) table(path string, content map[string]any, out reflect.Value) {
@@ -72,7 +74,7 @@ func (p *parser) table(path string, content map[string]any, out reflect.Value) {
 		if field, ok := fieldOf(out, name); ok {
 			p.value(key, value, field)
 		} else {
-			p.problem(key, "there is no such key%s", hint(name, out.Type()))
+			p.problem(key, "there is no such key%s", hint(key, name, out.Type()))
 		}
 	}
 }
@@ -121,6 +123,8 @@ func (p *parser) value(key string, value any, field reflect.Value) {
 		array(p, key, `an array of durations such as ["1s", "10s"]`, value, out, 0)
 	case *[]List:
 		array(p, key, "a [[list]] for each list", value, out, newList())
+	case *[]Uplink:
+		array(p, key, "an [[uplink]] for each hub", value, out, newUplink())
 	case *[]Inbound:
 		array(p, key, "an [[inbound]] for each subject", value, out, newInbound())
 	default:
@@ -161,7 +165,7 @@ func array[T any](p *parser, key, want string, value any, out *[]T, initial T) {
 	}
 	for i, e := range elements {
 		*out = append(*out, initial)
-		p.value(index(key, i), e, reflect.ValueOf(&(*out)[i]).Elem())
+		p.value(Index(key, i), e, reflect.ValueOf(&(*out)[i]).Elem())
 	}
 }
 
@@ -207,27 +211,4 @@ func keysOf(t reflect.Type) (keys []string) {
 		keys = append(keys, t.Field(i).Tag.Get("toml"))
 	}
 	return keys
-}
-
-// hint guesses which key of a table was meant by an unknown one: one that is
-// spelled nearly so, or one of that name in another table.
-func hint(key string, table reflect.Type) string {
-	known := keysOf(table)
-	if meant := nearest.Name(key, known); meant != "" {
-		return fmt.Sprintf(": did you mean %s?", meant)
-	}
-	root := reflect.TypeFor[Config]()
-	if slices.Contains(keysOf(root), key) {
-		return fmt.Sprintf(" in this table: %s stands at the top of the file", key)
-	}
-	for i, name := range keysOf(root) {
-		t := root.Field(i).Type
-		if t.Kind() == reflect.Slice {
-			t = t.Elem()
-		}
-		if t.Kind() == reflect.Struct && slices.Contains(keysOf(t), key) {
-			return fmt.Sprintf(" here: did you mean %s.%s?", name, key)
-		}
-	}
-	return fmt.Sprintf(": remove it, or use one of %s", strings.Join(known, ", "))
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"reflect"
 	"strings"
 	"testing"
 )
@@ -33,7 +34,7 @@ timeout = 3
 lease = "1s"
 `)
 	want := []string{
-		`x.toml:1: colour: there is no such key: remove it, or use one of instance, redis, list, inbound, delivery, tcp, control, drain, log`,
+		`x.toml:1: colour: there is no such key: remove it, or use one of instance, redis, list, inbound, uplink, delivery, tcp, http, control, drain, log`,
 		`x.toml:3: tcp.lisen: there is no such key: did you mean listen?`,
 		`x.toml:4: tcp.max_payload: "lots" is no size: write a whole number and a unit (B, KB, MB, GB, KiB, MiB, GiB), such as "1MiB"`,
 		`x.toml:5: tcp.max_connections: this must be a whole number, not a string`,
@@ -64,10 +65,13 @@ func TestImpossibleValuesAreRefused(t *testing.T) {
 		{`redis.address = "localhost"`, `1: redis.address: "localhost" is no address (missing port in address): write host:port`},
 		{`redis.address = ":6379"`, `1: redis.address: ":6379" is no address (no host)`},
 		{`redis.address = "127.0.0.1:0"`, `from 1 to 65535`},
-		{`redis.address = "redis://127.0.0.1:6379"`, `1: redis.address: "redis://127.0.0.1:6379" is no address`},
-		{`redis.address = "unix://redis.sock"`, `1: redis.address: "redis.sock" is no absolute path`},
+		{`redis.address = "redis://127.0.0.1:6379"`, `1: redis.address: an address has no redis://: write "127.0.0.1:6379"`},
+		{`redis.address = "rediss://ann:hunter2@redis.lan/3"`, `1: redis.address: an address has no rediss://: write "redis.lan:6379", the user in redis.username, and the password in a file that redis.password_file names, and redis.db = 3, and redis.tls.enabled = true`},
+		{`redis.address = "unix:/run/redis.sock"`, `1: redis.address: "unix:/run/redis.sock" has not three slashes after unix: write "unix:///run/redis.sock"`},
+		{`redis.address = "unix://redis.sock"`, `1: redis.address: "unix://redis.sock" has not three slashes after unix: write "unix:///redis.sock"`},
+		{`redis.address = "/run/redis.sock"`, `1: redis.address: "/run/redis.sock" is a path: write "unix:///run/redis.sock"`},
 		{`redis.cluster = "a:1"`, `1: redis.cluster: this must be an array of strings such as ["a", "b"], not a string`},
-		{"redis.cluster = ['a:1',\n'b']", `2: redis.cluster[1]: "b" is no address (missing port in address): write host:port`},
+		{"redis.cluster = ['a:1',\n'b']", `2: redis.cluster[2]: "b" is no address (missing port in address): write host:port`},
 		{"redis.address = 'a:1'\nredis.cluster = ['a:1']", `1: redis.address: Redis is found by redis.cluster: remove this`},
 		{"redis.cluster = ['a:1']\nredis.sentinel.addresses = ['a:1']", `2: redis.sentinel.addresses: Redis is found by redis.cluster already`},
 		{"redis.cluster = ['a:1']\nredis.db = 1", `2: redis.db: a cluster has database 0 only`},
@@ -99,20 +103,20 @@ func TestImpossibleValuesAreRefused(t *testing.T) {
 		{`tcp.tls.first = true`, `1: tcp.tls.first: this is used only with TLS`},
 		{`tcp.tls.first = "yes"`, `1: tcp.tls.first: this must be true or false, not a string`},
 		{`tcp.user = 5`, `1: tcp.user: this must be a [[tcp.user]] for each user, not a whole number`},
-		{user("", "password = '"+hash+"'"), `2: tcp.user[0].name: a user needs a name`},
-		{user("a b", "password = '"+hash+"'"), `2: tcp.user[0].name: "a b" has a space`},
+		{user("", "password = '"+hash+"'"), `2: tcp.user[1].name: a user needs a name`},
+		{user("a b", "password = '"+hash+"'"), `2: tcp.user[1].name: "a b" has a space`},
 		{user(long[:65], "password = '"+hash+"'"), `is longer than 64 bytes`},
-		{user("a", "password_file = 'x'") + user("a", "password_file = 'x'"), `5: tcp.user[1].name: the name "a" is that of tcp.user[0] already`},
-		{user("a", ""), "1: tcp.user[0].password: a user needs a password: write its bcrypt hash, which `edged passwd` makes"},
-		{user("a", "password = '"+hash+"'\npassword_file = 'x'"), `4: tcp.user[0].password_file: there is a password already`},
-		{user("a", "password = 'hunter2'"), `3: tcp.user[0].password: this is no bcrypt hash`},
+		{user("a", "password_file = 'x'") + user("a", "password_file = 'x'"), `5: tcp.user[2].name: the name "a" is that of tcp.user[1] already`},
+		{user("a", ""), "1: tcp.user[1].password: a user needs a password: write its bcrypt hash, which `edged passwd` makes"},
+		{user("a", "password = '"+hash+"'\npassword_file = 'x'"), `4: tcp.user[1].password_file: there is a password already`},
+		{user("a", "password = 'hunter2'"), `3: tcp.user[1].password: this is no bcrypt hash`},
 		{user("a", "password = '"+strings.Replace(hash, "10", "17", 1)+"'"), `of a cost from 4 to 16`},
-		{user("a", "password_file = 'x'\npublish.allow = ['a', 'b..c']"), `4: tcp.user[0].publish.allow[1]: the subject "b..c" has an empty part`},
-		{user("a", "password_file = 'x'\nsubscribe.deny = ['a.>.b']"), `4: tcp.user[0].subscribe.deny[0]: the subject "a.>.b" has a > before its end`},
-		{user("a", "password_file = 'x'\nsubscribe.deny = 'a'"), `4: tcp.user[0].subscribe.deny: this must be an array of strings such as ["a", "b"], not a string`},
-		{user("a", "password_file = 'x'\nsubscribe.deny = [5]"), `4: tcp.user[0].subscribe.deny[0]: this must be a string in quotes`},
-		{user("a", "password_file = 'x'\npublish.deny = ["+strings.Repeat("'a',", 101)+"]"), `4: tcp.user[0].publish.deny: it has 101 subjects, at most 100`},
-		{user("a", "password_file = 'x'\npublish.alow = []"), `4: tcp.user[0].publish.alow: there is no such key: did you mean allow?`},
+		{user("a", "password_file = 'x'\npublish.allow = ['a', 'b..c']"), `4: tcp.user[1].publish.allow[2]: the subject "b..c" has an empty part`},
+		{user("a", "password_file = 'x'\nsubscribe.deny = ['a.>.b']"), `4: tcp.user[1].subscribe.deny[1]: the subject "a.>.b" has a > before its end`},
+		{user("a", "password_file = 'x'\nsubscribe.deny = 'a'"), `4: tcp.user[1].subscribe.deny: this must be an array of strings such as ["a", "b"], not a string`},
+		{user("a", "password_file = 'x'\nsubscribe.deny = [5]"), `4: tcp.user[1].subscribe.deny[1]: this must be a string in quotes`},
+		{user("a", "password_file = 'x'\npublish.deny = ["+strings.Repeat("'a',", 101)+"]"), `4: tcp.user[1].publish.deny: it has 101 subjects, at most 100`},
+		{user("a", "password_file = 'x'\npublish.alow = []"), `4: tcp.user[1].publish.alow: there is no such key: did you mean allow?`},
 		{`tcp.memory = "1KiB"`, `1: tcp.memory: this must be between 1MiB and 1GiB`},
 		{"tcp.max_payload = '8MiB'\ntcp.memory = '2MiB'", `2: tcp.memory: what may wait for all clients (tcp.memory = "2MiB") must hold`},
 		{`tcp.max_pending = "512KiB"`, `1: tcp.max_pending: what may wait for a client (tcp.max_pending = "512KiB") must hold`},
@@ -124,46 +128,46 @@ func TestImpossibleValuesAreRefused(t *testing.T) {
 		{`log.format = "xml"`, `1: log.format: "xml" is none of auto, json, console`},
 		{`list = []`, `1: list: there is no list to relay`},
 		{`list = 5`, `1: list: this must be a [[list]] for each list, not a whole number`},
-		{"list = [\n{key = 'a'},\n7]", `3: list[1]: this must be a table, not a whole number`},
+		{"list = [\n{key = 'a'},\n7]", `3: list[2]: this must be a table, not a whole number`},
 		{`redis = 5`, `1: redis: this must be a table, not a whole number`},
 		{`[[redis]]`, `1: redis: this must be a table, not an array`},
 		{`instance = true`, `1: instance: this must be a string in quotes, not true or false`},
 		{`instance = 1.5`, `not a number with a fraction`},
 		{`instance = 2026-01-01`, `not a date or time`},
-		{"\n[[list]]\nack = 'none'", `2: list[0].key: a list needs the key`},
-		{"[[list]]\nkey = '" + long + "'", `2: list[0].key: the key is longer than 512 bytes`},
-		{"[[list]]\nkey = 'a'\n[[list]]\nkey = 'a'\nsubject = 'b'", `4: list[1].key: the key "a" is that of list[0] already`},
-		{"[[list]]\nkey = 'a'\n[[list]]\nkey = 'b'\nsubject = 'a'", `5: list[1].subject: the subject "a" is that of list[0] already: choose another`},
-		{"[[list]]\nkey = 'a b'", `2: list[0].key: the subject "a b" has a space or a control character in it: give the list a subject of its own`},
-		{"[[list]]\nkey = 'a'\nsubject = 'a.*'", `3: list[0].subject: the subject "a.*" has a wildcard in it: choose another`},
+		{"\n[[list]]\nack = 'none'", `2: list[1].key: a list needs the key`},
+		{"[[list]]\nkey = '" + long + "'", `2: list[1].key: the key is longer than 512 bytes`},
+		{"[[list]]\nkey = 'a'\n[[list]]\nkey = 'a'\nsubject = 'b'", `4: list[2].key: the key "a" is that of list[1] already`},
+		{"[[list]]\nkey = 'a'\n[[list]]\nkey = 'b'\nsubject = 'a'", `5: list[2].subject: the subject "a" is that of list[1] already: choose another`},
+		{"[[list]]\nkey = 'a b'", `2: list[1].key: the subject "a b" has a space or a control character in it: give the list a subject of its own`},
+		{"[[list]]\nkey = 'a'\nsubject = 'a.*'", `3: list[1].subject: the subject "a.*" has a wildcard in it: choose another`},
 		{"[[list]]\nkey = 'a'\nsubject = 'a..b'", `has an empty part between dots`},
 		{"[[list]]\nkey = 'a'\nsubject = '$JS'", `begins with $, which is reserved`},
 		{"[[list]]\nkey = 'a'\nsubject = '_INBOX.a'", `begins with _INBOX., which is reserved`},
 		{"[[list]]\nkey = 'a'\nsubject = 'edged.a'", `begins with edged., which is reserved`},
-		{"[[list]]\nkey = 'a'\nack = 'yes'", `3: list[0].ack: "yes" is none of received, explicit, none`},
-		{"[[list]]\nkey = 'a'\ntake_from = 'top'", `3: list[0].take_from: "top" is none of left, right`},
-		{"[[list]]\nkey = 5", `2: list[0].key: this must be a string in quotes`},
-		{"[[list]]\nkey = 'a'\nmax_lag = '10ms'", `3: list[0].max_lag: this must be between 1s and 168h, or 0s for no bound`},
-		{explicit + "ack_wait = '99ms'", `4: list[0].ack_wait: this must be between 100ms and 24h`},
-		{explicit + "max_deliver = -1", `4: list[0].max_deliver: this must be between 0 and`},
-		{explicit + "max_ack_pending = 0", `4: list[0].max_ack_pending: this must be between 1 and 65536`},
-		{explicit + "backoff = '1s'", `4: list[0].backoff: this must be an array of durations such as ["1s", "10s"], not a string`},
-		{explicit + "backoff = ['1s',\n'0s']", `5: list[0].backoff[1]: this must be between 1ms and 24h`},
-		{explicit + "backoff = ['1s',\n'soon']", `5: list[0].backoff[1]: "soon" is no duration`},
-		{explicit + "backoff = [" + strings.Repeat("'1s',", 101) + "]", `4: list[0].backoff: it has 101 durations, at most 100`},
-		{"[[list]]\nkey = 'a'\nack_wait = '1s'", `3: list[0].ack_wait: this is used only where ack = "explicit", and this list has "received"`},
-		{"[[list]]\nkey = 'a'\nmax_deliver = 3", `3: list[0].max_deliver: this is used only where`},
-		{"[[list]]\nkey = 'a'\nbackoff = ['1s']", `3: list[0].backoff: this is used only where`},
-		{"[[list]]\nkey = 'a'\nack = 'none'\nmax_ack_pending = 1", `4: list[0].max_ack_pending: this is used only where ack = "explicit", and this list has "none"`},
-		{"[[list]]\nkey = 'a'\nack = 'yes'\nmax_deliver = 3", `3: list[0].ack: "yes" is none of`},
+		{"[[list]]\nkey = 'a'\nack = 'yes'", `3: list[1].ack: "yes" is none of received, explicit, none`},
+		{"[[list]]\nkey = 'a'\ntake_from = 'top'", `3: list[1].take_from: "top" is none of left, right`},
+		{"[[list]]\nkey = 5", `2: list[1].key: this must be a string in quotes`},
+		{"[[list]]\nkey = 'a'\nmax_lag = '10ms'", `3: list[1].max_lag: this must be between 1s and 168h, or 0s for no bound`},
+		{explicit + "ack_wait = '99ms'", `4: list[1].ack_wait: this must be between 100ms and 24h`},
+		{explicit + "max_deliver = -1", `4: list[1].max_deliver: this must be between 0 and`},
+		{explicit + "max_ack_pending = 0", `4: list[1].max_ack_pending: this must be between 1 and 65536`},
+		{explicit + "backoff = '1s'", `4: list[1].backoff: this must be an array of durations such as ["1s", "10s"], not a string`},
+		{explicit + "backoff = ['1s',\n'0s']", `5: list[1].backoff[2]: this must be between 1ms and 24h`},
+		{explicit + "backoff = ['1s',\n'soon']", `5: list[1].backoff[2]: "soon" is no duration`},
+		{explicit + "backoff = [" + strings.Repeat("'1s',", 101) + "]", `4: list[1].backoff: it has 101 durations, at most 100`},
+		{"[[list]]\nkey = 'a'\nack_wait = '1s'", `3: list[1].ack_wait: this is used only where ack = "explicit", and this list has "received"`},
+		{"[[list]]\nkey = 'a'\nmax_deliver = 3", `3: list[1].max_deliver: this is used only where`},
+		{"[[list]]\nkey = 'a'\nbackoff = ['1s']", `3: list[1].backoff: this is used only where`},
+		{"[[list]]\nkey = 'a'\nack = 'none'\nmax_ack_pending = 1", `4: list[1].max_ack_pending: this is used only where ack = "explicit", and this list has "none"`},
+		{"[[list]]\nkey = 'a'\nack = 'yes'\nmax_deliver = 3", `3: list[1].ack: "yes" is none of`},
 		{`delivery.inbound_buffer = "63KiB"`, `1: delivery.inbound_buffer: this must be between 64KiB and 1GiB`},
 		{`inbound = 5`, `1: inbound: this must be an [[inbound]] for each subject, not a whole number`},
-		{"[[inbound]]\nlist = 'a'", `1: inbound[0].subject: write the subject that clients publish to`},
-		{"[[inbound]]\nsubject = 'a'", `1: inbound[0].list: a list needs the key it has in Redis`},
-		{inbound("a", "max_len = -1"), `4: inbound[0].max_len: this must be between 0 and 4294967295`},
-		{inbound("a", "max_len = '1KiB'"), `4: inbound[0].max_len: this must be a whole number, not a string`},
-		{inbound("a", "take_from = 'top'"), `4: inbound[0].take_from: "top" is none of left, right`},
-		{inbound("a", "") + inbound("a", ""), `6: inbound[1].subject: the subject "a" is that of inbound[0] already`},
+		{"[[inbound]]\nlist = 'a'", `1: inbound[1].subject: write the subject that clients publish to`},
+		{"[[inbound]]\nsubject = 'a'", `1: inbound[1].list: a list needs the key it has in Redis`},
+		{inbound("a", "max_len = -1"), `4: inbound[1].max_len: this must be between 0 and 4294967295`},
+		{inbound("a", "max_len = '1KiB'"), `4: inbound[1].max_len: this must be a whole number, not a string`},
+		{inbound("a", "take_from = 'top'"), `4: inbound[1].take_from: "top" is none of left, right`},
+		{inbound("a", "") + inbound("a", ""), `6: inbound[2].subject: the subject "a" is that of inbound[1] already`},
 		{inbound("a b", ""), `has a space or a control character in it: choose another`},
 		{inbound("a..b", ""), `has an empty part between dots`},
 		{inbound("a*.b", ""), `has a wildcard that is only a piece of the part between dots`},
@@ -173,11 +177,11 @@ func TestImpossibleValuesAreRefused(t *testing.T) {
 		{inbound("$JS.API", ""), `begins with $, which is reserved`},
 		{inbound("_INBOX.*", ""), `begins with _INBOX., which is reserved`},
 		{inbound("edged.a", ""), `begins with edged., which is reserved`},
-		{inbound("events", ""), `2: inbound[0].subject: the subject "events" stands for "events" too, which is that of list[0]`},
-		{"[[list]]\nkey = 'a.b.c'\n" + inbound("a.*.c", ""), `4: inbound[0].subject: the subject "a.*.c" stands for "a.b.c" too`},
+		{inbound("events", ""), `2: inbound[1].subject: the subject "events" stands for "events" too, which is that of list[1]`},
+		{"[[list]]\nkey = 'a.b.c'\n" + inbound("a.*.c", ""), `4: inbound[1].subject: the subject "a.*.c" stands for "a.b.c" too`},
 		{"[[list]]\nkey = 'a.b.c'\n" + inbound("a.>", ""), `the subject "a.>" stands for "a.b.c" too`},
-		{"[[list]]\nkey = 'x'\n" + inbound("a", "take_from = 'right'"), `6: inbound[0].take_from: items would be pushed to the head of list[0]: write take_from = "left" here`},
-		{"[[list]]\nkey = 'x'\ntake_from = 'right'\n" + inbound("a", ""), `4: inbound[0].take_from: items would be pushed to the head of list[0]: write take_from = "right" here`},
+		{"[[list]]\nkey = 'x'\n" + inbound("a", "take_from = 'right'"), `6: inbound[1].take_from: items would be pushed to the head of list[1]: write take_from = "left" here`},
+		{"[[list]]\nkey = 'x'\ntake_from = 'right'\n" + inbound("a", ""), `4: inbound[1].take_from: items would be pushed to the head of list[1]: write take_from = "right" here`},
 	} {
 		got := parseProblems(t, c.file)
 		if len(got) != 1 || !strings.Contains(got[0], c.want) {
@@ -197,7 +201,7 @@ func user(name, more string) string {
 }
 
 func TestPasswordsAreInNoProblem(t *testing.T) {
-	for _, file := range []string{user("a", "password = 'hunter2'"), user("a", "password = 'hunter2'\npassword_file = 'x'")} {
+	for _, file := range []string{"redis.address = 'redis://:hunter2@a'", "redis.address = 'redis://hunter2:6379:x@a:b'", user("a", "password = 'hunter2'"), user("a", "password = 'hunter2'\npassword_file = 'x'")} {
 		if got := strings.Join(parseProblems(t, file), "\n"); strings.Contains(got, "hunter2") {
 			t.Error(got)
 		}
@@ -232,7 +236,10 @@ func TestUnknownKeysAreMetWithAGuess(t *testing.T) {
 		{"[redi]\ndb = 1", "1: redi: there is no such key: did you mean redis?"},
 		{"[delivery]\npoll_interval = '1s'", "there is no such key here: did you mean redis.poll_interval?"},
 		{"[tcp]\ninstance = 'a'", "there is no such key in this table: instance stands at the top of the file"},
-		{"[log]\nfile = 'x'", "there is no such key: remove it, or use one of level, format"},
+		{"[log]\ncolour = 'x'", "there is no such key: remove it, or use one of level, format"},
+		{"[redis]\npassword = 'x'", "2: redis.password: there is no such key: write it as the first line of a file, and name that file in redis.password_file"},
+		{"[[list]]\nkey = 'a'\nname = 'a'", "3: list[1].name: there is no such key: write key"},
+		{"[log]\nlevel = 'wran'", `2: log.level: "wran" is none of debug, info, warn, error: did you mean warn?`},
 		{"'a key' = 1", `1: "a key": there is no such key`},
 	} {
 		got := parseProblems(t, c.file)
@@ -287,8 +294,8 @@ key = "b"
 	got := locate(file)
 	for path, want := range map[string]int{
 		"x1": 2, `"quoted x"`: 3, `"literal.x"`: 4, "long": 5, "after": 8, "raw": 9, "x2": 11,
-		"array[2][1]": 13, "x3": 15, "tcp.x4": 16, "inline.x": 17, "inline.y.z": 17,
-		"redis.x5.x": 20, "list[0].x6": 22, "list[0].deeper.x7": 25, "list[1]": 26, "list[1].x8": 27,
+		"array[3][2]": 13, "x3": 15, "tcp.x4": 16, "inline.x": 17, "inline.y.z": 17,
+		"redis.x5.x": 20, "list[1].x6": 22, "list[1].deeper.x7": 25, "list[2]": 26, "list[2].x8": 27,
 	} {
 		if got[path] != want {
 			t.Errorf("%s is on line %d, got %d", path, want, got[path])
@@ -361,4 +368,18 @@ func FuzzParse(f *testing.F) {
 			last = p.Line
 		}
 	})
+}
+
+// Keys that stand for others are none themselves.
+func TestConfusionsAreNoKeys(t *testing.T) {
+	known := make(map[string]bool)
+	for _, key := range schema("", reflect.TypeFor[Config]()) {
+		known[elementNumber.ReplaceAllString(key, "")] = true
+	}
+	for key := range confusions {
+		table := key[:max(0, strings.LastIndexByte(key, '.'))]
+		if known[key] || table != "" && !known[table] {
+			t.Errorf("%s is a key, or %s is no table", key, table)
+		}
+	}
 }

@@ -1,14 +1,13 @@
 package config
 
 import (
-	"fmt"
 	"reflect"
 	"strings"
 )
 
 // Setting is one key of a configuration, the way it is in effect.
 type Setting struct {
-	Key    string `json:"key"`    // "tcp.listen", "list[1].ack" (counted from 0)
+	Key    string `json:"key"`    // "tcp.listen", "list[1].ack" (counted from 1)
 	Value  any    `json:"value"`  // as in a file: durations and sizes are text; secrets are masked
 	Origin string `json:"origin"` // "default", "host name", or FILE:LINE
 }
@@ -29,10 +28,19 @@ func (o origin) of(key string) string {
 	case key == "instance" && o.hostNamed:
 		return "host name"
 	case line > 0:
-		return fmt.Sprintf("%s:%d", o.file, line)
+		return place(o.file, line)
 	default:
 		return "default"
 	}
+}
+
+// File returns the path of the file that Load has read; empty if there was none.
+func (c *Config) File() string { return c.origin.file }
+
+// Place says where a key stands, as FILE:LINE. The line is that of its table if the file leaves the key
+// to its default; without a file the place is empty.
+func (c *Config) Place(key string) string {
+	return place(c.origin.file, c.origin.lines.at(key))
 }
 
 // Settings returns every key with its value in effect and where it came from, in
@@ -49,7 +57,7 @@ func (c *Config) settings(path string, table reflect.Value) (all []Setting) {
 			all = append(all, c.settings(key, field)...)
 		case field.Kind() == reflect.Slice && field.Type().Elem().Kind() == reflect.Struct:
 			for j := range field.Len() {
-				all = append(all, c.settings(index(key, j), field.Index(j))...)
+				all = append(all, c.settings(Index(key, j), field.Index(j))...)
 			}
 		default:
 			s := Setting{key, field.Interface(), c.origin.of(key)}

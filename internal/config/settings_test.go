@@ -35,11 +35,11 @@ func TestSettingsSayWhereEachValueComesFrom(t *testing.T) {
 		"instance":        c.Instance + " from host name",
 		"redis.address":   "127.0.0.1:6379 from default",
 		"redis.timeout":   "1s from " + path + ":2",
-		"list[0].key":     "a from " + path + ":5",
-		"list[0].ack":     "received from default",
-		"list[0].backoff": "[] from default",
-		"list[1].ack":     "explicit from " + path + ":8",
-		"list[1].backoff": "[1s 2s] from " + path + ":9",
+		"list[1].key":     "a from " + path + ":5",
+		"list[1].ack":     "received from default",
+		"list[1].backoff": "[] from default",
+		"list[2].ack":     "explicit from " + path + ":8",
+		"list[2].backoff": "[1s 2s] from " + path + ":9",
 		"tcp.max_payload": "1MiB from default",
 	} {
 		if got[key] != want {
@@ -51,8 +51,9 @@ func TestSettingsSayWhereEachValueComesFrom(t *testing.T) {
 func TestSettingsHaveEveryKeyOfTheSchema(t *testing.T) {
 	c := Default()
 	c.Inbound, c.TCP.Users = []Inbound{newInbound()}, []User{{Name: "u", Password: "sesame"}}
+	c.Uplinks = []Uplink{newUplink()}
 	got := origins(c)
-	if v := got["tcp.user[0].password"]; v != masked+" from default" {
+	if v := got["tcp.user[1].password"]; v != masked+" from default" {
 		t.Errorf("a password is shown: %s", v)
 	}
 	for _, key := range schema("", reflect.TypeFor[Config]()) {

@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/url"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"unicode"
 
+	"edged/internal/nearest"
 	"edged/internal/password"
 	"edged/internal/subject"
 )
@@ -57,6 +59,7 @@ func (p *parser) validate(c *Config) {
 
 	p.validateLists(c.Lists)
 	p.validateInbound(c.Inbound, c.Lists)
+	p.validateUplinks(c.Uplinks, c.Lists)
 
 	between(p, "delivery.batch_items", c.Delivery.BatchItems, 1, 100_000)
 	between(p, "delivery.batch_bytes", c.Delivery.BatchBytes, kib, 64*mib)
@@ -67,6 +70,8 @@ func (p *parser) validate(c *Config) {
 	between(p, "delivery.memory", c.Delivery.Memory, 64*kib, gib)
 	between(p, "delivery.receipt_timeout", c.Delivery.ReceiptTimeout, second, hour)
 	between(p, "delivery.rejoin_grace", c.Delivery.RejoinGrace, 0, hour)
+	between(p, "delivery.max_away", c.Delivery.MaxAway, 0, 52*week)
+	between(p, "delivery.max_away_items", c.Delivery.MaxAwayItems, 0, 1_000_000_000)
 	between(p, "delivery.inbound_buffer", c.Delivery.InboundBuffer, 64*kib, gib)
 
 	p.check("tcp.listen", checkListen(c.TCP.Listen))
@@ -88,6 +93,8 @@ func (p *parser) validate(c *Config) {
 	p.validateTLS(c.TCP.TLS)
 	p.validateUsers(c.TCP.Users)
 
+	p.validateHTTP(c.HTTP)
+
 	p.check("control.socket", checkSocket(c.Control.Socket))
 	if c.Control.StatusSocket != "" {
 		p.check("control.status_socket", checkSocket(c.Control.StatusSocket))
@@ -97,6 +104,24 @@ func (p *parser) validate(c *Config) {
 	between(p, "drain.timeout", c.Drain.Timeout, 0, hour)
 	p.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
 	p.oneOf("log.format", c.Log.Format, "auto", "json", "console")
+}
+
+func (p *parser) validateHTTP(h HTTP) {
+	if h.Listen != "" {
+		p.check("http.listen", checkListen(h.Listen))
+	}
+	between(p, "http.max_clients", h.MaxClients, 1, 100_000)
+	for i, name := range h.Hosts {
+		if name == "" || strings.ContainsAny(name, "/: ") {
+			p.problem(Index("http.hosts", i), "%q is not a host name: write it without port and slashes", name)
+		}
+	}
+	for i, origin := range h.Origins {
+		u, err := url.Parse(origin)
+		if err != nil || u.Scheme == "" || u.Host == "" || origin != u.Scheme+"://"+u.Host {
+			p.problem(Index("http.allow_origins", i), "%q is not an origin: write scheme and host, as in https://example.com", origin)
+		}
+	}
 }
 
 // validateWhere wants one answer to where Redis is.
@@ -110,7 +135,7 @@ func (p *parser) validateWhere(r Redis) {
 		{"redis.sentinel.addresses", r.Sentinel.Addresses},
 	} {
 		for i, address := range way.addresses {
-			p.check(index(way.key, i), checkServer(address, "write host:port"))
+			p.check(Index(way.key, i), checkServer(address, "write host:port"))
 		}
 		if len(way.addresses) == 0 {
 			continue
@@ -137,7 +162,7 @@ func (p *parser) validateRedisTLS(r Redis) {
 		p.problem("redis.tls.cert_file", "a client's certificate needs its key: write both redis.tls.cert_file and redis.tls.key_file, or neither")
 	}
 	if !t.Enabled {
-		p.relate(t == RedisTLS{}, "redis.tls", "redis.tls.enabled", "this does nothing while TLS is off: write enabled = true, or remove it")
+		p.relate(t == ClientTLS{}, "redis.tls", "redis.tls.enabled", "this does nothing while TLS is off: write enabled = true, or remove it")
 	} else if _, ok := r.UnixSocket(); ok {
 		p.problem("redis.tls.enabled", "a Unix socket (redis.address = %q) has no TLS: write host:port there, or remove this", r.Address)
 	}
@@ -148,15 +173,15 @@ func (p *parser) validateLists(lists []List) {
 	if len(lists) == 0 {
 		p.problem("list", "there is no list to relay: add a [[list]] with a key, or remove this line for the default lists")
 	}
-	keys, subjects := map[string]int{}, map[string]int{}
+	keys, subjects, streams := map[string]int{}, map[string]int{}, map[string]int{}
 	for i := range lists {
-		l, path := &lists[i], index("list", i)
+		l, path := &lists[i], Index("list", i)
 		if p.bad(path) {
 			continue
 		}
 		p.check(path+".key", checkKey(l.Key))
 		if first, taken := keys[l.Key]; taken {
-			p.problem(path+".key", "the key %q is that of %s already: a list is relayed once", l.Key, index("list", first))
+			p.problem(path+".key", "the key %q is that of %s already: a list is relayed once", l.Key, Index("list", first))
 		} else {
 			keys[l.Key] = i
 		}
@@ -170,10 +195,12 @@ func (p *parser) validateLists(lists []List) {
 			p.problem(subjectPath, "the subject %q %v: %s", l.Subject, err, advice)
 		}
 		if first, taken := subjects[l.Subject]; taken {
-			p.problem(subjectPath, "the subject %q is that of %s already: %s", l.Subject, index("list", first), advice)
+			p.problem(subjectPath, "the subject %q is that of %s already: %s", l.Subject, Index("list", first), advice)
 		} else {
 			subjects[l.Subject] = i
 		}
+
+		p.validateStream(path, l, i, streams)
 
 		p.oneOf(path+".ack", l.Ack, AckReceived, AckExplicit, AckNone)
 		p.oneOf(path+".take_from", l.TakeFrom, TakeLeft, TakeRight)
@@ -190,6 +217,34 @@ func (p *parser) validateLists(lists []List) {
 	}
 }
 
+// validateStream also gives each list without a stream its default.
+func (p *parser) validateStream(path string, l *List, i int, streams map[string]int) {
+	streamPath, advice := path+".stream", "choose another"
+	if l.Stream == "" {
+		l.Stream = streamName(l.Key)
+		for _, taken := streams[l.Stream]; taken && len(l.Stream) <= maxStream; _, taken = streams[l.Stream] {
+			l.Stream += "_"
+		}
+		streamPath, advice = path+".key", "give the list a stream of its own"
+	}
+	if streamName(l.Stream) != l.Stream || len(l.Stream) > maxStream {
+		p.problem(streamPath, "the stream %q has a blank, a control character or one of .*>/\\ in it, or more than %d bytes: %s", l.Stream, maxStream, advice)
+	}
+	if first, taken := streams[l.Stream]; taken {
+		p.problem(streamPath, "the stream %q is that of %s already: %s", l.Stream, Index("list", first), advice)
+	} else {
+		streams[l.Stream] = i
+	}
+}
+
+// maxStream is how many bytes a stream's name may have: it stands in reply subjects.
+const maxStream = 255
+
+// streamName is a name with each character that JetStream forbids in a stream's name replaced.
+func streamName(name string) string {
+	return strings.NewReplacer("/", "_", "\\", "_").Replace(subject.Token(name))
+}
+
 // validateExplicit checks the keys that only lists with ack = "explicit" use.
 func (p *parser) validateExplicit(path string, l *List) {
 	between(p, path+".ack_wait", l.AckWait, 100*millisecond, day)
@@ -200,7 +255,7 @@ func (p *parser) validateExplicit(path string, l *List) {
 		return
 	}
 	for i, wait := range l.Backoff {
-		between(p, index(path+".backoff", i), wait, millisecond, day)
+		between(p, Index(path+".backoff", i), wait, millisecond, day)
 	}
 }
 
@@ -247,13 +302,13 @@ const maxRules = 100
 func (p *parser) validateUsers(users []User) {
 	names := map[string]int{}
 	for i, u := range users {
-		path := index("tcp.user", i)
+		path := Index("tcp.user", i)
 		if p.bad(path) {
 			continue
 		}
 		p.check(path+".name", checkUserName(u.Name))
 		if first, taken := names[u.Name]; taken {
-			p.problem(path+".name", "the name %q is that of %s already: choose another", u.Name, index("tcp.user", first))
+			p.problem(path+".name", "the name %q is that of %s already: choose another", u.Name, Index("tcp.user", first))
 		} else {
 			names[u.Name] = i
 		}
@@ -283,7 +338,7 @@ func (p *parser) validateRules(path string, patterns []string) {
 	}
 	for i, pattern := range patterns {
 		if err := checkSyntax(pattern); err != nil {
-			p.problem(index(path, i), "the subject %q %v", pattern, err)
+			p.problem(Index(path, i), "the subject %q %v", pattern, err)
 		}
 	}
 }
@@ -305,23 +360,24 @@ func checkUserName(name string) error {
 func (p *parser) validateInbound(inbound []Inbound, lists []List) {
 	subjects := map[string]int{}
 	for i, in := range inbound {
-		path := index("inbound", i)
+		path := Index("inbound", i)
 		if p.bad(path) {
 			continue
 		}
 		p.validateInboundSubject(path+".subject", in.Subject, lists)
 		if first, taken := subjects[in.Subject]; taken {
-			p.problem(path+".subject", "the subject %q is that of %s already: choose another", in.Subject, index("inbound", first))
+			p.problem(path+".subject", "the subject %q is that of %s already: choose another", in.Subject, Index("inbound", first))
 		} else {
 			subjects[in.Subject] = i
 		}
 		p.check(path+".list", checkKey(in.List))
 		between(p, path+".max_len", in.MaxLen, 0, maxListLen)
+		between(p, path+".msg_id_window", in.MsgIDWindow, 0, day)
 		p.oneOf(path+".take_from", in.TakeFrom, TakeLeft, TakeRight)
 		for j, l := range lists {
-			if l.Key == in.List && l.TakeFrom != in.TakeFrom && !p.bad(index("list", j)+".take_from") {
+			if l.Key == in.List && l.TakeFrom != in.TakeFrom && !p.bad(Index("list", j)+".take_from") {
 				p.problem(path+".take_from", "items would be pushed to the head of %s: write take_from = %q here, or change it there",
-					index("list", j), l.TakeFrom)
+					Index("list", j), l.TakeFrom)
 			}
 		}
 	}
@@ -339,7 +395,7 @@ func (p *parser) validateInboundSubject(path, pattern string, lists []List) {
 	for i, l := range lists {
 		if subject.Matches(pattern, l.Subject) {
 			p.problem(path, "the subject %q stands for %q too, which is that of %s and which nobody may publish to: choose another",
-				pattern, l.Subject, index("list", i))
+				pattern, l.Subject, Index("list", i))
 		}
 	}
 }
@@ -351,9 +407,14 @@ func (p *parser) check(key string, err error) {
 }
 
 func (p *parser) oneOf(key, value string, known ...string) {
-	if !slices.Contains(known, value) {
-		p.problem(key, "%q is none of %s", value, strings.Join(known, ", "))
+	if slices.Contains(known, value) {
+		return
 	}
+	guess := ""
+	if meant := nearest.Name(strings.ToLower(value), known); meant != "" {
+		guess = fmt.Sprintf(": did you mean %s?", meant)
+	}
+	p.problem(key, "%q is none of %s%s", value, strings.Join(known, ", "), guess)
 }
 
 func between[T cmp.Ordered](p *parser, key string, value, low, high T) {
@@ -389,7 +450,12 @@ func checkInstance(name string) error {
 
 func checkRedisAddress(r Redis) error {
 	if path, ok := r.UnixSocket(); ok {
-		return checkSocket(path)
+		if strings.HasPrefix(path, "/") {
+			return checkSocket(path)
+		}
+	}
+	if err := checkURL(r.Address); err != nil {
+		return err
 	}
 	return checkServer(r.Address, "write host:port, or unix:///path/to.sock")
 }

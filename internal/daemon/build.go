@@ -1,10 +1,12 @@
 package daemon
 
 import (
+	"strings"
 	"time"
 
 	"go.uber.org/zap"
 
+	"edged/internal/auth"
 	"edged/internal/batch"
 	"edged/internal/budget"
 	"edged/internal/config"
@@ -21,24 +23,27 @@ import (
 // the configuration names.
 func build(o Options, log *logging) (*daemon, error) {
 	cfg := o.Config
-	redis, err := redisOptions(cfg.Redis)
+	files, err := readFiles(cfg, log.Logger)
 	if err != nil {
 		return nil, err
 	}
-	sec, err := security(cfg.TCP)
-	if err != nil {
-		return nil, err
-	}
+	redis := files.redis
 
-	d := &daemon{options: o, started: time.Now(), log: log, budget: budget.New(int(cfg.TCP.Memory)), life: newLifecycle(), reloading: make(chan struct{}, 1)}
+	d := &daemon{options: o, started: time.Now(), log: log, budget: budget.New(int(cfg.TCP.Memory)), pending: relay.Pending{Limit: maxPending}, life: newLifecycle(), reloading: make(chan struct{}, 1)}
+	d.gate = auth.New(auth.Options{Security: files.security})
 	d.watchdog = watchdog.New(watchdog.Options{Notify: o.Notify, Probe: d.probe, Log: log.Logger})
 	relayed, lists, subjects := d.buildLists(cfg)
 	d.served.replace(cfg, relayed)
-	redis.Timeout = d.redisTimeout(cfg)
-	redis.Dial, redis.Random = o.DialRedis, o.Random
+	redis.Timeout = redisTimeout(cfg, o.Notify.Watchdog(), log.Logger)
+	redis.Dial, redis.Random, redis.Secrets = o.DialRedis, o.Random, &d.secrets
 	d.loop = d.buildLoop(cfg, redis, lists)
+	d.js = d.buildJetStream(cfg)
+	for _, l := range relayed {
+		d.addStream(l)
+	}
 	d.inbound = buildInbound(cfg, redis, log.Logger)
-	d.tcp = d.buildTCP(cfg, sec, subjects)
+	d.tcp = d.buildTCP(cfg, subjects)
+	d.http = d.buildHTTP(cfg)
 	d.control = uds.New(uds.Options{Commands: d.commands(), Path: cfg.Control.Socket, Log: log.Named("control")})
 	return d, nil
 }
@@ -55,13 +60,14 @@ func (d *daemon) buildLists(cfg *config.Config) ([]relayed, []poller.List, []tcp
 	return windows, lists, subjects
 }
 
-// redisTimeout is short enough for systemd's watchdog. The loop waits for Redis three
+// redisTimeout returns a timeout that is short enough for systemd's watchdog. The loop waits for Redis three
 // times at most before it reports that it is alive: to connect, to introduce itself,
 // and for an answer.
-func (d *daemon) redisTimeout(cfg *config.Config) time.Duration {
+func redisTimeout(cfg *config.Config, watchdog time.Duration, log *zap.Logger) time.Duration {
 	timeout := time.Duration(cfg.Redis.Timeout)
-	if most := d.options.Notify.Watchdog() / 4; most > 0 && timeout > most {
-		d.log.Warn("redis.timeout is too long for systemd's watchdog; taking a quarter of WatchdogSec", zap.Duration("timeout", most))
+	if most := watchdog / 4; most > 0 && timeout > most {
+		log.Warn("redis.timeout is too long for systemd's watchdog; taking a quarter of WatchdogSec",
+			place(cfg, "redis.timeout"), zap.Duration("timeout", most))
 		return most
 	}
 	return timeout
@@ -92,7 +98,7 @@ func buildInbound(cfg *config.Config, redis redisconn.Options, log *zap.Logger) 
 	}
 	lists := make([]inbound.List, len(cfg.Inbound))
 	for i, in := range cfg.Inbound {
-		lists[i] = inbound.List{Subject: in.Subject, Key: in.List, MaxLen: in.MaxLen, FromRight: in.TakeFrom == config.TakeRight}
+		lists[i] = inbound.List{Subject: in.Subject, Key: in.List, MaxLen: in.MaxLen, IDWindow: time.Duration(in.MsgIDWindow), FromRight: in.TakeFrom == config.TakeRight}
 	}
 	return inbound.New(inbound.Options{
 		Redis: redis.NewClients(), Lists: lists, Buffer: int(cfg.Delivery.InboundBuffer),
@@ -100,10 +106,10 @@ func buildInbound(cfg *config.Config, redis redisconn.Options, log *zap.Logger) 
 	})
 }
 
-func (d *daemon) buildTCP(cfg *config.Config, sec tcpserver.Security, lists []tcpserver.List) *tcpserver.Server {
+func (d *daemon) buildTCP(cfg *config.Config, lists []tcpserver.List) *tcpserver.Server {
 	sinks := make([]tcpserver.Sink, len(cfg.Inbound))
 	for i, in := range cfg.Inbound {
-		sinks[i] = tcpserver.Sink{Subject: in.Subject, Write: func(payload []byte, answer func([]byte)) { d.inbound.Write(i, payload, answer) }}
+		sinks[i] = tcpserver.Sink{Subject: in.Subject, Write: func(id string, payload []byte, answer func([]byte)) { d.inbound.Write(i, id, payload, answer) }}
 	}
 	return tcpserver.New(tcpserver.Options{
 		Sinks:          sinks,
@@ -111,7 +117,9 @@ func (d *daemon) buildTCP(cfg *config.Config, sec tcpserver.Security, lists []tc
 		Version:        d.options.Version,
 		Lists:          lists,
 		Services:       d.services(),
-		Security:       sec,
+		Discovery:      cfg.TCP.Services,
+		API:            d.api(),
+		Gate:           d.gate,
 		MaxPayload:     int(cfg.TCP.MaxPayload),
 		MaxControlLine: int(cfg.TCP.MaxControlLine),
 		Limits:         d.limits(cfg),
@@ -123,7 +131,7 @@ func (d *daemon) buildTCP(cfg *config.Config, sec tcpserver.Security, lists []tc
 // limits returns the limits of the TCP server that reload may change.
 func (d *daemon) limits(cfg *config.Config) tcpserver.Limits {
 	return tcpserver.Limits{
-		MaxConnections:   d.fitting(cfg.TCP.MaxConnections),
+		MaxConnections:   d.fitting(cfg),
 		MaxPerAddress:    cfg.TCP.MaxPerAddress,
 		MaxSubscriptions: cfg.TCP.MaxSubscriptions,
 		MaxPending:       int(cfg.TCP.MaxPending),
@@ -137,11 +145,13 @@ func (d *daemon) limits(cfg *config.Config) tcpserver.Limits {
 // have of it.
 func (d *daemon) relay(list config.List, cfg *config.Config) (relayed, poller.List, tcpserver.List) {
 	source := poller.List{Key: list.Key, Subject: list.Subject, FromRight: list.TakeFrom == config.TakeRight, Keep: list.Keep}
-	subject := tcpserver.List{Name: list.Key, Subject: list.Subject}
+	subject := tcpserver.List{Name: list.Key, Subject: list.Subject, Stream: list.Stream}
 
 	options := relayOptions(list, cfg)
+	options.Pending = &d.pending
 	options.Changed = func() { d.loop.Wake(list.Key) }
 	options.CutOff = func(c relay.ConsumerInfo) { d.cutOff(list.Key, c) }
+	options.Dropped = func(c relay.ConsumerInfo) { d.dropped(list.Key, c) }
 	switch list.Ack {
 	case config.AckExplicit:
 		options.Explicit, subject.Confirm = true, tcpserver.Acknowledged
@@ -149,17 +159,71 @@ func (d *daemon) relay(list config.List, cfg *config.Config) (relayed, poller.Li
 		subject.Confirm = tcpserver.OnWrite
 	}
 	log := relay.New(options)
-	source.Log, subject.Joiner = corkedLog{log, d}, log
-	return relayed{list, log}, source, subject
+	source.Log, subject.Joiner = corkedLog{log, d, list.Key}, log
+	return relayed{List: list, window: log}, source, subject
 }
 
-// corkedLog lets the loop write the items that it offers to idle clients.
+// corkedLog lets the loop write the items that it offers to idle clients, shows them to viewers, and
+// tells the JetStream API whether this process serves the list: its consumers before the list begins.
 type corkedLog struct {
 	poller.Log
 	daemon *daemon
+	key    string
+}
+
+func (w corkedLog) Load(s batch.Snapshot) {
+	if w.daemon.js != nil {
+		var placed []string
+		for name := range s.Records {
+			if name.Durable && !strings.HasPrefix(name.Name, uplinkPrefix) {
+				placed = append(placed, name.Name)
+			}
+		}
+		w.daemon.js.Load(w.key, s.Consumers, placed, s.Lost)
+	}
+	w.daemon.resetUplinks(w.key)
+	w.Log.Load(s)
+	w.keepStrays(s)
+}
+
+// keepStrays lets uplinks that are in no configuration hold the list.
+func (w corkedLog) keepStrays(s batch.Snapshot) {
+	var names []string
+	for name := range s.Records {
+		if short, ok := strings.CutPrefix(name.Name, uplinkPrefix); ok && name.Durable {
+			names = append(names, short)
+		}
+	}
+	if log, ok := w.Log.(*relay.Log); ok {
+		w.daemon.keepStrays(w.key, log, names)
+	}
+}
+
+// Reset follows the loss of the ledger, and so of the consumers' configurations.
+func (w corkedLog) Reset(epoch string, first uint64) {
+	w.daemon.resetUplinks(w.key)
+	w.Log.Reset(epoch, first)
+	if w.daemon.js != nil {
+		w.daemon.js.Load(w.key, nil, nil, true)
+	}
+}
+
+func (w corkedLog) Unload() {
+	w.daemon.resetUplinks(w.key)
+	if w.daemon.js != nil {
+		w.daemon.js.Unload(w.key)
+	}
+	w.Log.Unload()
 }
 
 func (w corkedLog) Offer(b *batch.Batch, sweep bool) {
+	w.offer(b, sweep)
+	if w.daemon.events != nil {
+		w.daemon.events.Show(w.key, b) // after the consumers, and dated by the relay
+	}
+}
+
+func (w corkedLog) offer(b *batch.Batch, sweep bool) {
 	w.daemon.tcp.Cork()
 	defer w.daemon.tcp.Uncork()
 	w.Log.Offer(b, sweep)
@@ -169,7 +233,7 @@ func (w corkedLog) Offer(b *batch.Batch, sweep bool) {
 func relayOptions(list config.List, cfg *config.Config) relay.Options {
 	return relay.Options{
 		Window: cfg.Delivery.WindowItems, Memory: int(cfg.Delivery.Memory) / len(cfg.Lists), Times: list.Keep > 0,
-		MaxLag: time.Duration(list.MaxLag),
+		MaxLag: time.Duration(list.MaxLag), MaxAway: time.Duration(cfg.Delivery.MaxAway), MaxAwayItems: uint64(cfg.Delivery.MaxAwayItems),
 		Terms: relay.Terms{
 			AckWait: time.Duration(list.AckWait), Backoff: durations(list.Backoff),
 			MaxDeliver: list.MaxDeliver, MaxAckPending: list.MaxAckPending,

@@ -36,9 +36,9 @@ func (a historyAnswer) Text(w io.Writer) {
 	for _, item := range a.Items {
 		seen := "-"
 		if item.Seen != nil {
-			seen = item.Seen.Local().Format(time.DateTime)
+			seen = item.Seen.Local().Format(zoned)
 		}
-		fmt.Fprintf(w, "%s  %s  %s  %s: %s\n", item.ID, seen, item.State, size(item.Size), item.Item)
+		wrap(w, item.ID+"  ", fmt.Sprintf("%s  %s  %s: %s", seen, item.State, size(item.Size), item.Item))
 	}
 	fmt.Fprintf(w, "%s kept, %d waiting", counted(int(a.Kept), "item"), a.Waiting)
 	if a.Oldest != "" {

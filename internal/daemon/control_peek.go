@@ -25,7 +25,7 @@ type peekAnswer struct {
 
 func (a peekAnswer) Text(w io.Writer) {
 	for i, item := range a.Items {
-		fmt.Fprintf(w, "%d  %s: %s\n", i+1, size(item.Size), item.Item)
+		wrap(w, fmt.Sprintf("%d  %s: ", i+1, size(item.Size)), item.Item)
 	}
 	fmt.Fprintf(w, "%s in Redis\n", counted(int(a.Total), "item"))
 }

@@ -6,12 +6,13 @@ import (
 	"io"
 	"time"
 
+	"edged/internal/progress"
 	"edged/internal/relay"
 	"edged/internal/uds"
 )
 
 // watchHeading names the columns of sample.Text.
-const watchHeading = "TIME         TAKEN/S  CONFIRMED/S    BACKLOG  ON ITS WAY  CLIENTS  OLDEST"
+const watchHeading = "TIME               TAKEN/S  CONFIRMED/S    BACKLOG  ON ITS WAY  CLIENTS  OLDEST"
 
 // headingEvery is how many lines of a watch stand under one heading.
 const headingEvery = 20
@@ -29,7 +30,10 @@ type sample struct {
 	Clients   int       `json:"clients"`
 	Oldest    float64   `json:"oldest_unconfirmed_seconds"` // 0 where nothing is on its way
 
+	Tasks []taskAnswer `json:"tasks"` // those that have changed since the line before; in the first line those that run
+
 	books   relay.Stats
+	seen    map[uint64]progress.Status // tasks, by ID
 	heading bool
 }
 
@@ -45,8 +49,13 @@ func (s sample) Text(w io.Writer) {
 	if s.Interval > 0 {
 		taken, confirmed = fmt.Sprintf("%.0f", s.Taken), fmt.Sprintf("%.0f", s.Confirmed)
 	}
-	fmt.Fprintf(w, "%s %11s  %11s  %9d  %10d  %7d  %6s\n", s.Time.Local().Format(time.TimeOnly), taken, confirmed,
+	fmt.Fprintf(w, "%-14s %11s  %11s  %9d  %10d  %7d  %6s\n", s.Time.Local().Format("15:04:05Z07:00"), taken, confirmed,
 		s.Backlog, s.InFlight, s.Clients, seconds(s.Oldest))
+
+	const most = 71 // columns, within 80
+	for _, t := range s.Tasks {
+		fmt.Fprintf(w, "%8s %s\n", "task", cut(t.Line, most))
+	}
 }
 
 // sample takes the numbers now, and the rates since the last sample.
@@ -62,11 +71,15 @@ func (d *daemon) sample(last *sample) *sample {
 	if !s.books.Oldest.IsZero() {
 		s.Oldest = s.Time.Sub(s.books.Oldest).Seconds()
 	}
+	var seen map[uint64]progress.Status
 	if last != nil {
+		seen = last.seen
 		s.Interval = s.Time.Sub(last.Time).Seconds()
 		s.Taken = float64(s.books.Taken-last.books.Taken) / s.Interval
 		s.Confirmed = float64(s.books.Confirmed-last.books.Confirmed) / s.Interval
 	}
+	tasks, _ := d.taskList()
+	s.Tasks, s.seen = news(tasks.Tasks, seen)
 	return s
 }
 
@@ -114,15 +127,24 @@ type drainProgress struct {
 
 func (p drainProgress) Text(w io.Writer) {
 	if p.State == "drained" {
-		fmt.Fprintf(w, "drained: %d taken = %d confirmed + %d returned + %d dead + %d gone\n",
-			p.Taken, p.Confirmed, p.Returned, p.Dead, p.Gone)
+		fmt.Fprintf(w, "drained: %s\n", p.books())
 		return
 	}
-	fmt.Fprintf(w, "draining: %s, %s on their way, %s left\n", counted(p.Clients, "client"), counted(p.InFlight, "item"), seconds(p.Left))
+	fmt.Fprintf(w, "draining: %s\n", p.left())
 }
 
-// progress is how far a drain is that ends at the deadline.
-func (d *daemon) progress(state string, deadline time.Time) drainProgress {
+// left is in words how far the drain is.
+func (p drainProgress) left() string {
+	return fmt.Sprintf("%s, %s on their way, %s left", counted(p.Clients, "client"), counted(p.InFlight, "item"), seconds(p.Left))
+}
+
+// books is the outcome of the drain in words.
+func (p drainProgress) books() string {
+	return fmt.Sprintf("%d taken = %d confirmed + %d returned + %d dead + %d gone", p.Taken, p.Confirmed, p.Returned, p.Dead, p.Gone)
+}
+
+// drainProgress is how far a drain is that ends at the deadline.
+func (d *daemon) drainProgress(state string, deadline time.Time) drainProgress {
 	b := d.served.books()
 	return drainProgress{
 		State: state, Clients: d.tcp.Stats().Clients, InFlight: b.InFlight, Left: max(0, time.Until(deadline).Seconds()),
@@ -148,14 +170,14 @@ func (d *daemon) drain(ctx context.Context, args []string, send func(uds.Answer)
 	ticker := time.NewTicker(time.Second)
 	defer ticker.Stop()
 	for {
-		if err := send(d.progress("draining", deadline)); err != nil {
+		if err := send(d.drainProgress("draining", deadline)); err != nil {
 			return err
 		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-d.life.drained:
-			return send(d.progress("drained", deadline))
+			return send(d.drainProgress("drained", deadline))
 		case <-ticker.C:
 		}
 	}
@@ -165,7 +187,7 @@ func (d *daemon) drain(ctx context.Context, args []string, send func(uds.Answer)
 func seconds(s float64) string {
 	d := time.Duration(s * float64(time.Second))
 	if d >= 10*time.Second {
-		return d.Round(time.Second).String()
+		return span(d.Round(time.Second))
 	}
 	return d.Round(100 * time.Millisecond).String()
 }

@@ -19,21 +19,27 @@ import (
 	"github.com/coreos/go-systemd/v22/journal"
 	"go.uber.org/zap"
 
+	"edged/internal/auth"
 	"edged/internal/budget"
 	"edged/internal/config"
+	"edged/internal/httpserver"
 	"edged/internal/inbound"
+	"edged/internal/jetstream"
 	"edged/internal/poller"
+	"edged/internal/progress"
+	"edged/internal/redisconn"
+	"edged/internal/relay"
 	"edged/internal/systemd"
 	"edged/internal/tcpserver"
 	"edged/internal/uds"
+	"edged/internal/uplink"
 	"edged/internal/watchdog"
 )
 
-// Exit codes of Main and Run. systemd is told not to restart after ExitConfig.
-const (
-	ExitFailed = 1
-	ExitConfig = 78 // EX_CONFIG of sysexits.h
-)
+// ExitFailed is the exit code of Main and Run if they could not start, or fail later. What
+// is missing may come by itself, such as a file on a disk that is mounted late, so the
+// service manager is to try again.
+const ExitFailed = 1
 
 // Options are the surroundings of a daemon.
 type Options struct {
@@ -41,16 +47,24 @@ type Options struct {
 	Reread  func() (*config.Config, error) // reads the configuration again; nil if there is no file
 	Version string                         // a semantic version: NATS clients read it in INFO
 	Stderr  io.Writer                      // for the log, and for errors before there is one
-	Ready   func(tcp net.Addr)             // called when the daemon serves clients at tcp; may be nil
+	Ready   func(Addresses)                // called when the daemon serves; may be nil
 
 	// The network and chance, for daemons that run in a simulation. Each may be nil.
 	DialRedis func(ctx context.Context, network, address string) (net.Conn, error)
-	Random    func(n uint64) uint64 // returns a number below n, from any goroutine; for jitter and samples
+	Hub       func(c config.Uplink, instance string) uplink.Hub // nil: the NATS cluster that it names
+	Random    func(n uint64) uint64                             // returns a number below n, from any goroutine; for jitter and samples
 
 	// Things that a process has only once. Main sets them. Each may be nil.
 	Signals <-chan os.Signal        // the first starts the drain, the second ends it
 	Notify  *systemd.Notifier       // the service manager
 	Sockets map[string]net.Listener // to serve on, by name, instead of opening sockets; Run closes them
+	memory  *limiter                // of the garbage collector
+}
+
+// Addresses are those that a daemon serves at.
+type Addresses struct {
+	TCP  net.Addr
+	HTTP net.Addr // nil if it is off
 }
 
 // Run runs a daemon from start to drain and returns its exit code. If ctx ends, so
@@ -68,14 +82,25 @@ type daemon struct {
 	started time.Time
 	log     *logging
 	budget  *budget.Budget // of the memory that clients make edged hold
+	pending relay.Pending  // items that await acknowledgements, of all lists
+	tasks   progress.Tasks
+	tracing atomic.Int32 // traces that run
 
+	gate     *auth.Gate // of all servers
 	loop     *poller.Loop
 	tcp      *tcpserver.Server
+	js       *jetstream.API  // nil if it is turned off
 	inbound  *inbound.Writer // nil if clients write to no list
 	control  *uds.Server
+	http     *httpserver.Server // nil if it is off
+	events   *httpserver.Events // of it
+	viewed   *viewedLists       // for events
+	samples  history            // for the page
 	watchdog *watchdog.Watchdog
 	address  net.Addr // where clients connect
 
+	uplinks   uplinks
+	secrets   redisconn.Secrets // for Redis, as of the last reload
 	life      *lifecycle
 	served    served
 	reloading chan struct{}          // holds one while reload runs, and when the drain begins
@@ -87,7 +112,7 @@ func serve(ctx context.Context, o Options, log *logging) (code int) {
 	d, err := build(o, log)
 	if err != nil {
 		fmt.Fprintf(o.Stderr, "edged: %v\n", err)
-		return ExitConfig
+		return ExitFailed
 	}
 	sockets, code := d.listen()
 	if sockets == nil {
@@ -95,13 +120,15 @@ func serve(ctx context.Context, o Options, log *logging) (code int) {
 	}
 	defer sockets.close()
 
+	d.startUplinks(d.served.config())
 	running := d.start(sockets)
 	d.ready(sockets)
 	why := d.awaitStop(ctx)
 
 	d.beginDrain(why)
-	d.drainClients(ctx, why, sockets.tcp)
+	d.drainClients(ctx, why, sockets)
 	d.closeBooks(running)
+	d.endHTTP(running)
 	running.end() // the control socket closes last
 	return why.code
 }
@@ -109,10 +136,12 @@ func serve(ctx context.Context, o Options, log *logging) (code int) {
 // running are the goroutines of a daemon. serve waits for all of them before it
 // returns.
 type running struct {
-	loop, writer task
-	control      *uds.Server
-	stopTelling  context.CancelFunc
-	rest         sync.WaitGroup // the accept loops, and tell
+	loop, writer, js task
+	control          *uds.Server
+	http             *httpserver.Server // nil if it is off
+	webServed        chan struct{}      // closed when the HTTP listener is
+	stopTelling      context.CancelFunc // follow, too
+	rest             sync.WaitGroup     // the accept loops, tell and follow
 }
 
 // task is a goroutine that runs until it is cancelled.
@@ -149,10 +178,24 @@ func (d *daemon) start(s *sockets) *running {
 		})
 	}
 
-	r.writer = startTask(d.write)
+	if s.web != nil {
+		r.http, r.webServed = d.http, make(chan struct{})
+		r.rest.Go(func() {
+			defer close(r.webServed)
+			if err := d.http.Serve(s.web); err != nil {
+				d.log.Error("the HTTP listener is gone", zap.Error(err))
+			}
+		})
+	}
+
+	r.writer, r.js = startTask(d.write), startTask(d.answer)
 	telling, stopTelling := context.WithCancel(context.Background())
 	r.stopTelling = stopTelling
 	r.rest.Go(func() { d.tell(telling) })
+	r.rest.Go(func() { d.follow(telling) })
+	if s.web != nil {
+		r.rest.Go(func() { d.remember(telling) })
+	}
 	return r
 }
 
@@ -162,6 +205,15 @@ func (d *daemon) write(ctx context.Context) error {
 		return nil
 	}
 	return d.inbound.Run(ctx)
+}
+
+// endHTTP closes the connections of HTTP. Its listener was closed when the drain began.
+func (d *daemon) endHTTP(r *running) {
+	if r.http != nil {
+		<-r.webServed
+		r.http.End()
+		d.viewed.close()
+	}
 }
 
 // end closes the control socket, and returns when the last goroutine has ended.
@@ -179,6 +231,10 @@ func (d *daemon) ready(s *sockets) {
 		zap.String("event", "started"))
 	d.options.Notify.Ready(d.summary())
 	if d.options.Ready != nil {
-		d.options.Ready(s.tcp.Addr())
+		at := Addresses{TCP: s.tcp.Addr()}
+		if s.web != nil {
+			at.HTTP = s.web.Addr()
+		}
+		d.options.Ready(at)
 	}
 }

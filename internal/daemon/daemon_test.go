@@ -38,18 +38,20 @@ type process struct {
 	signals chan os.Signal
 	ended   chan int
 	log     *logBuffer
+	http    net.Addr // nil if it is off
 }
 
 // run runs a daemon and waits until it serves.
 func run(ctx context.Context, t *testing.T, o Options) *process {
 	t.Helper()
 	p := &process{signals: make(chan os.Signal), ended: make(chan int, 1), log: &logBuffer{}}
-	ready := make(chan net.Addr, 1)
+	ready := make(chan Addresses, 1)
 	o.Version, o.Stderr, o.Signals = "0.0.0", p.log, p.signals
-	o.Ready = func(tcp net.Addr) { ready <- tcp }
+	o.Ready = func(at Addresses) { ready <- at }
 	go func() { p.ended <- Run(ctx, o) }()
 	select {
-	case p.address = <-ready:
+	case at := <-ready:
+		p.address, p.http = at.TCP, at.HTTP
 	case code := <-p.ended:
 		t.Fatalf("Run returned %d before the daemon served:\n%s", code, p.log)
 	}
@@ -176,7 +178,7 @@ func TestAFailedStartSaysWhyAndLeavesNothing(t *testing.T) {
 	}{
 		{func(c *config.Config) { c.TCP.Listen = taken.Addr().String() }, ExitFailed, "can't listen for clients; is another edged or NATS server running?"},
 		{func(c *config.Config) { c.Control.Socket = t.TempDir() }, ExitFailed, "can't listen for operators"},
-		{func(c *config.Config) { c.TCP.Auth.TokenFile = "/missing" }, ExitConfig, "edged: tcp.auth.token_file: "},
+		{func(c *config.Config) { c.TCP.Auth.TokenFile = "/missing" }, ExitFailed, "edged: tcp.auth.token_file: "},
 	} {
 		cfg := configured(t, redis)
 		c.change(cfg)
@@ -184,5 +186,41 @@ func TestAFailedStartSaysWhyAndLeavesNothing(t *testing.T) {
 		if code := Run(t.Context(), Options{Config: cfg, Stderr: &log}); code != c.code || !strings.Contains(log.String(), c.want) {
 			t.Errorf("Run returned %d, want %d and %q in:\n%s", code, c.code, c.want, &log)
 		}
+	}
+}
+
+// edged-http.socket may be enabled without the other socket units.
+func TestASocketForHTTPComesWithTheOthersOrAlone(t *testing.T) {
+	for name, others := range map[string]bool{"alone": false, "with the others": true} {
+		t.Run(name, func(t *testing.T) {
+			cfg := configured(t, redistest.Start(t))
+			given := map[string]net.Listener{}
+			give := func(name, network, address string) {
+				ln, err := net.Listen(network, address)
+				if err != nil {
+					t.Fatal(err)
+				}
+				given[name] = ln
+			}
+			give(HTTPSocket, "tcp", "127.0.0.1:0")
+			if others {
+				give(TCPSocket, "tcp", "127.0.0.1:0")
+				give(ControlSocket, "unix", cfg.Control.Socket)
+			}
+
+			ctx, quit := context.WithCancel(t.Context())
+			p := run(ctx, t, Options{Config: cfg, Sockets: given})
+			if p.http != given[HTTPSocket].Addr() {
+				t.Errorf("HTTP is served at %v, want %v", p.http, given[HTTPSocket].Addr())
+			}
+			client, err := net.Dial("tcp", p.address.String())
+			if err != nil {
+				t.Error(err)
+			} else {
+				client.Close()
+			}
+			quit()
+			<-p.ended
+		})
 	}
 }

@@ -5,6 +5,8 @@ import (
 	"syscall"
 
 	"go.uber.org/zap"
+
+	"edged/internal/config"
 )
 
 // ownFiles is what edged has open at most besides its clients' connections: 32
@@ -14,18 +16,26 @@ const ownFiles = 64
 
 // fitting holds tcp.max_connections against the limit of open files, and returns
 // how many connections fit.
-func (d *daemon) fitting(configured int) int {
-	files, err := openFiles()
-	if err != nil {
-		d.log.Warn("can't tell how many files may be open", zap.Error(err))
-		return configured
-	}
-	fit, shortage := fitConnections(configured, files)
-	if shortage != "" {
-		d.log.Warn("too few files may be open for all clients", zap.String("clients", shortage))
-	}
+func (d *daemon) fitting(cfg *config.Config) int {
+	fit, shortage := warnOfFiles(cfg, d.log.Logger)
 	d.shortage.Store(&shortage)
 	return fit
+}
+
+// warnOfFiles says in the log if too few files may be open for all connections. It returns how many
+// connections fit, and why not all of them.
+func warnOfFiles(cfg *config.Config, log *zap.Logger) (fit int, shortage string) {
+	const key = "tcp.max_connections"
+	files, err := openFiles()
+	if err != nil {
+		log.Warn("can't tell how many files may be open", zap.Error(err))
+		return cfg.TCP.MaxConnections, ""
+	}
+	fit, shortage = fitConnections(cfg.TCP.MaxConnections, files)
+	if shortage != "" {
+		log.Warn("too few files may be open for all clients", place(cfg, key), zap.String("clients", shortage))
+	}
+	return fit, shortage
 }
 
 // openFiles is the limit of open files, getrlimit(2). The Go runtime has raised the

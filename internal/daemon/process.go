@@ -23,13 +23,14 @@ func Main(ctx context.Context, o Options) (code int) {
 	log := newLog(o.Config.Log, o.Stderr, journal.Send)
 	defer log.close()
 	redisconn.SetLog(log.Logger)
-	limitMemory(os.DirFS("/"), log.Logger)
+	o.memory = newLimiter(os.DirFS("/"), log.Logger)
+	o.memory.follow(o.Config)
 
 	o.Notify = systemd.New(func(err error) { log.Warn("can't notify systemd", zap.Error(err)) })
 	var err error
 	if o.Sockets, err = systemd.Sockets(); err != nil {
 		log.Error("can't use the sockets that systemd passed", zap.Error(err))
-		return ExitConfig
+		return ExitFailed
 	}
 	return serve(ctx, o, log)
 }

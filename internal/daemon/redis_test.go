@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"edged/internal/batch"
+	"go.uber.org/zap"
+
 	"edged/internal/config"
 	"edged/internal/inbound"
 	"edged/internal/ledger"
@@ -27,8 +29,9 @@ import (
 // failed, and returns why it failed.
 func connects(t *testing.T, cfg config.Redis) (reason string) {
 	t.Helper()
-	redis, err := redisOptions(cfg)
-	if err != nil {
+	files := fileReader{cfg: config.Default(), log: zap.NewNop()}
+	redis := files.redis(cfg)
+	if err := files.err(); err != nil {
 		t.Fatal(err)
 	}
 	redis.Timeout = 5 * time.Second
@@ -52,7 +55,7 @@ func connects(t *testing.T, cfg config.Redis) (reason string) {
 func TestRedisIsReachedByTLSWithAPrivateAuthorityAndAClientCertificate(t *testing.T) {
 	_, server := redistest.StartTLS(t)
 	_, other := redistest.StartTLS(t)
-	good := config.Redis{Address: server.Address, TLS: config.RedisTLS{
+	good := config.Redis{Address: server.Address, TLS: config.ClientTLS{
 		Enabled: true, CAFile: server.CAFile, CertFile: server.CertFile, KeyFile: server.KeyFile, ServerName: server.ServerName,
 	}}
 	for _, test := range []struct {
@@ -64,7 +67,7 @@ func TestRedisIsReachedByTLSWithAPrivateAuthorityAndAClientCertificate(t *testin
 		{"a server of another authority", func(c *config.Redis) { c.TLS.CAFile = other.CAFile }, "is not trusted; check redis.tls.ca_file"},
 		{"a server of another name", func(c *config.Redis) { c.TLS.ServerName = "" }, "is not trusted; check redis.tls.ca_file and redis.tls.server_name"},
 		{"no client certificate", func(c *config.Redis) { c.TLS.CertFile, c.TLS.KeyFile = "", "" }, "check redis.tls.cert_file|closed the connection"},
-		{"no TLS", func(c *config.Redis) { c.TLS = config.RedisTLS{} }, "closed the connection"},
+		{"no TLS", func(c *config.Redis) { c.TLS = config.ClientTLS{} }, "closed the connection"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			cfg := good
@@ -89,9 +92,22 @@ func TestABareNameIsASystemdCredential(t *testing.T) {
 		t.Error(reason)
 	}
 	t.Setenv("CREDENTIALS_DIRECTORY", "")
-	_, err := redisOptions(config.Redis{PasswordFile: "redis-password"})
+	_, err := readFiles(&config.Config{Redis: config.Redis{PasswordFile: "redis-password"}}, zap.NewNop())
 	if err == nil || !strings.Contains(err.Error(), "redis.password_file: ") || !strings.Contains(err.Error(), "LoadCredential=redis-password:") {
 		t.Errorf("error %v", err)
+	}
+}
+
+func TestReloadNamesTheFilesThatSystemdKeepsAsTheyWere(t *testing.T) {
+	cfg := &config.Config{}
+	cfg.Redis.PasswordFile, cfg.Redis.TLS.CAFile = "redis-password", "/etc/edged/ca.crt"
+	cfg.TCP.Users = []config.User{{PasswordFile: "/etc/edged/a"}, {PasswordFile: "b"}}
+	var text strings.Builder
+	reloadAnswer{Fixed: credentials(cfg)}.Text(&text)
+	want := "no key has changed; certificates and passwords were read again, except systemd's credentials, which need a restart to change: " +
+		"redis.password_file, tcp.user[2].password_file; 0 clients disconnected\n"
+	if text.String() != want {
+		t.Errorf("%q", text.String())
 	}
 }
 
@@ -101,14 +117,14 @@ func TestFilesThatHoldNoCertificateAreNamedWithTheirKey(t *testing.T) {
 	if err := os.WriteFile(empty, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for key, cfg := range map[string]config.RedisTLS{
-		"redis.tls.ca_file: ":   {CAFile: empty},
-		"redis.tls.cert_file: ": {CertFile: filepath.Join(dir, "missing"), KeyFile: empty},
-		"redis.tls.key_file: ":  {CertFile: empty, KeyFile: filepath.Join(dir, "missing")},
-		"redis.tls.cert_file, ": {CertFile: empty, KeyFile: empty},
+	for key, cfg := range map[string]config.ClientTLS{
+		"redis.tls.ca_file: ":           {CAFile: empty},
+		"redis.tls.cert_file: ":         {CertFile: filepath.Join(dir, "missing"), KeyFile: empty},
+		"redis.tls.key_file: ":          {CertFile: empty, KeyFile: filepath.Join(dir, "missing")},
+		"redis.tls.cert_file: " + empty: {CertFile: empty, KeyFile: empty},
 	} {
 		cfg.Enabled = true
-		if _, err := redisOptions(config.Redis{TLS: cfg}); err == nil || !strings.HasPrefix(err.Error(), key) {
+		if _, err := readFiles(&config.Config{Redis: config.Redis{TLS: cfg}}, zap.NewNop()); err == nil || !strings.HasPrefix(err.Error(), key) {
 			t.Errorf("error %v, want one that begins with %s", err, key)
 		}
 	}
@@ -150,7 +166,7 @@ func write(t *testing.T, redis redisconn.Options, keys ...string) (write func(i 
 			t.Error(err)
 		}
 	})
-	return func(i int, item string, answer func([]byte)) { w.Write(i, []byte(item), answer) }, w.Stats
+	return func(i int, item string, answer func([]byte)) { w.Write(i, "", []byte(item), answer) }, w.Stats
 }
 
 func TestPublishedItemsReachTheirMastersInACluster(t *testing.T) {
@@ -299,7 +315,7 @@ func TestTheRightsInTheDocumentsAreEnough(t *testing.T) {
 		if letters, _, err := loop.Dead(t.Context(), key, 10); err != nil || len(letters) != 1 {
 			t.Errorf("%s has %d dead letters, want 1: %v", key, len(letters), err)
 		}
-		if n, err := loop.Requeue(t.Context(), key, 10); n != 1 || err != nil {
+		if n, err := loop.Requeue(t.Context(), key, 10, func(int, int) error { return nil }); n != 1 || err != nil {
 			t.Errorf("%s: %d requeued, want 1: %v", key, n, err)
 		}
 	}

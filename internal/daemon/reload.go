@@ -10,6 +10,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"edged/internal/auth"
 	"edged/internal/config"
 	"edged/internal/tcpserver"
 	"edged/internal/uds"
@@ -17,9 +18,10 @@ import (
 
 // reloadable are the keys, or what they begin with, that reload applies.
 var reloadable = []string{
-	"list", "delivery.batch_items", "delivery.batch_bytes", "delivery.window_items", "delivery.memory",
-	"delivery.receipt_timeout", "tcp.max_connections", "tcp.max_connections_per_address", "tcp.max_subscriptions", "tcp.max_pending", "tcp.memory",
+	"list", "uplink", "delivery.batch_items", "delivery.batch_bytes", "delivery.window_items", "delivery.memory",
+	"delivery.receipt_timeout", "delivery.max_away", "delivery.max_away_items", "tcp.max_connections", "tcp.max_connections_per_address", "tcp.max_subscriptions", "tcp.max_pending", "tcp.memory",
 	"tcp.connect_timeout", "tcp.ping_interval", "tcp.tls", "tcp.auth", "tcp.user", "drain.timeout", "log.level",
+	"redis.username", "redis.password_file", "redis.sentinel.username", "redis.sentinel.password_file", "redis.tls",
 }
 
 // reloadAnswer is a line of reload: how far it is, then what it has done.
@@ -30,6 +32,8 @@ type reloadAnswer struct {
 	Added        []string `json:"added"`        // keys of lists; one whose subject, ack or take_from has changed is removed and added
 	Removed      []string `json:"removed"`      // keys of lists
 	Disconnected int      `json:"disconnected"` // clients whose rights have changed
+	Fixed        []string `json:"fixed"`        // keys that name systemd credentials: their contents are as of the start
+	Strays       []string `json:"strays"`       // uplinks that are in no configuration and hold a list
 }
 
 func (a reloadAnswer) Text(w io.Writer) {
@@ -47,7 +51,14 @@ func (a reloadAnswer) Text(w io.Writer) {
 	if len(a.Added) > 0 {
 		changed += "; lists added: " + keyed(a.Added)
 	}
-	fmt.Fprintf(w, "%s; certificates and passwords were read again; %s disconnected\n", changed, counted(a.Disconnected, "client"))
+	read := "certificates and passwords were read again"
+	if len(a.Fixed) > 0 {
+		read += ", except systemd's credentials, which need a restart to change: " + strings.Join(a.Fixed, ", ")
+	}
+	fmt.Fprintf(w, "%s; %s; %s disconnected\n", changed, read, counted(a.Disconnected, "client"))
+	for _, stray := range a.Strays {
+		fmt.Fprintln(w, stray)
+	}
 }
 
 // keyed are keys of lists in words.
@@ -82,7 +93,7 @@ func (d *daemon) reload(ctx context.Context, _ []string, send func(uds.Answer) e
 // changes are the input of a reload.
 type changes struct {
 	cfg           *config.Config
-	sec           tcpserver.Security
+	contents                    // of Redis the secrets only
 	keys          []string      // of the configuration
 	going, coming []config.List // one that was changed is in both
 }
@@ -100,7 +111,7 @@ func (d *daemon) changes() (c changes, err error) {
 	if fixed := needRestart(c.keys); len(fixed) > 0 {
 		return c, uds.Errorf("NeedsRestart", "nothing was applied; this needs a restart: %s", strings.Join(fixed, ", "))
 	}
-	if c.sec, err = security(c.cfg.TCP); err != nil {
+	if c.contents, err = readFiles(c.cfg, d.log.Logger); err != nil {
 		return c, badConfig(err)
 	}
 	c.going, c.coming = listChanges(old.Lists, c.cfg.Lists)
@@ -109,12 +120,15 @@ func (d *daemon) changes() (c changes, err error) {
 
 // apply puts the changes into force, and sends how far it is.
 func (d *daemon) apply(ctx context.Context, c changes, send func(uds.Answer) error) error {
-	a := reloadAnswer{State: "ending", Changed: append([]string{}, c.keys...), Added: keysOf(c.coming), Removed: keysOf(c.going)}
+	a := reloadAnswer{State: "ending", Changed: append([]string{}, c.keys...), Added: keysOf(c.coming), Removed: keysOf(c.going), Fixed: credentials(c.cfg), Strays: []string{}}
+	d.secrets.Renew(c.redis) // first: lists that end need Redis
 	paused := make(map[string]bool)
 	for _, s := range d.loop.Lists() {
 		paused[s.Key] = s.Paused
 	}
 
+	d.stopUplinks(changedUplinks(c.cfg, slices.Concat(c.going, c.coming)))
+	defer func() { d.startUplinks(d.served.config()) }() // after an error, with those in force
 	if err := d.endLists(ctx, c.going, d.drainTimeout(), &a, send); err != nil {
 		return err
 	}
@@ -123,15 +137,27 @@ func (d *daemon) apply(ctx context.Context, c changes, send func(uds.Answer) err
 		return err
 	}
 
+	d.startUplinks(c.cfg)
+	if d.js != nil {
+		d.js.Reloaded()
+	}
+
 	if err := d.loop.SetBatch(ctx, c.cfg.Delivery.BatchItems, int(c.cfg.Delivery.BatchBytes)); err != nil {
 		return err
 	}
 	d.log.level.UnmarshalText([]byte(c.cfg.Log.Level)) // config has checked it
 	d.budget.SetLimit(int(c.cfg.TCP.Memory))
+	d.options.memory.follow(c.cfg)
 	d.tcp.SetLimits(d.limits(c.cfg))
-	a.Disconnected = d.tcp.Reload(c.sec)
-	d.warnIfOpen()
-	a.State, a.InFlight = "reloaded", 0
+	old := d.gate.Security()
+	d.gate.Set(c.security)
+	now := d.gate.Security()
+	a.Disconnected = d.tcp.Reload()
+	if d.http != nil {
+		d.events.Renew(func(u *auth.User) bool { return now.Keeps(old, u) })
+	}
+	warnIfOpen(c.cfg, d.address, d.log.Logger)
+	a.State, a.InFlight, a.Strays = "reloaded", 0, d.strayTexts()
 	return send(a)
 }
 
@@ -148,11 +174,15 @@ func keysOf(lists []config.List) []string {
 // subject, confirmation or head has changed is both.
 func listChanges(old, now []config.List) (going, coming []config.List) {
 	same := func(l, o config.List) bool {
-		return l.Key == o.Key && l.Subject == o.Subject && l.Ack == o.Ack && l.TakeFrom == o.TakeFrom
+		return l.Subject == o.Subject && l.Stream == o.Stream && l.Ack == o.Ack && l.TakeFrom == o.TakeFrom
 	}
 	without := func(some, others []config.List) (rest []config.List) {
+		byKey := make(map[string]config.List, len(others))
+		for _, o := range others {
+			byKey[o.Key] = o
+		}
 		for _, l := range some {
-			if !slices.ContainsFunc(others, func(o config.List) bool { return same(l, o) }) {
+			if o, ok := byKey[l.Key]; !ok || !same(l, o) {
 				rest = append(rest, l)
 			}
 		}
@@ -167,9 +197,11 @@ func (d *daemon) endLists(ctx context.Context, going []config.List, timeout time
 	if len(going) == 0 {
 		return nil
 	}
-	goes := func(l relayed) bool {
-		return slices.ContainsFunc(going, func(g config.List) bool { return g.Key == l.Key })
+	gone := make(map[string]bool, len(going))
+	for _, l := range going {
+		gone[l.Key] = true
 	}
+	goes := func(l relayed) bool { return gone[l.Key] }
 	for _, l := range going {
 		if err := d.loop.Finish(ctx, l.Key); err != nil {
 			return listError(l.Key, err)
@@ -183,12 +215,25 @@ func (d *daemon) endLists(ctx context.Context, going []config.List, timeout time
 			l.Stop() // its consumers go with it, and not by themselves: they still owe
 		}
 	}
+	if d.js != nil {
+		for _, l := range going {
+			d.js.RemoveStream(l.Key)
+		}
+	}
+	d.tcp.RemoveLists(keysOf(going)...)
+	if d.events != nil {
+		d.events.RemoveLists(keysOf(going)...)
+	}
 	for _, l := range going {
-		d.tcp.RemoveList(l.Key)
 		if err := d.loop.Remove(ctx, l.Key); err != nil {
 			d.log.Error("the list did not end cleanly", zap.String("list", l.Key), zap.Error(err))
 		}
 		d.log.Info("the list is not served any more", zap.String("list", l.Key))
+	}
+	for _, l := range d.served.lists() {
+		if goes(l) {
+			l.Unload() // it counts in nothing that lists share any more
+		}
 	}
 	d.served.remove(goes)
 	return nil
@@ -226,29 +271,58 @@ func (d *daemon) awaitConfirmed(which func(relayed) bool, timeout time.Duration,
 
 // beginLists puts lists into service, and gives all their options.
 func (d *daemon) beginLists(ctx context.Context, coming []config.List, cfg *config.Config, paused map[string]bool) error {
-	lists := slices.Clone(d.served.lists())
-	for _, list := range coming {
-		l, source, subject := d.relay(list, cfg)
-		source.Paused = paused[list.Key]
-		if err := d.loop.Add(ctx, source); err != nil {
-			return err
-		}
-		d.tcp.AddList(subject)
-		d.log.Info("the list is served now", zap.String("list", list.Key))
-		lists = append(lists, l)
+	lists := make(map[string]relayed)
+	for _, l := range d.served.lists() {
+		lists[l.Key] = l
 	}
+	added, err := d.addLists(ctx, coming, cfg, paused)
+	for _, l := range added {
+		lists[l.Key] = l
+	}
+	if err != nil {
+		return err
+	}
+
 	var served []relayed // in the order of the configuration
 	for _, list := range cfg.Lists {
-		if i := slices.IndexFunc(lists, func(l relayed) bool { return l.Key == list.Key }); i >= 0 {
-			lists[i].Set(relayOptions(list, cfg))
+		l, ok := lists[list.Key]
+		if !ok {
+			continue
+		}
+		l.Set(relayOptions(list, cfg))
+		if l.Keep != list.Keep { // waits for the loop
 			if err := d.loop.SetKeep(ctx, list.Key, list.Keep); err != nil {
 				return err
 			}
-			served = append(served, relayed{list, lists[i].window})
 		}
+		served = append(served, relayed{list, l.window, l.before})
 	}
 	d.served.replace(cfg, served)
+	if d.events != nil {
+		d.events.AddLists(eventLists(coming)...)
+	}
 	return nil
+}
+
+// addLists adds lists to the loop and to all that leads to clients. After an error these have
+// the lists that the loop has.
+func (d *daemon) addLists(ctx context.Context, coming []config.List, cfg *config.Config, paused map[string]bool) (added []relayed, err error) {
+	var subjects []tcpserver.List
+	for _, list := range coming {
+		l, source, subject := d.relay(list, cfg)
+		source.Paused = paused[list.Key]
+		if err = d.loop.Add(ctx, source); err != nil {
+			break
+		}
+		d.addStream(l)
+		added, subjects = append(added, l), append(subjects, subject)
+	}
+
+	d.tcp.AddLists(subjects...)
+	for _, l := range added {
+		d.log.Info("the list is served now", zap.String("list", l.Key))
+	}
+	return added, err
 }
 
 // needRestart picks out the keys that reload does not apply.

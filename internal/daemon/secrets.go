@@ -1,77 +1,58 @@
 package daemon
 
 import (
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+
+	"edged/internal/config"
 )
 
-// readFile reads a file that a key of the configuration names. A name without a
-// slash is that of a systemd credential. https://systemd.io/CREDENTIALS/
-func readFile(key, name string) ([]byte, error) {
-	path := name
-	if !strings.Contains(name, "/") {
-		folder := os.Getenv("CREDENTIALS_DIRECTORY")
-		if folder == "" {
-			return nil, fmt.Errorf("%s: %q has no slash, so it is the name of a systemd credential, and there are none ($CREDENTIALS_DIRECTORY is not set): "+
-				"add LoadCredential=%s:/path/of/the/file to the unit, or write the path", key, name, name)
+var errNoCredentials = errors.New("there are none ($CREDENTIALS_DIRECTORY is not set)")
+
+// pathOf returns the path of a file that the configuration names. A name without a slash
+// is that of a systemd credential. https://systemd.io/CREDENTIALS/
+func pathOf(name string) (string, error) {
+	if !isCredential(name) {
+		return name, nil
+	}
+	folder := os.Getenv("CREDENTIALS_DIRECTORY")
+	if folder == "" {
+		return "", fmt.Errorf("%q has no slash, so it is the name of a systemd credential, and %w: "+
+			"add LoadCredential=%s:/path/of/the/file to the unit, or write the path", name, errNoCredentials, name)
+	}
+	return filepath.Join(folder, name), nil
+}
+
+// isCredential reports whether a name is that of a systemd credential.
+func isCredential(name string) bool { return name != "" && !strings.Contains(name, "/") }
+
+// credentials returns the keys that name a systemd credential. systemd makes these files
+// when it starts the service, and does not change them while it runs.
+func credentials(cfg *config.Config) []string {
+	r, t := &cfg.Redis, &cfg.TCP
+	keys, names := []string{
+		"redis.password_file", "redis.sentinel.password_file", "redis.tls.ca_file", "redis.tls.cert_file", "redis.tls.key_file",
+		"tcp.tls.ca_file", "tcp.tls.cert_file", "tcp.tls.key_file", "tcp.auth.token_file",
+	}, []string{
+		r.PasswordFile, r.Sentinel.PasswordFile, r.TLS.CAFile, r.TLS.CertFile, r.TLS.KeyFile,
+		t.TLS.CAFile, t.TLS.CertFile, t.TLS.KeyFile, t.Auth.TokenFile,
+	}
+	for i, u := range t.Users {
+		keys, names = append(keys, config.Index("tcp.user", i)+".password_file"), append(names, u.PasswordFile)
+	}
+	for i, u := range cfg.Uplinks {
+		for _, file := range uplinkFiles(&u) {
+			keys, names = append(keys, config.Index("uplink", i)+"."+file.key), append(names, *file.name)
 		}
-		path = filepath.Join(folder, name)
 	}
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %v", key, err)
+	all := []string{}
+	for i, name := range names {
+		if isCredential(name) {
+			all = append(all, keys[i])
+		}
 	}
-	return data, nil
-}
-
-// readSecret reads the first line of such a file; the empty name means none.
-func readSecret(key, name string) (string, error) {
-	if name == "" {
-		return "", nil
-	}
-	data, err := readFile(key, name)
-	if err != nil {
-		return "", err
-	}
-	line, _, _ := strings.Cut(string(data), "\n")
-	line = strings.TrimSuffix(line, "\r")
-	if line == "" {
-		return "", errors.New(key + ": the first line of " + name + " is empty")
-	}
-	return line, nil
-}
-
-// readPair reads the certificate and the key that cert_file and key_file below
-// section name.
-func readPair(section, certFile, keyFile string) (pair tls.Certificate, err error) {
-	cert, err := readFile(section+".cert_file", certFile)
-	if err != nil {
-		return pair, err
-	}
-	key, err := readFile(section+".key_file", keyFile)
-	if err != nil {
-		return pair, err
-	}
-	if pair, err = tls.X509KeyPair(cert, key); err != nil {
-		return pair, fmt.Errorf("%[1]s.cert_file, %[1]s.key_file: %[2]s and %[3]s: %[4]v", section, certFile, keyFile, err)
-	}
-	return pair, nil
-}
-
-// readAuthorities reads the certificates that ca_file below section names.
-func readAuthorities(section, file string) (*x509.CertPool, error) {
-	pem, err := readFile(section+".ca_file", file)
-	if err != nil {
-		return nil, err
-	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("%s.ca_file: there is no certificate in %s: it must be PEM, with -----BEGIN CERTIFICATE-----", section, file)
-	}
-	return pool, nil
+	return all
 }

@@ -2,68 +2,55 @@ package daemon
 
 import (
 	"crypto/tls"
-	"fmt"
 	"net"
 
 	"go.uber.org/zap"
 
+	"edged/internal/auth"
 	"edged/internal/config"
 	"edged/internal/password"
-	"edged/internal/tcpserver"
 )
 
-// security reads the files that the configuration names and makes of them what
-// the TCP server lets clients in by.
-func security(cfg config.TCP) (sec tcpserver.Security, err error) {
-	if sec.TLS, err = tlsConfig(cfg.TLS); err != nil {
-		return sec, err
+// security returns what a Gate lets clients in by.
+func (r *fileReader) security(cfg config.TCP) auth.Security {
+	sec := auth.Security{
+		TLS: r.serverTLS(cfg.TLS), TLSFirst: cfg.TLS.First,
+		Token: auth.Secret(r.clientSecret("tcp.auth.token_file", cfg.Auth.TokenFile)),
 	}
-	sec.TLSFirst = cfg.TLS.First
-	token, err := readClientSecret("tcp.auth.token_file", cfg.Auth.TokenFile)
-	if err != nil {
-		return sec, err
-	}
-	sec.Token = tcpserver.Secret(token)
 	for i, u := range cfg.Users {
 		secret := u.Password
 		if u.PasswordFile != "" {
-			if secret, err = readClientSecret(fmt.Sprintf("tcp.user[%d].password_file", i), u.PasswordFile); err != nil {
-				return sec, err
-			}
+			secret = r.clientSecret(config.Index("tcp.user", i)+".password_file", u.PasswordFile)
 		}
-		sec.Users = append(sec.Users, tcpserver.User{
-			Name: u.Name, Password: tcpserver.Secret(secret),
-			Publish: tcpserver.Rules(u.Publish), Subscribe: tcpserver.Rules(u.Subscribe),
+		sec.Users = append(sec.Users, auth.User{
+			Name: u.Name, Password: auth.Secret(secret),
+			Publish: auth.Rules(u.Publish), Subscribe: auth.Rules(u.Subscribe), Durables: u.Durables,
 		})
 	}
-	return sec, nil
+	return sec
 }
 
-// tlsConfig returns nil where there is to be no TLS.
-func tlsConfig(cfg config.TLS) (*tls.Config, error) {
+// serverTLS returns nil if there is to be no TLS.
+func (r *fileReader) serverTLS(cfg config.TLS) *tls.Config {
 	if cfg.CertFile == "" {
-		return nil, nil
+		return nil
 	}
 	const section = "tcp.tls"
-	pair, err := readPair(section, cfg.CertFile, cfg.KeyFile)
-	if err != nil {
-		return nil, err
+	c := &tls.Config{MinVersion: tls.VersionTLS12, ClientCAs: r.authorities(section, cfg.CAFile)}
+	if pair, ok := r.pair(section, cfg.CertFile, cfg.KeyFile); ok {
+		c.Certificates = []tls.Certificate{pair}
 	}
-	c := &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}
 	if cfg.CAFile != "" {
-		if c.ClientCAs, err = readAuthorities(section, cfg.CAFile); err != nil {
-			return nil, err
-		}
 		c.ClientAuth = tls.RequireAndVerifyClientCert
 	}
-	return c, nil
+	return c
 }
 
-// warnIfOpen says in the log if every host on a network can read the items.
-func (d *daemon) warnIfOpen() {
-	if addr, ok := d.address.(*net.TCPAddr); ok && !addr.IP.IsLoopback() && open(d.served.config().TCP) {
-		d.log.Warn("listening beyond loopback without authentication: whoever reaches the port gets the items",
-			zap.Stringer("address", addr))
+// warnIfOpen says in the log if every host on a network can read the items at an address.
+func warnIfOpen(cfg *config.Config, address net.Addr, log *zap.Logger) {
+	if addr, ok := address.(*net.TCPAddr); ok && !addr.IP.IsLoopback() && open(cfg.TCP) {
+		log.Warn("listening beyond loopback without authentication: whoever reaches the port gets the items",
+			place(cfg, "tcp.listen"), zap.Stringer("address", addr))
 	}
 }
 
@@ -72,15 +59,12 @@ func open(cfg config.TCP) bool {
 	return cfg.Auth.TokenFile == "" && len(cfg.Users) == 0 && cfg.TLS.CAFile == ""
 }
 
-// readClientSecret reads a client's password or token, in the clear or as a hash.
-func readClientSecret(key, name string) (string, error) {
-	secret, err := readSecret(key, name)
-	if err != nil {
-		return "", err
-	}
+// clientSecret returns a client's password or token, in the clear or as a hash.
+func (r *fileReader) clientSecret(key, name string) string {
+	secret := r.secret(key, name)
 	if cost, hashed := password.Cost(secret); hashed && !password.Allowed(secret) {
-		return "", fmt.Errorf("%s: the bcrypt hash in %s has a cost of %d, allowed are %d to %d: `edged passwd` makes one",
-			key, name, cost, password.MinCost, password.MaxCost)
+		r.problem(key, "the bcrypt hash in %s has a cost of %d, allowed are %d to %d: `edged passwd` makes one",
+			name, cost, password.MinCost, password.MaxCost)
 	}
-	return secret, nil
+	return secret
 }

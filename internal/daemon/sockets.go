@@ -20,9 +20,10 @@ const (
 	TCPSocket     = "tcp"
 	ControlSocket = "control"
 	StatusSocket  = "status"
+	HTTPSocket    = "http"
 )
 
-var socketNetworks = map[string]string{TCPSocket: "tcp", ControlSocket: "unix", StatusSocket: "unix"}
+var socketNetworks = map[string]string{TCPSocket: "tcp", ControlSocket: "unix", StatusSocket: "unix", HTTPSocket: "tcp"}
 
 // controlGroup is the group whose members may use the control socket.
 const controlGroup = "edged"
@@ -32,6 +33,7 @@ type sockets struct {
 	tcp       *watchdog.Listener
 	operators *watchdog.Listener
 	monitors  *watchdog.Listener // nil if there is no status socket
+	web       net.Listener       // nil if HTTP is off
 	passed    passed
 }
 
@@ -43,13 +45,13 @@ func (d *daemon) listen() (s *sockets, code int) {
 	if err := s.passed.check(cfg, d.log.Logger); err != nil {
 		d.log.Error("can't use the sockets that systemd passed", zap.Error(err))
 		s.close()
-		return nil, ExitConfig
+		return nil, ExitFailed
 	}
 
 	tcp, err := s.passed.or(TCPSocket, func() (net.Listener, error) { return net.Listen("tcp", cfg.TCP.Listen) })
 	if err != nil {
 		d.log.Error("can't listen for clients; is another edged or NATS server running?",
-			zap.String("key", "tcp.listen"), zap.String("address", cfg.TCP.Listen), zap.Error(err))
+			place(cfg, "tcp.listen"), zap.String("address", cfg.TCP.Listen), zap.Error(err))
 		s.close()
 		return nil, ExitFailed
 	}
@@ -58,31 +60,47 @@ func (d *daemon) listen() (s *sockets, code int) {
 
 	operators, err := s.passed.or(ControlSocket, func() (net.Listener, error) { return uds.Listen(cfg.Control.Socket, 0o660, controlGroup) })
 	if err != nil {
-		d.log.Error("can't listen for operators", zap.String("key", "control.socket"), zap.Error(err))
+		logNoOperators(cfg, d.log.Logger, err)
 		s.close()
 		return nil, ExitFailed
 	}
 	s.operators = d.watchdog.Listener(ControlSocket, breakable(ControlSocket, operators))
 
-	if monitors := listenForMonitors(cfg.Control.StatusSocket, s.passed, d.log.Logger); monitors != nil {
+	if monitors := listenForMonitors(cfg, s.passed, d.log.Logger); monitors != nil {
 		s.monitors = d.watchdog.Listener(StatusSocket, monitors)
 	}
-	d.warnIfOpen()
+	if d.http != nil {
+		if s.web, err = s.passed.or(HTTPSocket, func() (net.Listener, error) { return net.Listen("tcp", cfg.HTTP.Listen) }); err != nil {
+			d.log.Error("can't listen for HTTP", place(cfg, "http.listen"), zap.String("address", cfg.HTTP.Listen), zap.Error(err))
+			s.close()
+			return nil, ExitFailed
+		}
+	}
+	warnIfOpen(cfg, d.address, d.log.Logger)
 	return s, 0
 }
 
 // listenForMonitors returns nil if there is no path, or if the socket cannot be had:
 // items are relayed without it too.
-func listenForMonitors(path string, passed passed, log *zap.Logger) net.Listener {
+func listenForMonitors(cfg *config.Config, passed passed, log *zap.Logger) net.Listener {
+	path := cfg.Control.StatusSocket
 	if path == "" {
 		return nil
 	}
 	ln, err := passed.or(StatusSocket, func() (net.Listener, error) { return uds.Listen(path, 0o666, "") })
 	if err != nil {
-		log.Warn("can't listen for monitors; serving without", zap.String("key", "control.status_socket"), zap.Error(err))
+		logNoMonitors(cfg, log, err)
 		return nil
 	}
 	return ln
+}
+
+func logNoOperators(cfg *config.Config, log *zap.Logger, err error) {
+	log.Error("can't listen for operators", place(cfg, "control.socket"), zap.Error(err))
+}
+
+func logNoMonitors(cfg *config.Config, log *zap.Logger, err error) {
+	log.Warn("can't listen for monitors; serving without", place(cfg, "control.status_socket"), zap.Error(err))
 }
 
 // close closes the sockets; systemd keeps those open that it passed.
@@ -92,6 +110,9 @@ func (s *sockets) close() {
 			l.Close()
 		}
 	}
+	if s.web != nil {
+		s.web.Close()
+	}
 	for _, ln := range s.passed {
 		ln.Close()
 	}
@@ -99,7 +120,8 @@ func (s *sockets) close() {
 
 // passed are the listening sockets that systemd passed, by name; nil if it passed
 // none. They must be all that the configuration asks for, or none: a daemon that
-// serves on some of them only would be hard to reach.
+// serves on some of them only would be hard to reach. The one for HTTP counts for itself, with
+// the others or alone: if it is passed, HTTP is on.
 type passed map[string]net.Listener
 
 // check compares the sockets with the configuration.
@@ -115,6 +137,9 @@ func (p passed) check(cfg *config.Config, log *zap.Logger) error {
 		return err
 	}
 	for name, configured := range configured {
+		if p[name] == nil {
+			continue // so are all of them
+		}
 		if at := p[name].Addr().String(); at != configured {
 			log.Info("systemd listens elsewhere than the configuration says, and that is what counts",
 				zap.String("socket", name), zap.String("address", at), zap.String("configured", configured))
@@ -123,15 +148,18 @@ func (p passed) check(cfg *config.Config, log *zap.Logger) error {
 	return nil
 }
 
-// checkNames wants exactly the sockets with these names.
+// checkNames wants the sockets with these names, all or none, and no others except the one for HTTP.
 func (p passed) checkNames(names []string) error {
 	for name, ln := range p {
-		if !slices.Contains(names, name) {
+		if name != HTTPSocket && !slices.Contains(names, name) {
 			return fmt.Errorf("systemd passed a socket named %q, and the configuration asks for none of that name: see FileDescriptorName= in the .socket units of edged.service (it asks for %s)", name, strings.Join(names, ", "))
 		}
 		if want := socketNetworks[name]; ln.Addr().Network() != want {
 			return fmt.Errorf("the socket %q that systemd passed is of the network %s, not %s: see ListenStream= in its .socket unit", name, ln.Addr().Network(), want)
 		}
+	}
+	if _, alone := p[HTTPSocket]; alone && len(p) == 1 {
+		return nil
 	}
 	for _, name := range names {
 		if p[name] == nil {
@@ -143,8 +171,8 @@ func (p passed) checkNames(names []string) error {
 
 // or returns the socket that was passed; if none was, the one that open opens.
 func (p passed) or(name string, open func() (net.Listener, error)) (net.Listener, error) {
-	if p != nil {
-		return p[name], nil
+	if ln := p[name]; ln != nil {
+		return ln, nil
 	}
 	return open()
 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"edged/internal/config"
+	"edged/internal/progress"
 	"edged/internal/relay"
 	"edged/internal/tcpserver"
 )
@@ -15,6 +16,8 @@ type lifecycle struct {
 	orders  chan stop     // orders to drain or to quit; holds one
 	begun   chan struct{} // closed when the drain begins
 	drained chan struct{} // closed with the books
+
+	drain *progress.Task // nil before the drain; main alone uses it
 
 	mu  sync.Mutex
 	why string // guarded by mu; why the daemon drains, empty while it serves
@@ -51,8 +54,9 @@ func (l *lifecycle) order(s stop) {
 	}
 }
 
-// beginDrain notes that the drain has begun; it is called once.
-func (l *lifecycle) beginDrain(why string) {
+// beginDrain notes that the drain has begun, and the task that it is; it is called once.
+func (l *lifecycle) beginDrain(why string, drain *progress.Task) {
+	l.drain = drain
 	l.mu.Lock()
 	l.why = why
 	l.mu.Unlock()
@@ -69,15 +73,23 @@ func (l *lifecycle) draining() string {
 // served is the configuration in force, and the lists with their books.
 type served struct {
 	mu    sync.Mutex
-	cfg   *config.Config // guarded by mu; never changed in place
-	all   []relayed      // guarded by mu; in the order of cfg, never changed in place
-	ended relay.Stats    // guarded by mu; the books of lists that reload has removed
+	cfg   *config.Config         // guarded by mu; never changed in place
+	all   []relayed              // guarded by mu; in the order of cfg, never changed in place
+	ended map[string]relay.Stats // guarded by mu; by key: the books of lists that reload has removed
 }
 
 // relayed is a list that is served.
 type relayed struct {
 	config.List
 	window
+	before relay.Stats // its books until a reload removed it and added it again
+}
+
+// Stats returns the books of the list since the start of the process.
+func (l relayed) Stats() relay.Stats {
+	s := l.window.Stats()
+	addBooks(&s, l.before)
+	return s
 }
 
 // window is a list's place in the relay, whatever its items are confirmed by.
@@ -86,7 +98,11 @@ type window interface {
 	Stats() relay.Stats
 	Set(relay.Options)
 	State() relay.State
+	Durable(name string, below uint64) (i relay.DurableInfo, known bool)
+	InUse(name string) bool
+	RemoveDurable(name string) bool
 	Stop()
+	Unload()
 }
 
 // config returns the configuration in force, with the changes of reload.
@@ -103,10 +119,22 @@ func (s *served) lists() []relayed {
 	return s.all
 }
 
-// replace puts a configuration into force, with its lists.
+// fromRight reports whether the right end of a list is its head.
+func (s *served) fromRight(key string) bool {
+	return slices.ContainsFunc(s.lists(), func(l relayed) bool { return l.Key == key && l.TakeFrom == config.TakeRight })
+}
+
+// replace puts a configuration into force, with its lists. One that reload has removed goes on with its books.
 func (s *served) replace(cfg *config.Config, lists []relayed) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	lists = slices.Clone(lists)
+	for i, l := range lists {
+		if books, ok := s.ended[l.Key]; ok {
+			addBooks(&lists[i].before, books)
+			delete(s.ended, l.Key)
+		}
+	}
 	s.cfg, s.all = cfg, lists
 }
 
@@ -118,7 +146,10 @@ func (s *served) remove(which func(relayed) bool) {
 		if which(l) {
 			b := l.Stats()
 			b.Returned += uint64(b.InFlight)
-			addBooks(&s.ended, b)
+			if s.ended == nil {
+				s.ended = make(map[string]relay.Stats)
+			}
+			s.ended[l.Key] = b
 		}
 	}
 	s.all = slices.DeleteFunc(slices.Clone(s.all), which)
@@ -128,7 +159,10 @@ func (s *served) remove(which func(relayed) bool) {
 func (s *served) books() relay.Stats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	total := s.ended
+	var total relay.Stats
+	for _, b := range s.ended {
+		addBooks(&total, b)
+	}
 	for _, l := range s.all {
 		b := l.Stats()
 		addBooks(&total, b)

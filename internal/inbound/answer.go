@@ -11,6 +11,8 @@ type pubAck struct {
 	Error  *apiError `json:"error,omitempty"`
 	Stream string    `json:"stream"`
 	Seq    uint64    `json:"seq,omitempty"` // how many items this process has written to the list
+
+	Duplicate bool `json:"duplicate,omitempty"` // it is not written, as an item with the same id was
 }
 
 type apiError struct {
@@ -29,6 +31,11 @@ const (
 // success is the answer for the item that was just counted. Writer.mu is held.
 func (l *list) success() []byte {
 	return marshal(pubAck{Stream: l.Key, Seq: l.stats.Written})
+}
+
+// duplicate is the answer for an item that is not written, since one with the same id was.
+func (l *list) duplicate(seq uint64) []byte {
+	return marshal(pubAck{Stream: l.Key, Seq: seq, Duplicate: true})
 }
 
 func (l *list) failure(errCode int, why string) []byte {

@@ -43,6 +43,9 @@ const (
 	// and two are what it may take to go on when Redis is back.
 	firstRetry = 20 * time.Millisecond
 	lastRetry  = 500 * time.Millisecond
+	// fullFor is how long a list counts as full after the last item that it refused, and the time
+	// between two looks at its length after that.
+	fullFor = time.Second
 )
 
 // Options say what a Writer writes to.
@@ -72,8 +75,9 @@ type Redis interface {
 type List struct {
 	Subject   string // what they publish to
 	Key       string
-	MaxLen    int64 // the list's length from which on items are refused; 0 means no bound
-	FromRight bool  // the list's head is its right end
+	MaxLen    int64         // the list's length from which on items are refused; 0 means no bound
+	IDWindow  time.Duration // for which an id is remembered; 0: none is
+	FromRight bool          // the list's head is its right end
 }
 
 // Stats describe one list.
@@ -81,6 +85,7 @@ type Stats struct {
 	Subject       string `json:"subject"`
 	Key           string `json:"list"`
 	Written       uint64 `json:"written"`
+	Duplicates    uint64 `json:"duplicates"`      // items not written: one with the same id was
 	RefusedBuffer uint64 `json:"refused_buffer"`  // the list's share of the buffer was full
 	RefusedMaxLen uint64 `json:"refused_max_len"` // the list had MaxLen items
 	RefusedRedis  uint64 `json:"refused_redis"`   // Redis was away, or refused it
@@ -88,6 +93,9 @@ type Stats struct {
 	Waiting       int    `json:"waiting"`         // items
 	WaitingBytes  int    `json:"waiting_bytes"`
 	Failing       string `json:"failing,omitempty"` // why Redis does not take the list's items
+
+	Full      string    `json:"full,omitempty"` // the list has MaxLen items, in words
+	FullSince time.Time `json:"full_since,omitzero"`
 }
 
 // Writer writes to lists. Its methods may be called from any goroutine.
@@ -107,8 +115,10 @@ type Writer struct {
 type list struct {
 	List
 	waiting []item // in order; only Run takes some out
+	ids     ids
 	pause   time.Duration
 	retry   time.Time // nothing is sent before
+	look    time.Time // if it is full: when its length is looked at
 	stats   Stats
 }
 
@@ -116,6 +126,7 @@ type list struct {
 type item struct {
 	payload []byte
 	answer  func([]byte) // nil where nobody waits for it
+	id      *published   // nil: it has none
 }
 
 func (it item) cost() int { return len(it.payload) + overhead }
@@ -142,14 +153,29 @@ func New(opts Options) *Writer {
 }
 
 // Write lets payload, which it copies, be appended to the list with that index in
-// Options.Lists. answer is called once with a JSON object, possibly before Write
+// Options.Lists. An item whose id is that of one written before is a duplicate, and is not
+// written; an empty id is none. answer is called once with a JSON object, possibly before Write
 // returns, without a lock held; where it is nil nobody waits for the outcome.
-func (w *Writer) Write(i int, payload []byte, answer func(reply []byte)) {
-	it := item{bytes.Clone(payload), answer}
+func (w *Writer) Write(i int, id string, payload []byte, answer func(reply []byte)) {
+	it := item{payload: bytes.Clone(payload), answer: answer}
 	w.mu.Lock()
 	l := w.lists[i]
+	first := l.ids.first(id, l.IDWindow, time.Now())
 	var refused []byte
 	switch {
+	case first != nil && first.seq == 0 && len(first.also) >= maxAlso:
+		l.stats.RefusedBuffer++
+		refused = l.failure(noResources, "too many wait for the outcome of this id")
+	case first != nil && first.seq == 0: // the one before waits for Redis
+		l.stats.Duplicates++
+		if answer != nil {
+			first.also = append(first.also, answer)
+		}
+		w.mu.Unlock()
+		return
+	case first != nil:
+		l.stats.Duplicates++
+		refused = l.duplicate(first.seq)
 	case w.closed:
 		l.stats.RefusedRedis++
 		refused = l.failure(unavailable, "edged is ending")
@@ -160,6 +186,7 @@ func (w *Writer) Write(i int, payload []byte, answer func(reply []byte)) {
 		l.stats.RefusedRedis++
 		refused = l.failure(unavailable, l.stats.Failing)
 	default:
+		it.id = l.ids.add(id, l.IDWindow, time.Now())
 		l.waiting = append(l.waiting, it)
 		l.stats.WaitingBytes += it.cost()
 	}
@@ -238,11 +265,18 @@ func (w *Writer) next() (next time.Time) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, l := range w.lists {
-		if len(l.waiting) > 0 && (next.IsZero() || l.retry.Before(next)) {
-			next = l.retry
-			if next.IsZero() {
-				next = time.Now()
-			}
+		at := l.retry
+		switch {
+		case len(l.waiting) > 0 && at.IsZero():
+			at = time.Now()
+		case len(l.waiting) > 0:
+		case l.stats.Full != "" && !w.closed:
+			at = l.look
+		default:
+			continue
+		}
+		if next.IsZero() || at.Before(next) {
+			next = at
 		}
 	}
 	return next
@@ -256,6 +290,35 @@ if n <= 0 then return 0 end
 redis.call(ARGV[2], KEYS[1], unpack(ARGV, 3, n + 2))
 return n
 `
+
+// looked settles a look at the length of a full list.
+func (w *Writer) looked(l *list, length int64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	l.look = time.Now().Add(fullFor)
+	if length < l.MaxLen {
+		w.hasRoom(l)
+	}
+}
+
+// hasRoom ends the time in which a list is full. Writer.mu is held.
+func (w *Writer) hasRoom(l *list) {
+	w.log.Info("the list is full no more; clients can write to it again", zap.String("list", l.Key),
+		zap.Duration("full", time.Since(l.stats.FullSince).Round(time.Millisecond)))
+	l.stats.Full, l.stats.FullSince = "", time.Time{}
+}
+
+// refused notes that a list has refused an item because it is full. Writer.mu is held.
+func (w *Writer) refused(l *list) {
+	now := time.Now()
+	l.look = now.Add(fullFor)
+	if l.stats.Full == "" {
+		l.stats.Full = fmt.Sprintf("the list is full: it has max_len = %d items, and more are refused", l.MaxLen)
+		l.stats.FullSince = now
+		w.log.Warn("the list is full, and refuses what clients publish; see that a program takes its items, or raise max_len",
+			zap.String("list", l.Key), zap.Int64("max_len", l.MaxLen))
+	}
+}
 
 // sending is what a round sends to one list.
 type sending struct {
@@ -273,12 +336,21 @@ func (w *Writer) round(ctx context.Context) {
 	now := time.Now()
 	w.mu.Lock()
 	for _, l := range w.lists {
-		if len(l.waiting) > 0 && !now.Before(l.retry) {
-			items, client := l.first(), w.redis.Client(l.Key)
-			cmd := redis.NewCmd(ctx, l.command(items)...)
-			pipes[client] = append(pipes[client], cmd)
-			sent = append(sent, sending{l, items, cmd, client})
+		var args []any
+		var items []item
+		switch {
+		case len(l.waiting) > 0 && !now.Before(l.retry):
+			items = l.first()
+			args = l.command(items)
+		case len(l.waiting) == 0 && l.stats.Full != "" && !now.Before(l.look):
+			args = []any{"LLEN", l.Key}
+		default:
+			continue
 		}
+		client := w.redis.Client(l.Key)
+		cmd := redis.NewCmd(ctx, args...)
+		pipes[client] = append(pipes[client], cmd)
+		sent = append(sent, sending{l, items, cmd, client})
 	}
 	w.mu.Unlock()
 	errs := make(map[*redis.Client]error, len(pipes))
@@ -294,13 +366,21 @@ func (w *Writer) round(ctx context.Context) {
 		// connection failed, go-redis may leave one with neither that nor an error.
 		if n, ok := s.cmd.Val().(int64); ok {
 			w.redis.Reached(s.list.Key)
-			w.wrote(s, n)
+			if len(s.items) == 0 {
+				w.looked(s.list, n)
+			} else {
+				w.wrote(s, n)
+			}
 			continue
 		}
 		err := cmp.Or(s.cmd.Err(), errs[s.client])
 		atOnce := w.redis.Failed(s.list.Key, err)
 		if atOnce && surelyNot(err) {
 			w.retryNow(s.list) // where it is; nobody need know
+			continue
+		}
+		if len(s.items) == 0 {
+			w.looked(s.list, s.list.MaxLen) // as far as is known
 			continue
 		}
 		w.failed(s, err)
@@ -376,6 +456,22 @@ func (w *Writer) wrote(s sending, n int64) {
 		if it.answer != nil {
 			replies = append(replies, reply{it.answer, text})
 		}
+		if it.id == nil {
+			continue
+		}
+		if l.MaxLen == 0 || int64(i) < n {
+			it.id.seq = l.stats.Written
+			text = l.duplicate(it.id.seq)
+		} else {
+			l.ids.drop(it.id)
+		}
+		replies = it.id.tell(replies, text)
+	}
+	switch {
+	case l.MaxLen > 0 && n < int64(len(s.items)):
+		w.refused(l)
+	case l.stats.Full != "" && !time.Now().Before(l.look):
+		w.hasRoom(l)
 	}
 	clear(s.items)
 	l.waiting = l.waiting[len(s.items):]
@@ -414,6 +510,10 @@ func (w *Writer) failed(s sending, err error) {
 		}
 		l.stats.WaitingBytes -= it.cost()
 		replies = append(replies, reply{it.answer, text})
+		if it.id != nil { // published again it is not a duplicate
+			l.ids.drop(it.id)
+			replies = it.id.tell(replies, text)
+		}
 	}
 	l.waiting = kept
 	w.unlockAndTell(replies)

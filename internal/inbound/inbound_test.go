@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -76,7 +77,7 @@ type outcome struct {
 func ask(t *testing.T, w *Writer, list int, payload string) <-chan outcome {
 	answers := make(chan outcome, 1)
 	var times atomic.Int32
-	w.Write(list, []byte(payload), func(reply []byte) {
+	w.Write(list, "", []byte(payload), func(reply []byte) {
 		if times.Add(1) > 1 {
 			t.Errorf("%s was answered more than once", payload)
 			return
@@ -118,15 +119,15 @@ func TestWritesInOrderAndAnswersWithTheNumberWritten(t *testing.T) {
 	server := redistest.Start(t)
 	w := writer(client(server), 1<<20, List{Key: "left"}, List{Key: "right", FromRight: true})
 	payload := []byte("a")
-	w.Write(0, payload, nil)
+	w.Write(0, "", payload, nil)
 	payload[0] = 'x' // it was copied
 	first := ask(t, w, 0, "b")
 	other := ask(t, w, 1, "1")
-	w.Write(1, []byte("2"), nil)
+	w.Write(1, "", []byte("2"), nil)
 	run(t, w)
 	wantSeq(t, first, "left", 2)
 	wantSeq(t, other, "right", 1)
-	w.Write(0, nil, nil)
+	w.Write(0, "", nil, nil)
 	wantSeq(t, ask(t, w, 0, "c\x00\r\n"), "left", 4)
 	wantSeq(t, ask(t, w, 1, "3"), "right", 3)
 	if got, want := items(t, server, "left"), []string{"a", "b", "", "c\x00\r\n"}; !slices.Equal(got, want) {
@@ -149,8 +150,8 @@ func TestManyItemsKeepTheirOrder(t *testing.T) {
 	for i := range n {
 		item := fmt.Sprint(i)
 		want = append(want, item)
-		w.Write(0, []byte(item), nil)
-		w.Write(1, []byte(item), nil)
+		w.Write(0, "", []byte(item), nil)
+		w.Write(1, "", []byte(item), nil)
 	}
 	wantSeq(t, ask(t, w, 0, "end"), "plain", n+1)
 	wantSeq(t, ask(t, w, 1, "end"), "bounded", n+1)
@@ -167,7 +168,7 @@ func TestMaxLenRefusesAndDropsNothing(t *testing.T) {
 	server.Push("l", "old")
 	a, b := ask(t, w, 0, "a"), ask(t, w, 0, "b")
 	c, d := ask(t, w, 0, "c"), ask(t, w, 0, "d")
-	w.Write(0, []byte("e"), nil)
+	w.Write(0, "", []byte("e"), nil)
 	run(t, w)
 	wantSeq(t, a, "l", 1)
 	wantSeq(t, b, "l", 2)
@@ -183,13 +184,42 @@ func TestMaxLenRefusesAndDropsNothing(t *testing.T) {
 	wantSeq(t, ask(t, w, 0, "f"), "l", 3)
 }
 
+func TestAFullListIsAFaultUntilItHasRoom(t *testing.T) {
+	server := redistest.Start(t)
+	w := writer(client(server), 1<<20, List{Key: "l", MaxLen: 2})
+	defer run(t, w)()
+	wantSeq(t, ask(t, w, 0, "a"), "l", 1)
+	wantSeq(t, ask(t, w, 0, "b"), "l", 2)
+	if st := w.Stats()[0]; st.Full != "" || !st.FullSince.IsZero() {
+		t.Errorf("it is full before it has refused anything: %+v", st)
+	}
+	wantError(t, ask(t, w, 0, "c"), 10077, "full")
+	if st := w.Stats()[0]; !strings.Contains(st.Full, "max_len = 2") || st.FullSince.IsZero() {
+		t.Errorf("it has refused an item, and the state is %+v", st)
+	}
+
+	// No client publishes again.
+	server.Client().LPop(t.Context(), "l")
+	redistest.Eventually(t, "it is full no more", func() bool { return w.Stats()[0].Full == "" })
+
+	// A client publishes again and again.
+	wantSeq(t, ask(t, w, 0, "d"), "l", 3)
+	wantError(t, ask(t, w, 0, "e"), 10077, "full")
+	server.Client().Del(t.Context(), "l")
+	redistest.Eventually(t, "it is full no more", func() bool {
+		w.Write(0, "", []byte("f"), nil)
+		server.Client().Del(t.Context(), "l")
+		return w.Stats()[0].Full == ""
+	})
+}
+
 func TestFullBufferRefusesAndLeavesOthersTheirShare(t *testing.T) {
 	server := redistest.Start(t)
 	w := writer(client(server), 2*1000, List{Key: "full"}, List{Key: "other"})
 	big := strings.Repeat("x", 1000)
 	first := ask(t, w, 0, big) // one item may exceed the share
 	wantError(t, ask(t, w, 0, "y"), 10023, "too much waits")
-	w.Write(0, []byte("z"), nil)
+	w.Write(0, "", []byte("z"), nil)
 	other := ask(t, w, 1, "1")
 	if st := w.Stats()[0]; st.RefusedBuffer != 2 || st.Waiting != 1 {
 		t.Errorf("the books are %+v, want 2 refused and 1 waiting", st)
@@ -207,10 +237,10 @@ func TestWhileRedisIsAwayWhoAsksIsRefusedAndTheRestWaits(t *testing.T) {
 	run(t, w)
 	wantSeq(t, ask(t, w, 0, "before"), "l", 1)
 	server.Kill()
-	w.Write(0, []byte("one"), nil)
+	w.Write(0, "", []byte("one"), nil)
 	redistest.Eventually(t, "it is seen that Redis is away", func() bool { return w.Stats()[0].Failing != "" })
 	wantError(t, ask(t, w, 0, "refused"), 10008, "Redis does not take it")
-	w.Write(0, []byte("two"), nil)
+	w.Write(0, "", []byte("two"), nil)
 	server.Restart()
 	redistest.Eventually(t, "what waited is written", func() bool { return w.Stats()[0].Waiting == 0 })
 	if got, want := items(t, server, "l"), []string{"one", "two"}; !slices.Equal(got, want) {
@@ -239,7 +269,7 @@ func TestAKeyThatHoldsNoListStopsNoOther(t *testing.T) {
 	server.Client().Set(ctx, "bad", "a string", 0)
 	w := writer(client(server), 1<<20, List{Key: "bad"}, List{Key: "good"}, List{Key: "bad", MaxLen: 100})
 	run(t, w)
-	w.Write(0, []byte("1"), nil)
+	w.Write(0, "", []byte("1"), nil)
 	wantError(t, ask(t, w, 2, "x"), 10008, "WRONGTYPE")
 	redistest.Eventually(t, "the fault is visible", func() bool { return strings.Contains(w.Stats()[0].Failing, "WRONGTYPE") })
 	wantSeq(t, ask(t, w, 1, "1"), "good", 1)
@@ -282,7 +312,7 @@ func TestALostReplyIsToldOrElseTheItemIsWrittenAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	lose.Store(true)
-	w.Write(0, []byte("kept"), nil)
+	w.Write(0, "", []byte("kept"), nil)
 	asked := ask(t, w, 0, "asked")
 	run(t, w)
 	wantError(t, asked, 10008, "may be in the list or not")
@@ -301,7 +331,7 @@ func TestARedisThatHangsLosesNothing(t *testing.T) {
 	run(t, w)
 	wantSeq(t, ask(t, w, 0, "first"), "l", 1)
 	server.Signal(syscall.SIGSTOP)
-	w.Write(0, []byte("kept"), nil)
+	w.Write(0, "", []byte("kept"), nil)
 	redistest.Eventually(t, "a round trip timed out", func() bool { return w.Stats()[0].Uncertain > 0 })
 	server.Signal(syscall.SIGCONT)
 	redistest.Eventually(t, "what waited is written", func() bool { return w.Stats()[0].Waiting == 0 })
@@ -315,7 +345,7 @@ func TestTheEndWritesWhatWaits(t *testing.T) {
 	w := writer(client(server), 64<<20, List{Key: "l"})
 	const n = 3 * roundItems
 	for range n {
-		w.Write(0, []byte("x"), nil)
+		w.Write(0, "", []byte("x"), nil)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
@@ -326,7 +356,7 @@ func TestTheEndWritesWhatWaits(t *testing.T) {
 		t.Errorf("the list holds %d items, want %d", got, n)
 	}
 	wantError(t, ask(t, w, 0, "late"), 10008, "edged is ending")
-	w.Write(0, []byte("late"), nil)
+	w.Write(0, "", []byte("late"), nil)
 	if st := w.Stats()[0]; st.Written != n || st.RefusedRedis != 2 {
 		t.Errorf("the books are %+v", st)
 	}
@@ -342,7 +372,7 @@ func TestTheEndRefusesWhatRedisDoesNotTake(t *testing.T) {
 	}
 	w := writer(opts, 1<<20, List{Key: "l"})
 	asked := ask(t, w, 0, "a")
-	w.Write(0, []byte("b"), nil)
+	w.Write(0, "", []byte("b"), nil)
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	if err := w.Run(ctx); err != nil {
@@ -359,7 +389,7 @@ func TestTheEndWaitsForARedisThatComesBack(t *testing.T) {
 	server := redistest.Start(t)
 	server.Kill()
 	w := writer(client(server), 1<<20, List{Key: "l"})
-	w.Write(0, []byte("x"), nil)
+	w.Write(0, "", []byte("x"), nil)
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	ended := make(chan error, 1)
@@ -371,5 +401,46 @@ func TestTheEndWaitsForARedisThatComesBack(t *testing.T) {
 	}
 	if n := server.Len("l"); n != 1 {
 		t.Errorf("the list holds %d items, want 1", n)
+	}
+}
+
+func TestAnIDIsWrittenOnceWithinItsWindow(t *testing.T) {
+	r := redistest.Start(t)
+	w := writer(client(r), 1<<20, List{Subject: "s", Key: "list", IDWindow: time.Hour})
+	defer run(t, w)()
+	ack := func(id, payload string) (reply string) {
+		answered := make(chan string, 1)
+		w.Write(0, id, []byte(payload), func(text []byte) { answered <- string(text) })
+		return <-answered
+	}
+	for _, c := range []struct{ id, payload, want string }{
+		{"1", "a", `{"stream":"list","seq":1}`},
+		{"2", "b", `{"stream":"list","seq":2}`},
+		{"1", "c", `{"stream":"list","seq":1,"duplicate":true}`},
+		{"", "d", `{"stream":"list","seq":3}`},
+		{"", "d", `{"stream":"list","seq":4}`},
+	} {
+		if got := ack(c.id, c.payload); got != c.want {
+			t.Errorf("%s is answered %s, want %s", c.payload, got, c.want)
+		}
+	}
+	if got := strings.Join(items(t, r, "list"), ""); got != "abdd" {
+		t.Errorf("the list has %q", got)
+	}
+}
+
+func TestOldIDsAndThoseOverTheBoundAreForgotten(t *testing.T) {
+	var s ids
+	now := time.Unix(1000, 0)
+	at := func(seconds int) time.Time { return now.Add(time.Duration(seconds) * time.Second) }
+	s.add("old", time.Minute, at(0))
+	if s.first("old", time.Minute, at(60)) == nil || s.first("old", time.Minute, at(61)) != nil {
+		t.Error("an id is not remembered for as long as its window")
+	}
+	for i := range maxIDs + 1 {
+		s.add(strconv.Itoa(i), time.Minute, at(70))
+	}
+	if s.first("0", time.Minute, at(70)) != nil || s.first("1", time.Minute, at(70)) == nil || len(s.known) != maxIDs {
+		t.Errorf("%d ids are remembered, want the last %d", len(s.known), maxIDs)
 	}
 }

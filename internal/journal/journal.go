@@ -3,17 +3,14 @@
 // for each field of the entry, and a MESSAGE_ID for entries with a field "event"
 // that is one of Events. See systemd.journal-fields(7).
 //
-// Writing never waits: entries go to a bounded queue, one goroutine sends them in
-// their order. What finds the queue full, or a journal that does not take it, is
-// dropped and counted; the next entry that gets through is followed by the count.
+// Messages have no characters that control a terminal; fields have their values as they are.
 package journal
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
-	"sync"
-	"sync/atomic"
-	"time"
+	"unicode"
 
 	"github.com/coreos/go-systemd/v22/journal"
 	"go.uber.org/zap/zapcore"
@@ -26,92 +23,33 @@ var Events = map[string]string{
 	"draining":       "5b1a3f1e2f6e4c4e9a57b9c3b2a7d60e",
 	"redis-lost":     "c8e1f3f0d9d44cc08b6f7f0b7f0f9a33",
 	"redis-back":     "3d2c7f6a51b14e5d9f6b0e9c2a4d8b72",
+	"login-refused":  "7c1d94e2a8f64b0d93be5a1f60c7d284",
 	"client-cut-off": "a47d0c5e8f3b49b2b1c6d2e7f9083c14",
 }
 
-const (
-	queueLength = 1024        // entries
-	closeGrace  = time.Second // for the queue to be sent at Close
-)
+// Entry is an entry of the journal.
+type Entry struct {
+	Message  string
+	Priority journal.Priority
+	Fields   map[string]string
+}
 
-// Send writes an entry; its signature is that of go-systemd's journal.Send.
-type Send func(message string, priority journal.Priority, fields map[string]string) error
-
-// Core is a zapcore.Core. Cores made by With share the queue and the goroutine.
+// Core is a zapcore.Core that makes entries.
 type Core struct {
 	zapcore.LevelEnabler
-	*sender
+	put    func(Entry)
 	fields []zapcore.Field
 }
 
-// sender is the queue and the goroutine that empties it.
-type sender struct {
-	send    Send
-	dropped atomic.Uint64
-	done    chan struct{} // closed when the goroutine has ended
-
-	mu     sync.Mutex
-	closed bool       // guarded by mu
-	queue  chan entry // closed under mu
+// New makes a core that gives its entries to put, which must not wait for the journal.
+func New(level zapcore.LevelEnabler, put func(Entry)) *Core {
+	return &Core{LevelEnabler: level, put: put}
 }
 
-type entry struct {
-	message  string
-	priority journal.Priority
-	fields   map[string]string
-}
-
-// New makes a core and starts its goroutine, which Close ends.
-func New(level zapcore.LevelEnabler, send Send) *Core {
-	s := &sender{send: send, done: make(chan struct{}), queue: make(chan entry, queueLength)}
-	go s.run()
-	return &Core{LevelEnabler: level, sender: s}
-}
-
-// Dropped is how many entries did not reach the journal.
-func (s *sender) Dropped() uint64 { return s.dropped.Load() }
-
-// Close sends what is in the queue and ends the goroutine. A journal that hangs
-// keeps it for a second at most. Entries that come later are dropped.
-func (s *sender) Close() {
-	s.mu.Lock()
-	if !s.closed {
-		s.closed = true
-		close(s.queue)
-	}
-	s.mu.Unlock()
-	select {
-	case <-s.done:
-	case <-time.After(closeGrace):
-	}
-}
-
-func (s *sender) run() {
-	defer close(s.done)
-	var told uint64 // of dropped
-	for e := range s.queue {
-		if s.send(e.message, e.priority, e.fields) != nil {
-			s.dropped.Add(1)
-			continue
-		}
-		if n := s.dropped.Load(); n > told && s.send(
-			fmt.Sprintf("%d lines of the log did not reach the journal", n-told), journal.PriWarning, nil) == nil {
-			told = n
-		}
-	}
-}
-
-func (s *sender) put(e entry) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if !s.closed {
-		select {
-		case s.queue <- e:
-			return
-		default:
-		}
-	}
-	s.dropped.Add(1)
+// Lost returns the entry that says how many entries did not reach the journal.
+func Lost(n uint64) Entry {
+	lines := strconv.FormatUint(n, 10)
+	return Entry{"lines of the log were lost lines=" + lines, journal.PriWarning, map[string]string{"EDGED_LINES": lines}}
 }
 
 // With is part of zapcore.Core.
@@ -129,14 +67,14 @@ func (c *Core) Check(e zapcore.Entry, checked *zapcore.CheckedEntry) *zapcore.Ch
 	return checked
 }
 
-// Write is part of zapcore.Core. It never fails and never waits.
+// Write is part of zapcore.Core. It never fails.
 func (c *Core) Write(e zapcore.Entry, fields []zapcore.Field) error {
-	out := entry{priority: priority(e.Level), fields: map[string]string{}}
+	out := Entry{Priority: priority(e.Level), Fields: map[string]string{}}
 	if e.LoggerName != "" {
-		out.fields["EDGED_LOGGER"] = e.LoggerName
+		out.Fields["EDGED_LOGGER"] = e.LoggerName
 	}
 	var message strings.Builder
-	message.WriteString(e.Message)
+	message.WriteString(printable(e.Message))
 	for _, list := range [][]zapcore.Field{c.fields, fields} {
 		for _, f := range list {
 			enc := zapcore.NewMapObjectEncoder()
@@ -148,21 +86,21 @@ func (c *Core) Write(e zapcore.Entry, fields []zapcore.Field) error {
 				text := fmt.Sprint(value)
 				if key == "event" {
 					if id := Events[text]; id != "" {
-						out.fields["MESSAGE_ID"] = id
+						out.Fields["MESSAGE_ID"] = id
 					}
 				} else {
 					fmt.Fprintf(&message, " %s=%s", key, quoted(text))
 				}
-				out.fields[name(key)] = text
+				out.Fields[name(key)] = text
 			}
 		}
 	}
-	out.message = message.String()
+	out.Message = message.String()
 	c.put(out)
 	return nil
 }
 
-// Sync is part of zapcore.Core; Close sends what is left.
+// Sync is part of zapcore.Core; there is nothing to write.
 func (c *Core) Sync() error { return nil }
 
 // quoted quotes what would not stand for itself in a line of words.
@@ -171,6 +109,14 @@ func quoted(text string) string {
 		return q
 	}
 	return text
+}
+
+// printable escapes a message that has characters which control a terminal.
+func printable(message string) string {
+	if strings.ContainsFunc(message, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return strings.Trim(strconv.Quote(message), `"`)
+	}
+	return message
 }
 
 // name makes the name of a journal field: capital letters, digits and _.

@@ -5,7 +5,8 @@
 // The ledger is a hash without a TTL, {list}:edged. Its fields:
 //
 //	owner     the process that serves the list, "instance/token"
-//	deadline  when another instance may take over, in ms by Redis's clock
+//	deadline  when another instance may take over, in ms by Redis's clock; without an owner:
+//	          when the last one gave the list back
 //	lease     how far ahead the deadline is set, in ms
 //	serial    the number of the last change
 //	epoch     the first part of item ids
@@ -20,6 +21,9 @@
 //	known     number and mark of an item that is confirmed and still in the list
 //	group:NAME, durable:NAME
 //	          the items that this consumer has confirmed, as a numbers.Set
+//
+// Beside it {list}:edged:consumers, a hash, has the configuration of each durable consumer
+// that a client has made. A claim returns it: an owner knows whom it has to keep items for.
 //
 // Promises:
 //
@@ -60,8 +64,11 @@ func Group(name string) string { return groupPrefix + name }
 func Durable(name string) string { return durablePrefix + name }
 
 // MaxState is how many bytes the records of a ledger may have in a reply: 64
-// consumers and the finished items, each at its bound, and small fields.
-const MaxState = 65*numbers.MaxText + 1<<20
+// consumers and the finished items, each at its bound, their configurations, and small fields.
+const MaxState = 65*numbers.MaxText + 64*MaxConfig + 1<<20
+
+// MaxConfig is how many bytes the configuration of a consumer may have.
+const MaxConfig = 8 << 10
 
 // Keys are the keys of a list. All are in the list's hash slot, so that a script
 // can use them together in a cluster.
@@ -72,6 +79,8 @@ type Keys struct {
 	Aside  string // a hash: items set aside by their number
 	Times  string // a list: when items were first seen, see Time
 	Free   string // written when the ownership is given back, so that instances on standby get a hint
+
+	Consumers string // a hash: configurations of durable consumers by name
 }
 
 // KeysOf returns the keys of a list.
@@ -84,10 +93,14 @@ func KeysOf(list string) Keys {
 		Aside:  base + ":edged:aside",
 		Times:  base + ":edged:times",
 		Free:   base + ":edged:free",
+
+		Consumers: base + ":edged:consumers",
 	}
 }
 
-func (k Keys) all() []string { return []string{k.List, k.Ledger, k.Dead, k.Aside, k.Free, k.Times} }
+func (k Keys) all() []string {
+	return []string{k.List, k.Ledger, k.Dead, k.Aside, k.Free, k.Times, k.Consumers}
+}
 
 // tagged returns list with a hash tag that puts it into list's slot: the tag that
 // it has, or all of it. https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/#hash-tags

@@ -324,6 +324,23 @@ func TestAnotherRunOfRedisBeginsAnEpoch(t *testing.T) {
 	}
 }
 
+// An epoch is a part of reply subjects.
+func TestAnEpochThatCannotStandInASubjectIsReplaced(t *testing.T) {
+	b := start(t)
+	p := b.owner(false, "i0", "i1")
+	for _, epoch := range []string{"", " ", "x y", "x.y", "*", "x\r\n", "x\x00", strings.Repeat("x", 65)} {
+		b.do("HSET", b.keys.Ledger, Epoch, epoch)
+		if o := p.claims(Call{Epoch: "e2"}); o.State.Epoch != "e2" || o.State.Created || !slices.Equal(o.State.Malformed, []string{Epoch}) {
+			t.Errorf("%q: %+v", epoch, o.State)
+		}
+		want(t, p.updates(Call{Renew: true}), OK, "")
+	}
+	b.do("HDEL", b.keys.Ledger, Epoch)
+	if o := p.claims(Call{Epoch: "e3"}); o.State.Epoch != "e3" {
+		t.Errorf("none: %+v", o.State)
+	}
+}
+
 func TestDeadLettersAndItemsSetAsideAreCopiedBeforeAnythingIsRemoved(t *testing.T) {
 	bothSides(t, func(t *testing.T, b *box, right bool) {
 		p := b.owner(right, "i0", "i1", "i2", "i3")
@@ -581,7 +598,7 @@ func TestTimesAreAddedAndRemovedAndComeWithAClaim(t *testing.T) {
 		t.Errorf("the times are %v", got)
 	}
 	want(t, p.updates(Call{Times: times[:1], TimesGone: AllTimes}), OK, "")
-	b.do("RPUSH", b.keys.Times, "x:1", "1", "3:y")
+	b.do("RPUSH", b.keys.Times, "x:1", "1", "3:y", "6:9223372036854775807", "6:253402300800000")
 	if got := p.claims(Call{}).State.Times; !slices.Equal(got, times[:1]) {
 		t.Errorf("the times are %v", got)
 	}

@@ -4,6 +4,7 @@ import (
 	"crypto/sha1"
 	"encoding/hex"
 	"strconv"
+	"strings"
 )
 
 // markEnd is how many bytes of each end of a large item count for its mark.
@@ -22,6 +23,13 @@ func MarkOf(item []byte) Mark {
 	var m Marker
 	m.Add(item)
 	return m.Mark()
+}
+
+// Size is the item's size in bytes.
+func (m Mark) Size() int {
+	digits, _, _ := strings.Cut(string(m), ":")
+	size, _ := strconv.Atoi(digits)
+	return size
 }
 
 func newMark(size int, sum [sha1.Size]byte) Mark {

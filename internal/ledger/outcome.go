@@ -59,8 +59,9 @@ type State struct {
 
 	Finished         numbers.Set
 	Groups, Durables map[string]numbers.Set
-	Aside            []uint64 // numbers of the items set aside
-	Times            []Time   // by number
+	Aside            []uint64          // numbers of the items set aside
+	Times            []Time            // by number
+	Consumers        map[string]string // configurations of durable consumers by name
 
 	// Malformed are names of fields that could not be read. They count as First, a
 	// malformed record as that of a consumer that has confirmed nothing.
@@ -70,7 +71,7 @@ type State struct {
 // ParseOutcome reads the reply to a call.
 func ParseOutcome(reply any) (Outcome, error) {
 	words, _ := reply.([]any)
-	if len(words) != 5 && len(words) != 6 && len(words) != 10 {
+	if len(words) != 5 && len(words) != 6 && len(words) != 11 {
 		return Outcome{}, errReply
 	}
 	what, _ := words[0].(string)
@@ -78,7 +79,7 @@ func ParseOutcome(reply any) (Outcome, error) {
 	word, _ := words[2].(string)
 	serial, err := number(words[3])
 	first, err2 := number(words[4])
-	if err := errors.Join(err, err2); err != nil || !isLength {
+	if err := errors.Join(err, err2); err != nil || !isLength || length < 0 || length > maxPlace || first > maxPlace {
 		return Outcome{}, errors.Join(errReply, err)
 	}
 
@@ -97,13 +98,19 @@ func ParseOutcome(reply any) (Outcome, error) {
 	if len(words) == 6 {
 		var ms uint64
 		ms, err = number(words[5])
-		o.Ends = time.Duration(ms) * time.Millisecond
+		o.Ends = time.Duration(min(ms, maxEnds)) * time.Millisecond
 	}
-	if len(words) == 10 {
+	if len(words) == 11 {
 		o.State, err = parseState(o, words[5:])
 	}
 	return o, err
 }
+
+// maxPlace bounds lengths and numbers, so that their sums are numbers too.
+const maxPlace = 1 << 62
+
+// maxEnds bounds the time until a lease ends, in ms: an hour, after which the list is looked at again.
+const maxEnds = 3_600_000
 
 var errReply = errors.New("unexpected reply from the ledger's script")
 
@@ -118,6 +125,7 @@ func parseState(o Outcome, words []any) (*State, error) {
 	written, _ := words[2].([]any)
 	aside, _ := words[3].([]any)
 	times, _ := words[4].([]any)
+	consumers, _ := words[5].([]any)
 	fields := slices.Concat(before, written)
 	if len(flags) != 6 || len(fields)%2 != 0 {
 		return nil, errReply
@@ -131,7 +139,11 @@ func parseState(o Outcome, words []any) (*State, error) {
 	s := &State{
 		Created: flags[0] == int64(1), RunChanged: flags[1] == int64(1), HeadMoved: flags[2] == int64(1), Unbroken: flags[5] == int64(1),
 		Serial: serial, First: o.First, Done: o.First, Plain: o.First, Now: time.UnixMilli(int64(now)),
-		Groups: map[string]numbers.Set{}, Durables: map[string]numbers.Set{},
+		Groups: map[string]numbers.Set{}, Durables: map[string]numbers.Set{}, Consumers: map[string]string{},
+	}
+	for i := 0; i+1 < len(consumers); i += 2 {
+		name, _ := consumers[i].(string)
+		s.Consumers[name], _ = consumers[i+1].(string)
 	}
 	for i := 0; i+1 < len(before); i += 2 {
 		if before[i] == "owner" {
@@ -156,6 +168,9 @@ func parseState(o Outcome, words []any) (*State, error) {
 	return s, nil
 }
 
+// lastTime is the end of the year 9999, in milliseconds. JSON has no later time.
+const lastTime = 253_402_300_799_999
+
 // ParseTimes returns the times in a reply to LRANGE. Malformed ones are left out.
 func ParseTimes(words []any) (times []Time) {
 	for _, word := range words {
@@ -163,7 +178,7 @@ func ParseTimes(words []any) (times []Time) {
 		var t Time
 		var ms uint64
 		below, at, _ := strings.Cut(text, ":")
-		if parse(&t.Below, below) == nil && parse(&ms, at) == nil {
+		if parse(&t.Below, below) == nil && parse(&ms, at) == nil && ms <= lastTime {
 			t.At = time.UnixMilli(int64(ms))
 			times = append(times, t)
 		}
@@ -175,6 +190,9 @@ func ParseTimes(words []any) (times []Time) {
 func (s *State) field(name, value string) error {
 	switch name {
 	case Epoch:
+		if !isEpoch(value) {
+			return errEpoch
+		}
 		s.Epoch = value
 	case "run":
 		s.Run = value
@@ -201,6 +219,15 @@ func (s *State) field(name, value string) error {
 		return err
 	}
 	return s.record(name, value)
+}
+
+var errEpoch = errors.New("not an epoch")
+
+// isEpoch reports whether text can be an epoch, which is a part of reply subjects. The scripts
+// have the same rule.
+func isEpoch(text string) bool {
+	strange := func(r rune) bool { return (r < '0' || r > '9') && (r < 'A' || r > 'Z') && (r < 'a' || r > 'z') }
+	return text != "" && len(text) <= 64 && !strings.ContainsFunc(text, strange)
 }
 
 // record takes over a field of a consumer, and leaves out all others.

@@ -128,7 +128,7 @@ func (p *process) claims(c Call) Outcome {
 	p.tried++
 	c.Claim, c.Holder, c.FromRight, c.Attempt = true, p.holder, p.right, p.tried
 	if c.Epoch == "" {
-		c.Epoch = "e" + p.holder
+		c.Epoch = "e" + strings.ReplaceAll(p.holder, "/", "")
 	}
 	if c.Lease == 0 {
 		c.Lease = lease

@@ -7,11 +7,11 @@ import (
 )
 
 // Scripts are all scripts of this package, to be loaded into a server.
-var Scripts = []*redisconn.Script{update, claim, release}
+var Scripts = []*redisconn.Script{update, claim, release, Look, stands}
 
 // Nothing else runs in Redis between a script's checks and its changes.
 //
-// Common to all: KEYS are those of Keys, Times last; ARGV[1] is
+// Common to all: KEYS are those of Keys, Consumers last; ARGV[1] is
 // the holder and ARGV[2] "R" if the list's head is its right end. They return
 // {result, length of the list, word, serial, first}; word is the other holder for
 // "standby", for "moved" the part that was not as expected, and for "ok" "full" if it was
@@ -45,6 +45,8 @@ local function mark(v)
 end
 
 local function isNumber(text) return text and string.find(text, '^%d+$') end
+
+local function isEpoch(text) return text and #text <= 64 and string.find(text, '^%w+$') end
 
 local function digits(n) return string.format('%.0f', n) end
 
@@ -176,24 +178,28 @@ end
 return reply('ok', full)
 `)
 
+// Look returns the mark of an item; it is empty if there is no such item. KEYS: 1 list.
+// ARGV: 3 the item's index from the head.
+var Look = redisconn.NewScript(prelude + `return mark(item(tonumber(ARGV[3])))`)
+
 // claim takes or keeps the ownership, and makes the ledger if there is none.
 //
 // ARGV: 3 the prefix of holders that are replaced at once, 4 lease in ms,
-// 5 whether it is the process's first, 6 grace in ms, 7 a new epoch, 8 the head's
+// 5 whether it is the process's first, 6 grace in ms, 7 a new epoch, also if the ledger's is malformed, 8 the head's
 // number in a new ledger, 9 this call's serial, 10 Redis's name for its own id.
 //
 // A claim writes since, "serial of the claim:serial of the last update by this owner",
 // so that after claims whose reply was lost the next one tells whether that update was
 // carried out.
 //
-// It returns four elements more: {made the ledger, another run id, another head,
+// It returns six elements more: {made the ledger, another run id, another head,
 // serial of the last update, now, whether the owner was the same since}, the fields as they were, those that it wrote, and the numbers
-// of the items set aside, the times. It reads them first, since the ACL may deny that.
+// of the items set aside, the times, the consumers' configurations. It reads them first, since the ACL may deny that.
 //
 // A deadline further ahead than its lease was written before the clock was set
 // back. It counts from now on.
 var claim = redisconn.NewScript(prelude + `
-local old = redis.call('HMGET', ledger, 'serial', 'owner', 'deadline', 'lease', 'run', 'head', 'first', 'grace', 'since')
+local old = redis.call('HMGET', ledger, 'serial', 'owner', 'deadline', 'lease', 'run', 'head', 'first', 'grace', 'since', 'epoch')
 local serial, owner, first = old[1], old[2], old[7]
 local instead, lease = ARGV[3], tonumber(ARGV[4])
 local now = clock()
@@ -218,6 +224,7 @@ redis.call('LLEN', list)
 local fields = made and {} or redis.call('HGETALL', ledger)
 local waiting = redis.call('HKEYS', aside)
 local seen = redis.call('LRANGE', times, 0, -1)
+local consumers = redis.call('HGETALL', KEYS[7])
 local info = redis.pcall('INFO', ARGV[10] == 'run_id' and 'server' or 'replication')
 local run = type(info) == 'string' and string.match(info, ARGV[10] .. ':(%x+)') or ''
 local before = serial
@@ -249,7 +256,7 @@ local function set(name, value)
   written[#written + 1] = name
   written[#written + 1] = value
 end
-if made or otherRun then set('epoch', ARGV[7]) end
+if made or otherRun or not isEpoch(old[10]) then set('epoch', ARGV[7]) end
 if made then
   set('first', first)
   set('head', head)
@@ -264,18 +271,19 @@ redis.call('HSET', ledger, unpack(written))
 local all = reply('ok', holder)
 all[6] = {made and 1 or 0, otherRun and 1 or 0, otherHead and 1 or 0, updated ~= '' and updated or before, digits(now),
   owner == holder and updated ~= '' and 1 or 0}
-all[7], all[8], all[9], all[10] = fields, written, waiting, seen
+all[7], all[8], all[9], all[10], all[11] = fields, written, waiting, seen, consumers
 return all
 `)
 
-// release gives the ownership back if it is this holder's.
+// release gives the ownership back if it is this holder's. The deadline becomes the time of that.
 var release = redisconn.NewScript(prelude + `
 local old = redis.call('HMGET', ledger, 'serial', 'owner', 'first')
 local serial, first, result, word = old[1], old[3], 'ok', ''
 if not isNumber(serial) or not isNumber(first) then
   serial, first, result = '0', '0', 'lost'
 elseif old[2] == holder then
-  redis.call('HDEL', ledger, 'owner', 'deadline')
+  redis.call('HDEL', ledger, 'owner')
+  redis.pcall('HSET', ledger, 'deadline', digits(clock()))
   redis.pcall('SET', KEYS[5], '1', 'PX', 1000)
 elseif old[2] then
   result, word = 'standby', old[2]

@@ -169,3 +169,22 @@ func TestItemsThatGrowKeepToTheMemory(t *testing.T) {
 		}
 	})
 }
+
+// A batch of one small item takes much more memory than its item.
+func TestTheMemoryOfItemsThatComeOneByOneIsBounded(t *testing.T) {
+	t.Parallel()
+	s := redistest.Start(t)
+	l := byHand(t, s.Address(), func(o *setup) { o.BatchBytes = 1000 })
+	c := l.join(0, true)
+	l.turn() // takes the list
+	l.turn() // and notes that the client owes
+	for i := range 50 {
+		s.Push("a", fmt.Sprint(i))
+		for c.count() <= i {
+			l.turn()
+		}
+	}
+	if r := l.loop.readers[0]; len(r.held) > maxHeld {
+		t.Errorf("%d batches are held, want at most %d", len(r.held), maxHeld)
+	}
+}

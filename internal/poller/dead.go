@@ -145,34 +145,44 @@ return n
 const requeueBatch = 500
 
 // Requeue puts up to n of the dead letters that a list has now, the oldest first,
-// back to the end of the list, and returns how many it were.
-func (l *Loop) Requeue(ctx context.Context, key string, n int) (done int, err error) {
+// back to the end of the list, and returns how many. After each step it calls report,
+// whose error ends it.
+func (l *Loop) Requeue(ctx context.Context, key string, n int, report func(done, total int) error) (done int, err error) {
 	s := l.reader(key)
 	if s == nil {
 		return 0, ErrNoList
 	}
-	total, err := ask(ctx, l, func(ctx context.Context) (int64, error) {
+	there, err := ask(ctx, l, func(ctx context.Context) (int64, error) {
 		return call(s, func(c *redis.Client) (int64, error) { return c.LLen(ctx, s.keys.Dead).Result() })
 	})
-	n = min(n, int(total))
-	for done < n && err == nil {
+	total := min(n, int(there))
+
+	for done < total && err == nil {
 		var got int
-		most := min(requeueBatch, n-done)
-		got, err = ask(ctx, l, func(ctx context.Context) (int, error) {
-			s.more = true
-			return call(s, func(c *redis.Client) (int, error) {
-				reply, err := requeue.RunBy(ctx, c, []string{s.keys.List, s.keys.Dead}, s.list.side(), most)
-				n, _ := reply.(int64)
-				return int(n), err
-			})
-		})
+		most := min(requeueBatch, total-done)
+		got, err = l.requeue(ctx, s, most)
 		done += got
 		if got < most {
 			break
+		}
+		if err := report(done, total); err != nil {
+			return done, err
 		}
 	}
 	if err != nil {
 		return done, errors.New(redisconn.Explain(err, l.opts.Redis.Where()))
 	}
 	return done, nil
+}
+
+// requeue puts up to n dead letters of a list back in one script.
+func (l *Loop) requeue(ctx context.Context, s *reader, n int) (done int, err error) {
+	return ask(ctx, l, func(ctx context.Context) (int, error) {
+		s.more = true
+		return call(s, func(c *redis.Client) (int, error) {
+			reply, err := requeue.RunBy(ctx, c, []string{s.keys.List, s.keys.Dead}, side(s.list.FromRight), n)
+			n, _ := reply.(int64)
+			return int(n), err
+		})
+	})
 }

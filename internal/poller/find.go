@@ -24,6 +24,8 @@ type search struct {
 	first   uint64           // the number of the item that was the head
 	top     uint64           // one past the last of them
 	at      uint64           // index of the next item to read
+	ask     int              // how many items the next read may ask for; 0 is one
+	failed  int              // reads in a row
 	answers []answer
 	others  []answer // those by which the head is an unknown item
 }
@@ -74,7 +76,7 @@ func (r *reader) find(ctx context.Context, now time.Time) error {
 		return r.beginAnew(ctx, now)
 	case best.new == 0:
 	case r.relay.Free(best.head, best.head+best.new):
-		return r.insert(ctx, now, best.head, best.head+best.new)
+		return r.insert(ctx, now, best.head, best.head+best.new, s.landmarks(best.head, s.top))
 	default:
 		return r.beginAnew(ctx, now)
 	}
@@ -83,7 +85,19 @@ func (r *reader) find(ctx context.Context, now time.Time) error {
 	if best.end < r.top {
 		epoch = newEpoch() // numbers stand for other items now
 	}
-	return r.rebase(ctx, now, best.head-r.first, best.end, epoch, false)
+	return r.rebase(ctx, now, best.head-r.first, best.end, epoch, s.landmarks(best.head, best.end))
+}
+
+// landmarks are the first known items below end, in a list whose head has a number. The outcome of the
+// search is only true if they still stand there: an item that is pushed meanwhile would shift the
+// numbers, and one that was never delivered would pass for one that was.
+func (s *search) landmarks(head, end uint64) (all []ledger.Landmark) {
+	for _, n := range slices.Sorted(maps.Keys(s.known)) {
+		if n >= head && n < end && len(all) < maxLandmarks {
+			all = append(all, ledger.Landmark{Index: int64(n - head), Mark: s.known[n].Mark})
+		}
+	}
+	return all
 }
 
 // best returns the answer that counts, if there is any.
@@ -115,9 +129,8 @@ func (r *reader) newSearch() *search {
 	for _, b := range r.held {
 		for i := range b.Len() {
 			n := b.First() + uint64(i)
-			if known := s.known[n]; n >= r.first && len(s.known) < maxKnown {
-				known.hash = maphash.Bytes(r.seed, b.Item(i))
-				s.known[n] = known
+			if n >= r.first && len(s.known) < maxKnown {
+				s.known[n] = printOf(r.seed, b.Item(i))
 			}
 		}
 	}
@@ -155,31 +168,46 @@ func (s *search) looks() bool {
 	return len(s.answers) == 0 && s.at > 0 && s.at <= maxUnknown && len(s.others) < maxAnswers && !slices.ContainsFunc(s.others, s.complete)
 }
 
-// searchOn reads the next items.
+// searchOn reads the next items: one at first, since their sizes are not known, then up to
+// twice as many each time, and half as many after a fault.
 func (r *reader) searchOn(ctx context.Context) error {
-	c, err := r.Server.Open(ctx)
+	s := r.search
+	if s.failed > maxMisses {
+		return r.searchByMark(ctx)
+	}
+	left := int(min(r.end-r.first-s.at, uint64(r.loop.opts.BatchItems)))
+	ask := max(1, min(s.ask, left))
+	s.failed, s.ask = s.failed+1, max(1, ask/2)
+	items, err := r.printsOf(ctx, r.first+s.at, ask)
 	if err != nil {
 		return err
 	}
-	ask := int(min(r.end-r.first-r.search.at, uint64(r.loop.opts.BatchItems)))
-	r.lrange(c, r.first+r.search.at, ask)
-	if err := c.Send(ctx); err != nil {
-		return err
-	}
-	c.Receive(nil)
-	there := prober{seed: r.seed}
-	if err := c.Finish(c.Items(&there, ask)); err != nil {
-		return err
-	}
 	if r.list.FromRight {
-		slices.Reverse(there.items)
+		slices.Reverse(items)
 	}
-	for _, item := range there.items {
-		r.search.found(item)
+	largest := 1
+	for _, item := range items {
+		s.found(item)
+		largest = max(largest, item.Size())
 	}
-	if len(there.items) < ask {
+	s.failed, s.ask = 0, max(1, min(2*ask, r.loop.opts.BatchBytes/largest))
+	if len(items) < ask {
+		r.end = r.first + s.at
+	}
+	return nil
+}
+
+// searchByMark takes the next item into account without reading it: that has failed.
+func (r *reader) searchByMark(ctx context.Context) error {
+	mark, err := r.markOf(ctx, r.first+r.search.at)
+	if err != nil {
+		return err
+	}
+	if r.search.failed = 0; mark == "" {
 		r.end = r.first + r.search.at
+		return nil
 	}
+	r.search.found(print{Mark: mark})
 	return nil
 }
 
@@ -242,12 +270,12 @@ func (s *search) compare(answers []answer, item print) {
 // and all of it is delivered.
 func (r *reader) beginAnew(ctx context.Context, now time.Time) error {
 	first := max(r.top, r.first, r.relay.Plan(r.first, r.end).Floor)
-	return r.rebase(ctx, now, first-r.first, noNumber, newEpoch(), true)
+	return r.rebase(ctx, now, first-r.first, noNumber, newEpoch(), nil)
 }
 
 // insert gives the numbers from first on, up to known, to the new items at the head. The ledger
 // is told in the same step that no consumer has confirmed them.
-func (r *reader) insert(ctx context.Context, now time.Time, first, known uint64) error {
+func (r *reader) insert(ctx context.Context, now time.Time, first, known uint64, landmarks []ledger.Landmark) error {
 	epoch, call, before := newEpoch(), r.call(), r.first
 	r.relay.Insert(epoch, first, known)
 	r.marks.cut(known, noNumber)
@@ -258,11 +286,10 @@ func (r *reader) insert(ctx context.Context, now time.Time, first, known uint64)
 	r.first = first
 	call.Rebase, call.First, call.Renew = true, first, true
 	call.Set = []ledger.Field{{Name: ledger.Epoch, Value: epoch}}
-	r.addKnown(call, noNumber)
+	call.Landmarks = landmarks
 	if _, err := r.write(call, now); err != nil {
 		return err
 	}
-	r.saving = true
 	if ok, err := r.rebased(ctx, now, call, epoch); !ok {
 		return err
 	}
@@ -288,18 +315,10 @@ func (r *reader) rollback(epoch string, end uint64) {
 // number before.
 func (r *reader) gone(before uint64) {
 	if floor := max(before, r.relay.Plan(r.first, r.end).Floor); r.first > floor {
+		r.noteVanished(floor, r.first)
 		r.log.Warn("others removed items from the list before they were confirmed", zap.Uint64("items", r.first-floor))
 	}
 	r.relay.Gone(r.first)
-}
-
-// addKnown adds the known items below end as landmarks.
-func (r *reader) addKnown(call *ledger.Call, end uint64) {
-	for _, one := range r.marks[r.marks.from(call.First):] {
-		if one.number < end && len(call.Landmarks) < maxLandmarks {
-			call.Landmarks = append(call.Landmarks, ledger.Landmark{Index: int64(one.number - call.First), Mark: one.Mark})
-		}
-	}
 }
 
 // rebased carries a call out that says which number the head has, and reports whether the ledger
@@ -322,25 +341,22 @@ func (r *reader) rebased(ctx context.Context, now time.Time, call *ledger.Call, 
 }
 
 // rebase tells ledger and relay that the first gone items were removed by others, and
-// that numbers from end on stand for other items, or for none. anew says that no item of
-// the list is a known one.
-func (r *reader) rebase(ctx context.Context, now time.Time, gone, end uint64, epoch string, anew bool) error {
+// that numbers from end on stand for other items, or for none. If end is noNumber no item of the
+// list is a known one.
+func (r *reader) rebase(ctx context.Context, now time.Time, gone, end uint64, epoch string, landmarks []ledger.Landmark) error {
 	call := r.call()
 	call.Rebase, call.First, call.Renew = true, r.first+gone, true
 	if epoch != r.epoch {
 		call.Set = append(call.Set, ledger.Field{Name: ledger.Epoch, Value: epoch})
 	}
-	if !anew {
-		r.addKnown(call, end)
-	}
-	before := r.first
+	call.Landmarks = landmarks
+	before, anew := r.first, end == noNumber
 	if end = max(end, call.First); end < r.top {
 		r.rollback(epoch, end)
 		r.first = call.First
 		if _, err := r.write(call, now); err != nil {
 			return err
 		}
-		r.saving = true
 	}
 	if ok, err := r.rebased(ctx, now, call, epoch); !ok {
 		return err
@@ -350,6 +366,7 @@ func (r *reader) rebase(ctx context.Context, now time.Time, gone, end uint64, ep
 	if anew {
 		r.log.Warn("the list is not the one that was read: all that Redis holds of it is delivered",
 			zap.Uint64("items", r.end-r.first))
+		r.noteVanished(max(before, r.relay.Plan(r.first, r.end).Floor), r.first)
 		r.relay.Gone(r.first)
 	} else {
 		r.gone(before)
@@ -374,8 +391,27 @@ func (r *reader) noteDead(n uint64) {
 	r.dead = append(r.dead, n)
 }
 
-// firstDead is the lowest number of an item in the list that has become a dead letter. If
-// Redis has come back with older data it has the item again, and not the dead letter.
+// maxVanished is how many runs of items that others removed are remembered.
+const maxVanished = 16
+
+// run is a run of items.
+type run struct{ from, to uint64 }
+
+// noteVanished remembers items that others have removed before they were confirmed.
+func (r *reader) noteVanished(from, to uint64) {
+	if from >= to {
+		return
+	}
+	if len(r.vanished) == maxVanished {
+		r.vanished[1].from = r.vanished[0].from
+		r.vanished = slices.Delete(r.vanished, 0, 1)
+	}
+	r.vanished = append(r.vanished, run{from, to})
+}
+
+// firstDead is the lowest number of an item in the list that has become a dead letter, or that
+// others removed before it was confirmed. If Redis has come back with older data it has the item
+// again, and it is to be delivered.
 func (r *reader) firstDead() uint64 {
 	if r.first < r.deadBelow {
 		return r.first
@@ -384,6 +420,11 @@ func (r *reader) firstDead() uint64 {
 	for _, n := range r.dead {
 		if n >= r.first {
 			first = min(first, n)
+		}
+	}
+	for _, v := range r.vanished {
+		if v.to > r.first {
+			first = min(first, max(v.from, r.first))
 		}
 	}
 	return first

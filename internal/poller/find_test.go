@@ -246,6 +246,28 @@ func TestItemsPushedToTheHeadOfANewListMakeAllComeAgain(t *testing.T) {
 	})
 }
 
+// By the time that the ledger gets the outcome of a search the list may have changed again.
+func TestAnItemThatIsPushedToTheHeadBehindASearchIsDelivered(t *testing.T) {
+	inBothModes(t, func(t *testing.T, mode func(*setup)) {
+		s, l, a := heldByHand(t, 4, mode)
+		items := a.got()
+		s.Client().LRem(t.Context(), "a", 0, items[1]) // the head alone is where it was
+		r := l.loop.readers[0]
+		for r.search == nil || r.search.more(r.end-r.first) {
+			l.turn()
+		}
+
+		s.Client().LPush(t.Context(), "a", "new")
+		for range 20 {
+			l.settle(0)
+			a.confirm()
+		}
+		if !slices.Contains(a.got(), "new") {
+			t.Errorf("it was never delivered; %d items are left", s.Len("a"))
+		}
+	})
+}
+
 // A list whose take_from names the wrong end is such a one.
 func TestAListThatIsPushedToAtItsHeadWithoutAPauseIsServed(t *testing.T) {
 	inBothModes(t, func(t *testing.T, mode func(*setup)) {

@@ -202,3 +202,35 @@ func TestALeaseThatRanOutDoublesNoEqualItems(t *testing.T) {
 		c.wait(t, 10)
 	})
 }
+
+// sated is a client that takes so many items, and asks for no more.
+type sated struct {
+	client
+	wants int
+}
+
+func (c *sated) Room() int { return max(0, c.wants-c.count()) }
+
+// TestAListWhoseOnlyConsumerIsFullStaysThisProcesssOverALossOfTheOwner has an uplink whose window is full: it sends
+// nothing before the list is this process's again.
+func TestAListWhoseOnlyConsumerIsFullStaysThisProcesssOverALossOfTheOwner(t *testing.T) {
+	s := redistest.Start(t)
+	s.Push("a", numbered(10)...)
+	l := byHand(t, s.Address())
+	c := &sated{client{hold: true, most: 3}, 3}
+	c.joined, c.wake = make(chan struct{}), make(chan struct{}, 1)
+	c.m = l.logs[0].Join("", "1", c)
+	t.Cleanup(c.m.Leave)
+	l.settle(0)
+	c.wait(t, 3)
+
+	handTo(t, s, "", 0)
+	s.Client().ClientKillByFilter(t.Context(), "TYPE", "normal", "SKIPME", "yes")
+	for range 20 {
+		l.now = l.now.Add(l.loop.opts.PollInterval)
+		l.turn()
+	}
+	if owner(t, s) != l.loop.holder {
+		t.Errorf("the owner of the list is %q", owner(t, s))
+	}
+}

@@ -15,7 +15,7 @@ func (l *Loop) add(list List) {
 	r := newReader(l, list)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.readers = append(slices.Clip(l.readers), r)
+	l.readers = append(l.readers, r) // a copy of the slice does not see it; Remove makes a new one
 	l.byKey[r.keys.List], l.byKey[r.keys.Free] = r, r
 	l.visits.ring(r)
 }

@@ -76,6 +76,11 @@ func (l *Loop) History(ctx context.Context, key string, from From, n, bytes int)
 	if r == nil {
 		return History{}, ErrNoList
 	}
+	return l.part(ctx, r, []string{r.keys.List, r.keys.Ledger, r.keys.Times}, peekArgs(r.list.FromRight, from, n, bytes)...)
+}
+
+// peekArgs are the arguments of peek.
+func peekArgs(fromRight bool, from From, n, bytes int) []any {
 	begin, since := strconv.FormatUint(from.Number, 10), int64(0)
 	switch {
 	case from.Waiting:
@@ -83,7 +88,7 @@ func (l *Loop) History(ctx context.Context, key string, from From, n, bytes int)
 	case !from.Since.IsZero():
 		begin, since = "since", from.Since.UnixMilli()
 	}
-	return l.part(ctx, r, []string{r.keys.List, r.keys.Ledger, r.keys.Times}, r.list.side(), n, bytes, begin, since)
+	return []any{side(fromRight), n, bytes, begin, since}
 }
 
 // part runs peek.
@@ -94,6 +99,11 @@ func (l *Loop) part(ctx context.Context, r *reader, keys []string, args ...any) 
 	if err != nil {
 		return h, errors.New(redisconn.Explain(err, l.opts.Redis.Where()))
 	}
+	return peeked(answer)
+}
+
+// peeked reads the reply of peek.
+func peeked(answer any) (h History, err error) {
 	reply, _ := answer.([]any)
 	if len(reply) < 6 {
 		return h, errors.New("unexpected reply from the script that reads a list")
@@ -103,21 +113,28 @@ func (l *Loop) part(ctx context.Context, r *reader, keys []string, args ...any) 
 	h.Epoch, _ = reply[1].(string)
 	h.First, h.Floor = number(reply[2]), number(reply[3])
 	words, _ := reply[5].([]any)
-	next, times := number(reply[4]), ledger.ParseTimes(words)
+	next, times := number(reply[4]), dates(ledger.ParseTimes(words))
 	for i := 6; i+1 < len(reply); i += 2 {
-		for len(times) > 0 && times[0].Below <= next {
-			times = times[1:]
-		}
 		size, _ := reply[i].(int64)
 		head, _ := reply[i+1].(string)
-		item := Peeked{Number: next, Head: []byte(head), Size: int(size)}
-		if len(times) > 0 {
-			item.Seen = times[0].At
-		}
-		h.Items = append(h.Items, item)
+		h.Items = append(h.Items, Peeked{Number: next, Seen: times.of(next), Head: []byte(head), Size: int(size)})
 		next++
 	}
 	return h, nil
+}
+
+// dates are the times when items were seen first, of items that are asked for in their order.
+type dates []ledger.Time
+
+// of returns the time of an item; zero: it is not known.
+func (d *dates) of(n uint64) (at time.Time) {
+	for len(*d) > 0 && (*d)[0].Below <= n {
+		*d = (*d)[1:]
+	}
+	if len(*d) > 0 {
+		at = (*d)[0].At
+	}
+	return at
 }
 
 // number is the number in a word of a reply; 0: there is none.

@@ -12,7 +12,8 @@
 //   - Idle costs a slow poll, and a list with nothing to do is not visited; a hint from
 //     Redis (client tracking) wakes the loop. Where the server gives none, the poll
 //     adapts between 1 and 50 ms.
-//   - A fault of one list does not stop another; retries back off to two a second.
+//   - A fault of one list does not stop another; retries back off to two a second. An item
+//     that can't be read goes to the dead letters, and the list goes on.
 //
 // Lists are added and removed while it runs: that is done between two turns.
 //
@@ -26,6 +27,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -33,6 +35,7 @@ import (
 	"go.uber.org/zap"
 
 	"edged/internal/batch"
+	"edged/internal/ledger"
 	"edged/internal/redisconn"
 )
 
@@ -46,9 +49,9 @@ type List struct {
 	Keep      int  // finished items that stay in the list, unless Redis is full
 }
 
-// side is the end of the list that is its head, for the scripts.
-func (l *List) side() string {
-	if l.FromRight {
+// side is the end of a list that is its head, for the scripts.
+func side(fromRight bool) string {
+	if fromRight {
 		return "R"
 	}
 	return "L"
@@ -100,9 +103,22 @@ type Status struct {
 	Reason     string    // why it fails
 	FaultSince time.Time // since when
 	Holder     string    // who has the list, when it is another instance
+	Twin       string    // the same, if it calls itself as this instance does, and both run: a mistake
 	Backlog    int64     // items in Redis when last looked, without those kept
 	Kept       int64     // items that are finished and stay in the list for a while
 	Removed    uint64    // items removed from Redis
+	StoodBy    StoodBy   // the last time that it did
+
+	// Standing is the list as it was when last looked at, in place of the state that the relay knows; nil: the
+	// relay knows more, or another process serves the list. It is never changed.
+	Standing *ledger.Standing
+}
+
+// StoodBy is a time in which another instance served a list.
+type StoodBy struct {
+	Holder string    // that instance
+	Since  time.Time // zero: there was no such time
+	Until  time.Time // when this instance took the list over; zero: it has not
 }
 
 // Loop is the goroutine that serves the lists.
@@ -119,6 +135,11 @@ type Loop struct {
 
 	visits visits
 	breaks map[*redisconn.Server]int // as far as the loop has noticed; owned by it
+
+	notices   []string  // Redis's drawbacks, as of the last look; written by the loop with mu held
+	noticesAt time.Time // when the next look is due
+	cutShort  []*reader // lists whose reads are bounded since Redis closed the connection in one; owned by the loop
+	reasons   []string  // of the outage of Redis, as far as the log has them; owned by the loop
 
 	// Written by the loop alone, which therefore reads them without it, with mu
 	// held, readers never in place: the others read a snapshot.
@@ -245,6 +266,7 @@ func (l *Loop) Run(ctx context.Context) error {
 				l.reconnect(c)
 			}
 		}
+		l.noteNotices()
 		l.serveRequest(call)
 		busy := false
 		for _, r := range l.visits.next(time.Now()) {
@@ -271,6 +293,50 @@ func (l *Loop) Run(ctx context.Context) error {
 		}
 	}
 	return l.finish()
+}
+
+// noticeEvery is the time between two looks at Redis's drawbacks.
+const noticeEvery = 100 * time.Millisecond
+
+// noteNotices notes Redis's drawbacks, and logs new ones.
+func (l *Loop) noteNotices() {
+	now := time.Now()
+	if now.Before(l.noticesAt) {
+		return
+	}
+	l.noticesAt = now.Add(noticeEvery)
+	l.cutShort = slices.DeleteFunc(l.cutShort, func(r *reader) bool { return r.notice(now) == "" })
+
+	var all []string
+	for _, c := range l.servers.All() {
+		unhinted, closes := c.Notices()
+		all = append(all, unhinted, closes)
+	}
+	for _, r := range l.cutShort {
+		all = append(all, r.notice(now))
+	}
+	all = slices.DeleteFunc(all, func(notice string) bool { return notice == "" })
+	slices.Sort(all)
+	all = slices.Compact(all)
+	if slices.Equal(all, l.notices) {
+		return
+	}
+
+	for _, notice := range all {
+		if !slices.Contains(l.notices, notice) {
+			l.opts.Log.Warn("Redis serves the lists, with a drawback", zap.String("reason", notice))
+		}
+	}
+	l.mu.Lock()
+	l.notices = all
+	l.mu.Unlock()
+}
+
+// Notices are Redis's drawbacks although it serves the lists, in words.
+func (l *Loop) Notices() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.notices // never changed in place
 }
 
 // settle receives the round trips under way but for the last one with each server. If a

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"reflect"
 	"slices"
@@ -347,8 +348,9 @@ func TestASecondInstanceStandsByAndTakesOverAtOnceWhenTheFirstStops(t *testing.T
 		second := start(t, s.Address(), mode, func(o *setup) { o.Instance = "second" })
 		b := second.join(0, false)
 		second.is(Standby)
-		if holder := second.status("a").Holder; !strings.HasPrefix(holder, "first/") {
-			t.Errorf("the holder is %q", holder)
+		standing := second.status("a")
+		if !strings.HasPrefix(standing.Holder, "first/") || standing.StoodBy.Holder != standing.Holder || !standing.StoodBy.Until.IsZero() {
+			t.Errorf("the holder is %q, and it stood by: %+v", standing.Holder, standing.StoodBy)
 		}
 		if err := first.stop(); err != nil {
 			t.Fatal(err)
@@ -357,6 +359,10 @@ func TestASecondInstanceStandsByAndTakesOverAtOnceWhenTheFirstStops(t *testing.T
 		gone(t, s)
 		wantNumbered(t, a.got(), 1000)
 		wantNumbered(t, b.got(), 500)
+		was, now := standing.StoodBy, second.status("a").StoodBy
+		if now.Holder != was.Holder || now.Since != was.Since || now.Until.Before(now.Since) {
+			t.Errorf("after the takeover it stood by: %+v, before it: %+v", now, was)
+		}
 	})
 }
 
@@ -532,6 +538,30 @@ func TestAFullRedisIsDrained(t *testing.T) {
 	})
 }
 
+// Under a volatile policy a full Redis evicts keys with a TTL before each command: none of edged's
+// may have one.
+func TestAFullRedisThatEvictsKeysWithATTLIsDrainedWithoutDuplicates(t *testing.T) {
+	inBothModes(t, func(t *testing.T, mode func(*setup)) {
+		s := redistest.Start(t)
+		do(t, s, "CONFIG", "SET", "maxmemory-policy", "volatile-lru")
+		do(t, s, "SET", "cache", "x", "EX", "3600")
+		s.Push("a", numbered(5000)...)
+		do(t, s, "CONFIG", "SET", "maxmemory", "1")
+		one := start(t, s.Address(), mode, func(o *setup) { o.Instance = "one" }).join(0, false)
+		two := start(t, s.Address(), mode, func(o *setup) { o.Instance = "two" }).join(0, false)
+		gone(t, s)
+		if n := one.count() + two.count(); n != 5000 {
+			t.Errorf("%d items were delivered, want 5000", n)
+		}
+		if n, err := s.Client().Exists(t.Context(), "cache").Result(); n != 0 || err != nil {
+			t.Errorf("Redis was not full: %v", err)
+		}
+		if keys := s.Client().Keys(t.Context(), "*").Val(); slices.ContainsFunc(keys, func(key string) bool { return s.Client().TTL(t.Context(), key).Val() > 0 }) {
+			t.Errorf("some of %q have a TTL", keys)
+		}
+	})
+}
+
 // stat is a number that Redis counts.
 func stat(t *testing.T, s *redistest.Server, name string) (n int) {
 	t.Helper()
@@ -654,13 +684,48 @@ func TestHistoryShowsItemsAndChangesNothing(t *testing.T) {
 	}
 }
 
+// unreported is for a requeue whose steps do not matter.
+func unreported(int, int) error { return nil }
+
+func TestARequeueReportsItsStepsAndEndsWhereItIsTold(t *testing.T) {
+	t.Parallel()
+	s := redistest.Start(t)
+	l := start(t, s.Address())
+	const letters = 2*requeueBatch + 10
+	for _, item := range numbered(letters) {
+		s.Push(keys.Dead, fmt.Sprintf("{}\n%s", item))
+	}
+
+	enough := errors.New("enough")
+	n, err := l.loop.Requeue(t.Context(), "a", letters, func(done, total int) error {
+		if done != requeueBatch || total != letters {
+			t.Errorf("%d of %d are reported", done, total)
+		}
+		return enough
+	})
+	if n != requeueBatch || err != enough || s.Len("a") != requeueBatch || s.Len(keys.Dead) != letters-requeueBatch {
+		t.Errorf("%d were put back, with the error %v; the lists have %d and %d", n, err, s.Len("a"), s.Len(keys.Dead))
+	}
+
+	steps := 0
+	n, err = l.loop.Requeue(t.Context(), "a", math.MaxInt32, func(done, total int) error {
+		if steps++; done > total || total != letters-requeueBatch {
+			t.Errorf("step %d reports %d of %d", steps, done, total)
+		}
+		return nil
+	})
+	if n != letters-requeueBatch || err != nil || steps != 2 || s.Len(keys.Dead) != 0 {
+		t.Errorf("%d were put back in %d steps, with the error %v", n, steps, err)
+	}
+}
+
 func TestRequeueLosesNoDeadLetterWhereTheListHasTheWrongType(t *testing.T) {
 	t.Parallel()
 	s := redistest.Start(t)
 	l := start(t, s.Address())
 	s.Push(keys.Dead, "{}\nitem 0")
 	do(t, s, "SET", "a", "no list")
-	if _, err := l.loop.Requeue(t.Context(), "a", 1); err == nil {
+	if _, err := l.loop.Requeue(t.Context(), "a", 1, unreported); err == nil {
 		t.Error("no error")
 	}
 	if s.Len(keys.Dead) != 1 {

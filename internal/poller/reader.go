@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"hash/maphash"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -60,6 +61,14 @@ type reader struct {
 	mean  int // of those that were kept
 	limit int // items that the next read may ask for: one at first, half as many after a timeout
 	last  int // items that the last read asked for
+	few   int // the bound of limit until slowUntil
+
+	slowUntil time.Time // see learn
+	cutUntil  time.Time // see cutOff
+	cutShort  bool      // few is of cutOff
+	weight    weight    // of the list
+	missed    uint64    // the item that could not be read, alone
+	misses    int       // how often in a row
 
 	served  string // the address where it was served last
 	again   bool   // the last call failed, but is likely to work now: see recovered
@@ -87,7 +96,7 @@ type reader struct {
 	marks     marks
 	seed      maphash.Seed   // of their hashes
 	held      []*batch.Batch // read last for the front, to recognize the items on their way
-	holds     int            // bytes in them
+	holds     int            // bytes that they take
 	sent      bool           // an exchange is under way
 	unknown   uint64         // serial of the last call, if its outcome is not known; 0: it is known
 	saving    bool           // it wrote changes of the relay
@@ -101,10 +110,15 @@ type reader struct {
 	refused   int      // answers of it that Redis refused, in a row
 	dead      []uint64 // numbers of the last items that became dead letters, in the order of that
 	deadBelow uint64   // below it are dead letters that are not in dead
+	vanished  []run    // items that others removed before they were confirmed
 	revived   uint64   // items from here on are not known: a dead letter among them is lost; noNumber: none is
 	warned    bool     // of items pushed to the head
 
 	standsBy time.Duration // until the other owner's lease ends, as of the last claim
+	told     string        // the other owner that the log has named last
+	namesake sighting      // of another process of this instance
+
+	stood *ledger.Standing // how the list stood when last looked at; nil: that is not known, or another process served it
 }
 
 // Log is the way into the relay of a list whose consumers have cursors.
@@ -126,7 +140,7 @@ type Log interface {
 }
 
 // scripts are all that are in use.
-var scripts = append([]*redisconn.Script{requeue, peek}, ledger.Scripts...)
+var scripts = append([]*redisconn.Script{requeue, peek, follow, register, within}, ledger.Scripts...)
 
 func newReader(l *Loop, list List) *reader {
 	r := &reader{
@@ -184,6 +198,8 @@ func (r *reader) turn(ctx context.Context, now time.Time) bool {
 		alone = r.claim // so that the list stays this process's while it searches
 	case r.claimed && r.astray:
 		alone = r.find
+	case r.claimed && read && r.misses >= maxMisses && plan.From == r.missed:
+		alone = r.spare
 	case r.claimed && (trim > 0 || plan.Dirty || read || !all || due && !r.leaves(plan, takes)):
 		if err := r.exchange(ctx, now, plan, read, trim, takes); err != nil {
 			r.ended(err, now, plan, takes)
@@ -206,9 +222,9 @@ func (r *reader) turn(ctx context.Context, now time.Time) bool {
 }
 
 // owes reports whether the list has to be this process's: for consumers that take
-// items, or for changes that the ledger does not have yet.
+// items or have some, or for changes that the ledger does not have yet.
 func (r *reader) owes(plan batch.Place, takes bool) bool {
-	return takes || r.purge || r.unknown != 0 || r.owner && (plan.Dirty || r.low(plan.Floor) > r.first)
+	return takes || r.purge || r.unknown != 0 || r.owner && (!plan.Idle || plan.Dirty || r.low(plan.Floor) > r.first)
 }
 
 // leaves reports whether another instance may have the list.
@@ -312,6 +328,9 @@ func (r *reader) exchange(ctx context.Context, now time.Time, plan batch.Place, 
 	} else if err := r.update(c, x); err != nil {
 		return err
 	}
+	if x.weighs {
+		c.Command("MEMORY", "USAGE", r.keys.List, "SAMPLES", 0)
+	}
 	if err := c.Send(ctx); err != nil {
 		return err
 	}
@@ -335,6 +354,9 @@ type exchange struct {
 	from  uint64
 	trim  int
 	light bool // the owner is looked at, in place of the script
+
+	capped bool // fewer items are read than could be: the list's weight is old
+	weighs bool // Redis is asked for that
 }
 
 // free gives the memory for items back.
@@ -354,8 +376,17 @@ func (r *reader) read(c *redisconn.Conn, x *exchange) {
 		c.Command("HGET", r.keys.Aside, x.from)
 		return
 	}
-	x.ask = r.fill(&x.got, x.plan.Items)
-	r.lrange(c, x.from, x.ask)
+	most := x.plan.Items
+	if x.capped = r.weight.old(x.now); x.capped {
+		most = min(most, unweighed)
+	}
+	x.ask = r.fill(&x.got, most)
+	if r.weight.heavy && x.ask > 1 {
+		c.Command(within.Call([]string{r.keys.List}, side(r.list.FromRight), int64(x.from-r.first), x.ask, x.got.maxBytes)...)
+	} else {
+		r.lrange(c, x.from, x.ask)
+	}
+	x.weighs = r.weight.due(x.now, x.ask)
 }
 
 // probe asks for one item, to learn its mark.
@@ -381,7 +412,6 @@ func (r *reader) update(c *redisconn.Conn, x *exchange) error {
 		if err != nil {
 			return err
 		}
-		r.saving = true
 		x.trim, _ = r.trimmable(floor)
 	}
 	call.Trim, call.Kept = int64(x.trim), r.list.Keep > 0
@@ -389,7 +419,7 @@ func (r *reader) update(c *redisconn.Conn, x *exchange) error {
 		r.addLandmark(call, last)
 	}
 	r.remember(call, uint64(x.trim))
-	if r.renew = x.now.Sub(r.renewed) >= r.loop.opts.Lease/3; r.renew {
+	if r.renew = x.now.Sub(r.renewed) >= r.loop.opts.Lease/3 || x.now.Before(r.slowUntil); r.renew {
 		call.Renew = true
 	}
 	r.addHeld(call, r.first)
@@ -521,6 +551,7 @@ func (r *reader) addLandmark(call *ledger.Call, one landmark) {
 // below floor are finished.
 func (r *reader) write(call *ledger.Call, now time.Time) (floor uint64, _ error) {
 	ch := r.relay.Changes()
+	r.saving = true
 	r.confirmed = ch.Confirmed
 	set := func(name, value string) {
 		if value != "" {
@@ -583,7 +614,9 @@ func (r *reader) receive(c *redisconn.Conn, x *exchange) error {
 	c.Receive(x.got.memory)
 	var refused redisconn.Reply // the read alone
 	if x.ask > 0 {
-		if err := x.receive(c); err != nil && !errors.As(err, &refused) {
+		err := x.receive(c)
+		r.noteMiss(x, err)
+		if err != nil && !errors.As(err, &refused) {
 			return err
 		}
 	}
@@ -597,6 +630,9 @@ func (r *reader) receive(c *redisconn.Conn, x *exchange) error {
 			break
 		}
 		first = cmp.Or(first, err)
+	}
+	if x.weighs && redisconn.Broken(err) == nil {
+		err = r.weigh(c, x)
 	}
 	if err := c.Finish(err); err != nil {
 		return err
@@ -707,17 +743,30 @@ func (r *reader) ends(length int64) {
 
 // standing notes a script's answer about the owner.
 func (r *reader) standing(out ledger.Outcome, now time.Time) {
-	r.note(func(st *Status) { st.Backlog, st.Holder = out.Length, out.Holder })
+	twin := ""
+	if out.What == ledger.Standby && r.own(out.Holder) {
+		twin = out.Holder // it replaced this process, which still runs
+	}
+	r.note(func(st *Status) {
+		st.Backlog, st.Holder, st.Twin, st.Standing = out.Length, out.Holder, twin, nil
+		switch {
+		case out.What == ledger.Standby && r.standby:
+			st.StoodBy.Holder = out.Holder
+		case out.What == ledger.Standby:
+			st.StoodBy = StoodBy{Holder: out.Holder, Since: now}
+		case out.What == ledger.OK && r.standby:
+			st.StoodBy.Until = now
+			r.log.Info("the list was taken over", zap.String("from", st.StoodBy.Holder), zap.Duration("stood_by", now.Sub(st.StoodBy.Since)))
+		}
+	})
 	r.fresh = false
 	switch r.standby = out.What == ledger.Standby; {
 	case r.standby:
-		if r.owner {
-			r.log.Warn("another instance has taken the list over; standing by", zap.String("holder", out.Holder))
-		}
+		r.tell(out.Holder, twin)
 		r.owner, r.placed, r.purge = false, false, false
 		r.relay.Unload()
 	case out.What == ledger.OK:
-		r.owner = true
+		r.owner, r.told = true, ""
 	}
 }
 
@@ -747,7 +796,10 @@ func (r *reader) take(x *exchange) {
 		slices.Reverse(got.memory.Spans)
 	}
 	if !x.aside {
-		r.learn(got, got.total)
+		limit := r.limit
+		if r.learn(got, got.total, time.Since(x.now)); x.capped && !time.Now().Before(r.slowUntil) {
+			r.limit = max(r.limit, limit)
+		}
 		r.end = max(r.end, x.from+uint64(got.total)) // LLEN was asked for after a removal
 		r.top = max(r.top, x.from+uint64(len(got.memory.Spans)))
 		r.more = false // end tells
@@ -795,7 +847,7 @@ func (r *reader) take(x *exchange) {
 func (r *reader) hold(b *batch.Batch) {
 	r.forgetHeld(b.First(), b.Next()) // it was read once more
 	r.held = append(r.held, b)
-	r.holds += b.Size()
+	r.holds += b.Held(1)
 	for len(r.held) > 1 && (r.held[0].Next() <= r.first || r.holds > maxHeld*r.loop.opts.BatchBytes) {
 		r.letGo()
 	}
@@ -810,7 +862,7 @@ func (r *reader) forgetHeld(from, to uint64) {
 		if b.Next() <= from || b.First() >= to {
 			return false
 		}
-		r.holds -= b.Size()
+		r.holds -= b.Held(1)
 		b.Release()
 		return true
 	})
@@ -818,7 +870,7 @@ func (r *reader) forgetHeld(from, to uint64) {
 
 // letGo lets go of the oldest batch.
 func (r *reader) letGo() {
-	r.holds -= r.held[0].Size()
+	r.holds -= r.held[0].Held(1)
 	r.held[0].Release()
 	r.held[0] = nil
 	r.held = r.held[1:]
@@ -845,6 +897,9 @@ func (r *reader) claim(ctx context.Context, now time.Time) error {
 		return r.watchFree(ctx)
 	}
 	st := out.State
+	if st.RunChanged || st.Created {
+		r.forgetCuts()
+	}
 	ours := r.placed && !st.Created && (st.Unbroken || st.Serial == r.serial) // no update yet, but this process's claim
 	executed := r.unknown != 0 && ours && st.Serial == r.unknown
 	same := ours && (st.Serial == r.serial || st.Serial == r.updated || executed) && (st.RunChanged || st.Epoch == r.epoch)
@@ -892,6 +947,9 @@ func (r *reader) carryOut(ctx context.Context, call *ledger.Call, now time.Time)
 		return ledger.Outcome{}, err
 	}
 	out, err := ledger.ParseOutcome(reply)
+	if err == nil && call.Claim && out.What == ledger.OK && out.State == nil {
+		err = errors.New("unexpected reply to a claim from the ledger's script")
+	}
 	if err == nil {
 		r.standing(out, now)
 	}
@@ -908,12 +966,12 @@ func (r *reader) watchFree(ctx context.Context) error {
 func (r *reader) begin(st *ledger.State) {
 	r.marks, r.astray, r.top = nil, r.headMoved, r.first
 	r.forgetHeld(0, noNumber)
-	r.dead, r.deadBelow, r.revived = nil, r.first, noNumber
+	r.dead, r.vanished, r.deadBelow, r.revived = nil, nil, r.first, noNumber
 	if st == nil {
 		return
 	}
 	s := batch.Snapshot{
-		Epoch: r.epoch, First: r.first, Finished: st.Finished, Aside: st.Aside, Times: seen(st.Times), Done: st.Done, Plain: st.Plain, HasPlain: st.HasPlain, Records: make(map[batch.Name]numbers.Set),
+		Epoch: r.epoch, First: r.first, End: r.end, Consumers: st.Consumers, Lost: st.Unbroken || st.Created, Finished: st.Finished, Aside: st.Aside, Times: seen(st.Times), Done: st.Done, Plain: st.Plain, HasPlain: st.HasPlain, Records: make(map[batch.Name]numbers.Set),
 	}
 	if !st.Grace.IsZero() { // one that ends too late was written before the clock was set back
 		s.Grace = min(st.Grace.Sub(st.Now), r.loop.opts.RejoinGrace)
@@ -940,39 +998,52 @@ func seen(times []ledger.Time) []batch.Seen {
 	return all
 }
 
-// look asks for the length of the list, and how much of it is kept: all there is to
-// know while no consumer is there.
+// look asks how the list stands: its length, how much of it is kept, and the durable consumers, as
+// long as no consumer is there.
 func (r *reader) look(ctx context.Context, _ time.Time) error {
-	reply, err := r.Server.Do(ctx, "LLEN", r.keys.List)
+	known := ""
+	if r.stood != nil {
+		known = r.stood.Serial
+	}
+	reply, err := r.Server.DoWithin(ctx, ledger.MaxState, ledger.Stand(r.keys, known, r.loop.opts.Instance+"/")...)
 	if err != nil {
 		return err
 	}
-	n, _ := reply.(int64)
-	r.note(func(st *Status) { st.Backlog, st.Holder = n, "" })
-	if r.list.Keep == 0 || n == 0 {
+	st, err := ledger.ParseStanding(reply)
+	if err != nil {
+		return err
+	}
+	r.noteStanding(st)
+	if r.list.Keep == 0 || st.Length == 0 {
 		r.setKept(0, 0)
 		return nil
 	}
-
-	reply, err = r.Server.Do(ctx, "HMGET", r.keys.Ledger, ledger.Finished, "first")
-	if err != nil {
-		return err
-	}
-	fields, _ := reply.([]any)
-	if len(fields) != 2 {
-		return errors.New("unexpected reply to HMGET")
-	}
-	text, _ := fields[0].(string)
-	finished, _ := numbers.Parse(text)
-	first := number(fields[1])
-	if r.setKept(min(finished.Floor(), first+uint64(n)), first) == 0 {
+	if r.setKept(min(st.Finished, st.First+uint64(st.Length)), st.First) == 0 {
 		return nil
 	}
 	reply, err = r.Server.Do(ctx, "INFO", "memory")
-	text, _ = reply.(string)
+	text, _ := reply.(string)
 	r.purge = err == nil && memoryFull(text)
 	r.full = r.full || r.purge
 	return nil // the ACL may deny INFO
+}
+
+// noteStanding notes how the list stands. If Redis has of it what the relay wrote last, the
+// relay knows more.
+func (r *reader) noteStanding(st ledger.Standing) {
+	if st.Same && r.stood != nil {
+		st.Durables = r.stood.Durables
+	}
+	if r.stood = &st; st.Holder != "" {
+		r.stood = nil
+	}
+	twin := r.namesake.alive(st, r.own(st.Own))
+	r.tell(cmp.Or(twin, st.Holder), twin)
+	stood := r.stood
+	if r.placed && st.Serial == strconv.FormatUint(r.serial, 10) {
+		stood = nil
+	}
+	r.note(func(is *Status) { is.Backlog, is.Holder, is.Twin, is.Standing = st.Length, st.Holder, twin, stood })
 }
 
 // memoryFull reports whether Redis refuses more data, as far as INFO tells.

@@ -28,6 +28,36 @@ func TestAConnectionThatClosesAtRestIsReplacedBeforeTheNextItemComes(t *testing.
 	}
 }
 
+func TestReadsStaySmallAfterOneThatTookAsLongAsTheLease(t *testing.T) {
+	t.Parallel()
+	s := redistest.Start(t)
+	l := byHand(t, s.Address())
+	c := l.join(0, true)
+	l.turn() // takes the list
+	l.turn() // and notes that the client owes
+	s.Push("a", numbered(200)...)
+
+	r, lease := l.loop.readers[0], l.loop.opts.Lease
+	l.loop.opts.Lease, r.limit = 1, 8
+	for _, want := range []int{8, 9, 10} {
+		if l.turn(); c.count() != want {
+			t.Fatalf("%d items arrived, want %d", c.count(), want)
+		}
+	}
+	l.loop.opts.Lease, r.slowUntil = lease, time.Now().Add(time.Hour)
+	for _, want := range []int{11, 12} {
+		if l.turn(); c.count() != want {
+			t.Fatalf("%d items arrived while the reads are small, want %d", c.count(), want)
+		}
+	}
+	r.slowUntil = time.Time{}
+	for _, want := range []int{13, 15, 19} {
+		if l.turn(); c.count() != want {
+			t.Fatalf("%d items arrived, want %d", c.count(), want)
+		}
+	}
+}
+
 func TestReadsGrowFromOneItemAndShrinkAfterATimeout(t *testing.T) {
 	t.Parallel()
 	s := redistest.Start(t)

@@ -2,6 +2,7 @@ package poller
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -28,11 +29,26 @@ func (r *reader) fill(g *gather, most int) (ask int) {
 	return ask
 }
 
-// learn notes the sizes of the n items in the last reply. The next read asks for at
-// most twice as many: later items may be larger.
-func (r *reader) learn(g *gather, n int) {
-	if n > 0 {
-		r.limit, r.most, r.mean = 2*n, g.most, g.size/max(1, len(g.memory.Spans))
+// slowFor is how many leases long the reads stay small after one that took too long.
+const slowFor = 10
+
+// learn notes the sizes of the n items in the last reply, which took a time. The next read
+// asks for at most twice as many: later items may be larger.
+//
+// While a reply takes longer than the lease, another instance takes the list over, and the
+// same happens to that one. So after a slow reply reads ask for as many as come in a third of
+// a lease, for some time: one of small items does not tell how long the next will take.
+func (r *reader) learn(g *gather, n int, took time.Duration) {
+	if n == 0 {
+		return
+	}
+	r.limit, r.most, r.mean = 2*n, g.most, g.size/max(1, len(g.memory.Spans))
+	now, most := time.Now(), r.loop.opts.Lease/3
+	if took >= most {
+		r.few, r.slowUntil = max(1, int(int64(n)*int64(most)/int64(took))), now.Add(slowFor*r.loop.opts.Lease)
+	}
+	if now.Before(r.slowUntil) {
+		r.limit = min(r.limit, r.few)
 	}
 }
 
@@ -99,14 +115,17 @@ func (r *reader) schedule(now time.Time, takes bool) {
 // leaseSlack is how long after the end of another's lease it is asked for.
 const leaseSlack = 50 * time.Millisecond
 
-// fail backs off. One line in the log when the trouble begins, not one a try, and
+// fail backs off. The log has one line for each new reason, not one a try, and
 // one for all lists if the trouble is Redis's.
 func (r *reader) fail(err error, now time.Time) {
 	r.more = true
 	r.Server.Failed(err)
 	r.Server.Settle(0)
-	if redisconn.TimedOut(err) {
+	if midway := redisconn.ClosedMidway(err); midway || redisconn.TimedOut(err) {
 		r.limit = max(1, min(r.limit, r.last)/2)
+		if midway {
+			r.cutOff(now)
+		}
 	}
 	if !r.again {
 		if r.again, err = r.recovered(err); r.again {
@@ -136,15 +155,62 @@ func (r *reader) fail(err error, now time.Time) {
 			st.FaultSince = now
 		}
 	})
-	switch first := !r.loop.away(); {
+	switch {
 	case !ownFault(err):
-		if r.away = true; first {
+		if !r.loop.away() {
+			r.loop.reasons = nil
+		}
+		if r.away = true; r.loop.newReason(reason) {
 			r.loop.opts.Log.Error("Redis does not serve the lists; trying again",
 				zap.String("event", "redis-lost"), zap.String("reason", reason))
 		}
 	case news:
 		r.log.Error("can't serve the list; trying again", zap.String("reason", reason))
 	}
+}
+
+// cutOff notes that Redis closed the connection in place of the reply to a read. If that
+// is not the first time lately, reads ask for less from then on, for some time.
+func (r *reader) cutOff(now time.Time) {
+	lately := now.Before(r.cutUntil)
+	if r.cutUntil = now.Add(slowFor * r.loop.opts.Lease); !lately {
+		return
+	}
+	r.few, r.slowUntil, r.cutShort = r.limit, r.cutUntil, true
+	if !slices.Contains(r.loop.cutShort, r) {
+		r.loop.cutShort = append(r.loop.cutShort, r)
+	}
+}
+
+// forgetCuts forgets the connections that a Redis closed which has ended since: that was its end.
+func (r *reader) forgetCuts() {
+	r.misses, r.cutUntil = 0, time.Time{}
+	if r.cutShort {
+		r.slowUntil = time.Time{}
+	}
+}
+
+// notice says that reads are bounded as Redis has closed the connection in some, as long as
+// they are.
+func (r *reader) notice(now time.Time) string {
+	if r.cutShort = r.cutShort && now.Before(r.cutUntil); !r.cutShort {
+		return ""
+	}
+	return fmt.Sprintf("Redis at %s closes the connection in the middle of large replies; raise its client-output-buffer-limit or maxmemory-clients: "+
+		"reads of list %s are bounded to %d items meanwhile", r.Server.Address, r.list.Key, r.few)
+}
+
+// maxReasons is how many reasons the log has of one outage.
+const maxReasons = 16
+
+// newReason reports whether the log does not have a reason of this outage yet, and
+// notes it. Each list meets it, and it may come back.
+func (l *Loop) newReason(reason string) bool {
+	if len(l.reasons) >= maxReasons || slices.Contains(l.reasons, reason) {
+		return false
+	}
+	l.reasons = append(l.reasons, reason)
+	return true
 }
 
 // recovered reports whether the same call is likely to work now: Redis did not know

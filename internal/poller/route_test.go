@@ -150,7 +150,7 @@ func TestListsOnDifferentMastersOfAClusterAreServed(t *testing.T) {
 		if letters[0].Size != 2000 {
 			t.Errorf("list %d: %+v", i, letters[0].Epitaph)
 		}
-		if n, err := c.loop.Requeue(t.Context(), key, 10); n != 1 || err != nil {
+		if n, err := c.loop.Requeue(t.Context(), key, 10, unreported); n != 1 || err != nil {
 			t.Errorf("list %d: %d requeued, %v", i, n, err)
 		}
 	}

@@ -9,6 +9,9 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
+
 	"edged/internal/redistest"
 )
 
@@ -178,4 +181,31 @@ func TestHintsComeBackAfterTheCredentialsWereRefused(t *testing.T) {
 	s.Client().ConfigSet(t.Context(), "requirepass", "right")
 	s.Push("a", numbered(10)...)
 	a.wait(t, 10)
+}
+
+func TestTheLogNamesEachReasonOfAnOutageOnce(t *testing.T) {
+	t.Parallel()
+	s := redistest.Start(t)
+	core, logged := observer.New(zap.ErrorLevel)
+	l := start(t, s.Address(), func(o *setup) { o.Log = zap.New(core) })
+	l.is(Waiting)
+	fails := func(reason string) {
+		redistest.Eventually(t, "it fails: "+reason, func() bool {
+			return strings.Contains(l.status("a").Reason, reason) && strings.Contains(l.status("b").Reason, reason)
+		})
+	}
+	for range 2 {
+		s.Kill()
+		fails("nobody listens")
+		s.Launch("--requirepass", "secret")
+		fails("refuses the credentials")
+	}
+
+	var reasons []string
+	for _, line := range logged.FilterMessageSnippet("Redis does not serve the lists").All() {
+		reasons = append(reasons, line.ContextMap()["reason"].(string))
+	}
+	if text := strings.Join(reasons, "\n"); len(reasons) > 3 || strings.Count(text, "nobody listens") != 1 || strings.Count(text, "credentials") != 1 {
+		t.Errorf("the log has\n%s", text) // one more is the connection's that was closed
+	}
 }

@@ -23,8 +23,6 @@ func (o Options) clientOptions(address string) *redis.Options {
 	options := &redis.Options{
 		Network:               network,
 		Addr:                  path,
-		Username:              o.Username,
-		Password:              o.Password,
 		DB:                    o.DB,
 		Protocol:              2,
 		MaxRetries:            -1,
@@ -37,6 +35,10 @@ func (o Options) clientOptions(address string) *redis.Options {
 		MaxActiveConns:        1,
 		PipelinePoolSize:      -1,
 		DisableIdentity:       true,
+	}
+	options.CredentialsProvider = func() (username, password string) {
+		current := o.current()
+		return current.Username, current.Password
 	}
 	options.Dialer = func(ctx context.Context, _, _ string) (net.Conn, error) {
 		ctx, cancel := context.WithTimeout(ctx, o.Timeout)

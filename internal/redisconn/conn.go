@@ -68,6 +68,10 @@ func NewConn(conn net.Conn, timeout time.Duration, progress func()) *Conn {
 	return &Conn{conn: conn, timeout: timeout, progress: progress, stop: func() {}}
 }
 
+// used is when the last command was sent, as far as it is known: within a quarter of the
+// timeout.
+func (c *Conn) used() time.Time { return c.deadline.Add(-c.timeout) }
+
 // Close closes the connection.
 func (c *Conn) Close() {
 	c.stop()
@@ -242,6 +246,9 @@ func (c *Conn) lastWords(err error) error {
 	if IsReply(reply) {
 		return reply
 	}
+	if ClosedByPeer(err) {
+		return greetingError{err}
+	}
 	return err
 }
 
@@ -262,6 +269,9 @@ func (c *Conn) more(n int) error {
 		k, err := c.conn.Read(m.Data[len(m.Data):cap(m.Data)])
 		m.Data = m.Data[:len(m.Data)+k]
 		if err != nil && len(m.Data)-c.next < n {
+			if ClosedByPeer(err) {
+				err = fmt.Errorf("%w: %w", errMidway, err)
+			}
 			return err
 		}
 		c.moved(k)
@@ -275,7 +285,7 @@ func (c *Conn) line() ([]byte, error) {
 		rest := c.in.Data[c.next:]
 		if i := bytes.IndexByte(rest[looked:], '\n') + looked; i >= looked {
 			c.next += i + 1
-			if i == 0 || rest[i-1] != '\r' {
+			if i == 0 || i > maxLine || rest[i-1] != '\r' {
 				return nil, errReply
 			}
 			return rest[:i-1], nil

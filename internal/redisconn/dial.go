@@ -21,7 +21,8 @@ func (o *Options) dial(ctx context.Context, address string, blocks bool, progres
 		return nil, err
 	}
 	c := NewConn(conn, o.Timeout, progress)
-	if err := c.logIn(ctx, o); err != nil {
+	current := o.current()
+	if err := c.logIn(ctx, &current); err != nil {
 		c.Close()
 		return nil, err
 	}
@@ -42,8 +43,8 @@ func (o *Options) connect(ctx context.Context, address string, blocks bool) (net
 	if err != nil {
 		return nil, err
 	}
-	if o.TLS != nil {
-		return secure(ctx, conn, o.TLS, path)
+	if config := o.current().TLS; config != nil {
+		return secure(ctx, conn, config, path)
 	}
 	if _, ok := conn.(syscall.Conn); ok && blocks {
 		defer conn.Close()

@@ -62,6 +62,22 @@ func (e noMaster) Error() string { return string(e) }
 // errClosed is the error of a connection that was closed while it was at rest.
 var errClosed = fmt.Errorf("the connection was closed: %w", io.EOF)
 
+// errMidway is the error of a connection that the server closed in place of an answer.
+var errMidway = errors.New("closed while an answer was due")
+
+// ClosedMidway reports whether the server closed the connection while an answer was due.
+// Redis does that if the reply is larger than it lets a client have.
+func ClosedMidway(err error) bool { return errors.Is(err, errMidway) }
+
+// Uncarried reports whether the server answered with something that can't be carried: it
+// closed the connection in place of an answer, or its reply is beyond all bounds.
+func Uncarried(err error) bool { return ClosedMidway(err) || errors.Is(err, errReply) }
+
+// greetingError is the error of a server that closes a new connection without a word.
+type greetingError struct{ error }
+
+func (e greetingError) Unwrap() error { return e.error }
+
 // ClosedByPeer reports whether an error means that the other side closed an
 // established connection. The next one may work.
 func ClosedByPeer(err error) bool {
@@ -114,14 +130,37 @@ func Explain(err error, address string) string {
 		return "the Redis user lacks a right: " + text
 	case strings.HasPrefix(text, "OOM"):
 		return "Redis is at its maxmemory: " + text
+	case strings.HasPrefix(text, "ERR max number of clients"):
+		return "Redis at " + address + " has no place for another client; raise its maxclients, or see CLIENT LIST for the others: " + text
+	case strings.HasPrefix(text, "DENIED"):
+		return "Redis at " + address + " is in protected mode; give it a password, or let it listen on loopback alone: " + text
+	case strings.HasPrefix(text, "ERR unknown command"), strings.HasPrefix(text, "ERR unsupported"):
+		return "Redis at " + address + " lacks a command that edged needs; is it a proxy, or was the command renamed? " + text
 	case IsReply(err):
 		return "Redis at " + address + " says: " + text
 	case TimedOut(err):
 		return "no answer from Redis at " + address
 	case errors.Is(err, io.EOF), has("connection reset"), has("broken pipe"):
-		return "Redis at " + address + " closed the connection"
+		return explainClose(err, address)
 	case has("connection refused"), has("no such file or directory"):
 		return "nobody listens at " + address + "; is Redis running?"
 	}
+	var op *net.OpError
+	if errors.As(err, &op) { // its text has the port of this end, which is another one each time
+		text = op.Op + ": " + op.Err.Error()
+	}
 	return fmt.Sprintf("Redis at %s: %s", address, text)
+}
+
+// explainClose words the error of a connection that the other side closed.
+func explainClose(err error, address string) string {
+	var greeting greetingError
+	where := "Redis at " + address
+	switch {
+	case errors.As(err, &greeting):
+		return where + " closed the connection at the first command (HELLO); does it want TLS, or is it a proxy?"
+	case ClosedMidway(err):
+		return where + " closed the connection while it answered; if it was not restarted, see its client-output-buffer-limit and maxmemory-clients"
+	}
+	return where + " closed the connection"
 }

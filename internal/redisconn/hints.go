@@ -15,6 +15,8 @@ type hints struct {
 	address string
 	id      atomic.Int64     // the connection's client ID; 0 while there is none
 	changed func(key string) // an empty key means any
+	failed  atomic.Int64     // attempts that have failed since there was a connection
+	fault   atomic.Value     // why the last one did, in words
 	end     func()           // ends run
 }
 
@@ -36,9 +38,14 @@ func (h *hints) run(ctx context.Context) {
 			backoff.Reset()
 			h.changed("") // changes may have been missed meanwhile
 		}
+		if ctx.Err() == nil && !subscribed {
+			h.fault.Store(Explain(err, h.address))
+			h.failed.Add(1)
+		}
 		wait := backoff.Next()
 		if refusedForGood(err) {
 			wait = refusedWait
+			h.failed.Add(fewFailures)
 		}
 		select {
 		case <-ctx.Done():
@@ -110,6 +117,7 @@ func (h *hints) receive(ctx context.Context) (subscribed bool, _ error) {
 			return subscribed, err
 		}
 		asked, subscribed = false, true
+		h.failed.Store(0)
 		h.heed(message)
 		if now := time.Now(); c.deadline.Sub(now) < quiet/2 {
 			c.deadline = now.Add(quiet)

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -20,6 +21,10 @@ type Options struct {
 	TLS      *tls.Config   // nil: none
 	Timeout  time.Duration // for connecting, and for progress in a round trip
 
+	// Secrets have the credentials and certificates that took the place of those here;
+	// nil: none do.
+	Secrets *Secrets
+
 	// Dial connects to a server, without TLS; nil: net.Dialer.DialContext.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 	// Random returns a number below n, for jitter; nil: rand.Uint64N.
@@ -32,6 +37,26 @@ type SentinelOptions struct {
 	Master    string   // the name that they watch it by
 	Username  string
 	Password  string
+}
+
+// Secrets are credentials and certificates that can be renewed. Options that share one
+// use those of now for each new connection; connections that stand keep theirs. Its
+// methods may be called from any goroutine.
+type Secrets struct{ now atomic.Pointer[Options] }
+
+// Renew takes usernames, passwords and certificates from o.
+func (s *Secrets) Renew(o Options) { s.now.Store(&o) }
+
+// current returns o with the credentials and certificates of now.
+func (o Options) current() Options {
+	if o.Secrets == nil {
+		return o
+	}
+	if now := o.Secrets.now.Load(); now != nil {
+		o.Username, o.Password, o.TLS = now.Username, now.Password, now.TLS
+		o.Sentinel.Username, o.Sentinel.Password = now.Sentinel.Username, now.Sentinel.Password
+	}
+	return o
 }
 
 // Where says in words where Redis is.

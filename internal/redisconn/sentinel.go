@@ -34,7 +34,9 @@ func (o Options) askSentinels() (address string, err error) {
 
 func (o Options) askSentinel(sentinel string) (address string, err error) {
 	options := o.clientOptions(sentinel)
-	options.Username, options.Password, options.DB = o.Sentinel.Username, o.Sentinel.Password, 0
+	current := o.current().Sentinel
+	options.CredentialsProvider, options.DB = nil, 0
+	options.Username, options.Password = current.Username, current.Password
 	client := redis.NewSentinelClient(options)
 	defer client.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), o.Timeout/max(1, time.Duration(len(o.Sentinel.Addresses))))

@@ -2,7 +2,9 @@ package redisconn
 
 import (
 	"context"
+	"fmt"
 	"strings"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -21,6 +23,9 @@ type Server struct {
 	tracked int64  // the client ID that hints go to; 0: none are asked for
 	refused string // why the server gives no hints
 	breaks  int
+
+	rested time.Duration // how long it rested when the server closed it
+	closed int           // how often in a row the server closed it at rest, each time after as long
 }
 
 func newServer(s *Servers, address string) *Server {
@@ -105,7 +110,9 @@ func (s *Server) Failed(err error) {
 	if c := s.conn; c != nil {
 		s.conn, s.tracked = nil, 0
 		c.Close()
-		c.dead = err
+		if c.dead = err; Uncarried(err) {
+			c.dead = errClosed // the replies behind are not the fault
+		}
 		c.settle(0)
 	}
 }
@@ -118,6 +125,7 @@ func (s *Server) Heed(ctx context.Context) (broke bool) {
 		return false
 	}
 	if s.conn.closed.Load() && len(s.conn.waiting) == 0 {
+		s.noteClose(time.Since(s.conn.used()))
 		s.Failed(errClosed)
 		return true
 	}
@@ -154,11 +162,50 @@ func (s *Server) track(ctx context.Context, c *Conn) error {
 	case IsReply(err) && strings.Contains(err.Error(), "does not exist"):
 		// The hints' connection is on its way out; the next one has another ID.
 	case IsReply(err):
-		s.tracked, s.refused = id, err.Error()
+		s.tracked, s.refused = id, Explain(err, s.Address)
 	default:
 		return err
 	}
 	return nil
+}
+
+// noteClose notes that the server closed the connection after it had rested for a time.
+func (s *Server) noteClose(rested time.Duration) {
+	if s.closed == 0 || rested < s.rested*2/3 || rested > s.rested*3/2 {
+		s.closed, s.rested = 0, rested
+	}
+	s.closed++
+}
+
+const (
+	fewCloses   = 3                      // so many in a row are the server's way
+	shortestSet = 900 * time.Millisecond // Redis's timeout is a second at least
+	fewFailures = 2                      // the first may be that of an outage
+)
+
+// Notices say in words how the server could serve edged better although it serves it: why
+// it gives no hints, and that it closes connections at rest. Each may be empty.
+func (s *Server) Notices() (unhinted, closes string) {
+	if s.conn == nil {
+		return "", "" // it does not serve
+	}
+	switch {
+	case s.refused != "" && s.tracked != 0:
+		unhinted = s.refused
+	case s.tracked == 0 && s.hints.failed.Load() >= fewFailures:
+		unhinted, _ = s.hints.fault.Load().(string)
+	}
+	if unhinted != "" {
+		unhinted = "Redis at " + s.Address + " does not tell of new items, so edged asks every 1 to 50 ms, which takes up to 7 % of a core: " + unhinted
+	}
+	switch {
+	case s.closed < fewCloses || s.rested < shortestSet:
+	case time.Since(s.conn.used()) > 2*s.rested:
+		s.closed = 0 // that is over
+	default:
+		closes = fmt.Sprintf("Redis at %s closes connections that rest for %s; set its timeout to 0", s.Address, s.rested.Round(time.Second))
+	}
+	return unhinted, closes
 }
 
 // Hinted reports whether Redis says by itself that a list has changed.

@@ -59,6 +59,14 @@ func (a *ages) of(n uint64) time.Time {
 	return a.marks[i].At
 }
 
+// between returns the marks of the items from a number on, up to another one.
+func (a *ages) between(from, to uint64) (seen []batch.Seen) {
+	for i := a.find(from); i < len(a.marks) && (i == 0 || a.marks[i-1].Below < to); i++ {
+		seen = append(seen, a.marks[i].Seen)
+	}
+	return seen
+}
+
 // find is the index of the first mark above an item.
 func (a *ages) find(n uint64) int {
 	return sort.Search(len(a.marks), func(i int) bool { return n < a.marks[i].Below })

@@ -24,6 +24,7 @@ type claim struct {
 	member   *member   // in whose hands it is; nil while it waits to be handed out again
 	past     []*member // in whose hands it was before
 	tries    int       // deliveries
+	count    uint64    // consumer.delivered at the first delivery, of the first item; 0: there was none
 	due      time.Time // when it is handed out again
 	delayed  *member   // asked for due; nil: none did, or it is gone
 	index    int       // in the heap; -1: not there
@@ -31,7 +32,7 @@ type claim struct {
 
 // claim notes a first delivery.
 func (l *Log) claim(c *consumer, m *member, from, to uint64) {
-	k := &claim{consumer: c, epoch: l.epoch, from: from, to: to, left: int(to - from), member: m, tries: 1, index: -1}
+	k := &claim{consumer: c, epoch: l.epoch, from: from, to: to, left: int(to - from), member: m, tries: 1, count: c.delivered - (to - from) + 1, index: -1}
 	c.runs = append(c.runs, k)
 	l.schedule(k, l.opts.Now().Add(c.wait(1)))
 }
@@ -98,7 +99,7 @@ func (l *Log) single(c *consumer, n uint64) *claim {
 	if run == nil || c.acked.Has(n) {
 		return nil
 	}
-	k := &claim{consumer: c, epoch: run.epoch, from: n, to: n + 1, left: 1, member: run.member, tries: run.tries, index: -1}
+	k := &claim{consumer: c, epoch: run.epoch, from: n, to: n + 1, left: 1, member: run.member, tries: run.tries, count: run.count + n - run.from, index: -1}
 	c.singles[n] = k
 	l.schedule(k, run.due)
 	l.shrink(run, i)
@@ -151,6 +152,15 @@ func (l *Log) deliverAfresh(c *consumer, from, to uint64) {
 	}
 }
 
+// givenUp is the reason of a dead letter that a client asked for.
+func givenUp(a batch.Ack) string {
+	why := "given up by a client"
+	if a.Reason != "" {
+		why += ": " + a.Reason
+	}
+	return why
+}
+
 // giveUp lets the next Changes make a dead letter of an item.
 func (l *Log) giveUp(k *claim, why string) {
 	l.unschedule(k)
@@ -158,8 +168,9 @@ func (l *Log) giveUp(k *claim, why string) {
 	l.records.graves = append(l.records.graves, grave{number: k.from, consumer: k.consumer, reason: why, deliveries: k.tries})
 }
 
-// handClaim delivers an item again, and reports whether a member took it.
-func (l *Log) handClaim(k *claim, b *batch.Batch) bool {
+// handClaim delivers an item again, and reports whether a member took it. pending is
+// batch.Again's.
+func (l *Log) handClaim(k *claim, b *batch.Batch, pending uint64) bool {
 	c := k.consumer
 	var last *member
 	if len(k.past) > 0 {
@@ -170,17 +181,20 @@ func (l *Log) handClaim(k *claim, b *batch.Batch) bool {
 		if m == nil {
 			return false
 		}
-		again := b.Again(int(k.from-b.First()), k.tries+1)
+		again := b.Again(int(k.from-b.First()), k.tries+1, int64(pending))
 		n := l.deliver(m, again, k.from, k.to)
 		again.Release()
 		if n == 1 {
 			k.member = m
 			k.tries++
+			k.count = cmp.Or(k.count, c.delivered)
 			l.schedule(k, l.opts.Now().Add(c.wait(k.tries)))
 			l.leaveIfDone(m)
 			return true
 		}
-		l.leaveIfDone(m)
+		if l.leaveIfDone(m); !m.finished {
+			return false
+		}
 	}
 }
 
@@ -273,20 +287,26 @@ var ErrGone = errors.New("the item is not on its way any more: it may be deliver
 func (m *member) Acknowledge(epoch string, n uint64, a batch.Ack, saved func(error)) error {
 	l := m.log
 	l.mu.Lock()
+	if !l.loaded && l.keepEarly(early{to: m, epoch: epoch, n: n, ack: a, saved: saved}) {
+		l.mu.Unlock()
+		l.opts.Changed()
+		return nil
+	}
 	k, given := l.mine(m, epoch, n)
-	if !given {
+	if !given && !l.countsFromEarlier(m.consumer, epoch, n, a) {
 		l.mu.Unlock()
 		return batch.ErrNotGiven
 	}
-	if k != nil {
-		l.heed(m, k, n, a)
-	}
+	l.heed(m, k, n, a)
 	var answer error
-	if a.Kind == batch.Acked || a.Kind == batch.Terminated {
-		if r := &l.records; saved != nil && len(r.waiting) < maxWaiting {
+	if a.Kind == batch.Acked || a.Kind == batch.AckedAll || a.Kind == batch.Terminated {
+		switch r := &l.records; {
+		case !l.loaded:
+			answer = ErrGone
+		case saved != nil && len(r.waiting) < maxWaiting:
 			r.waiting = append(r.waiting, saved)
 			saved = nil
-		} else {
+		default:
 			answer = errTooMany
 		}
 	}
@@ -318,16 +338,56 @@ func (l *Log) mine(m *member, epoch string, n uint64) (k *claim, given bool) {
 	return k, true
 }
 
-// heed follows an acknowledgement.
+// boundEarlier finds out which items a process before this one may have handed to a durable
+// consumer, by the ledger's record. The consumer had at most MaxAckPending items in flight. The
+// record may lack the acknowledgements of as many more, those since the last write: items are
+// handed out only after a write. No such process handed out items that the list does not have.
+func (l *Log) boundEarlier(c *consumer) {
+	left := 2 * uint64(max(0, c.terms.MaxAckPending))
+	c.earlier = 0
+	for from, to := c.acked.Gap(0); left > 0 && from < l.end; from, to = c.acked.Gap(to) {
+		n := min(to-from, left, l.end-from)
+		c.earlier = from + n
+		left -= n
+	}
+}
+
+// countsFromEarlier reports whether an acknowledgement counts that may be one of an item which a
+// process before this one has handed out: it knew the claims. The item may be delivered again at
+// any moment, so to ask for that counts too. To ask for a delay or for more time does not.
+func (l *Log) countsFromEarlier(c *consumer, epoch string, n uint64, a batch.Ack) bool {
+	if !c.name.Durable || epoch != l.epoch || n < c.cursor || n >= c.earlier {
+		return false
+	}
+	return a.Kind != batch.InProgress && (a.Kind != batch.Refused || a.Delay <= 0)
+}
+
+// heed follows an acknowledgement. Without a claim the item is confirmed already, or a process
+// before this one has handed it out.
 func (l *Log) heed(m *member, k *claim, n uint64, a batch.Ack) {
 	c := m.consumer
+	switch {
+	case a.Kind == batch.AckedAll:
+		l.acknowledgedAll(c, n)
+		l.leaveIfDone(m)
+		return
+	case k == nil:
+		switch {
+		case c.acked.Has(n):
+		case a.Kind == batch.Acked:
+			l.confirm(c, n, n+1)
+		case a.Kind == batch.Terminated:
+			l.records.graves = append(l.records.graves, grave{number: n, consumer: c, reason: givenUp(a), deliveries: 1})
+		}
+		return
+	}
 	switch a.Kind {
 	case batch.Acked:
 		l.acknowledged(c, n)
 	case batch.Terminated:
 		k = l.single(c, n)
 		l.takeBack(k)
-		l.giveUp(k, "given up by a client")
+		l.giveUp(k, givenUp(a))
 		l.leaveIfDone(m)
 	case batch.Refused:
 		if k.member != m {
@@ -366,6 +426,19 @@ func (l *Log) acknowledged(c *consumer, n uint64) {
 	if holder != nil {
 		holder.owed--
 		l.leaveIfDone(holder)
+	}
+}
+
+// acknowledgedAll ends the claims of an item and of all before it, except items that the
+// consumer was never handed: they have come to the head since.
+func (l *Log) acknowledgedAll(c *consumer, n uint64) {
+	for m, _ := c.acked.Gap(0); m <= n && m < c.cursor; m, _ = c.acked.Gap(m + 1) {
+		if k := c.singles[m]; k == nil || k.tries > 0 {
+			l.acknowledged(c, m)
+		}
+	}
+	if n >= c.cursor {
+		l.confirm(c, c.cursor, n+1)
 	}
 }
 

@@ -19,17 +19,23 @@ type consumer struct {
 	terms   *Terms
 	members []*member
 
-	acked  numbers.Set // items that it does not owe: confirmed by it, or from before it began
-	cursor uint64      // items below have been handed out, or are not owed
-	again  numbers.Set // of those below, the ones that are to be handed out again now
-	out    int         // numbers below cursor that are not in acked
-	bytes  int         // of the items in the hands of its members
+	acked   numbers.Set // items that it does not owe: confirmed by it, or from before it began
+	cursor  uint64      // items below have been handed out, or are not owed
+	again   numbers.Set // of those below, the ones that are to be handed out again now
+	out     int         // numbers below cursor that are not in acked
+	counted int         // of out, as Options.Pending has it
+	bytes   int         // of the items in the hands of its members
+
+	delivered uint64 // items handed out in this process, redeliveries included
 
 	front   bool
 	blocked bool          // at the front and without room
 	joined  time.Time     // the front
 	until   time.Time     // it stays behind the front until then
 	penalty time.Duration // for which it was left behind last
+	next    uint64        // the first number from cursor on that it needs, as of the last Plan
+	free    time.Time     // since when it has room behind the front; zero: it has none
+	handed  time.Time     // when items were last delivered to it
 	lack    uint64        // the number that it needs next, as of lacks
 
 	runs    []*claim          // explicit: items in their first delivery, by number
@@ -38,13 +44,19 @@ type consumer struct {
 	returned time.Time // when an item was last added to again
 	began    time.Time // when it got its place
 
-	viewer bool      // owes nothing
-	uplink bool      // durable: may be away for ever
-	from   uint64    // viewer, durable: where it begins
-	away   time.Time // durable: since when it has no member
-	below  uint64    // viewer, durable: all that it lacks below is set aside
-	missed uint64    // viewer, durable: items that were gone before it got them
-	cut    bool      // it lagged too much
+	meter  batch.Metered // its only member, if that one takes as many items as it is asked for
+	viewer bool          // owes nothing
+	uplink bool          // durable: may be away for ever
+	passes bool          // durable: is cut off if it lags, as an ephemeral one
+	from   uint64        // viewer, durable: where it begins …
+	epoch  string        // … in this epoch; in another one at the head; empty: in any
+	away   time.Time     // durable: since when it is not in use
+	below  uint64        // viewer, durable: all that it lacks below is set aside
+	missed uint64        // viewer, durable: items that were gone before it got them
+	drops  bool          // durable: it passes over items by MaxAway while it is away
+	cut    bool          // it lagged too much
+
+	earlier uint64 // durable: from cursor on, an end of the items that an earlier process may have handed out
 
 	closing  bool // its last member is finished: it owes only the items that one still holds
 	ready    bool // the ledger knows that it owes, so its items may go out
@@ -74,6 +86,14 @@ type debt struct {
 	bytes    int
 }
 
+const (
+	// debtSize is about how many bytes a debt takes, with the delivery in the member's queue.
+	debtSize = 200
+	// freeDebts is how many debts of a member take no memory of its budget: in each batch that
+	// is on its way to a thousand members each has one.
+	freeDebts = 16
+)
+
 func (c *consumer) active() bool { return c.pick(nil) != nil }
 
 func (c *consumer) actives() (n int) {
@@ -90,7 +110,7 @@ func (c *consumer) pick(before *member) *member {
 	var best *member
 	for _, m := range c.members {
 		switch {
-		case m.finished:
+		case m.finished, c.meter != nil && c.meter.Room() <= 0:
 		case best == nil || best == before:
 			best = m
 		case m != before && m.owed < best.owed:
@@ -132,6 +152,7 @@ func (l *Log) newConsumer(kind consumer) *consumer {
 func (l *Log) addMember(c *consumer, key string, m batch.Member) *member {
 	mem := &member{log: l, consumer: c, key: key, takes: m}
 	c.members = append(c.members, mem)
+	c.meter, _ = m.(batch.Metered)
 	l.keys[key]++
 	return mem
 }
@@ -247,6 +268,9 @@ func (l *Log) hand(c *consumer, b *batch.Batch, from, to uint64) (taken int) {
 		from += uint64(n)
 		taken += n
 		l.leaveIfDone(m)
+		if n == 0 && !m.finished {
+			break
+		}
 	}
 	return taken
 }
@@ -256,8 +280,9 @@ func (l *Log) handAgain(c *consumer, b *batch.Batch, from, to uint64) (taken int
 	if !c.terms.Explicit {
 		return l.hand(c, b, from, to)
 	}
+	pending := l.unread(c, max(l.end, b.Next()+uint64(b.Pending())))
 	for n := from; n < to; n++ {
-		if !l.handClaim(c.singles[n], b) {
+		if !l.handClaim(c.singles[n], b, pending) {
 			break
 		}
 		taken++
@@ -269,7 +294,7 @@ func (l *Log) handAgain(c *consumer, b *batch.Batch, from, to uint64) (taken int
 func (l *Log) deliver(m *member, b *batch.Batch, from, to uint64) int {
 	d := &debt{log: l, member: m, from: from}
 	n := m.takes.Deliver(b, int(from-b.First()), int(to-b.First()), d)
-	if uint64(n) < to-from {
+	if uint64(n) < to-from && m.consumer.meter == nil {
 		m.finished = true
 	}
 	if n == 0 {
@@ -277,12 +302,16 @@ func (l *Log) deliver(m *member, b *batch.Batch, from, to uint64) int {
 		return 0
 	}
 	d.to = from + uint64(n)
+	m.consumer.delivered += uint64(n)
 	if !m.consumer.viewer {
 		l.stats.Taken += l.taken.Add(d.from, d.to)
 	}
 	d.bytes = b.Held(len(l.keys)) * n / b.Len()
-	m.debts = append(m.debts, d)
+	if m.debts = append(m.debts, d); len(m.debts) > freeDebts {
+		m.hold(debtSize)
+	}
 	m.owed += n
+	m.consumer.handed = l.opts.Now()
 	m.consumer.bytes += d.bytes
 	return n
 }
@@ -307,7 +336,7 @@ func (d *debt) Confirm() {
 		l.confirm(c, d.from, d.to)
 	}
 	l.leaveIfDone(m)
-	news := l.signs(c) != before
+	news := l.freed(c) || l.signs(c) != before
 	l.mu.Unlock()
 	if news {
 		l.opts.Changed()
@@ -316,16 +345,15 @@ func (d *debt) Confirm() {
 
 // signs tell that Plan may say something new.
 type signs struct {
-	stale, blocked, needs bool
-	deadline              time.Time
-	done                  uint64
-	version               int
+	stale, blocked bool
+	deadline       time.Time
+	done           uint64
+	version        int
 }
 
 // signs returns those that a confirmation of a consumer may change.
 func (l *Log) signs(c *consumer) signs {
 	s := signs{stale: l.stale, blocked: l.pace.blocked > 0, deadline: l.pace.deadline()}
-	s.needs = !c.front && l.hasShare(c) && l.room(c) > 0
 	if !s.blocked { // see dirty
 		s.done = l.done.Floor()
 	}
@@ -338,7 +366,9 @@ func (l *Log) signs(c *consumer) signs {
 // confirm notes that a consumer has confirmed items.
 func (l *Log) confirm(c *consumer, from, to uint64) {
 	before, done, passed := c.acked.Floor(), l.done.Floor(), c.passed(l.pace.mark)
-	c.out -= int(c.acked.Add(from, to))
+	if added := int(c.acked.Add(from, to)); from < c.cursor { // otherwise it was given it in an earlier life
+		c.out -= added
+	}
 	if c.viewer {
 		l.updateRoom(c)
 		return
@@ -354,9 +384,19 @@ func (l *Log) confirm(c *consumer, from, to uint64) {
 	l.updateRoom(c)
 }
 
+// hold tells a member of the memory that its debts take.
+func (m *member) hold(n int) {
+	if h, ok := m.takes.(batch.Holder); ok {
+		h.Hold(n)
+	}
+}
+
 // void ends a debt. What is owed of it stays owed.
 func (l *Log) void(d *debt) {
 	m := d.member
+	if len(m.debts) > freeDebts {
+		m.hold(-debtSize)
+	}
 	if len(m.debts) > 0 && m.debts[0] == d { // nearly always
 		m.debts[0] = nil
 		m.debts = m.debts[1:]
@@ -425,9 +465,20 @@ func (l *Log) leaveIfDone(m *member) {
 	case c.name.Durable:
 		c.away = l.opts.Now()
 		l.endDelays(m)
+		if c.uplink {
+			l.rewind(c)
+		}
 	default:
 		l.drop(c)
 	}
+}
+
+// rewind lets an uplink that has left begin at its floor again: its next member gets what it owes in
+// list order, and not items that are new before those that are delivered again.
+func (l *Log) rewind(c *consumer) {
+	l.dropClaims(c)
+	c.again = numbers.Set{}
+	l.place(c, c.acked.Floor())
 }
 
 // dismiss takes a member out of its consumer.
@@ -480,6 +531,7 @@ func (l *Log) holds(m *member) (held []numbers.Span) {
 func (l *Log) drop(c *consumer) {
 	l.leaveFront(c)
 	l.dropClaims(c)
+	l.uncountPending(c)
 	l.consumers = remove(l.consumers, c)
 	if l.named[c.name] == c {
 		delete(l.named, c.name)

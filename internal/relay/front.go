@@ -88,6 +88,12 @@ func (l *Log) room(c *consumer) int {
 	room := l.opts.Window - c.out
 	if c.terms.Explicit {
 		room = c.terms.MaxAckPending - c.out
+		if p := l.opts.Pending; p != nil {
+			room = min(room, max(p.left(), pendingShare-c.out))
+		}
+	}
+	if c.meter != nil {
+		room = min(room, c.meter.Room())
 	}
 	if c.bytes >= l.opts.Memory {
 		return 0
@@ -95,8 +101,14 @@ func (l *Log) room(c *consumer) int {
 	return max(0, room)
 }
 
-// updateRoom notes whether a consumer holds up the front.
+// updateRoom notes whether a consumer holds up the front. One that is asked for nothing
+// leaves it: it may be asked again soon, or never.
 func (l *Log) updateRoom(c *consumer) {
+	l.countPending(c)
+	if c.front && c.meter != nil && c.meter.Room() <= 0 {
+		l.leaveFront(c)
+		return
+	}
 	blocked := c.front && l.room(c) == 0
 	if blocked == c.blocked {
 		return
@@ -122,6 +134,16 @@ func (l *Log) lacks(c *consumer) bool {
 		c.lack = min(c.lack, next)
 	}
 	return c.lack != never
+}
+
+// goes reports whether the sweep may read now for a consumer that lacks an item: one to be
+// delivered again, or the next one of its wave.
+func (l *Log) goes(c *consumer, now time.Time) bool {
+	if c.lack < c.cursor {
+		return true
+	}
+	w := l.waveAt(c.lack)
+	return w != nil && w.goes(now)
 }
 
 // hasShare reports whether the sweep may read for a consumer: half of its share is free, or
@@ -237,6 +259,11 @@ func (l *Log) nextWake(now time.Time) time.Time {
 			next = t
 		}
 	}
+	later := func(t time.Time) {
+		if t.After(now) {
+			sooner(t)
+		}
+	}
 	for _, t := range []time.Time{l.pace.deadline(), l.asideWake(), l.graceEnds, l.lagging.wake} {
 		sooner(t)
 	}
@@ -246,10 +273,16 @@ func (l *Log) nextWake(now time.Time) time.Time {
 	if at := l.pace.yields(); !at.IsZero() && !l.stopped && l.overtaken() {
 		sooner(at)
 	}
+	if !l.stopped {
+		for _, w := range l.waves {
+			later(w.deadline())
+		}
+		later(l.held)
+	}
 	if l.pace.members < len(l.consumers) {
 		for _, c := range l.consumers {
-			if !c.front && c.cursor == l.front && c.until.After(now) {
-				sooner(c.until)
+			if !c.front && c.cursor == l.front {
+				later(c.until)
 			}
 		}
 	}

@@ -104,3 +104,137 @@ func TestRoomOfAConsumerBehindTheFrontWakesTheLoop(t *testing.T) {
 		t.Error("the loop does not learn that the consumer can be handed more")
 	}
 }
+
+// meter is a metered member that takes what it is asked for.
+type meter struct {
+	prompt
+	wants int
+}
+
+func (m *meter) Room() int { return m.wants }
+
+func (m *meter) Deliver(b *batch.Batch, from, to int, receipt batch.Receipt) int {
+	n := m.prompt.Deliver(b, from, from+min(to-from, m.wants), receipt)
+	m.wants -= n
+	return n
+}
+
+// TestAConsumerThatIsAskedForNothingIsNotWaitedFor has a metered consumer that is asked for
+// ten items, beside one that takes all.
+func TestAConsumerThatIsAskedForNothingIsNotWaitedFor(t *testing.T) {
+	now := time.Unix(1000, 0)
+	l, all, _ := crowded(t, 1, Options{Now: func() time.Time { return now }})
+	if err := l.SetDurable("d", Durable{From: 1000}); err != nil {
+		t.Fatal(err)
+	}
+	m := &meter{wants: 10}
+	l.JoinDurable("d", "2", m)
+	save(l)
+	for floor := uint64(0); floor < 20_000; floor = l.done.Floor() {
+		plan := l.Plan(0, endless)
+		if plan.Items == 0 {
+			t.Fatalf("the consumer waits for the other one: %+v", plan)
+		}
+		l.Offer(itemsAt(plan.From, min(plan.Items, 1000)), plan.Sweep)
+		all[0].receipt.Confirm()
+		save(l)
+	}
+	if m.wants != 0 || l.Stats().Consumers != 1 {
+		t.Errorf("it is asked for %d more items; %d consumers take some", m.wants, l.Stats().Consumers)
+	}
+}
+
+// worker is a reader that confirms its items at a speed.
+type worker struct {
+	*reader
+	speed float64 // items in each step
+	done  float64 // of the first receipt's items
+	sizes []int   // of the receipts, in items
+}
+
+func (w *worker) Deliver(b *batch.Batch, from, to int, r batch.Receipt) int {
+	w.sizes = append(w.sizes, to-from)
+	return w.reader.Deliver(b, from, to, r)
+}
+
+// work is one step.
+func (w *worker) work() {
+	for w.done += w.speed; len(w.sizes) > 0 && w.done >= float64(w.sizes[0]); {
+		w.done -= float64(w.sizes[0])
+		w.receipts[0].Confirm()
+		w.sizes, w.receipts = w.sizes[1:], w.receipts[1:]
+	}
+	if len(w.sizes) == 0 {
+		w.done = 0
+	}
+}
+
+// step lets all workers work while the loop runs.
+func (d *desk) step(workers []*worker) {
+	d.run()
+	for _, w := range workers {
+		w.work()
+	}
+	d.now = d.now.Add(10 * time.Millisecond)
+}
+
+func TestConsumersOfManySpeedsShareReads(t *testing.T) {
+	const items, count = 20_000, 40
+	d := newFull(t, Options{Window: 1000}, items)
+	workers := make([]*worker, count)
+	for i := range workers {
+		w := &worker{reader: new(reader), speed: 50 * float64(i+1) / count}
+		w.Membership = d.log.Join("", "k", w)
+		workers[i] = w
+	}
+
+	for fastest := workers[count-1]; len(fastest.got) < items; {
+		d.step(workers)
+	}
+	if most := 4 * items; d.read > most {
+		t.Errorf("%d items were read until the fastest had %d, want at most %d", d.read, items, most)
+	}
+	for d.log.State().Floor < items {
+		d.step(workers)
+	}
+	for i, w := range workers {
+		for n, got := range w.got {
+			if got != uint64(n) {
+				t.Fatalf("consumer %d was handed item %d in place of %d", i, got, n)
+			}
+		}
+		if len(w.got) != items {
+			t.Errorf("consumer %d was handed %d items of %d", i, len(w.got), items)
+		}
+	}
+}
+
+// Redis would send the rest for nothing.
+func TestTheSweepReadsNoMoreThanIsTaken(t *testing.T) {
+	const items = 1000
+	d := newFull(t, explicit(items), items)
+	if err := d.log.SetDurable("slow", Durable{Terms: Terms{Explicit: true, AckWait: time.Hour, MaxAckPending: 1}}); err != nil {
+		t.Fatal(err)
+	}
+	slow := new(reader)
+	slow.Membership = d.log.JoinDurable("slow", "k", slow)
+	fast := d.join("")
+	d.pass(time.Minute, time.Second, fast)
+	d.read = 0
+	for range 10 {
+		slow.say(t, batch.Ack{Kind: batch.Acked})
+		d.pass(time.Minute, time.Second)
+	}
+	if d.read != 10 {
+		t.Errorf("%d items are read for 10 that are handed one by one", d.read)
+	}
+
+	d.read = 0
+	for range 10 {
+		slow.say(t, batch.Ack{Kind: batch.Refused})
+		d.run()
+	}
+	if d.read != 10 {
+		t.Errorf("%d items are read for one that is refused 10 times", d.read)
+	}
+}

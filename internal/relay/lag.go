@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"edged/internal/batch"
+	"edged/internal/numbers"
 )
 
 // A consumer lags behind others, never behind a producer: an item counts if another
@@ -20,6 +21,8 @@ type lagging struct {
 	wake  time.Time // when Plan has to look; zero: no consumer lags
 	asked time.Time // since when the sweep waits for its read; zero: it does not
 	cut   []ConsumerInfo
+
+	dropped []ConsumerInfo // durables that have passed over items by MaxAway
 }
 
 // ConsumerInfo describes a consumer.
@@ -27,7 +30,7 @@ type ConsumerInfo struct {
 	Name     batch.Name // empty for a plain subscription, and for a viewer
 	Viewer   bool
 	Missed   uint64         // viewer, durable: items that were gone before it got them
-	Away     time.Time      // durable: since when it has no member; zero: it has one
+	Away     time.Time      // durable: since when it is not in use; zero: it is
 	Members  []batch.Member // empty if it has not come back since the start
 	Next     uint64         // the item that it gets next
 	LagItems uint64         // items that count for its lag
@@ -41,6 +44,8 @@ type ConsumerInfo struct {
 type State struct {
 	First, Floor, Done, Next uint64 // the head; items below are finished, confirmed once, read
 	Consumers                []ConsumerInfo
+	Unclaimed                uint64    // items that consumers which began after them passed over, and that none owes
+	OldestUnclaimed          time.Time // when the first of them was read; zero: it was not
 }
 
 // State returns the place of the list and of its consumers. It is all zero if the place is
@@ -53,11 +58,45 @@ func (l *Log) State() State {
 	}
 	l.settle()
 	s := State{First: l.first, Floor: l.past.Floor(), Done: l.doneFloor(), Next: l.taken.Top()}
+	s.Unclaimed, s.OldestUnclaimed = l.unclaimed()
 	now := l.opts.Now()
 	for _, c := range l.consumers {
 		s.Consumers = append(s.Consumers, l.info(c, now))
 	}
 	return s
+}
+
+// Done is State's Done.
+func (l *Log) Done() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.loaded {
+		return 0
+	}
+	l.settle()
+	return l.doneFloor()
+}
+
+// unclaimed counts the items that no consumer has confirmed and none owes, below the last one
+// that is confirmed. The next consumer that begins at done gets them.
+func (l *Log) unclaimed() (n uint64, oldest time.Time) {
+	if len(l.done.Spans()) == 0 {
+		return 0, oldest
+	}
+	var free numbers.Set
+	free.Raise(l.done.Top())
+	for _, c := range l.consumers {
+		if !c.viewer {
+			free = numbers.Intersect(&free, &c.acked)
+		}
+	}
+	confirmed := numbers.Intersect(&free, &l.done)
+	if n = free.Count() - confirmed.Count(); n > 0 {
+		if first, _ := confirmed.Gap(l.first); free.Has(first) {
+			oldest = l.ages.of(first)
+		}
+	}
+	return n, oldest
 }
 
 func (l *Log) info(c *consumer, now time.Time) ConsumerInfo {
@@ -68,7 +107,7 @@ func (l *Log) info(c *consumer, now time.Time) ConsumerInfo {
 	if c.closing {
 		i.Next = c.acked.Floor()
 	}
-	if c.name.Durable && len(c.members) == 0 {
+	if c.name.Durable && !c.inUse() {
 		i.Away = c.away
 	}
 	for _, m := range c.members {
@@ -80,7 +119,7 @@ func (l *Log) info(c *consumer, now time.Time) ConsumerInfo {
 
 // lag is the age of the oldest item that counts, but no more than the consumer's own.
 func (l *Log) lag(c *consumer, now time.Time) (lag time.Duration) {
-	if !l.loaded || !c.active() || c.viewer {
+	if !l.loaded || c.viewer || !c.active() && !c.name.Durable {
 		return 0
 	}
 	if !l.lagging.asked.IsZero() {
@@ -123,7 +162,7 @@ func (l *Log) findLagging(now time.Time) {
 	for _, c := range l.consumers {
 		lag := l.lag(c, now)
 		switch {
-		case c.cut || lag == 0 || c.name.Durable:
+		case c.cut || lag == 0 || c.name.Durable && !c.passes:
 		case lag >= l.opts.MaxLag:
 			c.cut = true
 			g.cut = append(g.cut, l.info(c, now))

@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"math"
 	"slices"
 	"testing"
 	"time"
@@ -14,6 +15,7 @@ type desk struct {
 	now        time.Time
 	log        *Log
 	first, end uint64 // the head, one past the last item
+	read       int    // items, each as often as it was
 	cut        []ConsumerInfo
 }
 
@@ -87,6 +89,7 @@ func (d *desk) turn() bool {
 		for i := range items {
 			items[i] = []byte("item")
 		}
+		d.read += len(items)
 		b := batch.Of("list", p.From, items...)
 		if d.log.opts.Explicit {
 			b.Stamp("e", d.now, 0)
@@ -180,6 +183,23 @@ func TestOnlyAConsumerBehindAnotherLagsWithinMaxLag(t *testing.T) {
 	}
 }
 
+func TestOfDurableConsumersOnlyThoseThatPassAreCutOff(t *testing.T) {
+	for _, passes := range []bool{false, true} {
+		d := newFull(t, explicit(100), 50)
+		terms := Durable{Terms: Terms{Explicit: true, AckWait: time.Minute, MaxAckPending: 100}, Passes: passes}
+		if err := d.log.SetDurable("slow", terms); err != nil {
+			t.Fatal(err)
+		}
+		d.log.JoinDurable("slow", "k", &meter{})
+		fast := d.join("")
+		d.run(fast)
+		d.pass(time.Hour, time.Minute, fast)
+		if cut := len(d.cut) == 1; cut != passes || cut && d.cut[0].Name.Name != "slow" {
+			t.Errorf("it passes: %v; cut off are %+v", passes, d.cut)
+		}
+	}
+}
+
 func TestAConsumerThatKeepsWithinTheTimeIsKept(t *testing.T) {
 	d := newFull(t, Options{Window: 10, MaxLag: time.Minute}, 0)
 	fast, slow := d.join(""), d.join("")
@@ -264,6 +284,9 @@ func TestStateTellsThePlaceOfEachConsumer(t *testing.T) {
 	if s.First != 0 || s.Floor != 0 || s.Done != 100 || s.Next != 100 || len(s.Consumers) != 2 {
 		t.Fatalf("the state is %+v", s)
 	}
+	if done := d.log.Done(); done != s.Done {
+		t.Errorf("Done is %d, the state's is %d", done, s.Done)
+	}
 	if c := s.Consumers[0]; c.Members[0] != batch.Member(fast) || c.Next != 100 || c.LagItems != 0 || c.Lag != 0 || c.Owed != 0 || !c.Oldest.IsZero() || !c.Front {
 		t.Errorf("the fast one is %+v", c)
 	}
@@ -300,5 +323,85 @@ func TestADelayEndsWithTheMemberThatAskedForIt(t *testing.T) {
 	d.run()
 	if s := d.log.Stats(); s.Confirmed != 4 || s.Dead != 0 {
 		t.Errorf("the books are %+v, want four confirmed", s)
+	}
+}
+
+func TestADelayIsADayAtMost(t *testing.T) {
+	d := newFull(t, explicit(100), 1)
+	r := d.join("crew")
+	d.run()
+	r.say(t, batch.Ack{Kind: batch.Refused, Delay: math.MaxInt64})
+	d.pass(MaxDelay-time.Hour, time.Hour, r)
+	if s := d.log.Stats(); s.Confirmed != 0 || s.Redelivered != 0 {
+		t.Fatalf("an hour before a day is over the books are %+v", s)
+	}
+	d.pass(2*time.Hour, time.Hour, r)
+	if d.log.Stats().Confirmed != 1 {
+		t.Errorf("after a day the books are %+v, want the item confirmed", d.log.Stats())
+	}
+}
+
+func TestItemsThatAConsumerBeganAfterAreUnclaimed(t *testing.T) {
+	now := time.Unix(1000, 0)
+	l := New(Options{Window: 100, Memory: 1 << 20, Now: func() time.Time { return now }})
+	l.Load(batch.Snapshot{Epoch: "e"})
+	if err := l.SetDurable("late", Durable{From: 10}); err != nil {
+		t.Fatal(err)
+	}
+	m := &meter{wants: 100}
+	l.JoinDurable("late", "", m)
+	save(l)
+	l.Offer(itemsAt(10, 5), l.Plan(0, 15).Sweep)
+	m.receipt.Confirm()
+	if s := l.State(); s.Unclaimed != 10 || s.Done != 0 || l.Plan(0, 15).Floor != 0 {
+		t.Errorf("10 items are passed over: %+v", s)
+	}
+	p := &prompt{}
+	l.Join("", "", p)
+	save(l)
+	if s := l.State(); s.Unclaimed != 0 {
+		t.Errorf("a consumer owes them now: %+v", s)
+	}
+	l.Offer(itemsAt(0, 15), l.Plan(0, 15).Sweep)
+	p.receipt.Confirm()
+	if floor := l.Plan(0, 15).Floor; floor != 15 {
+		t.Errorf("all are confirmed, and the floor is %d", floor)
+	}
+}
+
+// holder is a reader that is told of the memory of its debts.
+type holder struct {
+	reader
+	held int
+}
+
+func (h *holder) Hold(n int) { h.held += n }
+
+func TestDebtsCountUntilTheyAreConfirmedOrEnd(t *testing.T) {
+	for name, end := range map[string]func(h *holder){
+		"confirmed":           func(h *holder) { h.confirm() },
+		"confirmed backwards": func(h *holder) { slices.Reverse(h.receipts); h.confirm() },
+		"left":                func(h *holder) { h.Leave() },
+	} {
+		d := newFull(t, Options{Window: 100}, 0)
+		h := new(holder)
+		h.Membership = d.log.Join("", "k", h)
+		for len(h.receipts) < freeDebts {
+			d.end++
+			d.turn()
+		}
+		if h.held != 0 {
+			t.Errorf("%s: %d debts count as %d bytes, want 0", name, len(h.receipts), h.held)
+		}
+		for range 10 {
+			d.end++
+			d.turn()
+		}
+		if h.held != 10*debtSize {
+			t.Errorf("%s: 10 more debts count as %d bytes, want %d", name, h.held, 10*debtSize)
+		}
+		if end(h); h.held != 0 {
+			t.Errorf("%s: no debts count as %d bytes", name, h.held)
+		}
 	}
 }

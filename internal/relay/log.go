@@ -21,7 +21,9 @@
 // for a while. Those behind, and items that have to be delivered again, are served
 // by a sweep from the lowest number to the front; each batch that is read goes to
 // every consumer that needs a part of it. Front and sweep take turns, and the sweep
-// has half of the memory.
+// has half of the memory. Consumers behind the front go on in waves: those at the same
+// place wait for each other, as the front does, and there are few waves at a time. So the
+// sweep's reads stay few, however many consumers are behind.
 //
 // Order: a consumer gets the items in list order, apart from those that it gets
 // again.
@@ -60,9 +62,12 @@ type Options struct {
 
 	MaxAway      time.Duration // a durable consumer without a member for so long owes the newest MaxAwayItems at most; 0 means no bound
 	MaxAwayItems uint64
+	Dropped      func(ConsumerInfo) // called once an absence, without the lock, for a consumer that passes over items by MaxAway
 
 	MaxLag time.Duration      // age of an item that a consumer does not have and another has confirmed; 0 means no bound
 	CutOff func(ConsumerInfo) // called once, without the lock, for a consumer over MaxLag: its members are to leave
+
+	Pending *Pending // of explicit consumers, shared by several lists; nil means no bound
 
 	Changed func()           // called without the lock when Plan or Changes may say something new; must not block
 	Now     func() time.Time // nil means time.Now
@@ -91,9 +96,11 @@ type Log struct {
 
 	mu        sync.Mutex // guards everything below, consumers and members included
 	loaded    bool       // the place in the list is known
+	over      bool       // too many items await acknowledgements, when last looked
 	stopped   bool       // nothing more is taken, and a consumer that leaves still owes
 	epoch     string     // in which the numbers stand for the items that they stand for
 	first     uint64     // number of the item at the head of the Redis list
+	end       uint64     // one past the last item of the list, as far as is known
 	done      numbers.Set
 	taken     numbers.Set // handed to a consumer, or finished in an earlier life
 	ages      ages        // of those
@@ -103,9 +110,11 @@ type Log struct {
 
 	front uint64 // cursor of the consumers at the front
 	pace  pace
-	swept uint64 // the sweep has come so far
-	turn  bool   // the sweep is next
-	share int    // bytes on their way for each consumer behind the front
+	swept uint64    // the sweep has come so far
+	waves []*wave   // the oldest first
+	held  time.Time // when a consumer that waits at no wave gets one; zero: none waits
+	turn  bool      // the sweep is next
+	share int       // bytes on their way for each consumer behind the front
 
 	stale           bool        // the fields below, up to finished, have to be found again
 	low, plainLow   uint64      // least floor of all consumers, and of the plain ones; never: there is none
@@ -122,6 +131,7 @@ type Log struct {
 	records   records
 	lagging   lagging
 	due       claims // heap: the earliest first
+	early     []early
 	stats     Stats  // the counters only
 	base      uint64 // of finished, those that are not in stats
 }
@@ -137,6 +147,9 @@ func New(opts Options) *Log {
 	if opts.CutOff == nil {
 		opts.CutOff = func(ConsumerInfo) {}
 	}
+	if opts.Dropped == nil {
+		opts.Dropped = func(ConsumerInfo) {}
+	}
 	return &Log{opts: opts, named: make(map[batch.Name]*consumer), keys: make(map[string]int), mostHeld: mostHeld}
 }
 
@@ -148,7 +161,7 @@ func (l *Log) Stop() {
 	l.mu.Unlock()
 }
 
-// Set changes the options except Explicit, CutOff, Changed and Now. Items on their way stay, and
+// Set changes the options except Explicit, CutOff, Dropped, Changed and Now. Items on their way stay, and
 // so do waits that have begun.
 func (l *Log) Set(o Options) {
 	l.mu.Lock()
@@ -174,12 +187,22 @@ func (l *Log) unlock() {
 // much is cut off.
 func (l *Log) Plan(first, end uint64) batch.Place {
 	l.mu.Lock()
-	p := l.plan(first, end, l.opts.Now())
-	cut := l.lagging.cut
-	l.lagging.cut = nil
+	now := l.opts.Now()
+	var late []early
+	if len(l.early) > 0 && !l.early[0].until.After(now) {
+		late = l.takeEarly(func(e early) bool { return !e.until.After(now) })
+	}
+	l.heedPending()
+	p := l.plan(first, end, now)
+	cut, dropped := l.lagging.cut, l.lagging.dropped
+	l.lagging.cut, l.lagging.dropped = nil, nil
 	l.mu.Unlock()
+	refuse(late)
 	for _, c := range cut {
 		l.opts.CutOff(c)
+	}
+	for _, c := range dropped {
+		l.opts.Dropped(c)
 	}
 	return p
 }
@@ -187,11 +210,16 @@ func (l *Log) Plan(first, end uint64) batch.Place {
 func (l *Log) plan(first, end uint64, now time.Time) batch.Place {
 	var p batch.Place
 	if !l.loaded {
-		p.Active = l.active()
+		p.Active = l.active() || len(l.early) > 0
+		if len(l.early) > 0 {
+			p.Wake = l.early[0].until
+		}
 		return p
 	}
 
-	l.first = first
+	if l.first = first; end != never {
+		l.end = end
+	}
 	l.missAll(end)
 	l.endGrace(now)
 	l.redeliverOverdue(now)
@@ -199,8 +227,8 @@ func (l *Log) plan(first, end uint64, now time.Time) batch.Place {
 	l.settle()
 	l.setAside(now)
 	l.ages.forget(first)
-	p.Floor, p.Active, p.Dirty = l.past.Floor(), l.active(), l.dirty(now)
-	p.Idle = !slices.ContainsFunc(l.consumers, func(c *consumer) bool { return !c.name.Durable || len(c.members) > 0 })
+	p.Floor, p.Active, p.Dirty = l.past.Floor(), l.active() || len(l.records.waiting) > 0, l.dirty(now)
+	p.Idle = !slices.ContainsFunc(l.consumers, func(c *consumer) bool { return !c.choosesPlace() || c.inUse() })
 	if p.Active && !l.stopped {
 		l.planRead(&p, end, now)
 	}
@@ -214,7 +242,7 @@ func (l *Log) planRead(p *batch.Place, end uint64, now time.Time) {
 	l.findFront(now)
 	front, sweep := batch.Place{}, batch.Place{}
 	l.planFront(&front)
-	l.planSweep(&sweep, end)
+	l.planSweep(&sweep, end, now)
 	p.Full = l.pace.members > 0 && front.Items == 0 && sweep.Items == 0
 	l.askSweep(sweep.Items > 0, now)
 	if front.From >= end {
@@ -255,26 +283,48 @@ func (l *Log) planFront(p *batch.Place) {
 	}
 }
 
-// planSweep plans the sweep's read: from the lowest number that one of those
-// behind needs, beginning where it has come to. It does not read from end on.
-func (l *Log) planSweep(p *batch.Place, end uint64) {
+// planSweep plans the sweep's read: from the lowest number that is to be delivered again or
+// at which a wave goes on, beginning where it has come to. It does not read from end on.
+func (l *Log) planSweep(p *batch.Place, end uint64, now time.Time) {
 	l.setShare()
+	l.planWaves(end, now)
 	var next *consumer
 	for _, c := range l.consumers { // the differences of those below swept wrap round, so they come last
-		if l.lacks(c) && c.lack < end && (next == nil || c.lack-l.swept < next.lack-l.swept) {
+		if l.lacks(c) && l.goes(c, now) && c.lack < end && (next == nil || c.lack-l.swept < next.lack-l.swept) {
 			next = c
 		}
 	}
 	if next == nil {
 		return
 	}
-	items := l.opts.Window
+	items := 0
+	for _, c := range l.consumers {
+		if c.lack == next.lack && l.lacks(c) {
+			items = max(items, l.sweeps(c))
+		}
+	}
 	if next.lack < l.front {
 		items = int(min(uint64(items), l.front-next.lack))
 	}
 	bytes, large := batch.Room(l.share-next.bytes, len(l.keys))
 	bytes = max(bytes, 1)
 	p.From, p.Items, p.Bytes, p.Large, p.Sweep = next.lack, items, bytes, max(large, bytes), true
+}
+
+// near is up to how many items that a consumer does not need are read between two that it does.
+const near = 64
+
+// sweeps is how many items the sweep may read for a consumer from what it lacks on: as many as
+// it may be handed for the first time, or those that are to be delivered again.
+func (l *Log) sweeps(c *consumer) int {
+	if c.lack >= c.cursor {
+		return l.room(c)
+	}
+	_, end := c.firstAgain(c.lack)
+	for from, to := c.firstAgain(end); from < c.cursor && from-end <= near && to-c.lack <= uint64(l.opts.Window); from, to = c.firstAgain(end) {
+		end = to
+	}
+	return int(min(end-c.lack, uint64(l.opts.Window)))
 }
 
 // leastShare is how many bytes a consumer behind the front may always have on their way.
@@ -295,7 +345,9 @@ func (l *Log) Offer(b *batch.Batch, sweep bool) {
 	if !l.loaded || l.stopped {
 		return
 	}
+	b.Date(l.ages.between(b.First(), b.Next()))
 	l.ages.note(b.Next(), l.opts.Now())
+	l.end = max(l.end, b.Next())
 	if sweep {
 		l.sweepCame(l.opts.Now())
 		l.swept, l.turn = b.Next(), false
@@ -304,6 +356,7 @@ func (l *Log) Offer(b *batch.Batch, sweep bool) {
 				l.serve(c, b)
 			}
 		}
+		l.moveWaves(b.First(), b.Next(), l.opts.Now())
 	} else if b.First() == l.front {
 		l.turn = true
 		l.pace.offer(b.Next(), l.opts.Now())

@@ -93,6 +93,31 @@ type client struct {
 	owes       *owes
 	membership batch.Membership
 	debts      []handed
+	tap        *tap // the member in its place, if that is metered
+}
+
+// tap is a metered member: it takes as many items as it is asked for, or fewer.
+type tap struct {
+	*client
+	wants int
+}
+
+func (m *tap) Room() int { return m.wants }
+
+func (m *tap) Deliver(b *batch.Batch, from, to int, receipt batch.Receipt) int {
+	n := min(to-from, m.wants, m.w.rand.IntN(8))
+	if n == 0 {
+		return 0
+	}
+	m.wants -= n
+	return m.client.Deliver(b, from, from+n, receipt)
+}
+
+func (c *client) member() batch.Member {
+	if c.tap != nil {
+		return c.tap
+	}
+	return c
 }
 
 type handed struct {
@@ -106,6 +131,7 @@ type owes struct {
 	confirmed numbers.Set
 	finished  numbers.Set // before it began
 	handed    numbers.Set
+	given     numbers.Set // handed, earlier lives included
 }
 
 func newWorld(t *testing.T, seed uint64, explicit bool) *world {
@@ -174,8 +200,12 @@ func (w *world) step() {
 		w.joinDurable([]string{"d", "e"}[w.rand.IntN(2)])
 	case n < 33 && len(w.clients) < 7:
 		w.view()
-	case n < 36 && len(w.clients) > 0:
-		w.leaves(w.rand.IntN(len(w.clients)))
+	case n < 34 && !slices.ContainsFunc(w.clients, func(c *client) bool { return c.tap != nil }):
+		w.joinDurable("tap")
+	case n < 36:
+		w.ask(w.rand.IntN(6))
+	case n < 39 && len(w.clients) > 0:
+		w.leave()
 	case n < 65 && len(w.clients) > 0:
 		w.confirm()
 	case n < 70:
@@ -184,6 +214,8 @@ func (w *world) step() {
 		w.now = w.now.Add(time.Duration(w.rand.IntN(60)) * time.Second)
 	case n < 73:
 		w.crash()
+	case n < 78 && len(w.clients) > 0:
+		w.acknowledgeEarlier()
 	default:
 		w.turn(w.rand.IntN(10) == 0)
 		w.leaveCut()
@@ -230,7 +262,21 @@ func (w *world) joinDurable(name string) {
 		w.say("durable %q from %d on", name, from)
 	}
 	c := w.enter(&client{group: name, durable: true, owes: o})
-	c.membership = w.log.JoinDurable(name, "k", c)
+	if name == "tap" {
+		c.tap = &tap{client: c}
+	}
+	c.membership = w.log.JoinDurable(name, "k", c.member())
+}
+
+// ask lets the metered member take items.
+func (w *world) ask(n int) {
+	for _, c := range w.clients {
+		if c.tap != nil {
+			w.say("%s is asked for %d", c.name, n)
+			c.tap.wants = n
+			c.membership.(batch.Consumption).Update()
+		}
+	}
 }
 
 func (w *world) view() {
@@ -248,6 +294,12 @@ func (w *world) enter(c *client) *client {
 	w.clients = append(w.clients, c)
 	w.say("%s joins %q, durable %v", c.name, c.group, c.durable)
 	return c
+}
+
+func (w *world) leave() {
+	if i := w.rand.IntN(len(w.clients)); w.clients[i].tap == nil { // one that is metered stays
+		w.leaves(i)
+	}
 }
 
 // leaveCut lets those leave that were cut off.
@@ -274,7 +326,9 @@ func (c *client) Deliver(b *batch.Batch, from, to int, receipt batch.Receipt) in
 		if string(b.Item(int(n-b.First()))) != fmt.Sprint(n) {
 			c.w.t.Errorf("%s got %q as number %d", c.name, b.Item(int(n-b.First())), n)
 		}
-		if c.owes.confirmed.Has(n) && (n >= c.owes.start || c.viewer) {
+		c.owes.given.Add(n, n+1)
+		twice := c.viewer && c.w.aside[n] // of a run with items set aside in its middle, the end comes again
+		if c.owes.confirmed.Has(n) && (n >= c.owes.start || c.viewer) && !twice {
 			c.w.t.Errorf("%s got %d, which was confirmed", c.name, n)
 		}
 		if c.owes.handed.Has(n) {
@@ -314,6 +368,12 @@ func (c *client) confirmed(from, to uint64) {
 func (c *client) acknowledge(n uint64, a batch.Ack) {
 	err := c.membership.(batch.Acknowledger).Acknowledge("", n, a, nil)
 	c.w.say("%s says %v to %d: %v", c.name, a, n, err)
+	for m := c.owes.start; err == nil && a.Kind == batch.AckedAll && m <= n; m++ {
+		if c.w.isOwed(c.owes, m) && !c.owes.given.Has(m) {
+			c.w.t.Errorf("%s confirms %d, which it was never handed", c.name, m)
+		}
+		c.confirmed(m, m+1)
+	}
 	if err == nil && a.Kind == batch.Acked {
 		c.confirmed(n, n+1)
 	}
@@ -346,6 +406,27 @@ func (w *world) confirm() {
 	if ack.Kind == batch.Refused && w.rand.IntN(2) == 0 {
 		ack.Delay = time.Duration(w.rand.IntN(10)) * time.Second
 	}
+	if c.tap != nil && ack.Kind == batch.Acked && w.rand.IntN(3) == 0 {
+		ack.Kind = batch.AckedAll
+	}
+	c.acknowledge(n, ack)
+}
+
+// acknowledgeEarlier lets a client of a durable consumer acknowledge an item that it was handed at
+// any time, by a process that is gone too.
+func (w *world) acknowledgeEarlier() {
+	c := w.clients[w.rand.IntN(len(w.clients))]
+	if !c.durable || !c.explicit() || c.owes.given.Count() == 0 {
+		return
+	}
+	n := c.owes.start + w.rand.Uint64N(c.owes.given.Top()-c.owes.start)
+	if !c.owes.given.Has(n) {
+		return
+	}
+	ack := batch.Ack{Kind: batch.AckKind(w.rand.IntN(4))}
+	if c.tap != nil && w.rand.IntN(3) == 0 {
+		ack.Kind = batch.AckedAll
+	}
 	c.acknowledge(n, ack)
 }
 
@@ -370,7 +451,7 @@ func (w *world) crash() {
 		c.debts = nil
 		if c.durable {
 			w.log.SetDurable(c.group, Durable{Terms: w.opts.Terms})
-			c.membership = w.log.JoinDurable(c.group, "k", c)
+			c.membership = w.log.JoinDurable(c.group, "k", c.member())
 			continue
 		}
 		c.membership = w.log.Join(c.group, "k", c)
@@ -550,12 +631,15 @@ func (w *world) check() {
 // finish lets all clients confirm: then nothing is left.
 func (w *world) finish() {
 	for name := range w.durables {
-		w.joinDurable(name)
+		if name != "tap" || !slices.ContainsFunc(w.clients, func(c *client) bool { return c.tap != nil }) {
+			w.joinDurable(name)
+		}
 	}
 	if w.join(""); w.t.Failed() {
 		return
 	}
 	for range 2000 {
+		w.ask(100)
 		w.turn(false)
 		if len(w.cut) > 0 {
 			w.leaveCut()

@@ -268,8 +268,21 @@ func (l *Log) bury(g *grave) {
 	if !g.copied {
 		l.dead = append(l.dead, n)
 	}
+	l.passOver(g.consumer, n)
+	if g.consumer == nil {
+		l.done.Add(n, n+1)
+		l.stats.Taken += l.taken.Add(n, n+1)
+		if l.front == n {
+			l.front++
+		}
+	}
+	l.moved()
+}
+
+// passOver lets an item that is a dead letter count as confirmed by a consumer, or by all.
+func (l *Log) passOver(only *consumer, n uint64) {
 	for _, c := range l.consumers {
-		if g.consumer != nil && g.consumer != c {
+		if only != nil && only != c || c.acked.Has(n) {
 			continue
 		}
 		l.forget(c, n, n+1)
@@ -280,14 +293,6 @@ func (l *Log) bury(g *grave) {
 		}
 		l.confirm(c, n, n+1)
 	}
-	if g.consumer == nil {
-		l.done.Add(n, n+1)
-		l.stats.Taken += l.taken.Add(n, n+1)
-		if l.front == n {
-			l.front++
-		}
-	}
-	l.moved()
 }
 
 // Saved says whether the ledger has the last Changes. If that is not known it has
@@ -338,7 +343,11 @@ func (l *Log) Bury(n uint64, reason string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	r := &l.records
-	if l.loaded && !l.finished.Has(n) && !slices.ContainsFunc(r.written, func(g grave) bool { return g.number == n && g.consumer == nil }) {
+	switch {
+	case !l.loaded:
+	case l.finished.Has(n), slices.ContainsFunc(r.written, func(g grave) bool { return g.number == n && g.consumer == nil }):
+		l.passOver(nil, n) // one that begins behind the floor is to get it nevertheless
+	default:
 		r.written = append(r.written, grave{number: n, reason: reason})
 		l.bury(&r.written[len(r.written)-1])
 	}
@@ -348,6 +357,7 @@ func (l *Log) Bury(n uint64, reason string) {
 func (l *Log) Load(s batch.Snapshot) {
 	l.mu.Lock()
 	l.begun(s.Epoch, s.First, s.Finished, s.Aside)
+	l.end = max(s.First, s.End)
 	l.raise(&l.done, s.Done)
 	l.ages.load(s.Times, l.opts.Now())
 	r := &l.records
@@ -378,6 +388,7 @@ func (l *Log) Load(s batch.Snapshot) {
 		}
 	}
 	l.answer(len(r.waiting), ErrGone)
+	l.heedEarly()
 	l.opts.Changed()
 }
 
@@ -385,6 +396,9 @@ func (l *Log) Load(s batch.Snapshot) {
 func (l *Log) Unload() {
 	l.mu.Lock()
 	l.loaded = false
+	for _, c := range l.consumers {
+		l.uncountPending(c)
+	}
 	l.answer(len(l.records.waiting), ErrGone)
 }
 
@@ -409,7 +423,8 @@ func (l *Log) begun(epoch string, first uint64, finished numbers.Set, there []ui
 	for _, c := range slices.Clone(l.consumers) {
 		l.forget(c, 0, never)
 		c.again, c.acked, c.cursor, c.out = numbers.Set{}, everything(), 0, 0
-		c.version, c.saved, c.ready, c.recorded, c.below = 0, 0, false, false, 0
+		l.uncountPending(c)
+		c.version, c.saved, c.ready, c.recorded, c.below, c.earlier = 0, 0, false, false, 0, 0
 		l.leaveFront(c)
 		if len(c.members) == 0 && !c.name.Durable {
 			l.consumers = remove(l.consumers, c)
@@ -418,7 +433,7 @@ func (l *Log) begun(epoch string, first uint64, finished numbers.Set, there []ui
 			}
 		}
 	}
-	l.loaded, l.epoch, l.first, l.graceEnds, l.front, l.swept = true, epoch, first, time.Time{}, 0, 0
+	l.loaded, l.epoch, l.first, l.end, l.graceEnds, l.front, l.swept = true, epoch, first, first, time.Time{}, 0, 0
 	l.records.ghost, l.dead = nil, nil
 	l.finished, l.aside = finished.Clone(), aside{}
 	l.finished.Raise(first)
@@ -453,6 +468,9 @@ func (l *Log) restore(name batch.Name, acked numbers.Set, owes bool) {
 		l.records.gone = append(l.records.gone, name)
 	}
 	c.version, c.saved, c.began, c.away, c.below = 2, 1, l.opts.Now(), l.opts.Now(), l.first
+	if name.Durable {
+		l.boundEarlier(c)
+	}
 }
 
 // endGrace lets those go that have not come back. When edged itself goes, consumers leave
@@ -513,6 +531,7 @@ func (l *Log) Renew(epoch string) {
 func (l *Log) Rollback(epoch string, end uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.end = min(l.end, end)
 	l.front = min(l.front, end)
 	for _, n := range l.aside.numbers() {
 		if n >= end {
@@ -533,7 +552,7 @@ func (l *Log) renumber(epoch string, from, to uint64) {
 		l.forget(c, from, to)
 		c.again.Remove(from, to)
 		c.version++
-		c.saved = 0
+		c.saved, c.earlier = 0, 0
 		switch c.acked.Remove(from, to); {
 		case c.closing:
 			c.acked.Add(from, to)

@@ -56,6 +56,35 @@ func TestInsertedItemsAreOwedByEveryConsumer(t *testing.T) {
 	}
 }
 
+func TestAViewerPassesOverADeadLetterOfBefore(t *testing.T) {
+	var finished numbers.Set
+	finished.Add(3, 4)
+	d := newDesk(t, Options{Window: 100, Terms: Terms{Explicit: true, AckWait: time.Hour, MaxAckPending: 100}}, batch.Snapshot{End: 6, Finished: finished})
+	d.log.View(3, "k", &prompt{})
+	if plan := d.log.Plan(0, 6); plan.From != 3 {
+		t.Fatalf("item %d is to be read", plan.From)
+	}
+	d.log.Bury(3, "larger than max_payload")
+	if plan := d.log.Plan(0, 6); plan.From != 4 {
+		t.Errorf("item %d is to be read after the dead letter", plan.From)
+	}
+}
+
+func TestAViewerPassesOverInsertedItemsThatAreGone(t *testing.T) {
+	var finished numbers.Set
+	finished.Raise(10)
+	d := newDesk(t, Options{Window: 100}, batch.Snapshot{First: 10, Finished: finished, Done: 10})
+	d.log.View(10, "k", &prompt{})
+	d.log.Plan(10, 20)
+	d.log.Insert("two", 7, 10)
+	if plan := d.log.Plan(7, 20); plan.From != 7 {
+		t.Fatalf("item %d is to be read", plan.From)
+	}
+	if plan := d.log.Plan(9, 20); plan.From != 9 {
+		t.Errorf("item %d is to be read after the removal of two", plan.From)
+	}
+}
+
 // One that another consumer still owes.
 func TestADeadLetterWhoseItemIsNoMoreIsCountedOnce(t *testing.T) {
 	for name, change := range map[string]func(l *Log){

@@ -2,11 +2,14 @@ package tcpserver
 
 import (
 	"bytes"
+	"container/heap"
 	"encoding/json"
 	"errors"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
+	"unicode"
 
 	"edged/internal/batch"
 	"edged/internal/subject"
@@ -16,10 +19,18 @@ import (
 // JetStream gives it, so that the client libraries' own calls work (nats.go v1.55,
 // internal/parser/parse.go):
 //
-//	$JS.ACK._.<epoch>.<list>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<ns>.<pending>
+//	$JS.ACK._.<epoch>.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<ns>.<pending>
 //
 // It is the form with a domain, of which there is none, and an account, in whose place
-// the epoch stands. The consumer is "edged". If a client is a member of a list more than once at the same
+// the epoch stands. For an item of a JetStream consumer it is the epoch and the consumer's
+// incarnation, <epoch>-<incarnation>: it tells the consumer from a deleted one of its name, whose
+// acknowledgements must not confirm items of this one. Items that are not acknowledged, those of JetStream consumers with
+// ack policy none, need no epoch. They have the older form, the only one that ordered
+// consumers of nats.c read (v3.4.1, js.c, jsSub_checkOrderedMsg):
+//
+//	$JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<ns>.<pending>
+//
+// The consumer of a plain subscription is "edged". If a client is a member of a list more than once at the same
 // time, the other consumers are "edged-2" and so on, so that it can acknowledge for each.
 // Sequence numbers start at 1, as in JetStream.
 
@@ -36,18 +47,50 @@ const (
 	// keptMembers is the number of past memberships under one name for which a client
 	// can still acknowledge.
 	keptMembers = 64
+	// maxReason is how many bytes of a client's reason to give an item up are kept.
+	maxReason = 200
 )
+
+// ackNames are the consumers that a client is of one stream, by their numbers. Guarded by
+// client.mu.
+type ackNames struct {
+	next int     // no member has had it, or a higher one
+	free minHeap // lower ones that no active member has
+}
+
+// take returns the lowest number that is free.
+func (n *ackNames) take() int {
+	if len(n.free) > 0 {
+		return heap.Pop(&n.free).(int)
+	}
+	n.next++
+	return n.next
+}
+
+// minHeap is a container/heap.
+type minHeap []int
+
+func (h minHeap) Len() int           { return len(h) }
+func (h minHeap) Less(i, j int) bool { return h[i] < h[j] }
+func (h minHeap) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
+func (h *minHeap) Push(x any)        { *h = append(*h, x.(int)) }
+func (h *minHeap) Pop() any {
+	last := len(*h) - 1
+	x := (*h)[last]
+	*h = (*h)[:last]
+	return x
+}
 
 // nameForAcks gives a member the first name that no other active member of this client
 // has, and forgets the oldest of the members that had it before.
-func (c *client) nameForAcks(m *member, l list) {
+func (c *client) nameForAcks(m *member, l List) {
 	if c.given == nil {
 		c.given = make(map[string][]*member)
 	}
-	m.name = l.token + ".edged"
-	for n := 2; c.inUse(m.name); n++ {
-		consumer := ".edged-" + strconv.Itoa(n)
-		m.name = l.token + consumer
+	m.name = l.Stream + ".edged"
+	if m.number = c.numberForAcks(m, l); m.number > 1 {
+		consumer := ".edged-" + strconv.Itoa(m.number)
+		m.name = l.Stream + consumer
 		m.key = m.sub.sid + " " + consumer // no sid has a blank
 	}
 	c.given[m.name] = append(c.given[m.name], m)
@@ -56,36 +99,45 @@ func (c *client) nameForAcks(m *member, l list) {
 		c.given[m.name] = slices.Delete(past, 0, 1)
 		c.mu.Lock()
 		old.abandon()
-		delete(c.members, old)
+		c.dropMember(old)
 		c.mu.Unlock()
 		old.membership.Leave()
 	}
 }
 
-// inUse reports whether the member that was given a name last is active.
-func (c *client) inUse(name string) bool {
-	past := c.given[name]
-	if len(past) == 0 {
-		return false
-	}
+// numberForAcks returns the number of the member's name, which the member has until it finishes.
+func (c *client) numberForAcks(m *member, l List) int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return !past[len(past)-1].finished
+	if c.names == nil {
+		c.names = make(map[string]*ackNames)
+	}
+	if c.names[l.Name] == nil {
+		c.names[l.Name] = new(ackNames)
+	}
+	m.names = c.names[l.Name]
+	return m.names.take()
 }
 
 // ackBegin is the part of reply subjects that all items of a batch share.
-func ackBegin(b *batch.Batch, name string) string {
-	return string(ackPrefix) + b.Epoch() + "." + name + "." + strconv.Itoa(b.Tries()) + "."
+func ackBegin(b *batch.Batch, name string) string { return ackBeginIn(b.Epoch(), b, name) }
+
+func ackBeginIn(epoch string, b *batch.Batch, name string) string {
+	return string(ackPrefix) + epoch + "." + name + "." + strconv.Itoa(b.Tries()) + "."
+}
+
+// viewBegin is ackBegin for items that are not acknowledged.
+func viewBegin(b *batch.Batch, name string) string {
+	return string(ackSubjects) + name + "." + strconv.Itoa(b.Tries()) + "."
 }
 
 // appendAckEnd appends the rest of item i's reply subject.
 func appendAckEnd(data []byte, b *batch.Batch, i int) []byte {
-	seq := b.First() + uint64(i) + 1
-	data = strconv.AppendUint(data, seq, 10)
+	data = strconv.AppendUint(data, b.First()+uint64(i)+1, 10)
 	data = append(data, '.')
-	data = strconv.AppendUint(data, seq, 10)
+	data = strconv.AppendUint(data, b.Count()+uint64(i), 10)
 	data = append(data, '.')
-	data = strconv.AppendInt(data, b.Read().UnixNano(), 10)
+	data = strconv.AppendInt(data, b.Time(i).UnixNano(), 10)
 	data = append(data, '.')
 	return strconv.AppendInt(data, b.Pending()+int64(b.Len()-1-i), 10)
 }
@@ -124,9 +176,27 @@ func parseAck(payload []byte) (ack batch.Ack, next, ok bool) {
 	case string(payload) == "+WPI":
 		return batch.Ack{Kind: batch.InProgress}, false, true
 	case has("+TERM"):
-		return batch.Ack{Kind: batch.Terminated}, false, true
+		return batch.Ack{Kind: batch.Terminated, Reason: parseReason(payload[len("+TERM"):])}, false, true
 	}
 	return ack, false, false
+}
+
+// parseReason reads why a client gives an item up: at most maxReason bytes, without characters
+// that can't be printed.
+func parseReason(arg []byte) string {
+	const cut = "…"
+	arg = arg[:min(len(arg), 4*maxReason)] // some of it may not be printable
+	text := strings.Join(strings.Fields(strings.ToValidUTF8(string(arg), "")), " ")
+	text = strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return -1
+		}
+		return r
+	}, text)
+	if len(text) > maxReason {
+		text = strings.ToValidUTF8(text[:maxReason-len(cut)], "") + cut
+	}
+	return text
 }
 
 // parseDelay reads {"delay": nanoseconds} or a duration such as 1.5s. An invalid one is
@@ -163,17 +233,23 @@ func (c *client) acknowledge(cmd command) {
 	if known {
 		err = c.acknowledgeItem(cmd.subject, ack, saved)
 	}
+	if next && err == nil {
+		c.pullNext(cmd)
+	}
 	c.ok()
 	if err == nil {
 		return
 	}
 	// Refused: most likely an acknowledgement for an item of an earlier connection,
 	// which is delivered again. Only a client that asked is told.
-	c.server.count(func(st *Stats) { st.AcksRefused++ })
+	c.server.AckRefused()
 	if saved != nil {
 		saved(err)
 	}
 }
+
+// AckRefused counts an acknowledgement that is refused.
+func (s *Server) AckRefused() { s.count(func(st *Stats) { st.AcksRefused++ }) }
 
 // acknowledgeItem hands an acknowledgement to the member that was given the item.
 func (c *client) acknowledgeItem(reply []byte, ack batch.Ack, saved func(error)) error {
@@ -183,6 +259,9 @@ func (c *client) acknowledgeItem(reply []byte, ack batch.Ack, saved func(error))
 	}
 	c.server.joining.RLock()
 	defer c.server.joining.RUnlock()
+	if len(c.given[string(name)]) == 0 && c.server.opts.API != nil {
+		return c.acknowledgeConsumer(reply, string(epoch), string(name), n, ack, saved)
+	}
 	err := batch.ErrNotGiven
 	for _, m := range slices.Backward(c.given[string(name)]) {
 		if err = m.membership.(batch.Acknowledger).Acknowledge(string(epoch), n, ack, saved); err == nil {

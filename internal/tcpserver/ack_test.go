@@ -92,7 +92,7 @@ func (a *acknowledger) give(b *batch.Batch) int {
 func withExplicit(t *testing.T) (*Server, string, *explicitList) {
 	l := &explicitList{fakeList: fakeList{subject: "items"}}
 	opts := testOptions()
-	opts.Lists = []List{{Name: "my list", Subject: "items", Confirm: Acknowledged, Joiner: l}}
+	opts.Lists = []List{{Name: "my list", Stream: "my_list", Subject: "items", Confirm: Acknowledged, Joiner: l}}
 	s, addr := serve(t, opts)
 	return s, addr, l
 }
@@ -118,25 +118,10 @@ func TestExplicitItemsCarryTheReplySubjectOfJetStream(t *testing.T) {
 	m.give(b)
 	c.expect("MSG items 1 $JS.ACK._.e.my_list.edged.1.8.8.1700000000123456789.41 3", "one",
 		"MSG items 1 $JS.ACK._.e.my_list.edged.1.9.9.1700000000123456789.40 3", "two")
-	m.give(b.Again(1, 3))
-	c.expect("MSG items 1 $JS.ACK._.e.my_list.edged.3.9.9.1700000000123456789.40 3", "two")
+	m.give(b.Again(1, 3, 7))
+	c.expect("MSG items 1 $JS.ACK._.e.my_list.edged.3.9.9.1700000000123456789.7 3", "two")
 	c.sync() // no PING stands behind them
 	eventually(t, "what is written is not owed", func() bool { return s.Clients()[0].Owed == 0 })
-}
-
-func TestListsHaveNamesOfTheirOwnInReplySubjects(t *testing.T) {
-	t.Parallel()
-	lists := &lists{}
-	for _, name := range []string{"{a}.b c", "{a}*b>c", "ü\x00\xff\u00a0\t", "{a}_b_c"} {
-		lists = lists.with(List{Name: name})
-	}
-	var got []string
-	for _, l := range lists.all {
-		got = append(got, l.token)
-	}
-	if want := []string{"{a}_b_c", "{a}_b_c_", "ü____", "{a}_b_c__"}; !slices.Equal(got, want) {
-		t.Errorf("the names are %q, want %q", got, want)
-	}
 }
 
 func TestAcknowledgementsAreReadAsNatsServerDoes(t *testing.T) {
@@ -153,7 +138,9 @@ func TestAcknowledgementsAreReadAsNatsServerDoes(t *testing.T) {
 		{"-NAK", nak, false}, {"-NAK  ", nak, false}, {"-NAK rubbish", nak, false}, {"-NAK {rubbish", nak, false},
 		{`-NAK {"delay": 1500000000}`, later, false}, {`-NAK{"delay":1500000000}`, later, false}, {"-NAK 1.5s", later, false},
 		{"+WPI", batch.Ack{Kind: batch.InProgress}, false},
-		{"+TERM", batch.Ack{Kind: batch.Terminated}, false}, {"+TERM no use", batch.Ack{Kind: batch.Terminated}, false},
+		{"+TERM", batch.Ack{Kind: batch.Terminated}, false}, {"+TERM no use", batch.Ack{Kind: batch.Terminated, Reason: "no use"}, false},
+		{"+TERM  it\x00 is\x1b\n\xffbroken: é ", batch.Ack{Kind: batch.Terminated, Reason: "it is broken: é"}, false},
+		{"+TERM " + strings.Repeat("é", 1000), batch.Ack{Kind: batch.Terminated, Reason: strings.Repeat("é", 98) + "…"}, false},
 	} {
 		if got, next, ok := parseAck([]byte(tc.payload)); !ok || got != tc.want || next != tc.next {
 			t.Errorf("%q is %+v (next %v, ok %v), want %+v", tc.payload, got, next, ok, tc.want)
@@ -372,6 +359,28 @@ func TestUnsubWithCountFromExplicitListGoesOnOwing(t *testing.T) {
 	for i := range 2 {
 		if left, _ := l.acker(t, i).state(); left != 1 {
 			t.Errorf("member %d left %d times, want once", i, left)
+		}
+	}
+}
+
+func TestTheLowestNameThatIsFreeIsGivenNext(t *testing.T) {
+	t.Parallel()
+	c := &client{}
+	name := func() *member {
+		m := &member{sub: &subscription{client: c}, confirm: Acknowledged}
+		c.nameForAcks(m, List{Name: "my list", Stream: "my_list"})
+		return m
+	}
+	var all []*member
+	for range 5 {
+		all = append(all, name())
+	}
+	for _, i := range []int{3, 1, 3} { // one that has finished does so again
+		all[i].finish()
+	}
+	for _, want := range []string{"my_list.edged-2", "my_list.edged-4", "my_list.edged-6"} {
+		if got := name().name; got != want {
+			t.Errorf("the next name is %s, want %s", got, want)
 		}
 	}
 }

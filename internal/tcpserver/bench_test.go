@@ -41,7 +41,7 @@ func BenchmarkEncodeExplicit(b *testing.B) {
 	bt := bytesOf(500).Stamp("epoch", time.Unix(1700000000, 123456789), 1000)
 	b.ReportAllocs()
 	for b.Loop() {
-		encode(bt, "1", "items.edged")
+		encode(bt, "1", ackBegin(bt, "items.edged"))
 	}
 }
 
@@ -85,7 +85,7 @@ func TestHotPathsCostNoAllocationAMessage(t *testing.T) {
 	}
 	count := func(items int) float64 {
 		b := bytesOf(items).Stamp("epoch", time.Unix(1, 0), 0)
-		return testing.AllocsPerRun(20, func() { encode(b, "1", "items.edged") })
+		return testing.AllocsPerRun(20, func() { encode(b, "1", ackBegin(b, "items.edged")) })
 	}
 	if few, many := count(10), count(1000); many > few {
 		t.Errorf("encoding: %v allocations for 1000 items, %v for 10", many, few)
@@ -107,6 +107,43 @@ func BenchmarkMatch(b *testing.B) {
 		if r.match(subject, &to); len(to.plain) != 2 {
 			b.Fatal(len(to.plain))
 		}
+	}
+}
+
+// BenchmarkMatchGroup looks up the receiver of a message: one member of a queue group of some.
+func BenchmarkMatchGroup(b *testing.B) {
+	for _, members := range []int{3, 10_000} {
+		b.Run(fmt.Sprint(members), func(b *testing.B) {
+			r := newRouter()
+			for range members {
+				r.add(&subscription{client: &client{}, subject: "telemetry.room.7", queue: "crew"})
+			}
+			var to receivers
+			for b.Loop() {
+				if r.match([]byte("telemetry.room.7"), &to); len(to.groups) != 1 {
+					b.Fatal(len(to.groups))
+				}
+			}
+		})
+	}
+}
+
+// BenchmarkMatchGroups looks up the receivers of a message: one of each of some queue groups.
+func BenchmarkMatchGroups(b *testing.B) {
+	for _, groups := range []int{1, 20_000} {
+		b.Run(fmt.Sprint(groups), func(b *testing.B) {
+			r := newRouter()
+			for i := range groups {
+				r.add(&subscription{client: &client{}, subject: "telemetry.room.7", queue: fmt.Sprint("crew-", i)})
+				r.add(&subscription{client: &client{}, subject: "telemetry.*.7", queue: fmt.Sprint("crew-", i), wild: true})
+			}
+			var to receivers
+			for b.Loop() {
+				if r.match([]byte("telemetry.room.7"), &to); len(to.groups) != groups {
+					b.Fatal(len(to.groups))
+				}
+			}
+		})
 	}
 }
 
@@ -175,5 +212,21 @@ func BenchmarkFanOut(b *testing.B) {
 				b.Fatal(err)
 			}
 		}
+	}
+}
+
+// BenchmarkNameForAcks gives names to the members of a client with many subscriptions to a list.
+// The time for each must not grow with their number.
+func BenchmarkNameForAcks(b *testing.B) {
+	for _, n := range []int{100, 1_000, 10_000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			for b.Loop() {
+				c := &client{}
+				for range n {
+					c.nameForAcks(&member{sub: &subscription{client: c}, confirm: Acknowledged}, List{Name: "list", Stream: "list"})
+				}
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*n), "ns/name")
+		})
 	}
 }

@@ -1,6 +1,8 @@
 package tcpserver
 
 import (
+	"container/list"
+	"errors"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -10,6 +12,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
+	"edged/internal/auth"
 	"edged/internal/batch"
 	"edged/internal/budget"
 )
@@ -24,17 +27,22 @@ type client struct {
 	id     uint64
 	conn   net.Conn        // as it was accepted
 	ip     string          // of the other side; empty if it has none
+	origin string          // see originOf
 	tls    *tlsConn        // over conn; nil for none
 	raw    syscall.RawConn // of conn, to write without waiting; nil if that can't be done
 	since  time.Time
 	wrote  chan struct{} // closed when the last writer has ended
 	ended  atomic.Bool   // set once, under mu: nothing more is queued
+	place  *list.Element // among the server's newcomers; nil for none, guarded by its mu
+
+	working atomic.Bool // it waits for edged, not edged for it: in authenticate, and see beginTurn
 
 	received atomic.Uint64 // messages
 	bytesIn  atomic.Uint64
 	bytesOut atomic.Uint64
+	active   atomic.Int64 // when either side last sent anything except PING and PONG; in ns since 1970
 
-	memory budget.Holder // that other clients, and acknowledgements, make the server keep for it
+	memory budget.Holder // that the server keeps for it: output, subscriptions, input, acknowledgements
 
 	reader // owned by the reader goroutine
 
@@ -42,18 +50,22 @@ type client struct {
 	// idle, changed with mu held.
 	writer *writer
 
-	mu        sync.Mutex // guards everything below
-	admitted  *Security  // under which it was authenticated; nil before
-	user      *User      // nil for one with all rights; changed only by the reader
+	mu        sync.Mutex     // guards everything below
+	admitted  *auth.Security // under which it was authenticated; nil before
+	user      *auth.User     // nil for one with all rights; changed only by the reader
 	connect   connectOptions
 	connected bool // CONNECT was read
 	subs      map[string]*subscription
 	members   map[*member]struct{} // of subs, and of past ones that still owe or can acknowledge
+	names     map[string]*ackNames // by list; see nameForAcks
+	outlets   map[*member]struct{} // those of Outlets that have receipts; nil for none
 	expired   []*subscription      // got all they asked for; the writer retires them
 	sent      uint64               // messages, list items included
+	noted     uint64               // of sent, when active was set last
 	queue     queue
 	charged   int // of memory, for queue
 	pings     pings
+	secured   secured
 	idle      bool // there is no writer
 	due       bool // the writer is to look at the client
 	timer     *time.Timer
@@ -89,12 +101,24 @@ var (
 		level: zap.WarnLevel, count: func(st *Stats) { st.Stale++ }, flush: true}
 	endReloaded = ending{reason: "what it connected with is not valid any more, or not for the same",
 		level: zap.InfoLevel, flush: true}
-	endTimeout = ending{reason: "it did not send CONNECT in time",
+	endTimeout = ending{reason: "it was not authenticated in time",
 		level: zap.InfoLevel, count: func(st *Stats) { st.ConnectTimeouts++ }, flush: true}
+	endYielded = ending{reason: "it was not authenticated, and another connection needed its place",
+		level: zap.InfoLevel, count: func(st *Stats) { st.Yielded++ }}
+	endCrowded = ending{reason: "too many clients waited for a password's comparison or a TLS handshake",
+		level: zap.InfoLevel, count: func(st *Stats) { st.Crowded++ }, flush: true}
+	endAbandoned = ending{reason: "it left while it waited for a password's comparison or a TLS handshake",
+		level: zap.DebugLevel, count: func(st *Stats) { st.Abandoned++ }}
 )
 
 // endTLS is the ending of a client whose handshake failed.
 func endTLS(err error) ending {
+	switch {
+	case errors.Is(err, auth.ErrCrowded):
+		return endCrowded
+	case errors.Is(err, auth.ErrAbandoned):
+		return endAbandoned
+	}
 	return ending{reason: "the TLS handshake: " + err.Error(),
 		level: zap.InfoLevel, count: func(st *Stats) { st.TLSFailures++ }}
 }
@@ -102,15 +126,15 @@ func endTLS(err error) ending {
 // endFor is the ending of a client that violated the protocol.
 func endFor(v violation) ending {
 	if v == errAuthorization {
-		return ending{reason: "it did not say who it is, or not with the right password",
-			level: zap.WarnLevel, count: func(st *Stats) { st.AuthFailures++ }, flush: true}
+		return ending{reason: "its login was refused", // which the log has already, see refuseLogin
+			level: zap.DebugLevel, count: func(st *Stats) { st.AuthFailures++ }, flush: true}
 	}
 	return ending{reason: "it was sent -ERR '" + string(v) + "'",
 		level: zap.InfoLevel, count: func(st *Stats) { st.ProtocolErrors++ }, flush: true}
 }
 
-// newClient is called with s.mu held, so that Reload either sees the client or has
-// stored the Security that it gets.
+// newClient is called with s.mu held: a client that Reload does not see is made after it
+// began, and gets the Gate's new Security.
 func newClient(s *Server, id uint64, conn net.Conn) *client {
 	c := &client{
 		server:  s,
@@ -121,17 +145,19 @@ func newClient(s *Server, id uint64, conn net.Conn) *client {
 		subs:    make(map[string]*subscription),
 		members: make(map[*member]struct{}),
 	}
+	c.active.Store(c.since.UnixNano())
+	c.origin = originOf(conn)
 	if addr, ok := conn.RemoteAddr().(*net.TCPAddr); ok {
 		c.ip = addr.IP.String()
 	}
 	c.memory.Init(s.opts.Budget, func() { c.end(endMemory) })
 	c.pub.server, c.own.server = s, s
-	sec := s.security.Load()
-	if c.trusted = !sec.closed(); c.trusted {
+	sec := s.opts.Gate.Security()
+	if c.trusted = !sec.Closed(); c.trusted {
 		c.admitted = sec
 	}
 	if sec.TLS != nil {
-		c.tls = newTLS(conn, sec)
+		c.tls = newTLS(c, sec)
 	}
 	if sc, ok := conn.(syscall.Conn); ok && c.tls == nil {
 		c.raw, _ = sc.SyscallConn()
@@ -159,7 +185,7 @@ func (c *client) info() ClientInfo {
 	defer c.mu.Unlock()
 	return ClientInfo{
 		ID:            c.id,
-		User:          c.user.name(),
+		User:          auth.NameOf(c.user),
 		Name:          c.connect.Name,
 		Lang:          c.connect.Lang,
 		ClientVersion: c.connect.Version,
@@ -171,6 +197,10 @@ func (c *client) info() ClientInfo {
 		Sent:          c.sent,
 		BytesIn:       c.bytesIn.Load(),
 		BytesOut:      c.bytesOut.Load(),
+		Active:        time.Unix(0, c.active.Load()),
+		RTT:           c.pings.rtt.Seconds(),
+		TLSVersion:    c.secured.version,
+		TLSCipher:     c.secured.cipher,
 	}
 }
 
@@ -210,6 +240,7 @@ func (c *client) end(why ending) {
 	}
 	c.wakeWriter()
 	c.mu.Unlock()
+	c.server.settle(c)
 	if !why.flush {
 		c.conn.Close()
 	}

@@ -35,6 +35,7 @@ const (
 	errSubscribe      refusal = "Permissions Violation for Subscription to %q"
 	errSubscribeQueue refusal = "Permissions Violation for Subscription to %q using queue %q"
 	errTokens         refusal = "Permissions Violation for Subscription to %q, too many tokens"
+	errName           refusal = "Permissions Violation for Subscription to %q, name too long"
 )
 
 // refuse tells the client that a command was not executed.

@@ -15,6 +15,7 @@ import (
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 
+	"edged/internal/auth"
 	"edged/internal/batch"
 )
 
@@ -40,8 +41,17 @@ func testOptions() Options {
 	}
 }
 
+// gated is a Gate with this Security.
+func gated(sec auth.Security) *auth.Gate { return auth.New(auth.Options{Security: sec}) }
+
+// reload replaces the Security, as the daemon does.
+func reload(s *Server, sec auth.Security) (disconnected int) {
+	s.opts.Gate.Set(sec)
+	return s.Reload()
+}
+
 // serve starts a server and returns it with its address. It is closed with the
-// test. It sends no PING but those behind items.
+// test. It sends no PING except those that follow items.
 func serve(t testing.TB, opts Options) (*Server, string) {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -71,7 +81,12 @@ type conn struct {
 // dialRaw connects and sends nothing. It has read INFO.
 func dialRaw(t testing.TB, addr string) *conn {
 	t.Helper()
-	nc, err := net.Dial("tcp", addr)
+	return dialBy(t, &net.Dialer{}, addr)
+}
+
+func dialBy(t testing.TB, d *net.Dialer, addr string) *conn {
+	t.Helper()
+	nc, err := d.Dial("tcp", addr)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -188,10 +203,12 @@ func (p *pipes) Close() error   { p.once.Do(func() { close(p.closed) }); return 
 func (p *pipes) Addr() net.Addr { return &net.UnixAddr{Name: "pipes", Net: "unix"} }
 
 // servePipes is serve with connections that hand over what is written piece by
-// piece, and that a synctest bubble understands.
+// piece, and that a synctest bubble understands. A PING would come into the middle of the
+// answers on a machine that is busy for two seconds.
 func servePipes(t testing.TB, opts Options) (*Server, *pipes) {
 	t.Helper()
 	s, ln := New(opts), newPipes()
+	s.first = opts.PingInterval
 	served := make(chan error, 1)
 	go func() { served <- s.Serve(ln) }()
 	t.Cleanup(func() {

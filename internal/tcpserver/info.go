@@ -7,17 +7,23 @@ import (
 	"sync"
 )
 
-// info is the content of INFO. Clients take fields such as jetstream and connect_urls for
-// promises, so only these are sent.
+// natsVersion is the last release of nats-server whose behaviour edged follows: libraries
+// choose their requests by it, so it is INFO's version. What came with 2.11 is not offered.
+const natsVersion = "2.10.29"
+
+// info is the content of INFO. Clients take fields such as connect_urls for promises, so only
+// these are sent.
 type info struct {
 	ServerID   string `json:"server_id"`
 	ServerName string `json:"server_name"`
 	Version    string `json:"version"`
+	Edged      string `json:"edged"` // edged's own version
 	Proto      int    `json:"proto"` // 1: clients may be sent INFO at any time
 	Go         string `json:"go"`
 	Host       string `json:"host"`
 	Port       int    `json:"port"`
 	Headers    bool   `json:"headers"`
+	JetStream  bool   `json:"jetstream,omitempty"`
 	MaxPayload int    `json:"max_payload"`
 	ClientID   uint64 `json:"client_id"`
 	ClientIP   string `json:"client_ip,omitempty"`
@@ -32,14 +38,16 @@ func (c *client) infoLine(lameDuck bool) []byte {
 	in := info{
 		ServerID:   c.server.id,
 		ServerName: c.server.opts.Name,
-		Version:    c.server.opts.Version,
+		Version:    natsVersion,
+		Edged:      c.server.opts.Version,
+		JetStream:  c.server.opts.API != nil,
 		Proto:      1,
 		Go:         runtime.Version(),
 		Headers:    true,
 		MaxPayload: c.server.opts.MaxPayload,
 		ClientID:   c.id,
 		ClientIP:   c.ip,
-		Auth:       c.server.security.Load().closed(),
+		Auth:       c.server.opts.Gate.Security().Closed(),
 		TLS:        c.tls != nil,
 		TLSVerify:  c.tls != nil && c.tls.verify,
 		LameDuck:   lameDuck,

@@ -6,6 +6,8 @@ import (
 	"net"
 	"sync"
 	"syscall"
+
+	"edged/internal/budget"
 )
 
 // A client that only takes items sends little, so its bytes are read into a small buffer
@@ -13,6 +15,8 @@ import (
 const (
 	smallInput = 512
 	largeInput = 32 << 10
+	// freeInput is how much of an unfinished command counts for no client, as each may have one.
+	freeInput = 4 << 10
 )
 
 // inputs are the buffers that are not in use.
@@ -21,23 +25,28 @@ type inputs struct {
 	large sync.Pool // of *[largeInput]byte
 }
 
-// input is what has come from a client and is not executed yet. Without TLS, it holds no
-// more memory than that while it waits for more.
+// input is what has come from a client and is not executed yet. Up to largeInput it holds no
+// more memory than that while it waits for more. Under TLS it does for one read after
+// it has filled its buffer.
 type input struct {
-	spare *inputs
-	raw   syscall.RawConn       // nil: from is read
-	tried func(fd uintptr) bool // try, made once
-	from  io.Reader
+	spare  *inputs
+	memory *budget.Holder
+	raw    syscall.RawConn       // nil: from is read
+	tried  func(fd uintptr) bool // try, made once
+	from   io.Reader
 
 	buf  []byte
-	have int   // bytes in buf
-	n    int   // of these, the bytes that the last fill read
-	err  error // of the last fill
+	have int              // bytes in buf
+	need int              // of these, those that it takes to go on
+	held int              // of memory
+	over budget.Condemned // not told yet
+	n    int              // of these, the bytes that the last fill read
+	err  error            // of the last fill
 }
 
 // newInput reads from, which is conn or lies over it.
-func newInput(spare *inputs, conn net.Conn, from io.Reader) *input {
-	in := &input{spare: spare, from: from}
+func newInput(spare *inputs, memory *budget.Holder, conn net.Conn, from io.Reader) *input {
+	in := &input{spare: spare, memory: memory, from: from, need: 1}
 	in.tried = in.try
 	if socket, ok := conn.(syscall.Conn); ok && from == io.Reader(conn) {
 		in.raw, _ = socket.SyscallConn()
@@ -47,8 +56,26 @@ func newInput(spare *inputs, conn net.Conn, from io.Reader) *input {
 
 // fill reads once, and appends the bytes to buf.
 func (in *input) fill() error {
+	for {
+		err := in.read()
+		if in.over == nil {
+			return err
+		}
+		in.over.Cut()
+		in.over = nil
+		if err != syscall.EAGAIN {
+			return err
+		}
+	}
+}
+
+// read is fill, except that it returns EAGAIN before it waits if clients are to be cut off: that
+// must not happen within raw.Read, as closing the connection waits for its end.
+func (in *input) read() error {
 	if in.raw == nil {
-		in.makeRoom()
+		if in.makeRoom(); in.over != nil {
+			return syscall.EAGAIN
+		}
 		in.n, in.err = in.from.Read(in.buf[in.have:])
 	} else if err := in.raw.Read(in.tried); err != nil {
 		return err
@@ -68,27 +95,54 @@ func (in *input) try(fd uintptr) (done bool) {
 		case syscall.EINTR:
 		case syscall.EAGAIN:
 			if len(in.buf) <= largeInput {
-				in.keep(bytes.Clone(in.buf[:in.have]))
+				in.trim()
 			}
-			return false
+			return in.over != nil
 		default:
 			return true
 		}
 	}
 }
 
+// trim makes the buffer as small as its contents.
+func (in *input) trim() {
+	in.keep(bytes.Clone(in.buf[:in.have]))
+	in.hold(in.have)
+}
+
+// hold tells the budget how much memory is held while the input waits. fill tells the holders that
+// are over it.
+func (in *input) hold(size int) {
+	now := max(0, size-freeInput)
+	in.over = append(in.over, in.memory.Take(now-in.held)...)
+	in.held = now
+}
+
 // drop removes the first n bytes, whose commands are executed.
 func (in *input) drop(n int) {
 	full := in.have == len(in.buf)
 	in.have = copy(in.buf, in.buf[n:in.have])
+	tls := in.raw == nil // try, which trims, is not called
 	switch {
 	case in.have == 0 && len(in.buf) > largeInput: // a large message has passed
-		in.keep(nil)
+		in.release()
 	case full && len(in.buf) < largeInput:
-		buf := in.spare.large.Get().(*[largeInput]byte)[:]
-		copy(buf, in.buf[:in.have])
-		in.keep(buf)
+		in.enlarge()
+		if tls {
+			in.hold(largeInput)
+		}
+	case tls && len(in.buf) == largeInput && !full:
+		in.trim()
+	case in.have == 0:
+		in.hold(0)
 	}
+}
+
+// release gives the buffer back.
+func (in *input) release() {
+	in.have = 0
+	in.keep(nil)
+	in.hold(0)
 }
 
 // makeRoom enlarges a buffer that is full. The size follows what has come, not what
@@ -102,12 +156,21 @@ func (in *input) makeRoom() {
 		copy(buf, in.buf)
 		in.buf = buf
 	case in.have < largeInput:
-		buf := in.spare.large.Get().(*[largeInput]byte)[:]
+		in.enlarge()
+	default:
+		size := min(2*len(in.buf), max(in.need, len(in.buf)+largeInput))
+		in.hold(size)
+		buf := make([]byte, size)
 		copy(buf, in.buf)
 		in.keep(buf)
-	default:
-		in.buf = append(in.buf, make([]byte, len(in.buf))...)
 	}
+}
+
+// enlarge makes the buffer a large one.
+func (in *input) enlarge() {
+	buf := in.spare.large.Get().(*[largeInput]byte)[:]
+	copy(buf, in.buf[:in.have])
+	in.keep(buf)
 }
 
 // keep replaces the buffer by buf, which has its content.

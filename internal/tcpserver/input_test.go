@@ -8,6 +8,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"edged/internal/budget"
 )
 
 // inputOf returns what comes from a connection, and its other side.
@@ -30,7 +32,7 @@ func inputOf(t *testing.T) (in *input, conn, peer net.Conn) {
 		small: sync.Pool{New: func() any { return new([smallInput]byte) }},
 		large: sync.Pool{New: func() any { return new([largeInput]byte) }},
 	}
-	return newInput(spare, conn, conn), conn, peer
+	return newInput(spare, new(budget.Holder), conn, conn), conn, peer
 }
 
 func TestInputThatWaitsHoldsWhatHasComeAndNoMore(t *testing.T) {
@@ -80,5 +82,23 @@ func TestInputForgetsTheBufferOfALargeMessage(t *testing.T) {
 	in.drop(size)
 	if in.have != 0 || len(in.buf) != 0 {
 		t.Errorf("it holds %d bytes, in a buffer of %d", in.have, len(in.buf))
+	}
+}
+
+// TestInputTakesTheMemoryOfItsMessage has a message that is a little larger than a power of two.
+func TestInputTakesTheMemoryOfItsMessage(t *testing.T) {
+	t.Parallel()
+	in, _, peer := inputOf(t)
+	const size = 1<<20 + 30
+	in.need = size
+	go peer.Write(make([]byte, size))
+	for in.have < size {
+		if err := in.fill(); err != nil {
+			t.Fatal(err)
+		}
+		in.drop(0)
+	}
+	if len(in.buf) > size+largeInput {
+		t.Errorf("a message of %d bytes takes %d", size, len(in.buf))
 	}
 }

@@ -668,7 +668,7 @@ func TestOwedCountsItemsUntilTheyAreAcknowledged(t *testing.T) {
 	log := relay.New(relay.Options{Window: 100, Memory: 1 << 20, Terms: relay.Terms{Explicit: true, AckWait: time.Hour, MaxAckPending: 100}})
 	log.Load(batch.Snapshot{Epoch: "e"})
 	opts := testOptions()
-	opts.Lists = []List{{Name: "items", Subject: "items", Confirm: Acknowledged, Joiner: log}}
+	opts.Lists = []List{{Name: "items", Stream: "items", Subject: "items", Confirm: Acknowledged, Joiner: log}}
 	s, addr := serve(t, opts)
 	c := dial(t, addr)
 	c.send("SUB items 1\r\n")
@@ -701,7 +701,7 @@ func TestCutOffDisconnectsTheClientOfAMember(t *testing.T) {
 	c, other := dial(t, addr), dial(t, addr)
 	c.send("SUB items 1\r\n")
 	m := l.member(t, 0)
-	if id := s.ClientOf(m.takes); id != s.Clients()[0].ID {
+	if id, ok := s.ClientOf(m.takes); !ok || id != s.Clients()[0].ID {
 		t.Errorf("the member is client %d's, want %d", id, s.Clients()[0].ID)
 	}
 	s.CutOff(m.takes)
@@ -760,23 +760,25 @@ func TestAcknowledgementsThatWaitForAnAnswerCount(t *testing.T) {
 	t.Parallel()
 	l := &explicitList{fakeList: fakeList{subject: "items"}}
 	opts := testOptions()
-	opts.Lists = []List{{Name: "my list", Subject: "items", Confirm: Acknowledged, Joiner: l}}
+	opts.Lists = []List{{Name: "my list", Stream: "my_list", Subject: "items", Confirm: Acknowledged, Joiner: l}}
 	opts.Budget = budget.New(1 << 20)
 	s, addr := serve(t, opts)
 	c := dial(t, addr)
 	c.send("SUB items 1\r\n")
 	a := l.acker(t, 0)
+	c.sync()
+	before := opts.Budget.Used()
 	ask := pub(ackSubject(0), "inbox", "")
 	for range 3 {
 		c.send(ask)
 	}
 	c.sync()
-	held := opts.Budget.Used()
+	held := opts.Budget.Used() - before
 	if held < 3*len("inbox") {
 		t.Fatalf("%d bytes are held for three acknowledgements", held)
 	}
 	a.calls()[0].saved(nil)
-	if now := opts.Budget.Used(); now != held/3*2 {
+	if now := opts.Budget.Used() - before; now != held/3*2 {
 		t.Errorf("%d bytes are held for two acknowledgements, and %d for three", now, held)
 	}
 

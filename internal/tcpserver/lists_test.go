@@ -4,12 +4,15 @@ import (
 	"fmt"
 	"sync"
 	"testing"
+
+	"edged/internal/auth"
+	"edged/internal/budget"
 )
 
 func TestAListThatIsAddedGetsTheSubscriptionsThatMatchAndMayHaveIt(t *testing.T) {
 	t.Parallel()
 	opts := testOptions()
-	opts.Security.Users = []User{{Name: "ann", Password: "a"}, {Name: "bob", Password: "b", Subscribe: Rules{Deny: []string{"items"}}}}
+	opts.Gate = gated(auth.Security{Users: []auth.User{{Name: "ann", Password: "a"}, {Name: "bob", Password: "b", Subscribe: auth.Rules{Deny: []string{"items"}}}}})
 	s, addr := serve(t, opts)
 	ann := dialWith(t, addr, `{"user":"ann","pass":"a"}`)
 	bob := dialWith(t, addr, `{"user":"bob","pass":"b"}`)
@@ -18,7 +21,7 @@ func TestAListThatIsAddedGetsTheSubscriptionsThatMatchAndMayHaveIt(t *testing.T)
 	ann.sync()
 	bob.sync()
 	l := &fakeList{subject: "items"}
-	s.AddList(List{Name: "items", Subject: "items", Joiner: l})
+	s.AddLists(List{Name: "items", Subject: "items", Joiner: l})
 	if n := l.members(); n != 1 {
 		t.Fatalf("%d subscriptions joined, want 1", n)
 	}
@@ -36,7 +39,7 @@ func TestAListThatIsRemovedLeavesOrdinarySubscriptionsThatOweNothing(t *testing.
 	m := l.member(t, 0)
 	m.offer("one")
 	c.expect("MSG items 1 3", "one", "PING")
-	s.RemoveList("")
+	s.RemoveLists("")
 	if left, _ := m.state(); left != 1 {
 		t.Errorf("the membership was left %d times, want once", left)
 	}
@@ -71,8 +74,8 @@ func TestSubscriptionsThatComeAndGoMeanwhileJoinAListOnceAndLeaveIt(t *testing.T
 	for range 50 {
 		l := &fakeList{subject: "items"}
 		past = append(past, l)
-		s.AddList(List{Name: "items", Subject: "items", Joiner: l})
-		s.RemoveList("items")
+		s.AddLists(List{Name: "items", Subject: "items", Joiner: l})
+		s.RemoveLists("items")
 	}
 	clients.Wait()
 	for _, l := range past {
@@ -96,4 +99,38 @@ func TestLimitsThatChangeDisconnectNobody(t *testing.T) {
 	first.sync()
 	s.SetLimits(testOptions().Limits)
 	dial(t, addr)
+}
+
+// TestManyListsComeAndGoAtOnce counts memberships by the memory that clients are charged for.
+func TestManyListsComeAndGoAtOnce(t *testing.T) {
+	t.Parallel()
+	opts := testOptions()
+	opts.Budget = budget.New(1 << 30)
+	s, addr := serve(t, opts)
+	for _, subs := range []string{"SUB s.* 1\r\nSUB s.1 crew 2\r\n", "SUB s.> crew 1\r\nSUB s.1 crew 2\r\nSUB other.* 3\r\n"} {
+		c := dial(t, addr)
+		c.send(subs)
+		c.sync()
+	}
+	before := opts.Budget.Used()
+
+	const lists = 1000
+	l := &fakeList{}
+	added, names := make([]List, lists), make([]string, lists)
+	for i := range lists {
+		names[i] = fmt.Sprint("l", i)
+		added[i] = List{Name: names[i], Subject: fmt.Sprint("s.", i), Joiner: l}
+	}
+	s.AddLists(added...)
+	if n := (opts.Budget.Used() - before) / membershipSize; n != 2*lists+2 {
+		t.Errorf("%d memberships began, want %d", n, 2*lists+2)
+	}
+	s.RemoveLists(names[1:]...)
+	if n := (opts.Budget.Used() - before) / membershipSize; n != 2 { // of the two patterns, in list 0
+		t.Errorf("%d memberships are left, want 2", n)
+	}
+	s.RemoveLists(names...)
+	if n := opts.Budget.Used(); n != before {
+		t.Errorf("%d bytes count as held, and %d before", n, before)
+	}
 }

@@ -34,9 +34,11 @@ type pings struct {
 	asked      bool      // it is due and not yet in a round
 	unanswered int       // intervals that ended with the same PING outstanding
 
-	outstanding bool   // a PING is in a round or written, and is not answered
-	end         uint64 // bytes written to the client up to that PING's end; 0 until it is written
-	early       bool   // its PONG came before it was written
+	outstanding bool          // a PING is in a round or written, and is not answered
+	end         uint64        // bytes written to the client up to that PING's end; 0 until it is written
+	sent        time.Time     // when it was written
+	early       bool          // its PONG came before it was written
+	rtt         time.Duration // from the last PING, with the items before it, to its PONG; 0: not known
 
 	covered   []delivery // confirmed by the PONG of the outstanding PING
 	uncovered []delivery // in need of another PING
@@ -74,7 +76,7 @@ func (p *pings) ask() {
 // a PING ended it. It returns the deliveries that an early PONG confirms.
 func (p *pings) roundDone(now time.Time, asked bool, bytes uint64) (confirmed []delivery) {
 	if asked {
-		p.end = bytes
+		p.end, p.sent = bytes, now
 	}
 	switch {
 	case asked && p.early:
@@ -96,6 +98,7 @@ func (p *pings) pong(now time.Time) (confirmed []delivery) {
 		p.early = true
 		return nil
 	}
+	p.rtt = now.Sub(p.sent)
 	return p.answer(now)
 }
 

@@ -290,3 +290,21 @@ func TestMoreUnsentThanWrittenIsNothingTaken(t *testing.T) {
 	p.looked(200, 1000)
 	p.expectTime(t, time.Second, time.Second)
 }
+
+func TestTheRoundTripIsThatOfTheLastPing(t *testing.T) {
+	var p pings
+	p.round(1)
+	p.roundDone(after(time.Second), true, 100)
+	p.pong(after(1250 * time.Millisecond))
+	if p.rtt != 250*time.Millisecond {
+		t.Errorf("the round trip is %v, want 250ms", p.rtt)
+	}
+
+	// A PONG that comes before the PING is known to be written says nothing about it.
+	p.round(2)
+	p.pong(after(2 * time.Second))
+	expectConfirmed(t, p.roundDone(after(3*time.Second), true, 200), 2)
+	if p.rtt != 250*time.Millisecond {
+		t.Errorf("the round trip is %v after an early PONG, want that of the PING before", p.rtt)
+	}
+}

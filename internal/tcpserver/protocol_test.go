@@ -6,6 +6,8 @@ import (
 	"net"
 	"strings"
 	"testing"
+
+	"edged/internal/auth"
 )
 
 func TestInfoComesFirstAndPromisesNothingElse(t *testing.T) {
@@ -30,7 +32,7 @@ func TestInfoComesFirstAndPromisesNothingElse(t *testing.T) {
 		t.Fatal(err)
 	}
 	for key, want := range map[string]any{
-		"server_name": "test", "version": "1.2.3", "proto": 1.0, "headers": true,
+		"server_name": "test", "version": natsVersion, "edged": "1.2.3", "proto": 1.0, "headers": true,
 		"max_payload": 1048576.0, "client_id": 1.0, "client_ip": "127.0.0.1", "host": "127.0.0.1",
 	} {
 		if got[key] != want {
@@ -42,8 +44,8 @@ func TestInfoComesFirstAndPromisesNothingElse(t *testing.T) {
 			t.Errorf("%s is missing", key)
 		}
 	}
-	if len(got) != 11 {
-		t.Errorf("%d fields in %s, want 11", len(got), text)
+	if len(got) != 12 {
+		t.Errorf("%d fields in %s, want 12", len(got), text)
 	}
 }
 
@@ -110,7 +112,7 @@ func TestErrorsThatDoNotDisconnect(t *testing.T) {
 	opts := testOptions()
 	opts.MaxSubscriptions = 2
 	s, addr, _ := withList(t, opts, OnPong)
-	deep := strings.Repeat("a.", maxTokens) + "*"
+	deep, long := strings.Repeat("a.", maxTokens)+"*", strings.Repeat("1", maxName)
 	c := dialWith(t, addr, `{"pedantic":true}`)
 	for _, tc := range []struct{ name, sent, want string }{
 		{"empty token", "SUB foo..bar 1\r\n", "Invalid Subject"},
@@ -121,6 +123,8 @@ func TestErrorsThatDoNotDisconnect(t *testing.T) {
 		{"invalid UTF-8", "SUB fo\xffo 1\r\n", "Invalid Subject"},
 		{"CR", "SUB fo\ro 1\r\n", "Invalid Subject"},
 		{"too many tokens", "SUB " + deep + " 1\r\n", `Permissions Violation for Subscription to "` + deep + `", too many tokens`},
+		{"a long queue group", "SUB a " + strings.Repeat("q", maxName+1) + " 1\r\nSUB a " + strings.Repeat("q", maxName) + " 1\r\nUNSUB 1\r\n", `Permissions Violation for Subscription to "a", name too long`},
+		{"a long sid", "SUB a 1" + long + "\r\nSUB a " + long + "\r\nUNSUB " + long + "\r\n", `Permissions Violation for Subscription to "a", name too long`},
 		{"PUB to *", "PUB foo.* 2\r\nhi\r\n", "Invalid Publish Subject"},
 		{"PUB to an empty token", "PUB foo. 2\r\nhi\r\n", "Invalid Publish Subject"},
 		{"PUB to invalid UTF-8", "PUB \xff 2\r\nhi\r\n", "Invalid Publish Subject"},
@@ -174,7 +178,7 @@ func TestVerbsIgnoreCaseAndBlanksSeparate(t *testing.T) {
 func TestInputSplitAnywhere(t *testing.T) {
 	t.Parallel()
 	opts := testOptions()
-	opts.Security.Users = []User{{Name: "ann", Password: "a", Publish: Rules{Deny: []string{"secret"}}, Subscribe: Rules{Deny: []string{"secret"}}}}
+	opts.Gate = gated(auth.Security{Users: []auth.User{{Name: "ann", Password: "a", Publish: auth.Rules{Deny: []string{"secret"}}, Subscribe: auth.Rules{Deny: []string{"secret"}}}}})
 	opts.Services = echo
 	_, ln := servePipes(t, opts)
 	c := ln.dial(t)

@@ -42,8 +42,11 @@ func (c *client) publish(cmd command) error {
 		return nil
 	}
 	c.ok()
+	if c.callAPI(cmd) {
+		return nil
+	}
 	if sink := c.server.sink(cmd.subject); sink != nil {
-		sink.Write(cmd.payload, c.answer(cmd.reply))
+		sink.Write(messageID(cmd.header), cmd.payload, c.answer(cmd.reply))
 		return nil
 	}
 	served := c.serve(cmd)
@@ -70,14 +73,24 @@ func (c *client) serve(cmd command) bool {
 // its own subscription.
 func (c *client) noResponders(cmd command) {
 	status := "NATS/1.0 503\r\nNats-Subject: " + string(cmd.subject) + "\r\n\r\n"
+	c.own.to.only = c
 	c.server.router.match(cmd.reply, &c.own.to)
-	for _, sub := range c.own.to.plain {
-		if sub.client == c {
-			c.own.deliver(sub, message{subject: cmd.reply, header: []byte(status)})
-			break
-		}
+	c.own.to.only = nil
+	for _, sub := range c.own.to.plain[:min(1, len(c.own.to.plain))] {
+		c.own.deliver(sub, message{subject: cmd.reply, header: []byte(status)})
 	}
 	c.own.to.reset()
+}
+
+// messageID returns the Nats-Msg-Id of a header block; empty if there is none.
+func messageID(header []byte) string {
+	for line := range bytes.Lines(header) {
+		name, value, ok := bytes.Cut(line, []byte(":"))
+		if ok && bytes.EqualFold(name, []byte("Nats-Msg-Id")) {
+			return string(bytes.TrimSpace(value))
+		}
+	}
+	return ""
 }
 
 // sink returns the Sink for messages to a literal subject; nil when there is none.
@@ -130,30 +143,36 @@ func (s *sender) send(msg message) bool {
 	for _, sub := range to.plain {
 		sent = s.deliver(sub, msg) || sent
 	}
-	var again []string
-	for _, g := range to.groups {
-		if s.deliver(g.sub, msg) {
-			sent = true
-		} else {
-			again = append(again, g.name)
-		}
-	}
+	again, some := s.sendToGroups(msg, nil)
+	sent = sent || some
 	// The member that was chosen had just stopped taking messages. It is not chosen
 	// again, so this loop ends.
-	for _, name := range again {
-		for done := false; !done; {
-			r.match(msg.subject, to)
-			done = true
-			for _, g := range to.groups {
-				if g.name == name {
-					done = s.deliver(g.sub, msg)
-					sent = sent || done
-				}
-			}
-		}
+	for len(again) > 0 {
+		r.match(msg.subject, to)
+		again, some = s.sendToGroups(msg, again)
+		sent = sent || some
 	}
 	to.reset()
 	return sent
+}
+
+// sendToGroups sends a message to the members that were chosen, of all groups or of those in only.
+// It returns the groups whose member takes no more messages, and whether one took it.
+func (s *sender) sendToGroups(msg message, only map[string]bool) (again map[string]bool, sent bool) {
+	for _, g := range s.to.groups {
+		if only != nil && !only[g.name] {
+			continue
+		}
+		if s.deliver(g.sub, msg) {
+			sent = true
+			continue
+		}
+		if again == nil {
+			again = make(map[string]bool)
+		}
+		again[g.name] = true
+	}
+	return again, sent
 }
 
 // deliver queues a message for the client that sub belongs to.

@@ -1,6 +1,7 @@
 package tcpserver
 
 import (
+	"container/heap"
 	"errors"
 	"io"
 	"math"
@@ -8,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"edged/internal/auth"
 	"edged/internal/batch"
 	"edged/internal/subject"
 )
@@ -15,9 +17,8 @@ import (
 // reader is the state of the reader goroutine. Other goroutines use only the fields
 // that say so.
 type reader struct {
-	in     *input
-	need   int  // bytes that it takes to go on
-	frugal bool // its stack is kept small; set before the client starts
+	in     *input // nil before the TLS handshake is done
+	frugal bool   // it takes little memory, see fewClients; set before the client starts
 
 	pub sender // for messages that the client publishes
 	own sender // for answers of the daemon to them
@@ -46,8 +47,7 @@ func (c *client) read() {
 		from = c.tls
 	}
 	c.conn.SetReadDeadline(c.since.Add(c.server.limits.Load().ConnectTimeout))
-	c.in = newInput(&c.server.inputs, c.conn, from)
-	c.need = 1
+	c.in = newInput(&c.server.inputs, &c.memory, c.conn, from)
 	go c.readOn()
 }
 
@@ -61,7 +61,7 @@ func (c *client) readOn() {
 		if err = c.executeAll(); err != nil {
 			break
 		}
-		if c.frugal {
+		if c.frugal && c.tls == nil {
 			c.server.wg.Add(1)
 			go c.readOn()
 			return
@@ -78,13 +78,21 @@ func (c *client) quit(err error) {
 	case errors.As(err, &v):
 		c.send(errLine(v))
 		c.end(endFor(v))
-	case errors.Is(err, os.ErrDeadlineExceeded):
+	case errors.Is(err, os.ErrDeadlineExceeded): // or auth.ErrLate, which is the same
 		c.send(errLine(errAuthTimeout))
 		c.end(endTimeout)
+	case errors.Is(err, auth.ErrCrowded):
+		c.send(errLine(errConnections))
+		c.end(endCrowded)
+	case errors.Is(err, auth.ErrAbandoned):
+		c.end(endAbandoned)
 	case errors.Is(err, io.EOF):
 		c.end(endLeft)
 	default:
 		c.end(endBroken)
+	}
+	if c.in != nil {
+		c.in.release()
 	}
 	c.leave()
 	<-c.wrote
@@ -105,12 +113,23 @@ func (c *client) leave() {
 	for m := range c.members {
 		left = append(left, m.membership)
 	}
+	c.memory.Give(membershipSize * len(c.members))
 	clear(c.members)
 	clear(c.subs) // a list that is added now finds none
+	receipts := c.takeReceipts()
 	c.mu.Unlock()
-	c.server.router.remove(subs...)
+	c.withdraw(subs...)
 	for _, m := range left {
 		m.Leave()
+	}
+	for _, r := range receipts {
+		r.Confirm()
+	}
+	for _, sub := range subs {
+		c.server.interest(sub)
+	}
+	if c.server.opts.API != nil {
+		c.server.opts.API.Left(c.id)
 	}
 }
 
@@ -119,24 +138,28 @@ func (c *client) executeAll() error {
 	in := c.in
 	c.bytesIn.Add(uint64(in.n))
 	lim := limits{controlLine: c.server.opts.MaxControlLine, payload: c.server.opts.MaxPayload}
-	done := 0
-	for in.have-done >= c.need {
+	done, active := 0, false
+	for in.have-done >= in.need {
 		if !c.trusted && in.buf[done]|0x20 != 'c' { // at once, before a payload is taken in
-			return errAuthorization
+			return c.refuseLogin("", "it sent another command before CONNECT")
 		}
 		cmd, length, more, err := parse(in.buf[done:in.have], lim)
 		if err != nil {
 			return err
 		}
 		if length == 0 {
-			c.need = more
+			in.need = more
 			break
 		}
 		if err := c.execute(cmd); err != nil {
 			return err
 		}
+		active = active || cmd.op != opPing && cmd.op != opPong
 		done += length
-		c.need = 1
+		in.need = 1
+	}
+	if active {
+		c.active.Store(time.Now().UnixNano())
 	}
 	in.drop(done)
 	return nil
@@ -178,6 +201,7 @@ func (c *client) readConnect(options []byte) error {
 	c.mu.Lock()
 	c.connect, c.connected = o, true
 	c.mu.Unlock()
+	c.server.settle(c)
 	c.pub.to.except = nil
 	if o.Echo != nil && !*o.Echo {
 		c.pub.to.except = c
@@ -189,19 +213,21 @@ func (c *client) readConnect(options []byte) error {
 // admit authenticates the client. A later CONNECT can't change its user, who might not
 // be allowed to have its subscriptions.
 func (c *client) admit(o connectOptions) error {
-	for s := c.server; ; {
-		sec := s.security.Load()
-		u, ok := c.authenticate(sec, o)
+	for gate := c.server.opts.Gate; ; {
+		sec := gate.Security()
+		u, err := c.authenticate(sec, o)
 		switch {
-		case !ok || c.trusted && u.name() != c.user.name():
-			return errAuthorization
+		case err != nil:
+			return err
+		case c.trusted && auth.NameOf(u) != auth.NameOf(c.user):
+			return c.refuseLogin(o.User, "it is connected as another user")
 		case c.trusted: // it keeps the rights that its subscriptions were made with, until Reload
 			return nil
 		}
 		c.mu.Lock()
 		c.user, c.admitted = u, sec
 		c.mu.Unlock()
-		if s.security.Load() == sec { // otherwise Reload may have missed it
+		if gate.Security() == sec { // otherwise Reload may have missed it
 			c.trusted = true
 			return nil
 		}
@@ -210,9 +236,16 @@ func (c *client) admit(o connectOptions) error {
 
 // subscribe reads SUB. The subscription is complete when it returns.
 func (c *client) subscribe(cmd command) {
+	if c.ended.Load() { // for the memory that it holds, perhaps
+		return
+	}
 	valid, wild := subject.Valid(cmd.subject)
 	if !valid {
 		c.refuse(errSubject)
+		return
+	}
+	if len(cmd.queue) > maxName || len(cmd.sid) > maxName {
+		c.refuse(errName, cmd.subject)
 		return
 	}
 	sub := newSubscription(c, cmd, wild)
@@ -242,23 +275,27 @@ func (c *client) subscribe(cmd command) {
 		return
 	}
 	if !known {
+		c.memory.Take(sub.size()).Cut()
 		c.server.router.add(sub)
 		for _, l := range c.server.lists.Load().all {
 			if sub.takes(l) {
 				c.join(sub, l)
 			}
 		}
+		c.server.interest(sub)
 	}
 	c.ok()
 }
 
 // join makes a subscription a member of a list.
-func (c *client) join(sub *subscription, l list) {
+func (c *client) join(sub *subscription, l List) {
+	c.memory.Take(membershipSize).Cut()
 	m := &member{sub: sub, list: l.Name, confirm: l.Confirm, key: sub.sid}
+	m.encode = func(b *batch.Batch) *batch.Encoding { return encode(b, sub.sid, "") }
 	if l.Confirm == Acknowledged {
 		c.nameForAcks(m, l)
+		m.encode = func(b *batch.Batch) *batch.Encoding { return encode(b, sub.sid, ackBegin(b, m.name)) }
 	}
-	m.encode = func(b *batch.Batch) *batch.Encoding { return encode(b, sub.sid, m.name) }
 	membership := l.Joiner.Join(sub.queue, m.key, m)
 	c.mu.Lock()
 	m.membership = membership
@@ -284,8 +321,9 @@ func (c *client) unsubscribe(cmd command) {
 	}
 	c.mu.Unlock()
 	if sub != nil {
-		c.server.router.remove(sub)
+		c.withdraw(sub)
 		c.finish(sub, cmd.max)
+		c.server.interest(sub)
 	}
 	c.ok()
 }
@@ -310,7 +348,7 @@ func (c *client) finish(sub *subscription, limit int) {
 	}
 	keep := limit - (sub.sent - owed)
 	for _, m := range sub.members {
-		m.finished = true
+		m.finish()
 		leaves := keep <= 0 || owing != 1 || m.owed == 0
 		if m.confirm == Acknowledged {
 			leaves = limit <= 0
@@ -341,6 +379,15 @@ func (c *client) dropAbandoned() {
 	c.pings.drop(left)
 }
 
+// finish notes that the member gets nothing more: another one may have its name. The client's mu
+// is held.
+func (m *member) finish() {
+	if !m.finished && m.names != nil {
+		heap.Push(&m.names.free, m.number)
+	}
+	m.finished = true
+}
+
 // abandon ends the member's debt: other clients owe its items now. The client's mu is
 // held.
 func (m *member) abandon() {
@@ -353,7 +400,7 @@ func (m *member) abandon() {
 // that are acknowledged one by one are not known here. mu is held.
 func (c *client) dropIfDone(m *member) {
 	if m.finished && m.owed == 0 && m.confirm != Acknowledged {
-		delete(c.members, m)
+		c.dropMember(m)
 	}
 }
 
@@ -384,6 +431,7 @@ func (c *client) confirm(all []delivery) {
 		m.owed -= d.items
 		c.pings.settle(d.items)
 		c.dropIfDone(m)
+		c.dropReceipt(m)
 	}
 	c.mu.Unlock()
 

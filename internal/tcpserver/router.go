@@ -1,7 +1,9 @@
 package tcpserver
 
 import (
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 
@@ -12,56 +14,170 @@ import (
 // costs a node of the router: a control line of dots would cost much more than itself.
 const maxTokens = 64
 
+// maxName is the most bytes of a queue group's name and of a sid. Each message carries the sid,
+// and looking up a queue group reads its name.
+const maxName = 255
+
 // router finds the subscriptions that a message goes to. Literal subjects are looked up
 // in a map and only patterns stand in a trie, so a message costs one lookup and a walk
-// past the patterns that could match it.
+// past the patterns that could match it. A queue group costs the same however many members it has.
 //
 // Its lock is held for lookups and changes only, never while something is sent.
 type router struct {
 	mu       sync.RWMutex
-	literals map[string][]*subscription // guarded by mu
-	patterns node                       // guarded by mu
+	literals map[string]*set // guarded by mu
+	patterns node            // guarded by mu
+	added    uint64          // subscriptions since the start; guarded by mu
 }
 
-// node is a place in the trie of patterns. Guarded by router.mu.
+// set is the subscriptions to one subject or pattern. Guarded by router.mu.
+type set struct {
+	plain  []*subscription
+	groups []*group
+	named  map[string]*group // groups, by name
+}
+
+// group is the members of a queue group in one set. Guarded by router.mu.
+type group struct {
+	name    string
+	at      int // in set.groups
+	members []*subscription
+}
+
+// node is a place in the trie of patterns. Guarded by router.mu. Nodes are what deep patterns
+// take memory for: an only child stands in its parent, as a map takes four times as much.
 type node struct {
-	subs []*subscription // patterns that end here
-	tail []*subscription // patterns that end here with ">"
-	star *node
-	next map[string]*node
+	subs  *set // patterns that end here; nil for none
+	tail  *set // patterns that end here with ">"; nil for none
+	star  *node
+	token string // of child
+	child *node  // the only child with a token; nil if there is none, or if they are in next
+	next  map[string]*node
+	peak  int // the most children that next has had
 }
 
-func newRouter() *router { return &router{literals: make(map[string][]*subscription)} }
+func newRouter() *router { return &router{literals: make(map[string]*set)} }
 
 func (r *router) add(sub *subscription) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if !sub.wild {
-		r.literals[sub.subject] = append(r.literals[sub.subject], sub)
+	r.added++
+	if sub.wild {
+		add(r.patterns.place([]byte(sub.subject)), sub)
 		return
 	}
-	n := &r.patterns
-	for token := range strings.SplitSeq(sub.subject, ".") {
-		switch token {
-		case ">":
-			n.tail = append(n.tail, sub)
-			return
-		case "*":
-			if n.star == nil {
-				n.star = new(node)
-			}
-			n = n.star
-		default:
-			if n.next == nil {
-				n.next = make(map[string]*node)
-			}
-			if n.next[token] == nil {
-				n.next[token] = new(node)
-			}
-			n = n.next[token]
+	s := r.literals[sub.subject]
+	add(&s, sub)
+	r.literals[sub.subject] = s
+}
+
+// subscribed is how many subscriptions there have been.
+func (r *router) subscribed() uint64 {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.added
+}
+
+// place returns the set of a pattern below n. The nodes on the way are made.
+func (n *node) place(pattern []byte) **set {
+	token, rest, more := subject.Cut(pattern)
+	if string(token) == ">" {
+		return &n.tail
+	}
+
+	child := n.at(token)
+	if child == nil {
+		child = n.grow(string(token))
+	}
+	if more {
+		return child.place(rest)
+	}
+	return &child.subs
+}
+
+// at returns the child for a token of a pattern; nil if there is none.
+func (n *node) at(token []byte) *node {
+	if len(token) == 1 && token[0] == '*' {
+		return n.star
+	}
+	return n.literal(token)
+}
+
+// literal returns the child for a token of a literal; nil if there is none.
+func (n *node) literal(token []byte) *node {
+	if n.child != nil {
+		if n.token == string(token) {
+			return n.child
+		}
+		return nil
+	}
+	return n.next[string(token)]
+}
+
+// grow makes a child. token is not a part of a subject, which would stay in memory with it.
+func (n *node) grow(token string) *node {
+	child := new(node)
+	switch {
+	case token == "*":
+		n.star = child
+	case n.child == nil && n.next == nil:
+		n.token, n.child = token, child
+	default:
+		if n.next == nil {
+			n.next = map[string]*node{n.token: n.child}
+			n.token, n.child = "", nil
+		}
+		n.next[token] = child
+		n.peak = max(n.peak, len(n.next))
+	}
+	return child
+}
+
+// cut removes a child.
+func (n *node) cut(token []byte) {
+	switch {
+	case string(token) == "*":
+		n.star = nil
+	case n.child != nil:
+		n.token, n.child = "", nil
+	default:
+		delete(n.next, string(token))
+		if len(n.next) == 0 {
+			n.next, n.peak = nil, 0
+		} else if sparse(len(n.next), n.peak) {
+			n.next, n.peak = maps.Collect(maps.All(n.next)), len(n.next)
 		}
 	}
-	n.subs = append(n.subs, sub)
+}
+
+// sparse reports whether memory for so many entries is to be replaced by less, as only few
+// of them are left: entries that are gone count for no client.
+func sparse(entries, room int) bool { return room > 16 && entries < room/4 }
+
+// add adds a subscription to a set, which it makes if there is none.
+func add(to **set, sub *subscription) {
+	if *to == nil {
+		*to = new(set)
+	}
+	s := *to
+	sub.set = s
+	if sub.queue == "" {
+		sub.at = len(s.plain)
+		s.plain = append(s.plain, sub)
+		return
+	}
+
+	g := s.named[sub.queue]
+	if g == nil {
+		g = &group{name: strings.Clone(sub.queue), at: len(s.groups)}
+		if s.named == nil {
+			s.named = make(map[string]*group)
+		}
+		s.named[g.name] = g
+		s.groups = append(s.groups, g)
+	}
+	sub.group, sub.at = g, len(g.members)
+	g.members = append(g.members, sub)
 }
 
 // remove removes subscriptions. Those that are not there are passed over.
@@ -69,60 +185,79 @@ func (r *router) remove(subs ...*subscription) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, sub := range subs {
-		if sub.wild {
-			r.patterns.remove(sub.subject, sub)
+		s := sub.set
+		if s == nil {
 			continue
 		}
-		if left := without(r.literals[sub.subject], sub); len(left) > 0 {
-			r.literals[sub.subject] = left
-		} else {
+		s.remove(sub)
+		switch {
+		case !s.empty():
+		case sub.wild:
+			r.patterns.prune([]byte(sub.subject))
+		default:
 			delete(r.literals, sub.subject)
 		}
 	}
 }
 
-// remove removes sub below n, and the nodes that are no longer needed.
-func (n *node) remove(pattern string, sub *subscription) {
-	token, rest, more := strings.Cut(pattern, ".")
-	child := n.next[token]
-	switch token {
-	case ">":
-		n.tail = without(n.tail, sub)
-		return
-	case "*":
-		child = n.star
-	}
-	if child == nil {
+func (s *set) remove(sub *subscription) {
+	g := sub.group
+	sub.set, sub.group = nil, nil
+	if g == nil {
+		s.plain = removeAt(s.plain, sub.at)
 		return
 	}
+
+	if g.members = removeAt(g.members, sub.at); len(g.members) > 0 {
+		return
+	}
+	last := s.groups[len(s.groups)-1]
+	s.groups[g.at], last.at = last, g.at
+	s.groups[len(s.groups)-1] = nil
+	s.groups = s.groups[:len(s.groups)-1]
+	delete(s.named, g.name)
+	if sparse(len(s.groups), cap(s.groups)) {
+		s.groups = append([]*group(nil), s.groups...)
+		s.named = maps.Collect(maps.All(s.named))
+	}
+}
+
+// removeAt removes the subscription at a place, which the last one takes.
+func removeAt(subs []*subscription, at int) []*subscription {
+	last := len(subs) - 1
+	subs[at] = subs[last]
+	subs[at].at = at
+	subs[last] = nil
+	if subs = subs[:last]; sparse(last, cap(subs)) {
+		return append([]*subscription(nil), subs...)
+	}
+	return subs
+}
+
+func (s *set) empty() bool { return s == nil || len(s.plain) == 0 && len(s.groups) == 0 }
+
+// prune removes the set of a pattern below n, which is empty, and the nodes that are no
+// longer needed.
+func (n *node) prune(pattern []byte) {
+	token, rest, more := subject.Cut(pattern)
+	if string(token) == ">" {
+		n.tail = nil
+		return
+	}
+
+	child := n.at(token)
 	if more {
-		child.remove(rest, sub)
+		child.prune(rest)
 	} else {
-		child.subs = without(child.subs, sub)
+		child.subs = nil
 	}
 	if child.empty() {
-		if token == "*" {
-			n.star = nil
-		} else {
-			delete(n.next, token)
-		}
+		n.cut(token)
 	}
 }
 
 func (n *node) empty() bool {
-	return len(n.subs) == 0 && len(n.tail) == 0 && n.star == nil && len(n.next) == 0
-}
-
-// without removes sub; the order of the others does not matter.
-func without(subs []*subscription, sub *subscription) []*subscription {
-	for i, s := range subs {
-		if s == sub {
-			last := len(subs) - 1
-			subs[i], subs[last] = subs[last], nil
-			return subs[:last]
-		}
-	}
-	return subs
+	return n.subs == nil && n.tail == nil && n.star == nil && n.child == nil && n.next == nil
 }
 
 // receivers are the subscriptions that a message goes to: the plain ones, and
@@ -130,10 +265,13 @@ func without(subs []*subscription, sub *subscription) []*subscription {
 type receivers struct {
 	except *client // left out: the publisher, if it wants no echo
 	only   *client // the only one that gets it; nil for no restriction
+	one    bool    // one receiver is enough
+	every  bool    // plain gets all members of queue groups too
 
 	subject []byte
 	plain   []*subscription
 	groups  []groupPick
+	named   map[string]int // places in groups, if a second set has some and they are many
 }
 
 // groupPick is a queue group's choice among the members seen so far.
@@ -143,11 +281,22 @@ type groupPick struct {
 	seen int
 }
 
+const (
+	// fewGroups is how many groups are looked through, not looked up.
+	fewGroups = 8
+	// keptReceivers is the most receivers for which memory is kept between messages.
+	keptReceivers = 1024
+)
+
 // match finds the receivers of a message to a literal subject. It overwrites to,
-// except for its fields except and only. Subscriptions that have ended are left out.
+// except for its fields except, only, one and every. Subscriptions that have ended are left out.
 func (r *router) match(literal []byte, to *receivers) {
 	to.reset()
 	to.subject = literal
+	if to.only != nil {
+		to.addOwn(to.only)
+		return
+	}
 	r.mu.RLock()
 	to.add(r.literals[string(literal)])
 	r.patterns.match(literal, to)
@@ -157,7 +306,7 @@ func (r *router) match(literal []byte, to *receivers) {
 func (n *node) match(literal []byte, to *receivers) {
 	to.add(n.tail)
 	token, rest, more := subject.Cut(literal)
-	for _, child := range [2]*node{n.next[string(token)], n.star} {
+	for _, child := range [2]*node{n.literal(token), n.star} {
 		switch {
 		case child == nil:
 		case more:
@@ -168,36 +317,129 @@ func (n *node) match(literal []byte, to *receivers) {
 	}
 }
 
-// reset empties t, so that it keeps no subscription in memory.
+// reset empties t, so that it keeps no subscription in memory, nor much memory.
 func (t *receivers) reset() {
 	clear(t.plain)
 	clear(t.groups)
-	t.subject, t.plain, t.groups = nil, t.plain[:0], t.groups[:0]
+	t.subject, t.named = nil, nil
+	if t.plain = t.plain[:0]; cap(t.plain) > keptReceivers {
+		t.plain = nil
+	}
+	if t.groups = t.groups[:0]; cap(t.groups) > keptReceivers {
+		t.groups = nil
+	}
 }
 
-func (t *receivers) add(subs []*subscription) {
-	for _, sub := range subs {
+// wants reports whether a subscription is one of the receivers.
+func (t *receivers) wants(sub *subscription) bool {
+	return sub.client != t.except && sub.open() && (len(sub.deny) == 0 || !sub.denies(string(t.subject)))
+}
+
+// add adds the receivers in a set.
+func (t *receivers) add(s *set) {
+	if s == nil || t.one && len(t.plain) > 0 {
+		return
+	}
+	for _, sub := range s.plain {
+		if t.wants(sub) {
+			t.plain = append(t.plain, sub)
+			if t.one {
+				return
+			}
+		}
+	}
+
+	before := len(t.groups) // those of this set have different names
+	first := 0
+	if t.one && len(s.groups) > 1 {
+		first = rand.IntN(len(s.groups))
+	}
+	for i := range s.groups {
+		g := s.groups[(first+i)%len(s.groups)]
+		if t.every {
+			t.addMembers(g)
+		} else if sub := t.choose(g); sub != nil {
+			t.addToGroup(g.name, sub, len(g.members), before)
+			if t.one {
+				return
+			}
+		}
+	}
+}
+
+// addMembers adds all members of a group.
+func (t *receivers) addMembers(g *group) {
+	for _, sub := range g.members {
+		if t.wants(sub) {
+			t.plain = append(t.plain, sub)
+		}
+	}
+}
+
+// choose returns a member of a group; nil if none is a receiver. Each is chosen with the same
+// probability, unless it stands after one that is no receiver.
+func (t *receivers) choose(g *group) *subscription {
+	first := 0
+	if len(g.members) > 1 {
+		first = rand.IntN(len(g.members))
+	}
+	for i := range g.members {
+		if sub := g.members[(first+i)%len(g.members)]; t.wants(sub) {
+			return sub
+		}
+	}
+	return nil
+}
+
+// addOwn adds a client's own subscriptions to the subject. Subscriptions of other clients are not
+// even looked at: there may be any number of them.
+func (t *receivers) addOwn(c *client) {
+	literal := string(t.subject)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, sub := range c.subs {
 		switch {
-		case sub.client == t.except || t.only != nil && sub.client != t.only || !sub.open():
-		case len(sub.deny) > 0 && sub.denies(string(t.subject)):
+		case !subject.Matches(sub.subject, literal) || !t.wants(sub):
 		case sub.queue == "":
 			t.plain = append(t.plain, sub)
 		default:
-			t.addToGroup(sub)
+			t.addToGroup(sub.queue, sub, 1, len(t.groups))
 		}
 	}
 }
 
-// addToGroup lets each member of a group be chosen with the same probability.
-func (t *receivers) addToGroup(sub *subscription) {
-	for i := range t.groups {
-		if g := &t.groups[i]; g.name == sub.queue {
-			g.seen++
-			if rand.IntN(g.seen) == 0 {
-				g.sub = sub
-			}
-			return
+// addToGroup adds one of n members of a group, of which the first groups may have had members
+// before. Each member is chosen with the same probability.
+func (t *receivers) addToGroup(name string, sub *subscription, n, before int) {
+	i := t.find(name, before)
+	if i < 0 {
+		if t.named != nil {
+			t.named[name] = len(t.groups)
+		}
+		t.groups = append(t.groups, groupPick{name: name, sub: sub, seen: n})
+		return
+	}
+
+	g := &t.groups[i]
+	if g.seen += n; rand.IntN(g.seen) < n {
+		g.sub = sub
+	}
+}
+
+// find returns the place of a group among the first ones; -1 if it is not there. Many are
+// looked up in a map, or a message would cost the square of the groups that clients make.
+func (t *receivers) find(name string, before int) int {
+	if before <= fewGroups {
+		return slices.IndexFunc(t.groups[:before], func(g groupPick) bool { return g.name == name })
+	}
+	if t.named == nil {
+		t.named = make(map[string]int, len(t.groups))
+		for i, g := range t.groups {
+			t.named[g.name] = i
 		}
 	}
-	t.groups = append(t.groups, groupPick{name: sub.queue, sub: sub, seen: 1})
+	if i, ok := t.named[name]; ok {
+		return i
+	}
+	return -1
 }

@@ -25,48 +25,128 @@ func TestRouterAgreesWithSimpleMatching(t *testing.T) {
 	r := newRouter()
 	c := &client{}
 	var subs []*subscription
-	for range 5000 {
+	for range 20_000 {
 		switch rng.IntN(3) {
 		case 0:
-			pattern := pick("abc*", 4)
+			pattern := pick("abcdefgh*", 4)
 			if rng.IntN(3) == 0 {
 				pattern += ".>"
 			}
 			_, wild := subject.Valid([]byte(pattern))
-			sub := &subscription{client: c, subject: pattern, wild: wild}
+			sub := &subscription{client: c, subject: pattern, wild: wild, queue: pick("pqrstuvwxyz", 1)}
+			if rng.IntN(2) == 0 {
+				sub.queue = ""
+			}
 			r.add(sub)
 			subs = append(subs, sub)
 		case 1:
-			if len(subs) > 20 {
-				i := rng.IntN(len(subs))
-				r.remove(subs[i])
-				r.remove(subs[i])
-				subs = append(subs[:i], subs[i+1:]...)
+			if most := 20 + rng.IntN(200); len(subs) > most {
+				some := subs[most:]
+				r.remove(some...)
+				r.remove(some...)
+				subs = subs[:most]
+				rng.Shuffle(most, func(i, j int) { subs[i], subs[j] = subs[j], subs[i] })
 			}
 		default:
-			literal := pick("abcd", 5)
-			want := make(map[*subscription]bool)
-			for _, sub := range subs {
-				if subject.Matches(sub.subject, literal) {
-					want[sub] = true
-				}
-			}
-			var got receivers
-			r.match([]byte(literal), &got)
-			for _, sub := range got.plain {
-				if !want[sub] {
-					t.Fatalf("%q got a message to %q, or got it twice", sub.subject, literal)
-				}
-				delete(want, sub)
-			}
-			if len(want) > 0 {
-				t.Fatalf("%d subscriptions did not get a message to %q", len(want), literal)
-			}
+			compare(t, r, subs, pick("abcdefghi", 5))
 		}
 	}
 	r.remove(subs...)
 	if len(r.literals) > 0 || !r.patterns.empty() {
 		t.Error("the empty router keeps something")
+	}
+}
+
+// compare compares the receivers of a message with those of subs that match.
+func compare(t *testing.T, r *router, subs []*subscription, literal string) {
+	t.Helper()
+	want, all := make(map[*subscription]bool), make(map[*subscription]bool)
+	groups := make(map[string]bool)
+	for _, sub := range subs {
+		if !subject.Matches(sub.subject, literal) {
+			continue
+		}
+		if all[sub] = true; sub.queue == "" {
+			want[sub] = true
+		} else {
+			groups[sub.queue] = true
+		}
+	}
+
+	var got receivers
+	r.match([]byte(literal), &got)
+	for _, sub := range got.plain {
+		if !want[sub] {
+			t.Fatalf("%q got a message to %q, or got it twice", sub.subject, literal)
+		}
+		delete(want, sub)
+	}
+	for _, g := range got.groups {
+		if !groups[g.name] || !all[g.sub] || g.sub.queue != g.name {
+			t.Fatalf("%q in group %q got a message to %q for group %q", g.sub.subject, g.sub.queue, literal, g.name)
+		}
+		delete(groups, g.name)
+	}
+	if len(want)+len(groups) > 0 {
+		t.Fatalf("%d subscriptions and %d groups did not get a message to %q", len(want), len(groups), literal)
+	}
+
+	every, one := receivers{every: true}, receivers{one: true}
+	r.match([]byte(literal), &every)
+	if len(every.plain) != len(all) {
+		t.Fatalf("%d subscriptions match %q, and %d were found", len(all), literal, len(every.plain))
+	}
+	r.match([]byte(literal), &one)
+	if found := len(one.plain)+len(one.groups) > 0; found != (len(all) > 0) || len(one.plain) > 1 {
+		t.Fatalf("%d subscriptions match %q, and one was found: %v", len(all), literal, found)
+	}
+}
+
+// TestManyQueueGroupsAreLookedUp has groups with members below two subjects that match: they are
+// found in a map, and in no other case is one made.
+func TestManyQueueGroupsAreLookedUp(t *testing.T) {
+	t.Parallel()
+	r := newRouter()
+	c := &client{}
+	for i := range 1000 {
+		queue := fmt.Sprint("group-", i)
+		r.add(&subscription{client: c, subject: "a", queue: queue})
+		r.add(&subscription{client: c, subject: "*", wild: true, queue: queue})
+		r.add(&subscription{client: c, subject: "b.c", queue: queue})
+	}
+	var to receivers
+	if r.match([]byte("a"), &to); len(to.groups) != 1000 || len(to.named) != 1000 {
+		t.Errorf("%d groups are to get a message and %d were looked up, want 1000", len(to.groups), len(to.named))
+	}
+	if r.match([]byte("b.c"), &to); len(to.groups) != 1000 || to.named != nil {
+		t.Errorf("%d groups are to get a message and %d were looked up, want 1000 and none", len(to.groups), len(to.named))
+	}
+}
+
+// TestMemoryOfEndedSubscriptionsIsGivenBack leaves one of many subscriptions in each place that
+// has room for them all.
+func TestMemoryOfEndedSubscriptionsIsGivenBack(t *testing.T) {
+	t.Parallel()
+	r := newRouter()
+	c := &client{}
+	var subs []*subscription
+	for i := range 1000 {
+		for _, sub := range []*subscription{
+			{subject: "a"}, {subject: "a", queue: "q"}, {subject: "a", queue: fmt.Sprint("q", i)}, {subject: fmt.Sprint(i, ".*"), wild: true},
+		} {
+			sub.client = c
+			r.add(sub)
+			subs = append(subs, sub)
+		}
+	}
+	r.remove(subs[4:]...)
+	s := r.literals["a"]
+	for what, room := range map[string]int{
+		"plain subscriptions": cap(s.plain), "groups": cap(s.groups), "members": cap(s.named["q"].members), "tokens": r.patterns.peak,
+	} {
+		if room > 16 {
+			t.Errorf("there is room for %d %s, and 1 is left", room, what)
+		}
 	}
 }
 

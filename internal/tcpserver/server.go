@@ -22,8 +22,8 @@
 // the client publishes to their reply subjects. Those messages, and messages to a Sink,
 // go to no other client. They may be answered from any goroutine.
 //
-// Security says which clients may connect, and which rights they have; Reload changes it
-// while clients are connected. The daemon's own answers to a client do not reach
+// The Gate says which clients may connect, and which rights they have; Reload follows its
+// changes while clients are connected. The daemon's own answers to a client do not reach
 // subscribers that the client could not publish to.
 //
 // Lists are added and removed while clients are connected: subscriptions that match
@@ -50,6 +50,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"edged/internal/auth"
 	"edged/internal/batch"
 	"edged/internal/budget"
 	"edged/internal/subject"
@@ -57,7 +58,8 @@ import (
 
 // List is a Redis list as the server sees it: subscriptions to its subject join it.
 type List struct {
-	Name    string       // its key; a token of the items' reply subjects, if they have one
+	Name    string       // its key
+	Stream  string       // a token of the items' reply subjects, if they have one; no two lists have the same
 	Subject string       // a literal; belongs to the daemon, clients must not publish to it
 	Confirm Confirmation // when a delivery counts as confirmed
 	Joiner  Joiner       // if Confirm is Acknowledged, its memberships are batch.Acknowledgers
@@ -85,25 +87,27 @@ const (
 )
 
 // Sink takes the messages that clients publish to a subject, in place of other clients.
-// Header blocks are dropped.
+// Headers other than Nats-Msg-Id are dropped.
 type Sink struct {
 	Subject string // a literal or with wildcards; belongs to the daemon
-	// Write takes a payload, which it must not keep. It must not block. It calls answer
+	// Write takes a payload, which it must not keep, and its Nats-Msg-Id, empty if it has none. It must not block. It calls answer
 	// once, then or later and from any goroutine, with the reply to the publisher; answer
 	// is nil if the publisher wants none.
-	Write func(payload []byte, answer func(reply []byte))
+	Write func(id string, payload []byte, answer func(reply []byte))
 }
 
 // Options are the options of a Server. All limits and times must be positive, unless
 // a field says something else.
 type Options struct {
-	Name     string // server_name in INFO
-	Version  string // must be a semantic version: clients read it
-	Lists    []List
-	Services []Service
-	Sinks    []Sink // the first that matches gets a message, literal subjects before patterns
+	Name      string // server_name in INFO
+	Version   string // of the program; a semantic version
+	Lists     []List
+	Services  []Service
+	Discovery bool   // the Services answer to $SRV
+	Sinks     []Sink // the first that matches gets a message, literal subjects before patterns
+	API       API    // for JetStream clients; nil for none
 
-	Security Security // until Reload
+	Gate *auth.Gate // nil lets every client in
 
 	MaxPayload     int // bytes of a message, headers included
 	MaxControlLine int // bytes of a command's arguments
@@ -121,7 +125,7 @@ type Limits struct {
 	MaxSubscriptions int // of one client
 	MaxPending       int // bytes queued for one client, list items not counted
 
-	ConnectTimeout time.Duration // from accept to CONNECT, with the TLS handshake in between
+	ConnectTimeout time.Duration // from accept to being authenticated, with the TLS handshake and the password's hash in between
 	PingInterval   time.Duration // between PINGs; two without an answer end the connection
 	ReceiptTimeout time.Duration // for the PONG to items, and a second more for each KiB before it that the client takes
 }
@@ -144,9 +148,10 @@ type Server struct {
 	inputs    inputs
 	writers   sync.Pool      // of *writer
 	sealed    sync.Pool      // of *[]byte: TLS records on their way to a socket
-	hashing   sync.Mutex     // held while a bcrypt hash is compared; see matches
+	pieces    sync.Pool      // the same, of frugal clients
 	stop      chan struct{}  // closed when no more connections are accepted
 	empty     chan struct{}  // closed when that is so and the last client is gone
+	leaving   chan struct{}  // holds one for each client that has made room and is not gone yet
 	first     time.Duration  // from accept to the first PING
 	wg        sync.WaitGroup // the goroutines of clients
 
@@ -154,9 +159,8 @@ type Server struct {
 	corked  corked
 	spare   []*client // memory for corked.clients, owned by Uncork
 
-	security atomic.Pointer[Security] // stored with mu held
-	limits   atomic.Pointer[Limits]
-	lists    atomic.Pointer[lists] // stored with joining held
+	limits atomic.Pointer[Limits]
+	lists  atomic.Pointer[lists] // stored with joining held
 
 	// joining is held for reading while a subscription begins or ends and while an
 	// item is acknowledged, and for writing while a list is added or removed. So each
@@ -168,6 +172,7 @@ type Server struct {
 	listeners map[net.Listener]struct{}
 	clients   map[uint64]*client
 	addresses map[string]int // clients of each IP address
+	newcomers newcomers
 	lastID    uint64
 	past      Stats // counters; those of clients are added when they are gone
 }
@@ -184,7 +189,10 @@ type Stats struct {
 	Stuck           uint64 `json:"stuck"`            // clients cut off: items were not confirmed in time, see ReceiptTimeout
 	Lagged          uint64 `json:"lagged"`           // clients cut off: they were too far behind other consumers, see CutOff
 	Stale           uint64 `json:"stale"`            // clients cut off: PINGs were not answered
-	ConnectTimeouts uint64 `json:"connect_timeouts"` // clients that did not send CONNECT in time
+	ConnectTimeouts uint64 `json:"connect_timeouts"` // clients that were not authenticated in time
+	Yielded         uint64 `json:"yielded"`          // clients cut off: they were not authenticated, and others needed their places
+	Crowded         uint64 `json:"crowded"`          // clients refused: too many waited for a password's comparison or a TLS handshake
+	Abandoned       uint64 `json:"abandoned"`        // clients that left while they waited for that
 	ProtocolErrors  uint64 `json:"protocol_errors"`  // clients disconnected for violating the protocol
 	Denied          uint64 `json:"denied"`           // messages not delivered: a list's subject, an invalid one, or one that the user has no right to
 	AcksRefused     uint64 `json:"acks_refused"`     // acknowledgements of items that the client was never given, or with an unknown payload
@@ -192,6 +200,8 @@ type Stats struct {
 	MessagesOut     uint64 `json:"messages_out"` // list items included
 	BytesIn         uint64 `json:"bytes_in"`
 	BytesOut        uint64 `json:"bytes_out"`
+	Subscriptions   int    `json:"subscriptions"` // of the clients that are connected
+	Subscribed      uint64 `json:"subscribed"`    // subscriptions that clients have made
 }
 
 // ClientInfo describes a client that is connected.
@@ -210,12 +220,19 @@ type ClientInfo struct {
 	Sent          uint64    `json:"sent"`     // messages to it, list items included
 	BytesIn       uint64    `json:"bytes_in"`
 	BytesOut      uint64    `json:"bytes_out"`
+	Active        time.Time `json:"last_activity"`         // of either side, PING and PONG excepted
+	RTT           float64   `json:"rtt_seconds"`           // from the last PING, with the items before it, to its PONG; 0: not known
+	TLSVersion    string    `json:"tls_version,omitempty"` // "1.3"
+	TLSCipher     string    `json:"tls_cipher,omitempty"`
 }
 
 // New makes a server; Serve starts it.
 func New(opts Options) *Server {
 	if opts.Log == nil {
 		opts.Log = zap.NewNop()
+	}
+	if opts.Gate == nil {
+		opts.Gate = auth.New(auth.Options{})
 	}
 	s := &Server{
 		opts:   opts,
@@ -224,6 +241,7 @@ func New(opts Options) *Server {
 		router: newRouter(),
 		sinks:  make(map[string]*Sink),
 		sealed: sync.Pool{New: func() any { return new([]byte) }},
+		pieces: sync.Pool{New: func() any { return new([]byte) }},
 		chunks: sync.Pool{New: func() any { return new([chunkSize]byte) }},
 		inputs: inputs{
 			small: sync.Pool{New: func() any { return new([smallInput]byte) }},
@@ -232,19 +250,16 @@ func New(opts Options) *Server {
 		writers:   sync.Pool{New: func() any { return new(writer) }},
 		stop:      make(chan struct{}),
 		empty:     make(chan struct{}),
+		leaving:   make(chan struct{}, maxLeaving),
 		first:     min(firstPing, opts.PingInterval),
 		listeners: make(map[net.Listener]struct{}),
 		clients:   make(map[uint64]*client),
 		addresses: make(map[string]int),
 	}
-	s.services = newServices(s.id, opts.Version, opts.Services)
-	s.security.Store(&opts.Security)
+	s.newcomers.from = make(map[string]int)
+	s.services = newServices(s.id, opts)
 	s.SetLimits(opts.Limits)
-	all := &lists{}
-	for _, l := range opts.Lists {
-		all = all.with(l)
-	}
-	s.lists.Store(all)
+	s.lists.Store(newLists(opts.Lists))
 	for i := range opts.Sinks {
 		sink := &opts.Sinks[i]
 		if _, wild := subject.Valid([]byte(sink.Subject)); wild {
@@ -309,8 +324,9 @@ func (s *Server) isStopped() bool {
 	}
 }
 
-// admit makes conn a client, or rejects it.
+// admit makes conn a client, or rejects it. Another one may have to make room for it.
 func (s *Server) admit(conn net.Conn) {
+	mayYield := s.awaitLeaving()
 	s.mu.Lock()
 	if s.stopped {
 		s.mu.Unlock()
@@ -319,34 +335,109 @@ func (s *Server) admit(conn net.Conn) {
 	}
 	s.lastID++
 	c := newClient(s, s.lastID, conn)
-	limit, bounds := "", s.limits.Load()
-	switch {
-	case len(s.clients) >= bounds.MaxConnections:
-		limit = "max_connections"
-	case bounds.MaxPerAddress > 0 && c.ip != "" && s.addresses[c.ip] >= bounds.MaxPerAddress:
-		limit = "max_connections_per_address"
-	}
+	yields, limit := s.room(c, mayYield)
 	if limit != "" {
 		s.past.Refused++
 	} else {
+		if yields != nil {
+			s.drop(yields)
+		}
 		s.past.Accepted++
-		c.frugal = c.tls == nil && len(s.clients) >= fewClients
+		c.frugal = len(s.clients) >= fewClients
 		s.clients[c.id] = c
 		s.addresses[c.ip]++
+		s.newcomers.add(c)
 		s.wg.Add(3) // start's
 	}
 	s.mu.Unlock()
+
+	if mayYield && yields == nil {
+		<-s.leaving
+	}
 	if limit != "" {
 		c.reject(limit)
 		return
+	}
+	if yields != nil {
+		yields.end(endYielded)
 	}
 	c.log(zap.DebugLevel, "client connected")
 	c.start()
 }
 
-// fewClients is the number of clients that may take 8 KiB each for a stack. Further ones
-// are frugal: a new goroutine for each read costs some microseconds.
+// awaitLeaving adds one to leaving, after a client has gone if there are too many. It reports
+// whether it did: a client that edged works for may take longer than that.
+func (s *Server) awaitLeaving() bool {
+	const longest = 100 * time.Millisecond
+	select {
+	case s.leaving <- struct{}{}:
+		return true
+	default:
+	}
+	timer := time.NewTimer(longest)
+	defer timer.Stop()
+	select {
+	case s.leaving <- struct{}{}:
+		return true
+	case <-timer.C:
+	case <-s.stop:
+	}
+	return false
+}
+
+// room returns the client that makes room for c, nil if none has to, or the limit that
+// refuses c. mu is held.
+func (s *Server) room(c *client, mayYield bool) (yields *client, limit string) {
+	bounds := s.limits.Load()
+	switch {
+	case len(s.clients) > bounds.MaxConnections: // SetLimits has lowered it
+		return nil, "max_connections"
+	case bounds.MaxPerAddress > 0 && c.ip != "" && s.addresses[c.ip] >= bounds.MaxPerAddress:
+		yields, limit = s.newcomers.yields(c, c.ip), "max_connections_per_address"
+	case len(s.clients) == bounds.MaxConnections || s.newcomers.order.Len() >= share(bounds.MaxConnections):
+		yields, limit = s.newcomers.yields(c, ""), "max_connections"
+	}
+	if yields == nil || !mayYield {
+		return nil, limit
+	}
+	return yields, ""
+}
+
+// settle notes that a client is no newcomer any more: its CONNECT was accepted, or its
+// connection ends.
+func (s *Server) settle(c *client) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.newcomers.remove(c)
+}
+
+// drop takes a client out of those that are connected. mu is held.
+func (s *Server) drop(c *client) {
+	delete(s.clients, c.id)
+	if s.addresses[c.ip]--; s.addresses[c.ip] == 0 {
+		delete(s.addresses, c.ip)
+	}
+	s.newcomers.remove(c)
+}
+
+// fewClients is the number of clients that may take more memory, to be faster: 8 KiB each for a
+// stack, and TLS records of a whole round. Further ones are frugal: a new goroutine for each read
+// costs some microseconds, and so does a system call for each record.
 const fewClients = 64
+
+// Footprint is how many bytes connections may take at most, besides those that the Budget counts:
+// before and after they are authenticated. secure is for TLS.
+func Footprint(connections, maxControlLine int, secure bool) int {
+	const (
+		plain = 36 << 10 // output 16 KiB, an unfinished command 4 KiB, two goroutines, the client
+		more  = 80 << 10 // for TLS: records, 40 KiB in and 16 KiB out, an unfinished message of TLS itself, its keys
+	)
+	size := connections * (plain + maxControlLine) // CONNECT's options stay
+	if secure {
+		size += connections*more + min(connections, fewClients)*roundSize
+	}
+	return size
+}
 
 // forget removes a client and adds its counters to those of the past. Its goroutines
 // still run, and nothing more is written to it.
@@ -356,13 +447,18 @@ func (s *Server) forget(c *client) {
 	c.queue = queue{}
 	c.charge()
 	c.mu.Unlock()
+	if c.tls != nil {
+		c.tls.out.kept = 0
+		c.tls.out.hold(0)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.clients, c.id)
-	if s.addresses[c.ip]--; s.addresses[c.ip] == 0 {
-		delete(s.addresses, c.ip)
-	}
 	s.past.add(info)
+	if s.clients[c.id] == nil { // it has made room for another one
+		<-s.leaving
+		return
+	}
+	s.drop(c)
 	if s.stopped && len(s.clients) == 0 {
 		close(s.empty)
 	}
@@ -470,6 +566,35 @@ func (s *Server) snapshot() []*client {
 	return all
 }
 
+// ID is the server's own name in INFO, which no other server has.
+func (s *Server) ID() string { return s.id }
+
+// SubscriptionInfo describes a subscription.
+type SubscriptionInfo struct {
+	ID, Subject, Queue string
+	Sent, Max          int // messages, list items included; Max is 0 for no end
+}
+
+// Subscriptions describes the subscriptions of a client, ordered by subject. There are none
+// if it is gone.
+func (s *Server) Subscriptions(client uint64) (all []SubscriptionInfo) {
+	s.mu.Lock()
+	c := s.clients[client]
+	s.mu.Unlock()
+	if c == nil {
+		return nil
+	}
+	c.mu.Lock()
+	for _, sub := range c.subs {
+		all = append(all, SubscriptionInfo{ID: sub.sid, Subject: sub.subject, Queue: sub.queue, Sent: sub.sent, Max: sub.max})
+	}
+	c.mu.Unlock()
+	slices.SortFunc(all, func(a, b SubscriptionInfo) int {
+		return cmp.Or(cmp.Compare(a.Subject, b.Subject), cmp.Compare(a.ID, b.ID))
+	})
+	return all
+}
+
 // Clients describes the clients that are connected, ordered by ID.
 func (s *Server) Clients() []ClientInfo {
 	all := s.snapshot()
@@ -481,25 +606,40 @@ func (s *Server) Clients() []ClientInfo {
 	return infos
 }
 
-// ClientOf returns the ID of the client whose subscription a Member is.
-func (s *Server) ClientOf(m batch.Member) uint64 { return m.(*member).sub.client.id }
+// ClientOf returns the ID of the client whose subscription a Member is. ok is false if it is
+// none.
+func (s *Server) ClientOf(m batch.Member) (id uint64, ok bool) {
+	one, ok := m.(*member)
+	if !ok {
+		return 0, false
+	}
+	return one.sub.client.id, true
+}
 
 // CutOff closes the client whose subscription a Member is, as it lags too much. The client
 // is told with the text that makes every NATS client connect again: others make
 // some of them stay closed.
 func (s *Server) CutOff(m batch.Member) {
-	c := m.(*member).sub.client
+	one, ok := m.(*member)
+	if !ok {
+		return
+	}
+	c := one.sub.client
 	c.send(errLine(errStale))
 	c.end(endLagging)
 }
 
 // Stats returns the counters as they stand.
 func (s *Server) Stats() Stats {
+	subscribed := s.router.subscribed()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	st := s.past
+	st.Subscribed = subscribed
 	for _, c := range s.clients {
-		st.add(c.info())
+		info := c.info()
+		st.add(info)
+		st.Subscriptions += info.Subscriptions
 	}
 	st.Clients = len(s.clients)
 	return st

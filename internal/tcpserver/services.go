@@ -40,15 +40,16 @@ type endpoint struct {
 // services answer by subject.
 type services struct {
 	id      string
+	found   bool // by $SRV
 	version string
 	started time.Time
 	list    []*endpoint // never changed
 	subject map[string]*endpoint
 }
 
-func newServices(id, version string, all []Service) *services {
-	s := &services{id: id, version: version, started: time.Now().UTC(), subject: make(map[string]*endpoint)}
-	for _, one := range all {
+func newServices(id string, o Options) *services {
+	s := &services{id: id, version: o.Version, found: o.Discovery, started: time.Now().UTC(), subject: make(map[string]*endpoint)}
+	for _, one := range o.Services {
 		e := &endpoint{Service: one}
 		s.list = append(s.list, e)
 		s.subject[one.Subject] = e
@@ -65,7 +66,7 @@ func (s *services) answer(subject, payload []byte) (reply []byte, ok bool) {
 		e.spent.Add(int64(time.Since(start)))
 		return reply, true
 	}
-	if len(s.list) == 0 || !bytes.HasPrefix(subject, []byte(servicePrefix)) {
+	if len(s.list) == 0 || !s.found || !bytes.HasPrefix(subject, []byte(servicePrefix)) {
 		return nil, false
 	}
 	verb, rest, named := strings.Cut(string(subject[len(servicePrefix):]), ".")

@@ -24,7 +24,7 @@ func (c *conn) request(subject string) (answer map[string]any) {
 func TestServicesAreFoundAndCounted(t *testing.T) {
 	t.Parallel()
 	opts := testOptions()
-	opts.Services = echo
+	opts.Services, opts.Discovery = echo, true
 	_, addr := serve(t, opts)
 	c := dial(t, addr)
 	c.send("SUB echoed 2\r\nPUB edged.echo echoed 2\r\nhi\r\nPUB edged.echo 2\r\nhi\r\n")

@@ -14,8 +14,8 @@ type written struct {
 // withSinks serves two sinks: "in.a" and everything below "in".
 func withSinks(t *testing.T) (addr string, literal, wild chan written) {
 	literal, wild = make(chan written, 10), make(chan written, 10)
-	write := func(to chan written) func([]byte, func([]byte)) {
-		return func(payload []byte, answer func([]byte)) { to <- written{string(payload), answer} }
+	write := func(to chan written) func(string, []byte, func([]byte)) {
+		return func(_ string, payload []byte, answer func([]byte)) { to <- written{string(payload), answer} }
 	}
 	opts := testOptions()
 	opts.Sinks = []Sink{{Subject: "in.>", Write: write(wild)}, {Subject: "in.a", Write: write(literal)}}

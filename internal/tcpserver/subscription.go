@@ -23,10 +23,54 @@ type subscription struct {
 	// full is set once, under client.mu: nothing more is taken.
 	full atomic.Bool
 
+	// Its place in the router. Guarded by router.mu.
+	set   *set // nil: it is not there
+	group *group
+	at    int // in the set's plain ones, or among the group's members
+
 	// Guarded by client.mu.
 	members []*member // changed with the server's joining held too
 	max     int       // messages after which it ends; 0 for none
 	sent    int       // messages queued for it, list items included
+}
+
+// About how many bytes of memory the parts of a subscription take, with their share of the
+// router. A test compares them with the memory that is taken.
+const (
+	subscriptionSize = 320
+	patternSize      = 64 // of one with wildcards, more
+	tokenSize        = 72 // of each token of one with wildcards
+	groupSize        = 320
+	membershipSize   = 1024 // with the consumer of the list
+)
+
+// size is about how many bytes the subscription takes, without its memberships. The router
+// has a copy of its subject and of its group's name.
+func (sub *subscription) size() int {
+	n := subscriptionSize + 2*len(sub.subject) + len(sub.sid)
+	if sub.wild {
+		n += patternSize + tokenSize*subject.Tokens(sub.subject)
+	}
+	if sub.queue != "" {
+		n += groupSize + 2*len(sub.queue)
+	}
+	return n
+}
+
+// withdraw removes subscriptions from the router.
+func (c *client) withdraw(subs ...*subscription) {
+	c.server.router.remove(subs...)
+	for _, sub := range subs {
+		c.memory.Give(sub.size())
+	}
+}
+
+// dropMember forgets a member, if it is not forgotten already. mu is held.
+func (c *client) dropMember(m *member) {
+	if _, ok := c.members[m]; ok {
+		delete(c.members, m)
+		c.memory.Give(membershipSize)
+	}
 }
 
 // member is a subscription's place in a list.
@@ -42,9 +86,12 @@ type member struct {
 	left atomic.Bool
 
 	// Guarded by client.mu.
-	membership batch.Membership // nil until Join has returned
+	membership batch.Membership // nil until Join has returned, and of an Outlet
+	receipts   []batch.Receipt  // of an Outlet: for items that are not confirmed, in order
 	owed       int              // items not confirmed; not written, if they are acknowledged
 	finished   bool             // gets nothing more
+	names      *ackNames        // if items are acknowledged: where its name's number is from
+	number     int
 }
 
 func newSubscription(c *client, cmd command, wild bool) *subscription {
@@ -54,7 +101,7 @@ func newSubscription(c *client, cmd command, wild bool) *subscription {
 		wild:    wild,
 		queue:   string(cmd.queue),
 		sid:     string(cmd.sid),
-		deny:    c.deniedBelow(string(cmd.subject)),
+		deny:    c.user.DeniedBelow(string(cmd.subject)),
 	}
 }
 
@@ -64,7 +111,7 @@ func (sub *subscription) denies(literal string) bool {
 }
 
 // takes reports whether a list's items are for the subscription.
-func (sub *subscription) takes(l list) bool {
+func (sub *subscription) takes(l List) bool {
 	return subject.Matches(sub.subject, l.Subject) && !sub.denies(l.Subject)
 }
 
@@ -101,6 +148,12 @@ func (m *member) Deliver(b *batch.Batch, from, to int, receipt batch.Receipt) (t
 	c := m.sub.client
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	return m.queue(b, from, to, receipt)
+}
+
+// queue is Deliver with the client's mu held.
+func (m *member) queue(b *batch.Batch, from, to int, receipt batch.Receipt) (taken int) {
+	c := m.sub.client
 	n := m.sub.accepts(to - from)
 	if n == 0 {
 		return 0
@@ -117,31 +170,40 @@ func (m *member) Deliver(b *batch.Batch, from, to int, receipt batch.Receipt) (t
 	return n
 }
 
+// Hold implements batch.Holder. Clients that are over the budget are cut off by another goroutine,
+// as that calls the relay.
+func (m *member) Hold(n int) {
+	c := m.sub.client
+	if over := c.memory.Take(n); over != nil {
+		c.server.wg.Go(over.Cut)
+	}
+}
+
 // retire ends a subscription that has got all it asked for. The items that it has taken
 // stay owed.
 func (sub *subscription) retire() {
 	c := sub.client
 	c.server.joining.RLock()
 	defer c.server.joining.RUnlock()
-	c.server.router.remove(sub)
+	c.withdraw(sub)
 	c.mu.Lock()
 	for _, m := range sub.members {
-		m.finished = true
+		m.finish()
 		c.dropIfDone(m)
 	}
 	c.mu.Unlock()
 	for _, m := range sub.members {
 		m.membership.Finish(math.MaxInt)
 	}
+	c.server.interest(sub)
 }
 
-// encode makes the MSG frames of a batch, one after the other. With a name the
-// items get a reply subject under it.
-func encode(b *batch.Batch, sid, name string) *batch.Encoding {
-	prefix := "MSG " + b.Subject() + " " + sid + " "
+// encode makes the MSG frames of a batch, one after the other. The items get reply subjects
+// that begin with begin, unless that is empty.
+func encode(b *batch.Batch, sid, begin string) *batch.Encoding {
+	prefix := "MSG " + b.Subject() + " " + sid + " " + begin
 	reply := 0 // most bytes of the part that differs in reply subjects
-	if name != "" {
-		prefix += ackBegin(b, name)
+	if begin != "" {
 		reply = maxAckEnd
 	}
 	large := b.Large()
@@ -154,7 +216,7 @@ func encode(b *batch.Batch, sid, name string) *batch.Encoding {
 		item := b.Item(i)
 		from := len(m.Data)
 		m.Data = append(m.Data, prefix...)
-		if name != "" {
+		if begin != "" {
 			m.Data = appendAckEnd(m.Data, b, i)
 			m.Data = append(m.Data, ' ')
 		}

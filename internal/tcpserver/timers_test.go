@@ -21,6 +21,7 @@ func TestPingTimes(t *testing.T) {
 		opts := testOptions()
 		opts.PingInterval = 2 * time.Minute
 		s, ln := servePipes(t, opts)
+		s.first = firstPing
 		passed := sinceStart()
 		c := ln.dial(t)
 		c.send("CONNECT {}\r\n")

@@ -5,8 +5,11 @@ import (
 	"crypto/x509"
 	"errors"
 	"net"
+	"strings"
 	"sync"
 	"time"
+
+	"edged/internal/auth"
 )
 
 // maxWaiting bounds the records that wait while none are asked for, in bytes. They
@@ -14,6 +17,10 @@ import (
 const maxWaiting = 16 << 10
 
 var errTooManyRecords = errors.New("the client makes TLS say more than it reads")
+
+// freeRecords is how many bytes a client can send, at no charge, before TLS has something to hand
+// on. A usual handshake is smaller.
+const freeRecords = 8 << 10
 
 // tlsConn is TLS over a client's connection. Only the client's own goroutines use it.
 // Deadlines are set on the connection below, and other goroutines close only that one.
@@ -26,8 +33,8 @@ type tlsConn struct {
 	ready  chan struct{}  // closed when the handshake has succeeded or failed
 }
 
-func newTLS(conn net.Conn, sec *Security) *tlsConn {
-	out := &records{Conn: conn}
+func newTLS(c *client, sec *auth.Security) *tlsConn {
+	out := &records{Conn: c.conn, client: c}
 	return &tlsConn{Conn: tls.Server(out, sec.TLS), out: out, first: sec.TLSFirst,
 		verify: verifies(sec.TLS), by: sec.TLS.ClientCAs, ready: make(chan struct{})}
 }
@@ -40,7 +47,7 @@ func verifies(config *tls.Config) bool {
 // suffices reports whether the connection is as sec asks of a new one. If the authorities
 // have changed it is not: certificates are not checked again, and a client with a good
 // one reconnects.
-func (t *tlsConn) suffices(sec *Security) bool {
+func (t *tlsConn) suffices(sec *auth.Security) bool {
 	switch {
 	case sec.TLS == nil:
 		return true
@@ -60,35 +67,67 @@ func (c *client) handshake() error {
 			return err
 		}
 	}
-	if err := c.tls.Handshake(); err != nil {
+	err := c.tls.Handshake()
+	c.tls.out.endTurn()
+	c.tls.out.kept, c.tls.out.unread = c.tls.out.held, 0
+	if err != nil {
 		return err
 	}
 	c.tls.out.collect = true
+	state := c.tls.ConnectionState()
 	c.mu.Lock()
 	if !c.ended.Load() {
 		c.conn.SetWriteDeadline(time.Time{})
+	}
+	c.secured = secured{
+		version: strings.TrimPrefix(tls.VersionName(state.Version), "TLS "),
+		cipher:  tls.CipherSuiteName(state.CipherSuite),
 	}
 	c.mu.Unlock()
 	return nil
 }
 
-// seal makes records of bufs, after those that wait already. It uses the memory of into.
-func (t *tlsConn) seal(bufs [][]byte, into []byte) ([]byte, error) {
+// secured is the outcome of the TLS handshake, in nats-server's words.
+type secured struct{ version, cipher string }
+
+// seal makes records of the first most bytes of bufs, after those that wait already, and removes
+// the bytes from bufs. It uses the memory of into.
+func (t *tlsConn) seal(bufs *net.Buffers, most int, into []byte) ([]byte, error) {
 	t.out.lend(into)
-	for _, b := range bufs {
-		if _, err := t.Write(b); err != nil {
+	for most > 0 && len(*bufs) > 0 {
+		n := min(most, len((*bufs)[0]))
+		if _, err := t.Write((*bufs)[0][:n]); err != nil {
 			return nil, err
 		}
+		consume(bufs, n)
+		most -= n
 	}
 	return t.out.take(), nil
 }
 
-// records is the connection that TLS writes to. After the handshake it collects the
+// Read reads the bytes that the client has sent. Until TLS has something to hand on the client is charged for
+// the bytes that TLS keeps.
+func (t *tlsConn) Read(p []byte) (int, error) {
+	n, err := t.Conn.Read(p)
+	t.out.hold(0)
+	return n, err
+}
+
+// records is the connection that TLS reads from and writes to. The steps of the handshake
+// that take a processor follow a read, and end with a write or with the next read. They are
+// done in turns: a client that edged waits for has none. After the handshake it collects the
 // records, and the caller of take writes them: so many go out in one system call, and
 // a write that TLS makes never meets a deadline, which TLS would not survive.
 type records struct {
 	net.Conn
+	client  *client
+	turn    bool // the client has its turn, in the handshake; owned by its reader
 	collect bool // set once, by the handshake
+
+	// Owned by the client's reader.
+	unread int // bytes read since TLS last had something to hand on
+	held   int // of the client's memory
+	kept   int // of this, since the handshake: TLS keeps its buffer, and the client's certificates
 
 	// Guarded by mu.
 	mu      sync.Mutex
@@ -96,8 +135,41 @@ type records struct {
 	lent    bool // between lend and take
 }
 
+func (r *records) Read(p []byte) (int, error) {
+	if !r.collect {
+		r.endTurn()
+	}
+	n, err := r.Conn.Read(p)
+	r.hold(r.unread + n)
+	if err != nil || r.collect {
+		return n, err
+	}
+	if err := r.client.beginTurn(r.client.server.opts.Gate.Handshakes); err != nil {
+		return 0, err
+	}
+	r.turn = true
+	return n, nil
+}
+
+// hold charges the client for bytes that TLS has not handed on. The buffer doubles as it grows.
+func (r *records) hold(unread int) {
+	r.unread = unread
+	now := max(r.kept, 2*(unread-freeRecords))
+	r.client.memory.Take(now - r.held).Cut()
+	r.held = now
+}
+
+// endTurn ends the client's turn, if it has it.
+func (r *records) endTurn() {
+	if r.turn {
+		r.turn = false
+		r.client.endTurn(r.client.server.opts.Gate.Handshakes)
+	}
+}
+
 func (r *records) Write(p []byte) (int, error) {
 	if !r.collect {
+		r.endTurn()
 		return r.Conn.Write(p)
 	}
 	r.mu.Lock()

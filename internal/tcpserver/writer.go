@@ -11,6 +11,8 @@ const (
 	// roundSize is the size of a round, in bytes: large enough to make the system
 	// calls cheap, and small enough for confirmations to keep flowing.
 	roundSize = 256 << 10
+	// pieceSize is how many bytes of a round a frugal client makes TLS records of at once.
+	pieceSize = 16 << 10
 	// firstPing is the time from accept to a client's first PING.
 	firstPing = 2 * time.Second
 	// looks is the number of looks at a client that owes items within ReceiptTimeout.
@@ -38,8 +40,7 @@ type round struct {
 	chunks     int
 	asks       bool // a PING ends it
 	bufs       net.Buffers
-	rest       net.Buffers // of bufs, or of the records made of them, not yet written
-	sealed     *[]byte     // the records' memory
+	rest       net.Buffers // of bufs: not yet written, or not yet made records of
 }
 
 var ping = []byte("PING\r\n")
@@ -339,11 +340,16 @@ func (c *client) roundWritten() {
 		}
 	}
 
+	now := time.Now()
 	c.mu.Lock()
+	if c.noted != c.sent {
+		c.noted = c.sent
+		c.active.Store(now.UnixNano())
+	}
 	c.queue.bytes -= r.queued
 	c.queue.chunks -= r.chunks
 	c.charge()
-	answered := c.pings.roundDone(time.Now(), r.asks, c.bytesOut.Load())
+	answered := c.pings.roundDone(now, r.asks, c.bytesOut.Load())
 	c.mu.Unlock()
 	c.confirm(answered)
 	c.confirm(r.written)
@@ -394,34 +400,40 @@ func consume(bufs *net.Buffers, n int) {
 // writeBufs writes the round, however long that takes a client that is not too slow.
 func (c *client) writeBufs() error {
 	r := &c.writer.round
-	if c.tls != nil && r.sealed == nil {
-		r.sealed = c.server.sealed.Get().(*[]byte)
+	if c.tls == nil {
+		return c.writeRest(&r.rest)
+	}
+
+	pool, most := &c.server.sealed, roundSize
+	if c.frugal { // or the records of a thousand that read nothing would be as many rounds
+		pool, most = &c.server.pieces, pieceSize
+	}
+	sealed := pool.Get().(*[]byte)
+	defer pool.Put(sealed)
+	for len(r.rest) > 0 {
 		var err error
-		if *r.sealed, err = c.tls.seal(r.bufs, *r.sealed); err != nil {
+		if *sealed, err = c.tls.seal(&r.rest, most, *sealed); err != nil {
 			return err
 		}
-		r.rest = net.Buffers{*r.sealed}
+		if err := c.writeRest(&net.Buffers{*sealed}); err != nil {
+			return err
+		}
 	}
-	err := c.writeRest()
-	if r.sealed != nil {
-		c.server.sealed.Put(r.sealed)
-		r.sealed = nil
-	}
-	return err
+	return nil
 }
 
-func (c *client) writeRest() error {
-	r := &c.writer.round
+// writeRest writes bufs and removes from them what is written.
+func (c *client) writeRest(rest *net.Buffers) error {
 	if c.raw != nil && c.tryWrite() {
 		return nil
 	}
-	for len(r.rest) > 0 {
+	for len(*rest) > 0 {
 		c.mu.Lock()
 		if !c.ended.Load() { // an end has set its own deadline
 			c.conn.SetWriteDeadline(time.Now().Add(c.lookInterval()))
 		}
 		c.mu.Unlock()
-		n, err := r.rest.WriteTo(c.conn)
+		n, err := rest.WriteTo(c.conn)
 		c.bytesOut.Add(uint64(n))
 		switch {
 		case err == nil:

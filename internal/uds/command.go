@@ -25,7 +25,7 @@ type Answer interface {
 type Command struct {
 	Name    string // "pause"; lower case
 	Args    string // "LIST|all", for help
-	Summary string // one line
+	Summary string // one line; help shows commands in a row that share it on one line
 	Example string // shown by "help COMMAND", ready to paste; Name if empty
 	Level   Level  // that the client needs for it
 
@@ -35,7 +35,9 @@ type Command struct {
 	// connections at once. The first byte of an answer is promised within 100 ms,
 	// so it takes a snapshot and waits for nothing. It must return once ctx is
 	// done, which is when a shutdown no longer waits for it, and must not call
-	// Shutdown. A nil Answer says just OK.
+	// Shutdown. A nil Answer says just OK. An Answer that comes with an error is sent
+	// too: in text its lines stand before the error, in JSON its object takes the
+	// error's place.
 	Run func(ctx context.Context, args []string) (Answer, error)
 
 	// Stream, in place of Run, answers in parts, each of which is sent at once,
@@ -189,11 +191,15 @@ func (t *table) describe(c *Command) description {
 	if example == "" {
 		example = c.Name
 	}
-	return description{c.Name, c.usage(), c.Summary, c.Level.String(), fmt.Sprintf("echo '%s' | socat - UNIX-CONNECT:%s", example, t.path)}
+	socat := "socat"
+	if c.Stream != nil {
+		socat = "socat -t99" // otherwise it leaves after half a second without a line
+	}
+	return description{c.Name, c.usage(), c.Summary, c.Level.String(), fmt.Sprintf("echo '%s' | %s - UNIX-CONNECT:%s", example, socat, t.path)}
 }
 
 func (d description) Text(w io.Writer) {
-	fmt.Fprintf(w, "usage:   %s [json]\n         %s\nlevel:   %s\nexample: %s\n", d.Usage, d.Summary, d.Level, d.Example)
+	fmt.Fprintf(w, "usage:   %s [json]\n         %s\nlevel:   %s\nexample:\n  %s\n", d.Usage, d.Summary, d.Level, d.Example)
 }
 
 // commandList is the answer to "help".
@@ -202,22 +208,38 @@ type commandList struct {
 }
 
 func (l commandList) Text(w io.Writer) {
-	width := 0
-	for _, d := range l.Commands {
+	width, lines := 0, l.lines()
+	for _, d := range lines {
 		width = max(width, len(d.Usage))
 	}
-	for _, d := range l.Commands {
+	for _, d := range lines {
 		fmt.Fprintf(w, "%-*s  %s\n", width, d.Usage, d.Summary)
 	}
-	fmt.Fprintln(w, `"help COMMAND" shows an example. The word json behind a command asks for JSON;`)
-	fmt.Fprintln(w, `";" separates commands.`)
+	fmt.Fprintln(w, `"help COMMAND" shows an example; "COMMAND json" is JSON; ";" separates commands`)
+}
+
+// lines returns the commands except help, which the last line explains. Those in a row that share a
+// summary are one: "pause|resume".
+func (l commandList) lines() (all []description) {
+	for _, d := range l.Commands {
+		if d.Name == "help" {
+			continue
+		}
+		if last := len(all) - 1; last >= 0 && all[last].Summary == d.Summary {
+			all[last].Name += "|" + d.Name
+			all[last].Usage = all[last].Name + strings.TrimPrefix(d.Usage, d.Name)
+			continue
+		}
+		all = append(all, d)
+	}
+	return all
 }
 
 // render returns an answer in the form that goes to the client.
 func render(a Answer, err error, asJSON bool) []byte {
 	var buf bytes.Buffer
 	if asJSON {
-		if err == nil {
+		if err == nil || a != nil {
 			err = marshal(&buf, a)
 		}
 		if err != nil {
@@ -227,14 +249,15 @@ func render(a Answer, err error, asJSON bool) []byte {
 		}
 		return buf.Bytes()
 	}
-	if err != nil {
-		e := clean(err)
-		return fmt.Appendf(nil, "ERR %s %s\n", e.Code, e.Message)
-	}
 	if a != nil {
 		writeText(&buf, a)
 	}
-	buf.WriteString("OK\n")
+	if err != nil {
+		e := clean(err)
+		fmt.Fprintf(&buf, "ERR %s %s\n", e.Code, e.Message)
+	} else {
+		buf.WriteString("OK\n")
+	}
 	return buf.Bytes()
 }
 

@@ -3,6 +3,8 @@ package uds
 import (
 	"net"
 	"os"
+	"os/user"
+	"strconv"
 )
 
 // Level is how much somebody may do. The zero value is the lowest.
@@ -64,4 +66,13 @@ func levelOf(uid, own int) Level {
 		return Admin
 	}
 	return Operator
+}
+
+// userName returns the name of a user, or the number if there is no name.
+func userName(uid int) string {
+	number := strconv.Itoa(uid)
+	if u, err := user.LookupId(number); err == nil {
+		return u.Username
+	}
+	return number
 }

@@ -32,23 +32,57 @@ func Listen(path string, mode fs.FileMode, group string) (net.Listener, error) {
 	ln := &listener{path: path, mode: mode, group: group}
 	err := ln.open()
 	if err != nil {
-		return nil, fmt.Errorf("listen on the Unix socket %q: %w", path, err)
+		return nil, failed(path, err)
 	}
 	return ln, nil
 }
 
-// open makes a new socket and file.
-func (l *listener) open() error {
-	path, mode := l.path, l.mode
+// Check returns an error if Listen would fail for path because of the folder, or because of a file that
+// is no socket. It changes nothing, and does not find out whether another process answers. The error
+// wraps fs.ErrNotExist if there is no folder, and fs.ErrPermission if this process can't write to it.
+func Check(path string) error {
+	folder := filepath.Dir(path)
+	err := checkPath(path)
+	if err == nil {
+		err = unix.Access(folder+"/.", unix.W_OK|unix.X_OK)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			err = noFolder(folder)
+		case err != nil:
+			err = noLock(filepath.Join(folder, lockFile), err)
+		default:
+			_, err = oldFile(path)
+		}
+	}
+	if err != nil {
+		return failed(path, err)
+	}
+	return nil
+}
+
+func failed(path string, err error) error {
+	return fmt.Errorf("listen on the Unix socket %q: %w", path, err)
+}
+
+func checkPath(path string) error {
 	switch {
 	case path == "" || path[0] == '@':
 		return errors.New("it needs the path of a file: abstract sockets have no permissions")
 	case len(path) > maxPath:
 		return fmt.Errorf("the path has %d bytes, a socket takes at most %d; choose a shorter one", len(path), maxPath)
 	}
+	return nil
+}
 
-	// Between the look at an old file and its removal another process may have
-	// put its own there, so there is one at a time in a folder.
+// open makes a new socket and file.
+func (l *listener) open() error {
+	path, mode := l.path, l.mode
+	if err := checkPath(path); err != nil {
+		return err
+	}
+
+	// Between the check of an old file and its removal another process may have
+	// put its own there, so only one process at a time changes a folder.
 	unlock, err := lockFolder(filepath.Dir(path))
 	if err != nil {
 		return err
@@ -107,39 +141,101 @@ func (l *listener) dress(info fs.FileInfo) error {
 	return nil
 }
 
-// lockFolder keeps other callers of lockFolder out of the folder until the
-// returned function is called.
+// lockFile is the name of the file whose lock stands for a folder. A lock on the folder
+// itself could be held by every user with the right to list it.
+const lockFile = ".edged.lock"
+
+// A lock is held while one socket is made: for a second at most, if an old socket does
+// not answer.
+const (
+	lockPatience = 10 * time.Second
+	lockRetry    = 5 * time.Millisecond
+)
+
+// lockFolder keeps other callers of lockFolder out of the folder until the returned
+// function is called. Only the user of this process can open the file that is locked.
 func lockFolder(folder string) (unlock func(), err error) {
-	f, err := os.Open(folder)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return nil, fmt.Errorf("the folder %q does not exist; create it first (under systemd: RuntimeDirectory=)", folder)
-	case err != nil:
-		return nil, fmt.Errorf("open the folder: %w", err)
-	}
-	for {
-		err = unix.Flock(int(f.Fd()), unix.LOCK_EX)
-		if err != unix.EINTR {
-			break
+	path := filepath.Join(folder, lockFile)
+	for deadline := time.Now().Add(lockPatience); ; time.Sleep(lockRetry) {
+		f, err := tryLock(path)
+		switch {
+		case err == nil:
+			return func() {
+				_ = os.Remove(path) // while it is locked: see tryLock
+				_ = f.Close()
+			}, nil
+		case errors.Is(err, fs.ErrNotExist):
+			return nil, noFolder(folder)
+		case !errors.Is(err, unix.EWOULDBLOCK):
+			return nil, noLock(path, plain(err))
+		case time.Now().After(deadline):
+			return nil, fmt.Errorf("another process has held the lock %q for %v; end it (fuser names it)", path, lockPatience)
 		}
 	}
+}
+
+// absent is an error that wraps fs.ErrNotExist and has a text of its own.
+type absent string
+
+func (e absent) Error() string { return string(e) }
+func (absent) Unwrap() error   { return fs.ErrNotExist }
+
+func noFolder(folder string) error {
+	return absent(fmt.Sprintf("the folder %q does not exist; create it first (under systemd: RuntimeDirectory=)", folder))
+}
+
+func noLock(path string, err error) error {
+	return fmt.Errorf("lock %q: %w; the folder must be writable, and the file this user's", path, err)
+}
+
+// tryLock makes the file at path, unless it is there, and locks it. It fails with
+// EWOULDBLOCK if another process has it locked, or has just removed it.
+func tryLock(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
-		_ = f.Close()
-		return nil, fmt.Errorf("lock the folder %q: %w", folder, err)
+		return nil, err
 	}
-	return func() { _ = f.Close() }, nil
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		_ = f.Close()
+		if err == unix.EINTR {
+			err = unix.EWOULDBLOCK
+		}
+		return nil, err
+	}
+
+	// The lock counts only if the next process that opens the path gets the same file.
+	mine, err := f.Stat()
+	if err == nil {
+		var now fs.FileInfo
+		if now, err = os.Lstat(path); err == nil && os.SameFile(mine, now) {
+			return f, nil
+		}
+	}
+	_ = f.Close()
+	if err == nil || errors.Is(err, fs.ErrNotExist) {
+		err = unix.EWOULDBLOCK
+	}
+	return nil, err
+}
+
+// oldFile reports whether there is a socket at path. The error is about a file that is none.
+func oldFile(path string) (there bool, err error) {
+	info, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return false, nil
+	case err != nil:
+		return false, plain(err)
+	case info.Mode().Type() != fs.ModeSocket:
+		return false, errors.New("there is a file that is not a socket; it is left alone: remove it or choose another path")
+	}
+	return true, nil
 }
 
 // removeStale makes room for a socket at path, if that harms nobody.
 func removeStale(path string) error {
-	info, err := os.Lstat(path)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return nil
-	case err != nil:
-		return plain(err)
-	case info.Mode().Type() != fs.ModeSocket:
-		return errors.New("there is a file that is not a socket; it is left alone: remove it or choose another path")
+	if there, err := oldFile(path); !there {
+		return err
 	}
 	c, err := net.DialTimeout("unix", path, time.Second)
 	if err == nil {

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 
 	"golang.org/x/sys/unix"
 )
@@ -72,6 +73,60 @@ func TestListenSetsTheModeWhateverTheUmaskAndNeverMore(t *testing.T) {
 			_ = ln.Close()
 		}
 	}
+}
+
+// flock locks a file or folder as a stranger's process would, until the test ends.
+func flock(t *testing.T, path string, flags int) {
+	t.Helper()
+	fd, err := unix.Open(path, flags|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Close(fd) })
+	if err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Every user with the right to list the folder can lock it.
+func TestALockOnTheFolderDoesNotKeepListenWaiting(t *testing.T) {
+	t.Parallel()
+	path := socketPath(t)
+	flock(t, filepath.Dir(path), unix.O_RDONLY)
+	ln, err := Listen(path, 0o666, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = ln.Close()
+	if left, err := os.ReadDir(filepath.Dir(path)); err != nil || len(left) > 0 {
+		t.Errorf("Listen left %v in the folder (%v)", left, err)
+	}
+}
+
+func TestListenOpensNoLockThatOtherUsersCanHold(t *testing.T) {
+	t.Parallel()
+	path := socketPath(t)
+	unlock, err := lockFolder(filepath.Dir(path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unlock()
+	info, err := os.Lstat(filepath.Join(filepath.Dir(path), lockFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if mode := info.Mode(); mode.Perm() != 0o600 {
+		t.Errorf("the lock has the mode %v, want 0600", mode)
+	}
+}
+
+func TestALockThatIsNotReleasedIsAnErrorThatNamesIt(t *testing.T) {
+	path := socketPath(t)
+	lock := filepath.Join(filepath.Dir(path), lockFile)
+	flock(t, lock, unix.O_RDWR|unix.O_CREAT)
+	synctest.Test(t, func(t *testing.T) {
+		listenFails(t, path, lock)
+	})
 }
 
 func TestListenReplacesAStaleSocket(t *testing.T) {

@@ -16,7 +16,9 @@
 // in parts over time, in JSON an object a line; the OK comes at their end.
 //
 // The kernel says which user a client is, and each listener has a ceiling: see Level.
-// Commands that need more than User are logged, whether they run or are refused.
+// Users share the connections of a listener: if all are taken, a user with fewer than
+// another gets one of the other's.
+// Commands that need more than User are logged with the user and the outcome.
 //
 // Each listener has one goroutine and each connection has one; Serve and
 // Shutdown return when they are gone.
@@ -50,7 +52,7 @@ const (
 type Options struct {
 	Commands       []Command     // in the order in which help lists them
 	Path           string        // of a socket, for the examples of help
-	MaxConnections int           // at a time, of each listener; 16 if 0
+	MaxConnections int           // at a time, of each listener, shared fairly by users; 16 if 0
 	IdleTimeout    time.Duration // for a client to send a whole line; 5 minutes if 0
 	FileCheck      time.Duration // between checks that a socket's file is there; 10 seconds if 0
 	Log            *zap.Logger   // nil logs nothing
@@ -72,15 +74,6 @@ type Server struct {
 	mu      sync.Mutex
 	sockets map[*socket]struct{}  // guarded by mu
 	conns   map[net.Conn]struct{} // guarded by mu; those being refused too
-}
-
-// socket is a listener and its connections. Server.mu guards its numbers.
-type socket struct {
-	net.Listener
-	ceiling  Level
-	served   int  // connections
-	refusing int  // connections that are being told why they are refused
-	full     bool // a connection was refused since there was a free place
 }
 
 // New makes a server. Two commands of one name make it panic.
@@ -260,72 +253,28 @@ func (s *Server) isStopping() bool {
 	}
 }
 
-// admit starts the goroutine of a connection, within the limits.
-func (s *Server) admit(c net.Conn, sock *socket, conns *sync.WaitGroup) {
-	refusal := Errorf(TooManyConnections, "%d connections are open, which is the limit; close one and try again", s.maxConnections)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	switch {
-	case s.isStopping():
-		_ = c.Close()
-		return
-	case sock.served < s.maxConnections:
-		sock.served++
-		conns.Go(func() {
-			s.answer(c, peerOf(c, sock.ceiling))
-			s.forget(c, func() { sock.served--; sock.full = false })
-		})
-	case sock.refusing < s.maxConnections:
-		if !sock.full {
-			sock.full = true
-			s.log.Warn("the control socket refuses connections: there are too many",
-				zap.Int("max_connections", s.maxConnections))
-		}
-		sock.refusing++
-		conns.Go(func() {
-			s.cutOff(c, refusal)
-			s.forget(c, func() { sock.refusing-- })
-		})
-	default: // a flood: not worth a goroutine; the new socket takes the few bytes at once
-		_ = s.send(c, render(nil, refusal, false))
-		_ = c.Close()
-		return
-	}
-	s.conns[c] = struct{}{}
-}
-
-// forget closes a connection, last of all: a client that sees the end of a connection
-// finds its place free.
-func (s *Server) forget(c net.Conn, leave func()) {
-	s.mu.Lock()
-	delete(s.conns, c)
-	leave()
-	s.mu.Unlock()
-	_ = c.Close()
-}
-
-// answer answers the commands of a connection until the client is done, is cut off, or
-// the server stops.
-func (s *Server) answer(c net.Conn, who peer) {
-	r := bufio.NewReaderSize(c, maxLine+len("\r\n"))
+// answer answers the commands of a connection until the client is done, is cut off, has
+// lost its place, or the server stops.
+func (s *Server) answer(p *place) {
+	r := bufio.NewReaderSize(p, maxLine+len("\r\n"))
 	for {
 		// One deadline for the whole line: a byte now and then is idle as well.
-		s.setReadDeadline(c, s.idleTimeout)
+		s.awaitLine(p)
 		line, err := r.ReadSlice('\n')
 		line = bytes.TrimSuffix(line, []byte("\n"))
 		if errors.Is(err, bufio.ErrBufferFull) || len(bytes.TrimSuffix(line, []byte("\r"))) > maxLine {
-			s.cutOff(c, Errorf(LineTooLong, "a line has at most %d bytes", maxLine))
+			s.cutOff(p.Conn, Errorf(LineTooLong, "a line has at most %d bytes", maxLine))
 			return
 		}
 		if err != nil && err != io.EOF {
-			return // idle, gone, or woken by stop
+			return // idle, gone, or woken by stop or makePlace
 		}
 		for _, req := range parseLine(line) {
 			if s.isStopping() {
-				_ = s.send(c, render(nil, Errorf(ShuttingDown, "the daemon is ending"), req.json))
+				_ = s.send(p, render(nil, Errorf(ShuttingDown, "the daemon is ending"), req.json))
 				return
 			}
-			if s.execute(c, who, req) != nil {
+			if s.execute(p, req) != nil || s.lost(p) != nil {
 				return
 			}
 		}
@@ -336,42 +285,77 @@ func (s *Server) answer(c net.Conn, who peer) {
 }
 
 // execute runs a command and sends its answer. Its error is that of sending.
-func (s *Server) execute(c net.Conn, who peer, req request) error {
-	command, err := s.table.admit(req, who.level)
-	if command != nil && command.Level > User {
-		log := s.log.With(zap.Int("pid", who.pid), zap.Int("uid", who.uid),
-			zap.String("command", strings.Join(append([]string{command.Name}, req.args...), " ")))
-		if err != nil {
-			log.Warn("a command was refused", zap.Error(err))
-		} else {
-			log.Info("a command on the control socket")
+func (s *Server) execute(p *place, req request) error {
+	command, err := s.table.admit(req, p.who.level)
+	if err != nil {
+		if command != nil && command.Level > User {
+			s.audit(p, command, req).Warn("a command was refused", zap.Error(err))
 		}
+		return s.send(p, render(nil, err, req.json))
 	}
-	var a Answer
-	var sendErr error
+	if command.Level == User {
+		err, sendErr := s.run(p, command, req)
+		s.logFailure(req, err)
+		return sendErr
+	}
+
+	log := s.audit(p, command, req)
+	if command.Stream != nil {
+		log.Info("a command on the control socket begins")
+	}
+	line := log.Check(zap.InfoLevel, "a command on the control socket") // the command may turn the level up
+	err, sendErr := s.run(p, command, req)
+	s.logFailure(req, err)
 	switch {
 	case err != nil:
-	case command.Stream == nil:
-		a, err = command.Run(s.ctx, req.args)
+		line.Write(zap.String("outcome", "failed"), zap.Error(err))
+	case sendErr != nil:
+		line.Write(zap.String("outcome", "its client left or read no answer"))
 	default:
-		err = command.Stream(s.ctx, req.args, func(a Answer) error {
-			var part []byte
-			if part, sendErr = renderPart(a, req.json); sendErr == nil {
-				sendErr = s.send(c, part)
-			}
-			return sendErr
-		})
-		if sendErr != nil {
-			return sendErr
-		}
-		if err == nil && req.json {
-			return nil // every object was sent
-		}
+		line.Write(zap.String("outcome", "done"))
 	}
+	return sendErr
+}
+
+// audit returns a log whose lines name a command and the user it came from.
+func (s *Server) audit(p *place, command *Command, req request) *zap.Logger {
+	return s.log.With(zap.Int("pid", p.who.pid), zap.Int("uid", p.who.uid), zap.String("user", userName(p.who.uid)),
+		zap.String("command", strings.Join(append([]string{command.Name}, req.args...), " ")))
+}
+
+// logFailure logs an error that no client has caused.
+func (s *Server) logFailure(req request, err error) {
 	if _, coded := errors.AsType[*Error](err); err != nil && !coded {
 		s.log.Error("a command on the control socket failed", zap.String("command", req.name), zap.Error(err))
 	}
-	return s.send(c, render(a, err, req.json))
+}
+
+// run runs a command and sends its answer. It returns the command's error, which it has
+// sent, and that of sending.
+func (s *Server) run(p *place, command *Command, req request) (err, sendErr error) {
+	if command.Stream == nil {
+		a, err := command.Run(s.ctx, req.args)
+		return err, s.send(p, render(a, err, req.json))
+	}
+
+	err = command.Stream(s.ctx, req.args, func(a Answer) error {
+		var part []byte
+		if part, sendErr = renderPart(a, req.json); sendErr == nil {
+			sendErr = s.send(p, part)
+		}
+		if why := s.lost(p); why != nil {
+			sendErr = why
+		}
+		return sendErr
+	})
+	switch {
+	case sendErr != nil:
+		return nil, sendErr
+	case err == nil && req.json:
+		return nil, nil // every object was sent
+	default:
+		return err, s.send(p, render(nil, err, req.json))
+	}
 }
 
 func (s *Server) send(c net.Conn, answer []byte) error {
@@ -401,5 +385,14 @@ func (s *Server) setReadDeadline(c net.Conn, d time.Duration) {
 	defer s.mu.Unlock()
 	if !s.isStopping() {
 		_ = c.SetReadDeadline(time.Now().Add(d))
+	}
+}
+
+// awaitLine gives a client its time to send a line.
+func (s *Server) awaitLine(p *place) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.isStopping() && p.why == nil {
+		_ = p.SetReadDeadline(time.Now().Add(s.idleTimeout))
 	}
 }

@@ -61,6 +61,7 @@ func commands() []Command {
 			Run: func(_ context.Context, args []string) (Answer, error) { return lines{args}, nil }},
 		{Name: "pause", Args: "LIST", MinArgs: 1, MaxArgs: 1, Run: answer(nil, nil)},
 		{Name: "missing", Run: answer(nil, fmt.Errorf("look it up: %w", Errorf(NotFound, "no list %q", "a\nb")))},
+		{Name: "check", Run: answer(lines{[]string{"one is bad"}}, Errorf("Bad", "it is not as it should be"))},
 		{Name: "broken", Run: answer(nil, errors.New("line one\nOK\x1b[2J"))},
 		{Name: "unended", Run: answer(unended{"a", "b"}, nil)},
 		{Name: "unmarshallable", Run: answer(unmarshallable{}, nil)},
@@ -188,7 +189,8 @@ func TestAnswers(t *testing.T) {
 		{"no UTF-8, in JSON", "a\xff json\n", `{"error":{"code":"BadInput","message":"byte 2 of the line, \"\\xff\", is not UTF-8"}}` + "\n"},
 		{"what follows garbage on its line is not executed", "\x1b[A;status", `ERR BadInput byte 1 of the line is '\x1b'; commands are printable text` + "\n"},
 		{"the longest line", strings.Repeat(" ", maxLine-len("status")) + "status\r\nstatus\n", status + status},
-		{"help on one command", "help ECHO\n", "usage:   echo WORD... [json]\n         say the words\nlevel:   user\nexample: echo 'echo a b' | socat - UNIX-CONNECT:/run/x.sock\nOK\n"},
+		{"an answer that is an error too", "check\ncheck json\n", "one is bad\nERR Bad it is not as it should be\n" + `{"lines":["one is bad"]}` + "\n"},
+		{"help on one command", "help ECHO\n", "usage:   echo WORD... [json]\n         say the words\nlevel:   user\nexample:\n  echo 'echo a b' | socat - UNIX-CONNECT:/run/x.sock\nOK\n"},
 		{"help on one command in JSON", "help echo json\n", `{"name":"echo","usage":"echo WORD...","summary":"say the words","level":"user","example":"echo 'echo a b' | socat - UNIX-CONNECT:/run/x.sock"}` + "\n"},
 		{"help on an unknown command", "help ech\n", `ERR UnknownCommand there is no command "ech"; did you mean "echo"? "help" lists the commands` + "\n"},
 	} {
@@ -202,12 +204,13 @@ func TestAnswers(t *testing.T) {
 
 func TestHelpListsTheCommandsAligned(t *testing.T) {
 	t.Parallel()
-	s := start(t, Options{Commands: commands()[:2]})
-	const want = `help [COMMAND]  list the commands, or explain one
-status          say how it is
-echo WORD...    say the words
-"help COMMAND" shows an example. The word json behind a command asks for JSON;
-";" separates commands.
+	stop := Command{Name: "stop", Args: "LIST", Summary: "stop a list, or go on with it", Stream: func(context.Context, []string, func(Answer) error) error { return nil }}
+	resume := Command{Name: "go", Args: "LIST", Summary: stop.Summary}
+	s := start(t, Options{Commands: append(commands()[:2], stop, resume)})
+	const want = `status        say how it is
+echo WORD...  say the words
+stop|go LIST  stop a list, or go on with it
+"help COMMAND" shows an example; "COMMAND json" is JSON; ";" separates commands
 OK
 `
 	if got := s.ask(t, "help"); got != want {
@@ -221,7 +224,10 @@ OK
 	for _, c := range list.Commands {
 		names = append(names, c.Name)
 	}
-	if want := []string{"help", "status", "echo"}; !reflect.DeepEqual(names, want) {
+	if got := s.ask(t, "help stop"); !strings.Contains(got, "usage:   stop LIST [json]\n") || !strings.Contains(got, "echo 'stop' | socat -t99 - UNIX-CONNECT:") {
+		t.Errorf("a command that answers over time is explained as\n%s", got)
+	}
+	if want := []string{"help", "status", "echo", "stop", "go"}; !reflect.DeepEqual(names, want) {
 		t.Errorf("got %v, want %v", names, want)
 	}
 }
@@ -655,6 +661,87 @@ func TestSilentConnectionsLockNobodyOutForGood(t *testing.T) {
 	}
 }
 
+// userConn is a connection in memory of a user.
+type userConn struct {
+	net.Conn
+	uid int
+}
+
+func (c userConn) Credentials() (pid, uid int) { return 1, c.uid }
+
+// dialAs connects as a user.
+func (l *pipeListener) dialAs(uid int) net.Conn {
+	ours, theirs := net.Pipe()
+	l.conns <- userConn{theirs, uid}
+	return ours
+}
+
+// answered reports whether the server answers on a connection.
+func answered(t *testing.T, c net.Conn) bool {
+	t.Helper()
+	_ = c.SetDeadline(time.Now().Add(time.Second))
+	_, _ = io.WriteString(c, "echo a\n") // fails if the server has closed it
+	line, _ := bufio.NewReader(c).ReadString('\n')
+	return line == "a\n"
+}
+
+func TestUsersShareTheConnectionsOfASocket(t *testing.T) {
+	t.Parallel()
+	bubble(t, Options{MaxConnections: 4}, func(t *testing.T, _ *Server, ln *pipeListener) {
+		const greedy, modest = 1000, 1001
+		var first, second []net.Conn
+		for range 4 {
+			first = append(first, ln.dialAs(greedy))
+		}
+		synctest.Wait()
+		for range 3 {
+			second = append(second, ln.dialAs(modest))
+			synctest.Wait()
+		}
+
+		why, _ := bufio.NewReader(first[0]).ReadString('\n')
+		if want := "ERR TooManyConnections 4 connections are open, which is the limit, and your user has the most; this one ends for another user's\n"; why != want {
+			t.Errorf("the oldest connection reads %q, want %q", why, want)
+		}
+		for i, want := range []bool{false, false, true, true} {
+			if got := answered(t, first[i]); got != want {
+				t.Errorf("connection %d of the user that had all is answered: %v, want %v", i, got, want)
+			}
+		}
+		for i, want := range []bool{true, true, false} {
+			if got := answered(t, second[i]); got != want {
+				t.Errorf("connection %d of the other user is answered: %v, want %v", i, got, want)
+			}
+		}
+		for _, c := range append(first, second...) {
+			_ = c.Close()
+		}
+	})
+}
+
+func TestAConnectionInTheMiddleOfAnAnswerLosesItsPlaceToo(t *testing.T) {
+	t.Parallel()
+	gone := make(chan error, 2)
+	bubble(t, Options{MaxConnections: 2, Commands: []Command{counting(0, func(err error) { gone <- err })}}, func(t *testing.T, _ *Server, ln *pipeListener) {
+		for range 2 {
+			c := ln.dialAs(1000) // reads nothing
+			defer c.Close()
+			_, _ = io.WriteString(c, "count\n")
+		}
+		synctest.Wait()
+
+		c := ln.dialAs(1001)
+		defer c.Close()
+		if !answered(t, c) {
+			t.Error("a user without a connection is not answered")
+		}
+		synctest.Wait()
+		if n := len(gone); n != 1 {
+			t.Errorf("%d streams have ended, want 1", n)
+		}
+	})
+}
+
 func levelled() []Command {
 	ok := func(context.Context, []string) (Answer, error) { return nil, nil }
 	return []Command{
@@ -703,23 +790,44 @@ func TestWhoIsNotKnownToTheKernelOnlyLooks(t *testing.T) {
 	}
 }
 
-func TestWhatTakesMoreThanLookingIsLogged(t *testing.T) {
+func TestCommandsAboveTheLevelUserAreLoggedWithUserAndOutcome(t *testing.T) {
 	t.Parallel()
 	core, logged := observer.New(zap.InfoLevel)
-	s := start(t, Options{Commands: levelled(), Log: zap.New(core)})
-	s.ask(t, "look; PAUSE a")
+	failing := Command{Name: "requeue", Level: Operator, Run: func(context.Context, []string) (Answer, error) {
+		return nil, Errorf(NotFound, "no such list")
+	}}
+	watch := counting(2, func(error) {})
+	watch.Name, watch.Level = "watch", Operator
+	s := start(t, Options{Commands: append(levelled(), failing, watch), Log: zap.New(core)})
+	s.ask(t, "look; PAUSE a; requeue; watch")
 	s.also(t, User).ask(t, "end; look")
+
 	var got []string
 	for _, e := range logged.All() {
 		f := e.ContextMap()
-		if f["pid"] != int64(os.Getpid()) || f["uid"] != int64(os.Geteuid()) {
-			t.Errorf("%s: %v, want our numbers", e.Message, f)
+		if f["pid"] != int64(os.Getpid()) || f["uid"] != int64(os.Geteuid()) || f["user"] != userName(os.Geteuid()) {
+			t.Errorf("%s: %v, want our numbers and name", e.Message, f)
 		}
-		got = append(got, fmt.Sprint(e.Message, ": ", f["command"]))
+		got = append(got, fmt.Sprint(e.Message, ": ", f["command"], ", ", f["outcome"], ", ", f["error"]))
 	}
-	want := []string{"a command on the control socket: pause a", "a command was refused: end"}
+	want := []string{
+		"a command on the control socket: pause a, done, <nil>",
+		"a command on the control socket: requeue, failed, NotFound: no such list",
+		"a command on the control socket begins: watch, <nil>, <nil>",
+		"a command on the control socket: watch, done, <nil>",
+		"a command was refused: end, <nil>, Forbidden: end needs the level admin, and you have the level user here",
+	}
 	if !reflect.DeepEqual(got, want) {
-		t.Errorf("logged %q, want %q", got, want)
+		t.Errorf("logged %q\nwant   %q", got, want)
+	}
+}
+
+func TestUsersHaveTheirNameInTheLogIfThereIsOne(t *testing.T) {
+	t.Parallel()
+	for uid, want := range map[int]string{0: "root", -1: "-1", 4_000_000_000: "4000000000"} {
+		if got := userName(uid); got != want {
+			t.Errorf("user %d is named %q, want %q", uid, got, want)
+		}
 	}
 }
 

@@ -45,12 +45,15 @@ func readItem(list string, item []byte) (n int, ok bool) {
 // before it confirms it: before it answers a PING that came behind, or before it
 // acknowledges it. When its connection ends it makes another.
 type client struct {
-	address  string
-	list     string
-	explicit bool // acknowledges each item
-	lags     bool // reads slowly
-	mark     atomic.Pointer[mark]
-	last     chan struct{} // closed when the item with the highest number is recorded
+	address string
+	list    string
+	ack     string // received, none, or explicit or durable: it acknowledges each item
+	durable string // the name of its JetStream consumer, if ack is durable
+	lags    bool   // reads slowly
+	mark    atomic.Pointer[mark]
+	ready   chan struct{} // closed when edged has its subscription
+	last    chan struct{} // closed when the item with the highest number is recorded
+	begins  sync.Once     // closes ready
 
 	// Owned by run.
 	times     []uint32 // how often each item was recorded
@@ -76,8 +79,17 @@ func newMark(left int, stalls bool) *mark {
 }
 
 // newClient makes a client of a list that will have had items items.
-func newClient(address, list string, items int, explicit bool) *client {
-	return &client{address: address, list: list, explicit: explicit, times: make([]uint32, items), last: make(chan struct{})}
+func newClient(address, list string, items int, ack string) *client {
+	return &client{
+		address: address, list: list, ack: ack, durable: "steady", times: make([]uint32, items), ready: make(chan struct{}), last: make(chan struct{}),
+	}
+}
+
+// newLagging makes one that reads slowly.
+func newLagging(address, list string, items int, ack string) *client {
+	c := newClient(address, list, items, ack)
+	c.durable, c.lags = "slow", true
+	return c
 }
 
 // run takes items until ctx is done.
@@ -105,7 +117,7 @@ var (
 // session takes items from one connection until it ends.
 func (c *client) session(ctx context.Context, conn net.Conn) error {
 	in, out := bufio.NewReader(conn), bufio.NewWriter(conn)
-	fmt.Fprintf(out, "CONNECT {\"verbose\":false,\"name\":\"crash\"}\r\nSUB %s 1\r\nPING\r\n", c.list)
+	c.subscribe(out)
 	before, items := -1, 0 // before: number of the item before
 	for {
 		if in.Buffered() == 0 {
@@ -121,6 +133,7 @@ func (c *client) session(ctx context.Context, conn net.Conn) error {
 		switch op {
 		case "INFO":
 		case "PONG": // edged has the subscription
+			c.begins.Do(func() { close(c.ready) })
 			if m := c.mark.Load(); m != nil && m.left == 0 {
 				m.again.Do(func() { close(m.back) })
 			}
@@ -128,35 +141,92 @@ func (c *client) session(ctx context.Context, conn net.Conn) error {
 			out.WriteString("PONG\r\n")
 		case "-ERR":
 			c.refused = rest
+		case "HMSG": // the daemon drains: it ends the requests for items
+			sizes := strings.Fields(rest)
+			size, err := strconv.Atoi(sizes[len(sizes)-1])
+			if err != nil {
+				return errGarbled
+			}
+			if _, err := in.Discard(size + 2); err != nil {
+				return err
+			}
 		case "MSG":
 			args := strings.Fields(rest) // subject, sid, reply where there is one, size
 			size, err := strconv.Atoi(args[len(args)-1])
 			if err != nil || len(args) < 3 {
 				return errGarbled
 			}
-			item := make([]byte, size+2)
-			if _, err := io.ReadFull(in, item); err != nil {
+			body := make([]byte, size+2)
+			if _, err := io.ReadFull(in, body); err != nil {
 				return err
 			}
-			again := false
-			if len(args) == 4 {
-				reply := strings.Split(args[2], ".") // $JS.ACK._.<epoch>.<list>.edged.<deliveries>…
-				again = len(reply) > 6 && reply[6] != "1"
+			if args[0] == c.inbox("created") {
+				err = c.consume(out, body)
+			} else {
+				items++
+				before = c.take(out, args, body, before)
+				err = c.pass(ctx, out, items)
 			}
-			before = c.record(item, args[0], before, again)
-			if c.explicit {
-				fmt.Fprintf(out, "PUB %s 0\r\n\r\n", args[2])
-			}
-			if items++; c.lags && items%20 == 0 {
-				time.Sleep(time.Millisecond)
-			}
-			if err := c.pass(ctx); err != nil {
+			if err != nil {
 				return err
 			}
 		default:
 			return errGarbled
 		}
 	}
+}
+
+// pull is how many items a client asks its durable consumer for at once.
+const pull = 500
+
+// inbox is the client's own: what answers a request of another connection of it counts too.
+func (c *client) inbox(purpose string) string {
+	return "_INBOX." + c.list + "." + c.durable + "." + purpose
+}
+
+// subscribe subscribes to the list, or makes sure that there is the durable consumer. A PONG
+// says that edged has it.
+func (c *client) subscribe(out io.Writer) {
+	fmt.Fprint(out, "CONNECT {\"verbose\":false,\"headers\":true,\"name\":\"crash\"}\r\n")
+	if c.ack != "durable" {
+		fmt.Fprintf(out, "SUB %s 1\r\nPING\r\n", c.list)
+		return
+	}
+	config := fmt.Sprintf(`{"stream_name":%q,"config":{"durable_name":%q,"ack_policy":"explicit","ack_wait":2000000000}}`, c.list, c.durable)
+	fmt.Fprintf(out, "SUB %s 1\r\n", c.inbox(">"))
+	fmt.Fprintf(out, "PUB $JS.API.CONSUMER.CREATE.%s.%s %s %d\r\n%s\r\n", c.list, c.durable, c.inbox("created"), len(config), config)
+}
+
+// consume goes on when the durable consumer is there. Two requests wait for items, so that
+// one does while the other is renewed.
+func (c *client) consume(out io.Writer, answer []byte) error {
+	if bytes.Contains(answer, []byte(`"error"`)) {
+		return fmt.Errorf("no consumer: %s", answer) // Redis or the daemon is not ready yet
+	}
+	c.pull(out)
+	c.pull(out)
+	fmt.Fprint(out, "PING\r\n")
+	return nil
+}
+
+// pull asks the durable consumer for items.
+func (c *client) pull(out io.Writer) {
+	request := fmt.Sprintf(`{"batch":%d}`, pull)
+	fmt.Fprintf(out, "PUB $JS.API.CONSUMER.MSG.NEXT.%s.%s %s %d\r\n%s\r\n", c.list, c.durable, c.inbox("items"), len(request), request)
+}
+
+// take records an item, and acknowledges it if that is how it is confirmed.
+func (c *client) take(out io.Writer, args []string, body []byte, before int) int {
+	again := false
+	if len(args) == 4 {
+		reply := strings.Split(args[2], ".") // $JS.ACK._.<epoch>.<list>.<consumer>.<deliveries>…
+		again = len(reply) > 6 && reply[6] != "1"
+	}
+	before = c.record(body, args[0], before, again)
+	if c.ack == "explicit" || c.ack == "durable" {
+		fmt.Fprintf(out, "PUB %s 0\r\n\r\n", args[2])
+	}
+	return before
 }
 
 // record notes that an item came, before being the number of the one that came
@@ -178,8 +248,15 @@ func (c *client) record(item []byte, subject string, before int, again bool) int
 	return n
 }
 
-// pass counts an item off the mark, and stalls there where the mark says so.
-func (c *client) pass(ctx context.Context) error {
+// pass asks for more items if it has to, counts an item off the mark, and stalls there where
+// the mark says so. items is how many have come on this connection.
+func (c *client) pass(ctx context.Context, out io.Writer, items int) error {
+	if c.ack == "durable" && items%pull == 0 {
+		c.pull(out)
+	}
+	if c.lags && items%20 == 0 {
+		time.Sleep(time.Millisecond)
+	}
 	m := c.mark.Load()
 	if m == nil || m.left == 0 {
 		return nil

@@ -15,8 +15,12 @@ func newDaemon(binary, folder, address, redis string, m mode) *edgedtest.Daemon 
 		`delivery.rejoin_grace = "1s"`, // no item is removed before, and clients are back within milliseconds
 	}
 	for i, list := range lists {
-		settings = append(settings, "[[list]]", fmt.Sprintf("key = %q", list), fmt.Sprintf("ack = %q", m.acks[i]))
-		if m.acks[i] == "explicit" {
+		ack := m.acks[i]
+		if ack == "durable" { // whatever plain subscriptions do
+			ack = "received"
+		}
+		settings = append(settings, "[[list]]", fmt.Sprintf("key = %q", list), fmt.Sprintf("ack = %q", ack))
+		if ack == "explicit" {
 			settings = append(settings, `ack_wait = "2s"`, "max_ack_pending = 1000")
 		}
 	}

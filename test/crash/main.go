@@ -8,7 +8,8 @@
 //
 // Each row of the table is one scenario in one mode, in a Redis that was
 // empty before. A mode is when items count as confirmed, and which consumers the
-// lists have: one each, or a second one that reads slowly.
+// lists have: one each, or a second one that reads slowly. Durable ones are pull
+// consumers of JetStream with explicit acknowledgement.
 //
 //   - lost: items that a client never recorded.
 //   - twice: recordings of an item after its first.
@@ -97,7 +98,7 @@ func run(ctx context.Context, out io.Writer, opts options) error {
 	defer redis.close()
 
 	fmt.Fprintf(out, "seed %d, %d faults in each row\n", opts.seed, opts.faults)
-	const format = "%-50s | %8v | %8v | %8v | %12v | %9v\n"
+	const format = "%-54s | %8v | %8v | %8v | %12v | %9v\n"
 	fmt.Fprintf(out, format, "scenario | mode", "pushed", "lost", "twice", "out of order", "corrupted")
 	var failed []string
 	for i, s := range scenarios {

@@ -26,17 +26,21 @@ var lists = []string{"events", "readings"}
 // mode says when items of each of lists count as confirmed, and which consumers each list has.
 type mode struct {
 	name string
-	acks [2]string
-	lags bool // each list has a second consumer, which reads slowly
+	acks [2]string // by the consumer of each list; durable is a JetStream consumer
+	lags string    // by a second consumer of each, which reads slowly; empty: there is none
 }
 
 var modes = []mode{
-	{"received", [2]string{"received", "received"}, false},
-	{"explicit", [2]string{"explicit", "explicit"}, false},
-	{"none", [2]string{"none", "none"}, false},
-	{"explicit beside received", [2]string{"explicit", "received"}, false},
-	{"received, one lags", [2]string{"received", "received"}, true},
-	{"explicit, one lags", [2]string{"explicit", "explicit"}, true},
+	{"received", [2]string{"received", "received"}, ""},
+	{"explicit", [2]string{"explicit", "explicit"}, ""},
+	{"none", [2]string{"none", "none"}, ""},
+	{"durable", [2]string{"durable", "durable"}, ""},
+	{"explicit beside received", [2]string{"explicit", "received"}, ""},
+	{"received, one lags", [2]string{"received", "received"}, "received"},
+	{"explicit, one lags", [2]string{"explicit", "explicit"}, "explicit"},
+	{"durable, one lags", [2]string{"durable", "durable"}, "durable"},
+	{"received, a durable lags", [2]string{"received", "received"}, "durable"},
+	{"durable, a received lags", [2]string{"durable", "durable"}, "received"},
 }
 
 // mayLose reports whether items that are in sockets when something fails are lost.
@@ -85,7 +89,7 @@ func (r result) wrong(m mode, faults int) string {
 		return fmt.Sprintf("%d items are corrupted", r.corrupted)
 	case r.disorder > 0:
 		return fmt.Sprintf("%d items came out of order", r.disorder)
-	case r.twice > most && !m.lags: // after a start all comes again that the slowest had not confirmed
+	case r.twice > most && m.lags == "": // after a start all comes again that the slowest had not confirmed
 		return fmt.Sprintf("%d items came twice, at most %d may", r.twice, most)
 	}
 	return ""
@@ -109,14 +113,15 @@ func (r *row) run(ctx context.Context) (got result, err error) {
 	defer cancel()
 	each := r.items / len(lists) // the last of them is pushed when all faults are over
 	for i, list := range lists {
-		c := newClient(r.daemon.Address, list, each, r.mode.acks[i] == "explicit")
-		r.clients = append(r.clients, c)
+		r.clients = append(r.clients, newClient(r.daemon.Address, list, each, r.mode.acks[i]))
+		if r.mode.lags != "" {
+			r.lagging = append(r.lagging, newLagging(r.daemon.Address, list, each, r.mode.lags))
+		}
+	}
+	for _, c := range slices.Concat(r.clients, r.lagging) {
 		running.Go(func() { c.run(ctx) })
-		if r.mode.lags {
-			c := newClient(r.daemon.Address, list, each, r.mode.acks[i] == "explicit")
-			c.lags = true
-			r.lagging = append(r.lagging, c)
-			running.Go(func() { c.run(ctx) })
+		if err := wait(ctx, c.ready, "edged has the consumers of "+c.list); err != nil {
+			return got, err
 		}
 	}
 	r.pushed = make([]int, len(lists))
@@ -171,21 +176,26 @@ func (r *row) count() (got result, err error) {
 
 // lost is how many items of a list were never recorded. Each client gets all of them,
 // unless it leaves by itself: then it begins with the first item that no other has confirmed.
+// Those with a durable consumer get all of them nevertheless.
 func (r *row) lost(list int) (n int) {
 	clients := []*client{r.clients[list]}
 	if len(r.lagging) > 0 {
 		clients = append(clients, r.lagging[list])
 	}
 	for item := range clients[0].times {
-		misses := 0
+		misses, owed := 0, 0
 		for _, c := range clients {
-			if c.times[item] == 0 {
-				misses++
+			if c.times[item] > 0 {
+				continue
+			}
+			if misses++; r.signal != 0 || c.ack == "durable" {
+				owed++
 			}
 		}
-		if r.signal != 0 || misses == len(clients) {
-			n += misses
+		if misses == len(clients) {
+			owed = misses
 		}
+		n += owed
 	}
 	return n
 }
@@ -285,12 +295,16 @@ func (r *row) settled(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
+			aside, err := r.redis.do("HLEN", ledger(list)+":aside")
+			if err != nil {
+				return err
+			}
 			grace, err := r.redis.do("HEXISTS", ledger(list), "grace")
 			if err != nil {
 				return err
 			}
-			if serial := r.serial(list); n != ":0" || grace != ":0" || serial == "" || serial == r.before[i] {
-				left += fmt.Sprintf(" %s%s, grace%s, serial%s", list, n, grace, serial)
+			if serial := r.serial(list); n != ":0" || aside != ":0" || grace != ":0" || serial == "" || serial == r.before[i] {
+				left += fmt.Sprintf(" %s%s, set aside%s, grace%s, serial%s", list, n, aside, grace, serial)
 			}
 		}
 		switch {

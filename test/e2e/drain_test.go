@@ -206,7 +206,8 @@ func TestASecondSignalDoesNotWaitForClients(t *testing.T) {
 			t.Parallel()
 			r := redistest.Start(t)
 			r.Push("events", numbers(0, n)...)
-			d := startEdged(t, r, `drain.timeout = "1h"`)
+			// After the second start the items stay until the grace of the first client ends.
+			d := startEdged(t, r, `drain.timeout = "1h"`, shortGrace)
 			box, _, gone := startMute(t, d, "events")
 			box.wait(t, n)
 			d.Signal(syscall.SIGTERM)

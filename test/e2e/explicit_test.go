@@ -171,9 +171,9 @@ func TestDeadLettersAreShownAndPutBack(t *testing.T) {
 	d := startEdged(t, r, explicit)
 	c := messages(t, connect(t, d), "events")
 	r.Push("events", "bad\x00item")
-	next(t, c, "bad\x00item").Term()
+	next(t, c, "bad\x00item").Respond([]byte("+TERM no picture"))
 	redistest.Eventually(t, "it is dead", func() bool { return r.Len("{events}:dead") == 1 })
-	if got := d.Control("dead events"); !strings.Contains(got, `"bad\x00item"`) || !strings.Contains(got, "given up by a client") {
+	if got := d.Control("dead events"); !strings.Contains(got, `"bad\x00item"`) || !strings.Contains(got, "given up by a client: no picture") {
 		t.Errorf("dead says %q", got)
 	}
 	if got := d.Control("requeue events all"); !strings.Contains(got, "1 dead letter put back") {

@@ -248,10 +248,10 @@ type printer struct {
 	*edgedtest.Process
 }
 
-// startSub starts `edged sub` with its arguments.
+// startSub starts `edged sub` with its arguments. It ends with its connection.
 func startSub(t *testing.T, d *daemon, args ...string) *printer {
 	t.Helper()
-	cmd := exec.Command(d.Binary, slices.Concat([]string{"sub", "-server", d.Address}, args)...)
+	cmd := exec.Command(d.Binary, slices.Concat([]string{"sub", "-reconnect=false", "-server", d.Address}, args)...)
 	box := newInbox()
 	cmd.Stdout = box
 	process, err := edgedtest.Start(cmd)

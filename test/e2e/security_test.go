@@ -235,7 +235,7 @@ func TestNatsGoComesBackWhenThereIsRoomAgain(t *testing.T) {
 
 func TestMicroFindsTheDaemonsServicesAndOthers(t *testing.T) {
 	t.Parallel()
-	d := startEdged(t, redistest.Start(t))
+	d := startEdged(t, redistest.Start(t), "tcp.services = true")
 	nc := connect(t, d)
 	theirs := connect(t, d)
 	other, err := micro.AddService(theirs, micro.Config{Name: "doubler", Version: "1.0.0", Endpoint: &micro.EndpointConfig{

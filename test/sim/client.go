@@ -21,6 +21,10 @@ import (
 // client is a NATS client with habits, good or bad ones. Its arguments:
 //
 //	daemon, list, group   its subscription
+//	durable               the JetStream consumer that it uses in place of one; if the name begins
+//	                      with "push" that pushes, otherwise the client pulls
+//	batch                 items that it pulls at once; 10 without it
+//	ordered               true: it looks at the list with a JetStream consumer that takes nothing
 //	pong                  seconds until it answers a PING; "never"
 //	read                  seconds that it takes for a message
 //	dribble               seconds between two bytes that it writes
@@ -49,8 +53,13 @@ type client struct {
 	writing chan struct{} // holds one while a command is written; a mutex would stop the bubble's clock
 	items   int
 	had     int                 // items on the connection
+	wanted  int                 // items that it has asked for, and lacks
+	asked   time.Time           // for its consumer
 	syncs   map[string]question // by inbox
 	sent    int
+
+	own        string // the beginning of its inboxes: what a client of its name asked for is not for it
+	connection int    // a number of its own for each
 }
 
 // question is an item that edged is to say something about.
@@ -61,7 +70,8 @@ type question struct {
 
 func (w *world) startClient(name string, args scenario.Args) *client {
 	ctx, cancel := context.WithCancel(context.Background())
-	c := &client{world: w, name: name, args: args, rand: w.source(name), stop: cancel, ended: make(chan struct{}), syncs: map[string]question{}, writing: make(chan struct{}, 1)}
+	w.started++
+	c := &client{world: w, name: name, own: fmt.Sprintf("_INBOX.%s-%d", name, w.started), args: args, rand: w.source(name), stop: cancel, ended: make(chan struct{}), syncs: map[string]question{}, writing: make(chan struct{}, 1)}
 	for _, habit := range []string{"pong", "read", "dribble", "ack", "nak", "term", "late", "die", "most", "unsub", "wild"} {
 		c.impolite = c.impolite || args.Text(habit, "") != ""
 	}
@@ -105,6 +115,7 @@ func (c *client) connect(ctx context.Context, host interface {
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
 	c.had = 0
+	c.connection++
 	w.lock(func() { c.conn, c.sessions = conn, map[string]*judge.Session{} })
 	defer w.lock(func() {
 		for _, s := range c.sessions {
@@ -119,9 +130,8 @@ func (c *client) connect(ctx context.Context, host interface {
 		return err
 	}
 	c.write(conn, "CONNECT {\"verbose\":false,\"headers\":true,\"no_responders\":true,\"name\":\""+c.name+"\"}\r\n"+
-		"SUB _INBOX."+c.name+".> 2\r\n"+
-		strings.TrimRight(fmt.Sprintf("SUB %s %s", c.subject(), c.args.Text("group", "")), " ")+" 1\r\n"+
-		c.most()+"PING\r\n")
+		"SUB "+c.own+".> 2\r\n"+
+		c.subscribe()+"PING\r\n")
 	for asked := false; ; {
 		conn.SetReadDeadline(time.Now().Add(silence))
 		if _, err := in.Peek(1); errors.Is(err, os.ErrDeadlineExceeded) && !asked {
@@ -134,6 +144,14 @@ func (c *client) connect(ctx context.Context, host interface {
 		}
 		asked = false
 	}
+}
+
+// subscribe are the commands with which it asks for items.
+func (c *client) subscribe() string {
+	if c.consumes() {
+		return c.create()
+	}
+	return strings.TrimRight(fmt.Sprintf("SUB %s %s", c.subject(), c.args.Text("group", "")), " ") + " 1\r\n" + c.most()
 }
 
 // subject is the subject that it subscribes to.
@@ -149,7 +167,11 @@ func (c *client) session(list string) *judge.Session {
 	s := c.sessions[list]
 	if s == nil && c.conn != nil {
 		c.world.tell(c.name, "subscribed to %s at %s", list, c.args.Text("daemon", ""))
-		s = c.world.judge.Subscribed(c.name, c.args.Text("daemon", ""), list, c.args.Text("group", ""), c.polite())
+		if c.consumes() {
+			s = c.consuming(list)
+		} else {
+			s = c.world.judge.Subscribed(c.name, c.args.Text("daemon", ""), list, c.args.Text("group", ""), c.polite())
+		}
 		c.sessions[list] = s
 	}
 	return s
@@ -180,7 +202,7 @@ func (c *client) line(ctx context.Context, conn net.Conn, in *bufio.Reader) erro
 		return c.pong(conn)
 	case "PONG":
 		c.world.lock(func() {
-			if list := c.args.Text("list", ""); list != "" && !c.args.Is("wild") {
+			if list := c.args.Text("list", ""); list != "" && !c.args.Is("wild") && !c.consumes() {
 				c.session(list)
 			}
 		})
@@ -229,9 +251,9 @@ func (c *client) message(ctx context.Context, conn net.Conn, in *bufio.Reader, w
 		return err
 	}
 	head, payload := body[:header], body[header:size]
-	if words[2] == "2" {
+	if words[1] == c.pushed() || strings.HasPrefix(words[1], "_INBOX.") {
 		c.answer(words[1], head, payload)
-		return nil
+		return c.hear(conn, words[1], head, payload)
 	}
 
 	time.Sleep(c.args.Seconds("read", 0))
@@ -262,7 +284,12 @@ func (c *client) message(ctx context.Context, conn net.Conn, in *bufio.Reader, w
 			return err
 		}
 	}
-	if reply != "" {
+	if c.consumes() {
+		if err := c.refill(conn); err != nil {
+			return err
+		}
+	}
+	if reply != "" && !c.args.Is("ordered") {
 		return c.acknowledge(conn, session, reply, payload)
 	}
 	return nil
@@ -323,7 +350,7 @@ func (c *client) ack(conn net.Conn, session *judge.Session, reply string, payloa
 		session.Acknowledged(payload)
 		if c.args.Is("sync") {
 			c.sent++
-			inbox = fmt.Sprintf("_INBOX.%s.%d", c.name, c.sent)
+			inbox = fmt.Sprintf("%s.%d", c.own, c.sent)
 			c.syncs[inbox] = question{string(payload), session}
 		}
 	})
@@ -355,7 +382,12 @@ func (c *client) answer(inbox string, head, payload []byte) {
 }
 
 func (c *client) publish(conn net.Conn, subject, reply, payload string) error {
-	return c.write(conn, strings.Join(strings.Fields(fmt.Sprintf("PUB %s %s %d", subject, reply, len(payload))), " ")+"\r\n"+payload+"\r\n")
+	return c.write(conn, published(subject, reply, payload))
+}
+
+// published is the command that publishes something.
+func published(subject, reply, payload string) string {
+	return strings.Join(strings.Fields(fmt.Sprintf("PUB %s %s %d", subject, reply, len(payload))), " ") + "\r\n" + payload + "\r\n"
 }
 
 // write writes a command, in one piece or byte by byte.

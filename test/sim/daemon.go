@@ -8,12 +8,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
 
+	"edged/test/sim/hub"
 	"edged/test/sim/network"
 	"edged/test/sim/scenario"
 )
@@ -51,6 +53,10 @@ func (w *world) configuration(name, redis, listen, control string) string {
 			fmt.Fprintf(&b, "[[inbound]]\nsubject = \"in.%s\"\nlist = %q\ntake_from = %q\n", l.Text("key", ""), l.Text("key", ""), l.Text("take", "left"))
 		}
 	}
+	if w.hub != nil {
+		fmt.Fprintf(&b, "[[uplink]]\nname = \"up\"\nurl = [\"nats://10.9.9.9:4222\"]\nstream = %q\nsubject = \"%s{list}\"\nwindow_items = %d\n",
+			hub.Stream, hub.Prefix, a.Int("uplink", 16))
+	}
 	fmt.Fprintf(&b, "[delivery]\nbatch_items = %d\nbatch_bytes = \"16KiB\"\nwindow_items = %d\nmemory = %q\nreceipt_timeout = \"%ss\"\n",
 		a.Int("batch", 16), a.Int("window", 64), a.Text("memory", "256KiB"), a.Text("receipt", "10"))
 	fmt.Fprintf(&b, "[tcp]\nlisten = %q\nmax_payload = \"%dB\"\nmax_pending = \"64KiB\"\nping_interval = \"%ss\"\n", listen, w.maxPayload(), a.Text("ping", "20"))
@@ -59,6 +65,7 @@ func (w *world) configuration(name, redis, listen, control string) string {
 }
 
 func (w *world) startDaemon(name string) {
+	delete(w.stopped, name)
 	ctx, cancel := context.WithCancel(context.Background())
 	d := &daemon{
 		name: name, host: w.network.Host(name), cancel: cancel, signals: make(chan os.Signal, 2), done: make(chan int, 1),
@@ -94,6 +101,7 @@ func (w *world) stopDaemon(name string) {
 	}
 	delete(w.daemons, name)
 	d.signals <- syscall.SIGTERM
+	w.stopped[name] = time.Now()
 	w.past = append(w.past, d)
 	w.tell(name, "gets SIGTERM")
 }
@@ -168,9 +176,14 @@ func (w *world) unlogged(name string) (n int) {
 	return n
 }
 
-// left judges the ledgers after an instance was told to end: it owns no list.
+// left judges the ledgers after an instance was told to end and has had the time: it owns no
+// list.
 func (w *world) left(a scenario.Args) {
 	name := a.Text("daemon", "")
+	stopped, ended := w.stopped[name]
+	if !ended || time.Since(stopped) < w.plan.World.Seconds("drain", 3*time.Second)+2*time.Second {
+		return
+	}
 	for _, key := range w.redis.Data() {
 		fields, ok := key.Value.(map[string]string)
 		if !ok || !strings.HasSuffix(key.Name, ":edged") {
@@ -229,27 +242,59 @@ func (w *world) askAll() {
 	}
 }
 
-// redisHost is the process of Redis.
-type redisHost struct {
+// server is the process of Redis or of the hub.
+type server struct {
 	host     *network.Host
 	listener *network.Listener
 	accepted chan struct{} // closed when the accept loop has ended
 }
 
-func (w *world) startRedis() {
-	r := &redisHost{host: w.network.Host("redis"), accepted: make(chan struct{})}
-	r.listener = r.host.Listen("tcp")
-	w.serving = r
+func (w *world) startRedis() { w.serving = w.startServer("redis", w.redis.Serve) }
+
+// startServer starts a process that serves the connections to a host.
+func (w *world) startServer(host string, serve func(net.Conn)) *server {
+	s := &server{host: w.network.Host(host), accepted: make(chan struct{})}
+	s.listener = s.host.Listen("tcp")
 	go func() {
-		defer close(r.accepted)
+		defer close(s.accepted)
 		for {
-			conn, err := r.listener.Accept()
+			conn, err := s.listener.Accept()
 			if err != nil {
 				return
 			}
-			w.redis.Serve(conn)
+			serve(conn)
 		}
 	}()
+	return s
+}
+
+// startHub starts the hub of the uplink, if the world has one.
+func (w *world) startHub() {
+	if w.plan.World.Int("uplink", 0) == 0 {
+		return
+	}
+	w.hub = hub.New(func(sender, subject string, data []byte) {
+		list := strings.TrimPrefix(subject, hub.Prefix)
+		w.lock(func() { w.judge.Stored(list, string(data), sender) })
+		w.tell("hub", "%s of %s stores %.30q", sender, list, data)
+	})
+	w.hubServing = w.startServer("hub", w.hub.Serve)
+}
+
+// stopHub ends the hub after all daemons.
+func (w *world) stopHub() {
+	if w.hub != nil {
+		w.hubServing.host.Kill(0, false)
+		<-w.hubServing.accepted
+		w.hub.Wait()
+	}
+}
+
+// afflict lets something be wrong with the hub's stream.
+func (w *world) afflict(a scenario.Args) {
+	if w.hub != nil {
+		w.hub.SetFault(hub.Fault(a.Text("kind", "")))
+	}
 }
 
 // stopRedis kills Redis; its data stays until it is started with others.
@@ -279,5 +324,10 @@ func (w *world) restartRedis(a scenario.Args) {
 	}
 	w.startRedis()
 	after := w.held()
-	w.lock(func() { w.judge.Changed(before, after) })
+	w.lock(func() {
+		w.judge.Changed(before, after)
+		if a.Text("data", "same") != "same" {
+			w.judge.Forgotten()
+		}
+	})
 }

@@ -32,6 +32,8 @@ func (w *world) do(e scenario.Event) {
 	case e.Verb == "leave":
 		w.faults++
 		w.lock(w.judge.Trouble)
+	case act.fault && atHub(e): // local consumers don't notice
+		w.faults++
 	case act.fault && e.Args.Is("mild"):
 		w.faults++
 		w.lock(w.judge.Mild)
@@ -41,6 +43,11 @@ func (w *world) do(e scenario.Event) {
 		w.lock(w.judge.Fault)
 	}
 	act.do(w, e.Args)
+}
+
+// atHub reports whether an event is about the hub, or the way to it.
+func atHub(e scenario.Event) bool {
+	return e.Verb == "hub" || e.Args.Text("to", "") == "hub" || e.Args.Text("host", "") == "hub"
 }
 
 // act is the effect of a verb.
@@ -66,9 +73,11 @@ var acts = map[string]act{
 	"redis-clock":   {true, func(w *world, a scenario.Args) { w.redis.SetClock(a.Seconds("by", 0)) }},
 	"redis-clients": {true, func(w *world, a scenario.Args) { w.redis.MaxClients(a.Int("most", 0)) }},
 	"redis-kick":    {true, func(w *world, a scenario.Args) { w.redis.Disconnect() }},
-	"redis-flush":   {true, func(w *world, a scenario.Args) { w.command("FLUSHALL") }},
+	"redis-flush":   {true, func(w *world, a scenario.Args) { w.command("FLUSHALL"); w.lock(w.judge.Forgotten) }},
 	"redis-forget":  {true, func(w *world, a scenario.Args) { w.redis.Execute("SCRIPT", "FLUSH") }},
 	"redis-evict":   {true, (*world).evict},
+
+	"hub": {true, (*world).afflict},
 
 	// The network.
 	"cut":    {true, (*world).cut},
@@ -149,7 +158,7 @@ func (w *world) push(a scenario.Args) {
 		w.lock(func() {
 			w.judge.Pushed(key, words[2])
 			if head { // all that is on its way is found at another place
-				w.judge.Fault()
+				w.judge.Ahead(key)
 			}
 		})
 		if _, err := w.redis.Do(words...); err != nil {
@@ -193,6 +202,18 @@ func (w *world) rename(a scenario.Args) {
 	w.command("RENAME", a.Text("list", ""), a.Text("to", ""))
 }
 
+// endRetype puts lists back whose durable consumers can't be made as long as the key is of
+// another type.
+func (w *world) endRetype() {
+	for _, l := range w.lists {
+		key, owed := l.Text("key", ""), false
+		w.lock(func() { owed = len(w.judge.Durables(key)) > 0 })
+		if kind, _ := w.redis.Execute("TYPE", key); owed && fmt.Sprint(kind) == "string" {
+			w.retype(scenario.Of("list", key, "back", true))
+		}
+	}
+}
+
 // retype puts a string in the place of a list, or the list back.
 func (w *world) retype(a scenario.Args) {
 	key := a.Text("list", "")
@@ -218,6 +239,7 @@ func (w *world) evict(a scenario.Args) {
 		key := keys[of%len(keys)]
 		w.tell("redis", "evicts %s", key)
 		w.command("DEL", key)
+		w.lock(w.judge.Forgotten)
 	}
 }
 
@@ -269,6 +291,9 @@ func (w *world) client(a scenario.Args) {
 	if w.clients[name] != nil {
 		w.dismiss(name)
 	}
+	if durable := a.Text("durable", ""); durable != "" {
+		w.lock(func() { w.judge.Asked(a.Text("list", ""), durable) })
+	}
 	w.clients[name] = w.startClient(name, a)
 }
 
@@ -304,7 +329,7 @@ func (w *world) publish(a scenario.Args) {
 	for range a.Int("n", 1) {
 		w.pushed[key]++
 		payload := judge.Payload(key, w.pushed[key], a.Int("size", 20), false, false)
-		inbox := fmt.Sprintf("_INBOX.%s.%d", c.name, w.pushed[key])
+		inbox := fmt.Sprintf("%s.%d", c.own, w.pushed[key])
 		w.lock(func() {
 			w.judge.Published(key, payload)
 			c.syncs[inbox] = question{item: payload}

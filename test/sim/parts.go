@@ -9,8 +9,11 @@ import (
 	"runtime"
 	"time"
 
+	"github.com/nats-io/nats.go"
+
 	"edged/internal/config"
 	edged "edged/internal/daemon"
+	"edged/internal/uplink"
 	"edged/test/sim/network"
 	"edged/test/sim/redis"
 	"edged/test/sim/scenario"
@@ -35,7 +38,7 @@ type Parts interface {
 }
 
 // Process is a process of edged. Its connections lead through Host: it dials the
-// service tcp of the host redis, and listens for the services tcp and control.
+// service tcp of the hosts redis and hub, and listens for the services tcp and control.
 type Process struct {
 	Name          string
 	Host          *network.Host
@@ -118,6 +121,13 @@ func (*simulated) Launch(ctx context.Context, p *Process) {
 		p.Done <- edged.Run(ctx, edged.Options{
 			Config: cfg, Reread: read, Version: "0.0.0", Stderr: p.Log, Signals: p.Signals, Sockets: sockets, Random: p.Chance,
 			DialRedis: func(ctx context.Context, _, _ string) (net.Conn, error) { return p.Host.Dial(ctx, "redis", "tcp") },
+			Hub: func(c config.Uplink, instance string) uplink.Hub {
+				return uplink.NewNATS(uplink.NATSOptions{
+					URLs: c.URL, Name: instance, Box: instance, Stream: c.Stream, Window: c.WindowItems,
+					Dial:    func(ctx context.Context, _, _ string) (net.Conn, error) { return p.Host.Dial(ctx, "hub", "tcp") },
+					Connect: func() ([]nats.Option, error) { return nil, nil },
+				})
+			},
 		})
 	}()
 }

@@ -17,6 +17,7 @@ import (
 	"sync"
 	"time"
 
+	"edged/test/sim/hub"
 	"edged/test/sim/judge"
 	"edged/test/sim/network"
 	"edged/test/sim/redis"
@@ -30,15 +31,21 @@ type world struct {
 	parts   Parts
 	redis   Redis
 	began   time.Time
-	daemons map[string]*daemon // that run, by name
-	past    []*daemon          // that were killed or told to end
+	daemons map[string]*daemon   // that run, by name
+	stopped map[string]time.Time // when those were told to end that have not been started since
+	past    []*daemon            // that were killed or told to end
 	clients map[string]*client
 	gone    []*client
 	saved   redis.Data // Redis's data as it was once
-	serving *redisHost // nil while Redis does not run
+	serving *server    // nil while Redis does not run
+	hub     *hub.Hub   // nil: there is no uplink
 	lists   []scenario.Args
 	pushed  map[string]int // by list
-	chance  func(n uint64) uint64
+	started int            // clients
+
+	hubServing *server // nil: there is no uplink
+
+	chance func(n uint64) uint64
 
 	mu         sync.Mutex // guards judge and what its clients share with it
 	judge      *judge.Judge
@@ -80,6 +87,7 @@ func play(plan *scenario.Scenario, moved func()) result {
 	}()
 
 	w.startRedis()
+	w.startHub()
 	w.direct()
 	w.end()
 	time.Sleep(time.Minute) // for acknowledgements that are late
@@ -91,14 +99,14 @@ func play(plan *scenario.Scenario, moved func()) result {
 func newWorld(plan *scenario.Scenario, parts Parts) *world {
 	w := &world{
 		plan: plan, network: network.New(), parts: parts, redis: parts.Redis(), began: time.Now(), lists: plan.Lists,
-		daemons: map[string]*daemon{}, clients: map[string]*client{}, pushed: map[string]int{}, story: newStory(),
+		daemons: map[string]*daemon{}, stopped: map[string]time.Time{}, clients: map[string]*client{}, pushed: map[string]int{}, story: newStory(),
 	}
 	var lists []judge.List
 	for _, l := range plan.Lists {
 		lists = append(lists, judge.List{
 			Name: l.Text("key", ""), Mode: judge.Mode(l.Text("ack", "received")), AckWait: w.ackWait(l.Text("key", "")),
 			MaxDeliver: l.Int("deliver", 0), MaxPayload: w.maxPayload(),
-			Window: max(plan.World.Int("window", 64), l.Int("pending", 100)),
+			Window: max(plan.World.Int("window", 64), l.Int("pending", 100)), Uplink: plan.World.Int("uplink", 0) > 0,
 		})
 	}
 	w.judge = judge.New(lists)
@@ -208,7 +216,7 @@ func (w *world) check(a scenario.Args) {
 	w.polite()
 	time.Sleep(time.Second)
 	w.resume() // an operator's command may have been on its way
-	w.parts.Rest(time.Minute-time.Second+w.carriage(a.Int("rate", 0)), func() bool { return len(w.held().Waiting) == 0 })
+	w.parts.Rest(time.Minute-time.Second+w.carriage(a.Int("rate", 0))+w.comeback(), func() bool { return len(w.held().Waiting) == 0 })
 
 	held := w.held()
 	w.lock(func() {
@@ -230,8 +238,18 @@ func (w *world) check(a scenario.Args) {
 	w.reap()
 }
 
+// comeback is how long it takes at most until an uplink has noticed that its link is dead and has
+// connected again.
+func (w *world) comeback() time.Duration {
+	if w.hub == nil {
+		return 0
+	}
+	return scenario.Comeback
+}
+
 // carriage is how long all items take over a link of so many bytes a second, each with
-// the commands of a round trip, and some of them twice; 0 bytes is no bound.
+// the commands of a round trip, some of them twice, and once more for each durable consumer;
+// 0 bytes is no bound.
 func (w *world) carriage(rate int) time.Duration {
 	if rate == 0 {
 		return 0
@@ -241,7 +259,32 @@ func (w *world) carriage(rate int) time.Duration {
 	for item, copies := range w.held().Waiting {
 		bytes += copies * (len(item) + commands)
 	}
-	return 2 * time.Duration(bytes) * time.Second / time.Duration(rate)
+	least := 2
+	if w.hub != nil {
+		least++
+	}
+	times := least
+	w.lock(func() {
+		for _, l := range w.lists { // each at a place of its own
+			times = max(times, least+len(w.judge.Durables(l.Text("key", ""))))
+		}
+	})
+	return time.Duration(times*bytes) * time.Second / time.Duration(rate)
+}
+
+// lacksConsumers reports whether Redis lacks a durable consumer: while Redis is full it can't
+// be made again, and what it owes can't be delivered.
+func (w *world) lacksConsumers() bool {
+	lacks := false
+	w.lock(func() {
+		for _, l := range w.lists {
+			for _, name := range w.judge.Durables(l.Text("key", "")) {
+				there, _ := w.redis.Execute("HEXISTS", "{"+l.Text("key", "")+"}:edged:consumers", name)
+				lacks = lacks || there != int64(1)
+			}
+		}
+	})
+	return lacks
 }
 
 // calm puts everything right, except that the clock may stay wrong, a daemon may be away,
@@ -250,12 +293,16 @@ func (w *world) calm(a scenario.Args) {
 	if w.serving == nil {
 		w.startRedis()
 	}
-	w.redis.SetFault(redis.Fault(a.Text("redis", "")))
+	if fault := redis.Fault(a.Text("redis", "")); fault != redis.OOM || !w.lacksConsumers() {
+		w.redis.SetFault(fault)
+	}
+	w.endRetype()
 	if a.Text("clock", "") != "stays" {
 		w.redis.SetClock(0)
 	}
 	w.redis.MaxClients(0)
 	w.network.Calm()
+	w.afflict(nil)
 	if rate := a.Int("rate", 0); rate > 0 {
 		for i := range w.plan.World.Int("instances", 1) {
 			w.network.Set(string(rune('a'+i)), "redis", network.Rules{Rate: rate})
@@ -290,16 +337,30 @@ func (w *world) calm(a scenario.Args) {
 func (w *world) resume() {
 	for _, name := range slices.Sorted(maps.Keys(w.daemons)) {
 		w.operate(name, "resume all")
+		if w.hub != nil {
+			w.operate(name, "resume uplink up")
+		}
 	}
 }
 
-// polite connects a client to each list of each daemon that confirms all at once.
+// polite connects a client to each list of each daemon that confirms all at once, and
+// one to each durable consumer.
 func (w *world) polite() {
+	durables := map[string][]string{}
+	w.lock(func() {
+		for _, l := range w.lists {
+			durables[l.Text("key", "")] = w.judge.Durables(l.Text("key", ""))
+		}
+	})
 	for _, name := range slices.Sorted(maps.Keys(w.daemons)) {
 		for _, l := range w.lists {
 			key := l.Text("key", "")
 			client := "polite-" + key + "-" + name
 			w.clients[client] = w.startClient(client, scenario.Of("daemon", name, "list", key, "reconnect", 1))
+			for _, durable := range durables[key] {
+				client := client + "-" + durable
+				w.clients[client] = w.startClient(client, scenario.Of("daemon", name, "list", key, "durable", durable, "reconnect", 1))
+			}
 		}
 	}
 }
@@ -324,6 +385,9 @@ func (w *world) examine(lines int) {
 		w.judge.Find("flood", "%d lines of log in a minute in which all was well", lines)
 	}
 	goroutines, heap := w.parts.Vitals(len(w.clients))
+	if w.hub != nil {
+		heap -= min(heap, uint64(w.hub.Held())) // its messages are kept to the end
+	}
 	now := vitals{goroutines, len(w.redis.Keys()), heap}
 	if w.first == (vitals{}) {
 		w.first = now
@@ -384,4 +448,5 @@ func (w *world) end() {
 	w.reap()
 	w.stopRedis(0, false)
 	w.redis.Close()
+	w.stopHub()
 }

@@ -171,10 +171,11 @@ func (p *parts) start(of *sim.Process) (*process, error) {
 
 	of.Host.Window = window
 	control, file := filepath.Join(folder, "c"), filepath.Join(folder, "edged.toml")
-	if err := os.WriteFile(file, []byte(of.Configuration(toRedis.Addr().String(), address, control)), 0o600); err != nil {
+	text := of.Configuration(toRedis.Addr().String(), address, control) + fmt.Sprintf("[http]\nlisten = %q\nprofiles = true\n", profiles)
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		return nil, err
 	}
-	cmd := exec.Command(p.binary, "-config", file, "-pprof", profiles)
+	cmd := exec.Command(p.binary, "-config", file)
 	cmd.Stderr = &lines{to: []io.Writer{log, of.Log}}
 	started, err := edgedtest.Start(cmd)
 	return &process{

@@ -18,7 +18,7 @@ const elder = "b"
 func plan(seed uint64, length time.Duration) (uint64, *scenario.Scenario) {
 	for ; ; seed++ {
 		s := scenario.Generate(seed, length)
-		if s.World.Int("instances", 1) != 2 {
+		if s.World.Int("instances", 1) != 2 || s.World.Int("uplink", 0) > 0 {
 			continue
 		}
 		s.World = s.World.With("window", 16*s.World.Int("window", 64)).With("batch", 16*s.World.Int("batch", 16)).

@@ -165,7 +165,7 @@ func (p *process) profile(name string) (string, error) {
 	}
 	defer conn.Close()
 	conn.SetDeadline(time.Now().Add(20 * time.Second))
-	fmt.Fprintf(conn, "GET /debug/pprof/%s HTTP/1.0\r\n\r\n", name)
+	fmt.Fprintf(conn, "GET /debug/pprof/%s HTTP/1.0\r\nHost: localhost\r\n\r\n", name)
 	text, err := io.ReadAll(bufio.NewReader(conn))
 	return string(text), err
 }

@@ -124,18 +124,78 @@ func TestSocketsOfSystemdStartTheServiceAndOutliveIt(t *testing.T) {
 	}
 }
 
-func TestASocketThatIsMissingIsNamedAndNotTriedAgain(t *testing.T) {
+func TestASocketThatIsMissingIsNamedAndTriedAgain(t *testing.T) {
 	prepare(t, "")
 	sh(t, "systemctl start edged.socket && systemctl stop edged-control.socket")
 	if out, err := try("systemctl start edged.service"); err == nil {
 		t.Errorf("the service started: %s", out)
 	}
-	if got := sh(t, show("ExecMainStatus")+"; "+show("NRestarts")); got != "78\n0" {
-		t.Errorf("exit code and restarts are %q", got)
-	}
+	await(t, "yes", hasRestarted)
 	if log := journal(t); !strings.Contains(log, `none named \"control\"`) {
 		t.Errorf("the journal does not name it:\n%s", log)
 	}
+	await(t, "started", "systemctl start edged-control.socket && echo started || true") // fails while the service starts
+	await(t, "active", "systemctl is-active edged.service || true")
+	if err := request(); err != nil {
+		t.Error(err)
+	}
+}
+
+// hasRestarted prints yes once systemd has tried twice more than it was told to.
+const hasRestarted = "test $(systemctl show edged -P NRestarts) -ge 2 && echo yes || true"
+
+func TestATypoThatIsMendedEndsByItselfIfSystemdHoldsTheSockets(t *testing.T) {
+	prepare(t, "")
+	sh(t, "systemctl start edged.socket edged.service")
+	write(t, "/etc/edged/edged.toml", "nonsense = 1\n")
+	if out, err := try("systemctl restart edged.service"); err == nil {
+		t.Errorf("it started: %s", out)
+	}
+	answer := make(chan error, 1)
+	go func() { answer <- request() }() // waits in the socket's queue, and starts the service
+	await(t, "yes", hasRestarted)
+
+	write(t, "/etc/edged/edged.toml", "")
+	if err := <-answer; err != nil {
+		t.Errorf("the client that waited: %v", err)
+	}
+	await(t, "active\nactive\nactive\nactive", "systemctl is-active edged.socket edged-control.socket edged-status.socket edged.service || true")
+}
+
+func TestAFileThatComesLateIsWaitedFor(t *testing.T) {
+	prepare(t, "[redis]\npassword_file = \"/srv/late/password\"\n")
+	sh(t, "rm -rf /srv/late")
+	if out, err := try("systemctl start edged.service"); err == nil {
+		t.Errorf("it started: %s", out)
+	}
+	await(t, "yes", hasRestarted)
+	if log := journal(t); !strings.Contains(log, "redis.password_file: open /srv/late/password: no such file") {
+		t.Errorf("the journal does not name the file:\n%s", log)
+	}
+
+	sh(t, "redis-cli config set requirepass late")
+	t.Cleanup(func() { sh(t, "rm -r /srv/late; redis-cli --no-auth-warning -a late config set requirepass ''") })
+	write(t, "/srv/late/password", "late\n")
+	await(t, "active", "systemctl is-active edged.service || true")
+}
+
+// A user that takes all connections of the status socket keeps no other out: edged sees
+// the users as they are.
+func TestOneUserCannotTakeAllConnectionsOfTheStatusSocket(t *testing.T) {
+	prepare(t, "")
+	sh(t, "systemctl start edged")
+	sh(t, `for i in $(seq 16); do
+			systemd-run --quiet --uid=visitor --unit=greedy$i socat UNIX-CONNECT:/run/edged/status.sock 'EXEC:sleep 1000'
+		done`)
+	t.Cleanup(func() { sh(t, "systemctl stop 'greedy*'") })
+	await(t, "16", "ss -Hx state connected src /run/edged/status.sock | wc -l")
+	if got := sh(t, "runuser -u operator -- sh -c 'echo version | socat -t5 - UNIX-CONNECT:/run/edged/status.sock'"); !strings.Contains(got, "OK") {
+		t.Errorf("another user gets %q", got)
+	}
+	if got := sh(t, "echo pause events | runuser -u operator -- socat -t5 - UNIX-CONNECT:/run/edged/control.sock"); got != "OK" {
+		t.Errorf("pause answers %q", got)
+	}
+	await(t, "1", "journalctl --no-pager -o cat -u edged EDGED_USER=operator EDGED_OUTCOME=done | wc -l")
 }
 
 // Requests all the time, a subscriber, a producer, and three restarts.
@@ -288,6 +348,26 @@ func TestThePasswordOfRedisIsACredential(t *testing.T) {
 	})
 	sh(t, "systemctl start edged; redis-cli --no-auth-warning -a 'open sesame' rpush events 1")
 	await(t, "2 lists, 0 clients, backlog 1", show("StatusText"))
+}
+
+func TestAJournalThatStandsStillHoldsUpNothingAndLostLinesAreCounted(t *testing.T) {
+	prepare(t, "[log]\nlevel = \"debug\"\n")
+	sh(t, "systemctl start edged")
+	journald := sh(t, "systemctl show systemd-journald -P MainPID")
+	sh(t, "kill -STOP "+journald)
+	resume := sync.OnceFunc(func() { sh(t, "kill -CONT "+journald) })
+	t.Cleanup(resume)
+
+	stop := keepAsking(t)
+	await(t, "1", "edged ctl status | grep -c '^fault *log: [0-9]* lines were lost' || true")
+	if answered := stop(); answered == 0 {
+		t.Error("no request was answered")
+	}
+	resume()
+	if err := request(); err != nil { // its lines get through
+		t.Error(err)
+	}
+	await(t, "yes", "journalctl --no-pager -o cat -u edged | grep -q 'lines of the log were lost' && echo yes || true")
 }
 
 func TestItRunsAsADynamicUser(t *testing.T) {

@@ -50,21 +50,35 @@ const (
 const everything = `find /etc /run /usr /var -name '*edged*' -not -name 'edged-lab*' -print
 	getent passwd edged || true; getent group edged || true`
 
-// This test is the last of the package: it replaces what the lab has of edged by
-// the package, and takes that away too.
+// keptChange wants the file that the operator has changed, and no other beside it.
+func keptChange(t *testing.T) {
+	t.Helper()
+	if got := sh(t, "grep timeout /etc/edged/edged.toml; ls -A /etc/edged"); !strings.Contains(got, "500ms") || !strings.HasSuffix(got, "\nedged.toml") {
+		t.Errorf("of the operator's configuration is left: %q", got)
+	}
+}
+
+// bare takes away all of edged's that the lab has, packaged or not.
+func bare(t *testing.T) {
+	t.Helper()
+	sh(t, `dpkg --purge edged 2>/dev/null
+		rm -rf /etc/systemd/system/edged.service* /etc/systemd/system/edged*.socket /usr/bin/edged* /etc/edged
+		rm -rf /etc/sysusers.d/edged* /run/edged
+		if getent passwd edged; then userdel edged; fi; if getent group edged; then groupdel edged; fi; systemctl daemon-reload`)
+}
+
+// The tests from here on replace what the lab has of edged by the package.
 func TestThePackageIsInstalledUpgradedUnderLoadRemovedAndPurged(t *testing.T) {
 	prepare(t, "")
-	sh(t, `rm -rf /etc/systemd/system/edged.service* /etc/systemd/system/edged*.socket /usr/bin/edged* /etc/edged
-		rm -rf /etc/sysusers.d/edged* /run/edged
-		userdel edged 2>&1; getent group edged && groupdel edged; systemctl daemon-reload`)
+	bare(t)
 	before := sh(t, everything)
 
 	sh(t, "dpkg -i "+makePackage(t, older))
 	if got := sh(t, "systemctl is-enabled edged.service edged.socket edged-control.socket || true; systemctl is-active edged.service edged.socket edged-control.socket || true"); got != "disabled\ndisabled\ndisabled\ninactive\ninactive\ninactive" {
 		t.Errorf("the installation enabled or started something: %q", got)
 	}
-	if got := sh(t, "id -un edged; dpkg-query -W -f '${Conffiles}' edged"); !strings.HasPrefix(got, "edged\n /etc/edged/edged.toml") {
-		t.Errorf("the user and the configuration files are %q", got)
+	if got := sh(t, "id -un edged; dpkg-query -W -f '${Conffiles}' edged; stat -c '%a %U %G' /etc/edged/edged.toml; cmp /etc/edged/edged.toml /usr/share/edged/edged.toml"); got != "edged\n644 root root" {
+		t.Errorf("the user, dpkg's configuration files and the reference are %q", got)
 	}
 	sh(t, "ls /usr/share/man/man8/edged.8.gz /usr/share/bash-completion/completions/edged /usr/share/zsh/vendor-completions/_edged")
 
@@ -79,9 +93,9 @@ func TestThePackageIsInstalledUpgradedUnderLoadRemovedAndPurged(t *testing.T) {
 		t.Errorf("after the upgrade the version is %q", got)
 	}
 	stop()
-	if got := sh(t, "grep timeout /etc/edged/edged.toml"); !strings.Contains(got, "500ms") {
-		t.Errorf("the operator's configuration is gone: %q", got)
-	}
+	keptChange(t)
+	sh(t, "dpkg -i "+makePackage(t, older)+" && dpkg -i "+makePackage(t, shipped))
+	keptChange(t)
 
 	// An upgrade to a version that the configuration does not fit leaves edged alone.
 	pid := sh(t, show("MainPID"))
@@ -132,6 +146,20 @@ func TestTheCommandsOfTheDocumentMakeABareBoxARelay(t *testing.T) {
 	}
 	if got := sh(t, "journalctl --quiet --output=cat -p warning _SYSTEMD_INVOCATION_ID=$("+show("InvocationID")+")"); got != "" {
 		t.Errorf("edged warns of:\n%s", got)
+	}
+
+	// Clients from other machines.
+	_, text, found := strings.Cut(string(doc), "\n## Clients from other machines: TLS and users\n")
+	_, secure, opened := strings.Cut(text, "\n```sh\n")
+	secure, text, _ = strings.Cut(secure, "```\n")
+	_, checks, more := strings.Cut(text, "\n```sh\n")
+	checks, _, _ = strings.Cut(checks, "```\n")
+	if !found || !opened || !more {
+		t.Fatal("docs/DEPLOY.md has no commands for TLS and users")
+	}
+	sh(t, secure)
+	if out := sh(t, checks); out != "1\nevents hello\nconfirmed 1 of 1\n21" {
+		t.Errorf("the checks print:\n%s", out)
 	}
 
 	// Going back.

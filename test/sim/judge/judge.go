@@ -26,6 +26,7 @@ type List struct {
 	MaxDeliver int           // 0: items are never given up
 	MaxPayload int           // larger items go to the dead letters
 	Window     int           // so many items may come twice to a subscription for each trouble
+	Uplink     bool          // the list goes to the stream of a hub
 }
 
 // Held are the items that Redis holds, with the number of copies.
@@ -52,14 +53,23 @@ type Judge struct {
 	troubles int       // since the last check
 	changed  time.Time // when Redis's data was changed last by others than edged and producers
 
+	forgotten time.Time // when Redis may last have lost the durable consumers
+
+	stored map[copyOf]int // in the stream of the uplink
+	unsure bool           // since the last check, an item may have come to the stream twice
+
 	Deliveries, Duplicates int
 }
 
 type list struct {
 	List
 	left   time.Time // when a session ended last
+	ahead  time.Time // when items were pushed to its head last
 	items  []*item   // in list order
 	sorted bool
+	stored int64 // the place of the last item in the stream
+
+	durables map[string]*durable
 }
 
 // item is an item, or all that are equal to it.
@@ -71,12 +81,14 @@ type item struct {
 	pushed    int
 	maybe     bool // a publisher that got no answer wrote it: it may be there, even twice
 	excused   int  // copies that Redis lost, or that others took
+	rhythm    bool // equal items were removed by others: edged cannot tell which are left
 	confirms  int
 	receipts  int
 	confirmed time.Time          // the first time
 	by        map[string]bool    // the daemons at which it was confirmed
 	unordered bool               // it was pushed to the head, requeued, or one of several
 	given     bool               // a client gave it up with TERM
+	before    int                // copies that the stream had when it was pushed first
 	settled   map[string]settled // by party
 }
 
@@ -88,9 +100,9 @@ type settled struct {
 
 // New returns a judge of some lists.
 func New(lists []List) *Judge {
-	j := &Judge{lists: map[string]*list{}, homes: map[string]string{}, items: map[string]*item{}, sessions: map[*Session]bool{}, kinds: map[string]int{}}
+	j := &Judge{lists: map[string]*list{}, homes: map[string]string{}, items: map[string]*item{}, sessions: map[*Session]bool{}, kinds: map[string]int{}, stored: map[copyOf]int{}}
 	for _, l := range lists {
-		j.lists[l.Name] = &list{List: l, sorted: true}
+		j.lists[l.Name] = &list{List: l, sorted: true, durables: map[string]*durable{}}
 	}
 	return j
 }
@@ -121,6 +133,14 @@ func (j *Judge) Trouble() {
 func (j *Judge) Fault() {
 	j.Trouble()
 	j.fault, j.grave = j.trouble, j.trouble
+}
+
+// Ahead notes items that are pushed to the head of a list. If there are more of them than
+// unused numbers below the head, all of the list comes again.
+func (j *Judge) Ahead(list string) {
+	j.Fault()
+	j.unsure = true
+	j.lists[list].ahead = time.Now()
 }
 
 // Mild notes a fault after which no item may come twice, such as a lost reply.
@@ -199,7 +219,7 @@ func (j *Judge) item(name, payload string) *item {
 		if named != name {
 			j.homes[payload] = name
 		}
-		it = &item{list: l, payload: payload, at: time.Now(), place: at, unordered: at <= 0, by: map[string]bool{}}
+		it = &item{list: l, payload: payload, at: time.Now(), place: at, unordered: at <= 0, by: map[string]bool{}, before: j.stored[copyOf{name, payload}]}
 		j.items[payload] = it
 		if n := len(l.items); n > 0 && l.items[n-1].place > at {
 			l.sorted = false
@@ -234,10 +254,12 @@ func (j *Judge) Accepted(payload string) {
 // are missing are excused, and items that are back were there before.
 func (j *Judge) Changed(before, after Held) {
 	j.changed = time.Now()
+	j.unsure = j.unsure || !maps.Equal(before.Waiting, after.Waiting) || !maps.Equal(before.Aside, after.Aside)
 	for payload, it := range j.items {
 		switch lost := before.copies(payload) - after.copies(payload); {
 		case lost > 0:
 			it.excused += lost
+			it.rhythm = it.rhythm || it.pushed > 1
 		case lost < 0:
 			it.unordered = true
 			j.troubles -= lost // each may come again
@@ -263,7 +285,7 @@ func (j *Judge) back(payload string, n int) {
 	}
 	if j.items[payload] == nil && j.lists[name] != nil {
 		it := j.item(name, payload)
-		it.pushed, it.confirms, it.confirmed, it.unordered = n, n, time.Now(), true
+		it.pushed, it.confirms, it.confirmed, it.unordered, it.before = n, n, time.Now(), true, 0
 	}
 }
 
@@ -281,10 +303,14 @@ type Session struct {
 	daemon string
 	group  string
 	list   *list
+	mode   Mode
+	wait   time.Duration // until items come again that it has not acknowledged
 	began  time.Time
 	ended  bool
 	end    time.Time
 	polite bool // it reads and confirms all that it gets
+
+	durable *durable // nil: it is another kind of consumer
 
 	got    map[*item]time.Time // when it got it last
 	times  map[*item]int       // how often it got it
@@ -303,6 +329,7 @@ func (j *Judge) Subscribed(client, daemon, name, group string, polite bool) *Ses
 		judge: j, client: client, daemon: daemon, group: group, list: j.lists[name], began: time.Now(), polite: polite,
 		got: map[*item]time.Time{}, times: map[*item]int{}, acked: map[*item]time.Time{}, again: map[*item]bool{},
 	}
+	s.mode, s.wait = s.list.Mode, s.list.AckWait
 	j.sessions[s] = true
 	return s
 }
@@ -339,7 +366,7 @@ func (s *Session) Received(payload []byte) {
 	s.unsettled(it)
 	s.got[it] = time.Now()
 	it.receipts++
-	switch s.list.Mode {
+	switch s.mode {
 	case "received":
 		s.owes = append(s.owes, it)
 	case "none":
@@ -355,8 +382,8 @@ func (s *Session) unsettled(it *item) {
 	}
 	for party, word := range it.settled {
 		switch {
-		case s.judge.changed.After(word.at):
-		case party == s.party() && s.keeps(word), s.began.Sub(word.at) > onTheWay && s.judge.alone(it, party):
+		case max(s.judge.changed.Sub(word.at), it.list.ahead.Sub(word.at)) > -onTheWay: // the word may be older
+		case party == s.party() && s.keeps(word), !s.choosesPlace() && s.began.Sub(word.at) > onTheWay && s.judge.alone(it, party):
 			s.judge.Find("unsettled", "%s got %s after edged had confirmed an acknowledgement", s.client, label(it.payload))
 			return
 		}
@@ -368,6 +395,9 @@ func (s *Session) unsettled(it *item) {
 // a cursor for plain subscriptions. Another member of a group may have the item in
 // its buffers since before.
 func (s *Session) keeps(word settled) bool {
+	if s.durable != nil {
+		return s.remembers(word)
+	}
 	if !s.polite || word.at.Sub(s.judge.grave) < settling || s.began.After(word.at) {
 		return false
 	}
@@ -380,8 +410,16 @@ const onTheWay = 10 * time.Second
 // alone reports whether only one party can have owed an item since it was pushed: once
 // that has acknowledged it, it is finished for ever.
 func (j *Judge) alone(it *item, party string) bool {
+	if it.list.Uplink {
+		return false
+	}
 	for s := range j.sessions {
 		if s.list == it.list && s.party() != party && s.began.Sub(it.settled[party].at) < onTheWay {
+			return false
+		}
+	}
+	for name := range it.list.durables {
+		if party != durableParty(name) {
 			return false
 		}
 	}
@@ -398,7 +436,7 @@ func (s *Session) twice(it *item, before time.Time) {
 	if !s.polite || !j.severe.Before(before) || time.Since(j.severe) < settling || it.unordered && it.pushed < 2 {
 		return
 	}
-	late := s.list.Mode == "explicit" && (s.again[it] || time.Since(before) >= s.list.AckWait)
+	late := s.mode == "explicit" && (s.again[it] || time.Since(before) >= s.wait)
 	if delete(s.again, it); !late {
 		j.Find("repeated", "%s got %s again after %s, and all was well", s.client, label(it.payload), time.Since(before))
 	}
@@ -409,7 +447,7 @@ func (s *Session) order(it *item) {
 	if it.unordered || it.place <= s.judged {
 		return
 	}
-	if s.mayBeAgain(it) {
+	if !s.sees() && s.mayBeAgain(it) {
 		return
 	}
 	if it.place < s.high {
@@ -428,7 +466,7 @@ func (s *Session) mayBeAgain(it *item) bool {
 	trouble := s.judge.trouble
 	switch {
 	case it.at.Sub(s.list.left) < settling, // edged takes a while to see that a client has gone
-		s.list.Mode == "explicit" && (it.receipts > 0 || !trouble.Before(it.at)),
+		s.mode == "explicit" && (it.receipts > 0 || !trouble.Before(it.at)),
 		s.group != "" && it.at.Sub(trouble) < settling:
 		return true
 	}
@@ -441,7 +479,7 @@ func (s *Session) mayBeAgain(it *item) bool {
 }
 
 // Wait is how long edged waits for an acknowledgement.
-func (s *Session) Wait() time.Duration { return s.list.AckWait }
+func (s *Session) Wait() time.Duration { return s.wait }
 
 // Ponged notes that the client has confirmed all that it has received.
 func (s *Session) Ponged() {
@@ -455,6 +493,7 @@ func (s *Session) Ponged() {
 func (s *Session) Acknowledged(payload []byte) {
 	if it := s.judge.items[string(payload)]; it != nil {
 		s.confirm(it)
+		s.release(it)
 		if s.acked[it].IsZero() {
 			s.acked[it] = time.Now()
 		}
@@ -465,11 +504,11 @@ func (s *Session) Acknowledged(payload []byte) {
 // it: one that is in time counts.
 func (s *Session) Denied(payload []byte) {
 	j, it := s.judge, s.judge.items[string(payload)]
-	if it == nil || it.pushed != 1 || it.maybe || s.times[it] != 1 || s.again[it] || it.given {
+	if it == nil || it.pushed != 1 || it.maybe || s.times[it] != 1 || s.again[it] || it.given || s.durable != nil && s.durable.acked[it] > 1 {
 		return
 	}
 	got := s.got[it]
-	if j.well(got) && s.acked[it].Sub(got) < s.list.AckWait-time.Second {
+	if j.well(got) && s.acked[it].Sub(got) < s.wait-time.Second {
 		j.Find("denied", "%s acknowledged %s %s after it had got it, and was refused", s.client, label(it.payload), s.acked[it].Sub(got))
 	}
 }
@@ -499,7 +538,10 @@ func (s *Session) party() string {
 // Refused notes that the client has asked for an item again, or given it up.
 func (s *Session) Refused(payload []byte, forGood bool) {
 	if it := s.judge.items[string(payload)]; it != nil {
-		it.given = it.given || forGood
+		if forGood {
+			it.given = true
+			s.release(it)
+		}
 		s.again[it] = true
 	}
 }
@@ -521,6 +563,8 @@ func (j *Judge) Check(held Held) {
 			l.sorted = true
 		}
 		for _, it := range l.items {
+			j.missed(it, held)
+			j.unsent(it, held)
 			j.lost(it, held)
 		}
 	}
@@ -585,7 +629,7 @@ func (j *Judge) deliveries(it *item) int {
 	for s := range j.sessions {
 		switch n := s.times[it]; {
 		case s.list != it.list, s.ended && s.end.Before(it.at):
-		case s.ended && n == 0 && !s.polite, s.ended && n > 0 && s.end.Sub(s.got[it]) > s.list.AckWait-time.Second:
+		case s.ended && n == 0 && !s.polite, s.ended && n > 0 && s.end.Sub(s.got[it]) > s.wait-time.Second:
 			ended += n + 1
 		case s.ended:
 			ended += n
@@ -603,7 +647,7 @@ func (j *Judge) deliveries(it *item) int {
 
 // gaps judges whether a plain subscription was passed over.
 func (s *Session) gaps(held Held) {
-	if s.group != "" || s.fresh == nil || s.list.Mode == "none" {
+	if s.group != "" || s.fresh == nil || s.mode == "none" || s.mode == viewer {
 		return
 	}
 	high := s.high
@@ -620,7 +664,7 @@ func (s *Session) gaps(held Held) {
 			elsewhere = elsewhere || daemon != s.daemon
 		}
 		if got || elsewhere || it.unordered || it.pushed <= it.excused || it.given || len(held.Dead[it.payload]) > 0 || held.copies(it.payload) > 0 ||
-			!it.confirmed.IsZero() && it.confirmed.Before(s.began) {
+			!it.confirmed.IsZero() && !it.confirmed.After(s.began) {
 			continue
 		}
 		s.judge.Find("skipped", "%s, subscribed at %s since %s, got %s up to %d and never %s", s.client, s.daemon,
@@ -640,6 +684,9 @@ func (j *Judge) forget(held Held) {
 				return false
 			}
 			delete(j.items, it.payload)
+			for _, d := range l.durables {
+				delete(d.acked, it)
+			}
 			return true
 		})
 		for s := range j.sessions {
@@ -649,7 +696,7 @@ func (j *Judge) forget(held Held) {
 			}
 		}
 	}
-	j.troubles = 0
+	j.troubles, j.unsure = 0, false
 	maps.DeleteFunc(j.sessions, func(s *Session, _ bool) bool { return s.ended })
 }
 

@@ -30,6 +30,11 @@ func TestTheJudgeFindsABrokenPromise(t *testing.T) {
 		return h
 	}
 	subscribe := func(j *Judge, daemon string) *Session { return j.Subscribed("c", daemon, "l", "", true) }
+	consume := func(j *Judge, daemon string) *Session {
+		s := j.Consuming("w", daemon, "l", "d", 2*time.Second, true)
+		j.Created("l", "d", time.Now())
+		return s
+	}
 	receive := func(s *Session, ns ...int) {
 		for _, n := range ns {
 			s.Received([]byte(numbered(n)))
@@ -97,12 +102,23 @@ func TestTheJudgeFindsABrokenPromise(t *testing.T) {
 		"a subscription is passed over": {"received", func(j *Judge) Held {
 			push(j, 3)
 			s, other := subscribe(j, "a"), j.Subscribed("d", "a", "l", "g", true)
+			time.Sleep(time.Millisecond)
 			receive(s, 1, 3)
 			receive(other, 2)
 			s.Ponged()
 			other.Ponged()
 			return Held{}
 		}, "skipped"},
+		"a client subscribes as an item is confirmed": {"received", func(j *Judge) Held {
+			push(j, 3)
+			other := j.Subscribed("d", "a", "l", "g", true)
+			receive(other, 2)
+			other.Ponged()
+			s := subscribe(j, "a")
+			receive(s, 1, 3)
+			s.Ponged()
+			return Held{}
+		}, ""},
 		"another instance had the list meanwhile": {"received", func(j *Judge) Held {
 			push(j, 3)
 			s, other := subscribe(j, "a"), j.Subscribed("d", "b", "l", "", true)
@@ -192,6 +208,57 @@ func TestTheJudgeFindsABrokenPromise(t *testing.T) {
 			acknowledge(third, 1)
 			return Held{}
 		}, ""},
+		"a durable consumer is passed over": {"received", func(j *Judge) Held {
+			consume(j, "a")
+			time.Sleep(time.Second)
+			push(j, 1)
+			plain := subscribe(j, "a")
+			receive(plain, 1)
+			plain.Ponged()
+			return Held{}
+		}, "lost"},
+		"a durable consumer gave the item up": {"received", func(j *Judge) Held {
+			s := consume(j, "a")
+			time.Sleep(time.Second)
+			push(j, 1)
+			receive(s, 1)
+			s.Refused([]byte(numbered(1)), true)
+			return Held{Dead: map[string][]string{numbered(1): {"given up"}}}
+		}, ""},
+		"Redis may have lost the durable consumer": {"received", func(j *Judge) Held {
+			consume(j, "a")
+			time.Sleep(time.Second)
+			j.Forgotten()
+			push(j, 1)
+			plain := subscribe(j, "a")
+			receive(plain, 1)
+			plain.Ponged()
+			return Held{}
+		}, ""},
+		"a durable consumer gets an acknowledged item after a restart": {"received", func(j *Judge) Held {
+			push(j, 1)
+			s := consume(j, "a")
+			acknowledge(s, 1)
+			s.End()
+			j.Fault()
+			time.Sleep(time.Second)
+			receive(consume(j, "a"), 1)
+			return Held{}
+		}, "unsettled"},
+		"a viewer sees items out of order": {"received", func(j *Judge) Held {
+			time.Sleep(time.Second)
+			push(j, 2)
+			s, plain := j.Viewing("v", "a", "l", true), subscribe(j, "a")
+			receive(plain, 1, 2)
+			plain.Ponged()
+			receive(s, 2, 1)
+			return Held{}
+		}, "order"},
+		"a viewer takes an item": {"received", func(j *Judge) Held {
+			push(j, 1)
+			receive(j.Viewing("v", "a", "l", true), 1)
+			return Held{}
+		}, "lost"},
 		"an acknowledgement in time is refused": {"explicit", func(j *Judge) Held {
 			time.Sleep(2 * settling)
 			push(j, 1)

@@ -303,6 +303,7 @@ var scriptCases = []struct {
 	{"return nil", []string{"0"}},
 	{"return true", []string{"0"}},
 	{"return false", []string{"0"}},
+	{"return {tonumber(string.match('a', '%d')) or 'none', string.match('a1', '(%a)(%d)')}", []string{"0"}},
 	{"return {1.9, 'a', false, true, {2}, nil, 3}", []string{"0"}},
 	{"return {KEYS, ARGV}", []string{"2", "a", "b", "c"}},
 	{"return {err='abc'}", []string{"0"}},

@@ -50,9 +50,18 @@ func newScripts(r *Redis) scripts {
 		module.RawSetString(name, lua.LNumber(level))
 	}
 	l.SetGlobal("redis", module)
+	if err := l.DoString(match); err != nil {
+		panic(err)
+	}
 	protectGlobals(l)
 	return scripts{state: l, compiled: map[string]*lua.LFunction{}, known: map[string]bool{}}
 }
+
+// match lets string.match return nil if nothing matches, as Lua does: this one returns nothing.
+const match = `
+local match, some = string.match, function(first, ...) return first, ... end
+string.match = function(...) return some(match(...)) end
+`
 
 // protectGlobals makes reading and writing of global variables that don't exist fail.
 func protectGlobals(l *lua.LState) {

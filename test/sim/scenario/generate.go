@@ -45,6 +45,8 @@ type generator struct {
 	rate      int             // bytes a second of the links to Redis, during the next check; 0 is no bound
 	away      string          // the daemon that is away during the next check
 	rare      map[int]int     // weights of the misfortunes that the seed changes
+	uplink    bool            // the lists go to a hub
+	tails     bool            // producers push to the tails of lists only, and trim none
 }
 
 // in draws a number of low to high-1.
@@ -95,6 +97,13 @@ func (g *generator) world(seed uint64) {
 		}
 	}
 
+	if g.uplink = g.percent(35); g.uplink {
+		g.s.World = g.s.World.With("uplink", pick(g, 2, 4, 16, 64))
+		g.tails = g.percent(60)
+	} else {
+		g.rare[len(misfortunes)-1] = 0
+	}
+
 	modes := pick(g, []string{"received", "explicit"}, []string{"explicit", "received"}, []string{"received", "received"}, []string{"explicit", "explicit"})
 	modes = append(modes, pick(g, "received", "explicit", "none"))
 	for i := range pick(g, 1, 2, 2, 3) {
@@ -134,9 +143,17 @@ func (g *generator) populate() {
 			if g.percent(50) {
 				habits = append(habits, "sync", true)
 			}
+			if g.percent(30) {
+				group, habits = "", append(habits, g.consumer()...)
+			}
 			g.client(g.now, list, group, habits...)
 		}
 	}
+}
+
+// consumer draws a JetStream consumer. Most are durable.
+func (g *generator) consumer() []any {
+	return pick(g, []any{"durable", "d1"}, []any{"durable", "d1", "batch", g.in(1, 40)}, []any{"durable", "d2"}, []any{"durable", "push1"}, []any{"ordered", true})
 }
 
 // client connects a client, in place of one of the same name.
@@ -179,6 +196,7 @@ func (g *generator) traffic(length time.Duration) {
 			}
 			args := []any{"list", list, "n", n, "size", pick(g, 16, 16, 40, 200, 1500)}
 			switch draw := g.rand.IntN(25); {
+			case g.tails && (draw == 0 || draw == 3):
 			case g.uniform[list] && draw > 8:
 				args = append(args, "kind", "equal")
 			case draw == 0:
@@ -223,7 +241,14 @@ func (g *generator) check() {
 	}
 	g.rate, g.away = 0, ""
 	g.now += 62 * time.Second
+	if g.uplink {
+		g.now += Comeback
+	}
 }
+
+// Comeback is how much longer a check of a world with an uplink takes: a dead link is noticed within
+// 40 s, an attempt to connect takes 10 s, and the longest wait for the next one is 68 s.
+const Comeback = 2 * time.Minute
 
 // quiet lets time pass in which nothing is wrong.
 func (g *generator) quiet() {
@@ -375,7 +400,11 @@ var misfortunes = []struct {
 		}
 	}},
 	{16, func(g *generator, at, _ time.Duration, _, list string) {
-		g.client(at, list, pick(g, "", "", "g1", "g2"), g.habits()...)
+		group, habits := pick(g, "", "", "g1", "g2"), g.habits()
+		if g.percent(30) {
+			group, habits = "", append(habits, g.consumer()...)
+		}
+		g.client(at, list, group, habits...)
 	}},
 	{8, func(g *generator, at, _ time.Duration, _, _ string) {
 		g.add(at, "leave", "name", fmt.Sprintf("c%d", g.in(1, 13)), "how", pick(g, "close", "silent"))
@@ -408,4 +437,5 @@ var misfortunes = []struct {
 		g.add(at, "disk", "daemon", daemon, "full", true)
 		g.add(until, "disk", "daemon", daemon, "full", false)
 	}},
+	{14, (*generator).hubTrouble}, // the last one: worlds without an uplink lack it
 }

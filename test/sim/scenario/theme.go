@@ -29,6 +29,10 @@ var themes = []theme{
 
 // themed draws an episode of one theme, with the check behind it.
 func (g *generator) themed() {
+	if g.uplink && g.percent(50) {
+		g.uplinks(g.span(20*time.Second, 150*time.Second))
+		return
+	}
 	total := 0
 	for _, t := range themes {
 		total += t.weight
@@ -159,6 +163,10 @@ func (g *generator) coming(at time.Duration) {
 		[]any{"most", g.in(1, 20), "ack", 0.3, "sync", true}, []any{"most", g.in(1, 4), "ack", 0.3, "sync", true},
 		[]any{"read", 0.05, "unsub", g.in(1, 8), "more", g.in(0, 8), "sync", true}, []any{"ack", 0.5, "sync", true},
 		[]any{"nak", 20, "sync", true}, []any{"wpi", 50}, []any{"die", g.in(1, 20)}, []any{"reconnect", 1})
+	if g.percent(25) {
+		g.client(at, pick(g, g.lists...), "", append(habits, g.consumer()...)...)
+		return
+	}
 	g.client(at, pick(g, g.lists...), pick(g, "", "", "g1"), habits...)
 }
 

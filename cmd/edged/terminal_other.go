@@ -1,0 +1,11 @@
+//go:build !linux
+
+package main
+
+import (
+	"errors"
+	"os"
+)
+
+// hideInput is known on Linux only.
+func hideInput(*os.File) (show func(), err error) { return nil, errors.ErrUnsupported }

@@ -1,0 +1,62 @@
+package httpserver
+
+import (
+	"context"
+	"time"
+)
+
+// List is a list whose items are shown.
+type List struct{ Key, Subject string }
+
+// Source reads lists, off the loop. Its method may be called from any goroutine.
+type Source interface {
+	// Read returns up to n items of a list, from a place on, that have so many bytes, but one
+	// item at least. It takes nothing of the list.
+	Read(ctx context.Context, key string, from From, n, bytes int) (Part, error)
+}
+
+// From says where a Read begins.
+type From struct {
+	Number uint64    // with this item, or the head if that one is gone
+	Since  time.Time // not zero: with the first item that was seen then, in place of Number
+	AtEnd  bool      // no items are asked for
+}
+
+// Part is a part of a list.
+type Part struct {
+	Epoch string // of the numbers; empty: the list has no ledger yet
+	First uint64 // the number of the head
+	End   uint64 // one past the last item
+	Owner string // of another process that serves the list, if there is one
+	Items []Item
+}
+
+// Item is one of a Part.
+type Item struct {
+	Number uint64
+	Seen   time.Time // first, by edged; zero: it is not known
+	Data   []byte
+}
+
+// seenBy is when the item was seen first; at the latest at a time.
+func (it Item) seenBy(now time.Time) time.Time {
+	if it.Seen.IsZero() {
+		return now
+	}
+	return it.Seen
+}
+
+// begin is the place at which a viewer that has come to a place goes on. lost says that it may
+// miss items between the two: they are not in Redis any more, or the numbers of another epoch
+// stand for other items.
+func (p Part) begin(at place) (next place, lost bool) {
+	next = place{p.Epoch, at.next}
+	lost = at.epoch != p.Epoch && at.epoch != ""
+	switch {
+	case at.next < p.First, lost && at.next > p.End:
+		next.next, lost = p.First, true
+	case at.next > p.End: // items were removed at the tail
+		next.next, lost = p.End, true
+	}
+	return next, lost
+}

@@ -1,0 +1,264 @@
+package uplink
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"slices"
+
+	"go.uber.org/zap"
+
+	"edged/internal/numbers"
+)
+
+// holdings are the items of a feed that the hub has, by epoch, of those that edged does not know to be there.
+type holdings map[string]*numbers.Set
+
+func (h holdings) has(epoch string, n uint64) bool {
+	set := h[epoch]
+	return set != nil && set.Has(n)
+}
+
+func (h holdings) add(epoch string, from, to uint64) {
+	if h[epoch] == nil {
+		h[epoch] = new(numbers.Set)
+	}
+	h[epoch].Add(from, to)
+}
+
+// atHub reports whether an item is not to be sent: the hub has it already, or it is void. Before the first
+// item of a feed and an epoch goes over a link the hub is asked: an earlier process may have sent it, and
+// those after it, in another epoch.
+func (u *Uplink) atHub(ctx context.Context, link Link, s *sending) (bool, error) {
+	f := s.feed
+	u.mu.Lock()
+	compared, known, void := f.compared == s.item.Epoch, f.known, f.life != s.life
+	if void || compared {
+		u.mu.Unlock()
+		return void || known.has(s.item.Epoch, s.item.Number), nil
+	}
+	at := place{start: f.start, lowest: s.item.Number}
+	if s.item.Epoch == f.epoch {
+		at.floor = f.floor
+	}
+	for _, item := range f.queue {
+		at.lowest = min(at.lowest, item.Number)
+	}
+	u.mu.Unlock()
+
+	known, newest, err := u.compare(ctx, link, s.item, at)
+	if err != nil {
+		return false, err
+	}
+	if err := u.owns(ctx, s.item.List); err != nil {
+		return false, err
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if f.life != s.life {
+		return true, nil
+	}
+	f.compared, f.known, f.run = s.item.Epoch, known, newest
+	return known.has(s.item.Epoch, s.item.Number), nil
+}
+
+// owns fails if a list is another process's. That one may have sent more items than compare looks
+// at. If another process takes the list over later, the hub has got other messages since the link began.
+func (u *Uplink) owns(ctx context.Context, list string) error {
+	owner, err := u.opts.Owns(ctx, list)
+	switch {
+	case err != nil:
+		return fmt.Errorf("ask Redis for the owner of list %s: %w", list, err)
+	case !owner:
+		return fmt.Errorf("list %s is no longer this process's", list)
+	}
+	return nil
+}
+
+// run is a stretch of items that the hub got one after the other.
+type run struct {
+	epoch      string
+	from, next uint64
+}
+
+// place is which items of a feed there are in this life.
+type place struct {
+	start  uint64 // from this number on, all items before the oldest unconfirmed one are at the hub
+	lowest uint64 // number of an unconfirmed item
+	floor  uint64 // items with lower numbers were pushed to the head in this life: no earlier process has sent them
+}
+
+// compare returns the items, from the lowest one on, that the hub has, and the last run of its items, which
+// the next item may continue.
+//
+// In one epoch a number stands for one item. If another epoch has begun since, Redis may have lost
+// items and given their numbers to others. Then only items that Redis has with the same bytes, up to
+// the first difference, are proved to be there.
+func (u *Uplink) compare(ctx context.Context, link Link, oldest Item, at place) (known holdings, newest run, err error) {
+	known = make(holdings)
+	last, marks, err := u.look(ctx, link, oldest.Subject, at.lowest)
+	if err != nil || last.Epoch == "" {
+		return known, newest, err
+	}
+	for _, m := range marks {
+		known.add(m.Epoch, m.Number, m.Number+1)
+	}
+	newest = run{last.Epoch, last.Run, last.Number + 1}
+	if len(marks) == 0 {
+		if last.Epoch != oldest.Epoch && last.Number+1 == oldest.Number && at.start < oldest.Number {
+			newest = run{oldest.Epoch, at.start, oldest.Number} // they were proved in this life
+		}
+		return known, newest, nil
+	}
+
+	current := marks[0].Epoch == oldest.Epoch
+	if current {
+		// Redis's data may have been replaced by hand.
+		if _, other, err := u.equal(ctx, oldest, marks[:1]); err != nil || other {
+			return make(holdings), run{}, err
+		}
+	}
+	if known.has(oldest.Epoch, oldest.Number) {
+		return known, newest, nil
+	}
+	from := max(oldest.Number, at.floor)
+	next, err := u.prove(ctx, oldest, from, marks, known)
+	switch {
+	case next == last.Number+1 && from == oldest.Number:
+		newest = run{oldest.Epoch, min(at.start, from), next}
+	case next == last.Number+1:
+		newest = run{oldest.Epoch, from, next}
+	case !current:
+		newest = run{}
+	}
+	return known, newest, err
+}
+
+// lookAtOnce is how many messages of the hub are asked for at a time.
+const lookAtOnce = 32
+
+// look returns the last item of a subject that the hub has, and the last ones from number lowest on, the
+// newest one first. It looks as far back as an earlier process may have been unable to note confirmations:
+// see relay.boundEarlier. Below lowest it passes over items that were sent one after the other.
+func (u *Uplink) look(ctx context.Context, link Link, subject string, lowest uint64) (last Mark, marks []Mark, err error) {
+	last, err = link.Last(ctx, subject)
+	if err != nil || last.Sequence == 0 {
+		return last, nil, asked(subject, err)
+	}
+	lost := 4 * u.opts.WindowItems
+	below, covered := last.Sequence+1, 0
+	for some, looked := []Mark{last}, 0; ; looked += lookAtOnce {
+		for _, m := range some {
+			switch {
+			case m.Sequence >= below: // passed over
+			case m.Epoch == "":
+				below = m.Sequence
+			case m.Number < lowest:
+				below = m.Sequence - min(m.Number-m.Run, m.Sequence-1)
+				covered += int(m.Number - m.Run + 1)
+			default:
+				below = m.Sequence
+				covered++
+				marks = append(marks, m)
+			}
+		}
+		if covered >= lost || looked >= 4*lost || below <= 1 {
+			return last, marks, nil
+		}
+		if some, err = link.Before(ctx, subject, below, lookAtOnce); err != nil {
+			return last, nil, asked(subject, err)
+		}
+		some = append(some, Mark{Sequence: below - min(below-1, lookAtOnce)}) // the last one looked at
+	}
+}
+
+func asked(subject string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("ask which items of %s it has: %w", subject, err)
+}
+
+// prove adds to known the items, from a number on, that Redis has with the same bytes as the
+// hub. It returns one past the last of them, or 0.
+func (u *Uplink) prove(ctx context.Context, oldest Item, from uint64, marks []Mark, known holdings) (next uint64, err error) {
+	byNumber := make(map[uint64]Mark)
+	for _, m := range slices.Backward(marks) {
+		byNumber[m.Number] = m
+	}
+	var some []Mark
+	for n := from; ; n++ {
+		m, there := byNumber[n]
+		if !there {
+			break
+		}
+		some = append(some, m)
+	}
+	same, _, err := u.equal(ctx, oldest, some)
+	if err != nil || same == 0 {
+		return 0, err
+	}
+	next = from + uint64(same)
+	known.add(oldest.Epoch, from, next)
+	return next, nil
+}
+
+// chunk is how many items are read from Redis at a time.
+const chunk = 64
+
+// equal returns how many of the marks, which have numbers one after the other, have the bytes of the items
+// that Redis has, or have left the list. other reports whether the next one has other bytes there.
+func (u *Uplink) equal(ctx context.Context, oldest Item, marks []Mark) (same int, other bool, err error) {
+	for same < len(marks) {
+		from := marks[same].Number
+		first, items, err := u.opts.Peek(ctx, oldest.List, from, min(len(marks)-same, chunk))
+		if err != nil {
+			return same, false, fmt.Errorf("read list %s in Redis: %w", oldest.List, err)
+		}
+		if first > from { // they were confirmed meanwhile, and have left the list
+			same += min(int(first-from), len(marks)-same)
+			continue
+		}
+		if first < from || len(items) == 0 {
+			u.differs(oldest, marks[same])
+			return same, true, nil
+		}
+		for _, data := range items {
+			if !bytes.Equal(marks[same].Data, data) {
+				u.differs(oldest, marks[same])
+				return same, true, nil
+			}
+			same++
+		}
+	}
+	return same, false, nil
+}
+
+// differs says that the hub has items that Redis does not have.
+func (u *Uplink) differs(oldest Item, at Mark) {
+	u.opts.Log.Warn("the hub has items that Redis has lost; the items that Redis has are sent, some may be there twice",
+		zap.String("list", oldest.List), zap.Uint64("number", at.Number), zap.String("epoch_at_the_hub", at.Epoch), zap.String("epoch", oldest.Epoch))
+}
+
+// begin returns the number from which on items were sent one after the other, up to this one. ok is false if
+// the item is void.
+func (u *Uplink) begin(s *sending) (from uint64, ok bool) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	f, n := s.feed, s.item.Number
+	if f.life != s.life {
+		return 0, false
+	}
+	if f.run.next != n || f.run.epoch != s.item.Epoch {
+		f.run = run{epoch: s.item.Epoch, from: n}
+	}
+	f.run.next = n + 1
+	return f.run.from, true
+}
+
+// endRun says that the item sent last is not going to be at the hub.
+func (u *Uplink) endRun(f *Feed) {
+	u.mu.Lock()
+	f.run = run{}
+	u.mu.Unlock()
+}

@@ -1,0 +1,263 @@
+package uplink
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"edged/internal/batch"
+)
+
+// Feed is a list of an uplink: the only member of its durable consumer. It implements
+// batch.Metered.
+type Feed struct {
+	uplink  *Uplink
+	list    string
+	subject string // at the hub
+
+	membership batch.Consumption // set by Join
+
+	// Guarded by Uplink.mu.
+	life     uint64   // counts resets: items that were queued before are void
+	epoch    string   // of the item that came last
+	lowest   uint64   // number of an item that came in this life; 0 if none has
+	floor    uint64   // lowest, when that epoch began; items that come with lower numbers were pushed to the head since
+	start    uint64   // from this number on, all items of this life that are confirmed are at the hub
+	queue    []Item   // from the oldest unconfirmed one on, in the order of delivery
+	queued   int      // bytes of them
+	sent     int      // of the queue, how many are on their way
+	void     int      // items of earlier lives that are on their way
+	compared string   // the epoch for whose items the hub was asked which ones it has, over this link
+	known    holdings // its answer
+	run      run      // of the item sent last
+}
+
+// NewFeed makes a feed of a list, whose items the hub gets under subject.
+func (u *Uplink) NewFeed(list, subject string) *Feed {
+	f := &Feed{uplink: u, list: list, subject: subject}
+	u.mu.Lock()
+	u.feeds = append(u.feeds, f)
+	u.mu.Unlock()
+	return f
+}
+
+// Join tells the feed its membership. It is called once, before items come.
+func (f *Feed) Join(m batch.Consumption) { f.membership = m }
+
+// Leave ends the feed: what it has not confirmed stays owed.
+func (f *Feed) Leave() {
+	u := f.uplink
+	u.mu.Lock()
+	u.feeds = slices.DeleteFunc(u.feeds, func(other *Feed) bool { return other == f })
+	f.reset()
+	u.mu.Unlock()
+	f.membership.Leave()
+}
+
+// Reset says that the list is not this process's any more, or begins anew: the items that
+// the feed holds are void, and come again if they are still owed.
+func (f *Feed) Reset() {
+	f.uplink.mu.Lock()
+	f.reset()
+	f.uplink.mu.Unlock()
+	f.uplink.wake()
+}
+
+// reset drops all items. mu is held.
+func (f *Feed) reset() {
+	f.void += f.sent
+	f.uplink.unsend(f)
+	f.life++
+	f.queue, f.queued, f.compared = nil, 0, ""
+	f.epoch, f.lowest, f.floor, f.run = "", 0, 0, run{}
+}
+
+// Room implements batch.Metered.
+func (f *Feed) Room() int {
+	u := f.uplink
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if !f.low() {
+		return 0
+	}
+	return f.room()
+}
+
+// low reports whether the feed takes more items. It holds two windows at most, and takes more
+// when one is left: so that the list is read in large pieces. mu is held.
+func (f *Feed) low() bool {
+	o := &f.uplink.opts
+	return len(f.queue) <= o.WindowItems && f.queued <= o.WindowBytes
+}
+
+// room is how many items more the feed takes. mu is held.
+func (f *Feed) room() int {
+	o := &f.uplink.opts
+	if f.queued >= 2*o.WindowBytes {
+		return 0
+	}
+	return 2*o.WindowItems - len(f.queue)
+}
+
+// Deliver implements batch.Member. It copies the items, so that a link which is down for days
+// holds the window and nothing else.
+func (f *Feed) Deliver(b *batch.Batch, from, to int, receipt batch.Receipt) (taken int) {
+	u := f.uplink
+	u.mu.Lock()
+	if epoch := b.Epoch(); epoch != f.epoch && from < to {
+		f.epoch, f.start, f.floor = epoch, b.First()+uint64(from), f.lowest
+	}
+	for i := from; i < to && f.room() > 0; i++ {
+		item := Item{List: f.list, Subject: f.subject, Epoch: b.Epoch(), Number: b.First() + uint64(i), Seen: b.Time(i), Data: slices.Clone(b.Item(i))}
+		if f.lowest == 0 || item.Number < f.lowest {
+			f.lowest = item.Number
+		}
+		f.queue = append(f.queue, item)
+		f.queued += len(item.Data)
+		taken++
+	}
+	if taken > 0 {
+		u.receipts = append(u.receipts, receipt)
+	}
+	u.mu.Unlock()
+
+	if taken > 0 {
+		u.wake()
+		select {
+		case u.copied <- struct{}{}:
+		default:
+		}
+	}
+	return taken
+}
+
+// confirmCopies tells the relay that batches were copied, as Deliver itself may not, until ctx ends.
+func (u *Uplink) confirmCopies(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-u.copied:
+		}
+		u.mu.Lock()
+		receipts := u.receipts
+		u.receipts = nil
+		u.mu.Unlock()
+		for _, r := range receipts {
+			r.Confirm()
+		}
+	}
+}
+
+// take returns the next item to be sent, of the feeds in turn, and counts it as on its way. It
+// returns no feed if there is none, or if the window is full. A feed whose items of an
+// earlier life are on their way waits for them: only then the hub can tell which items it has.
+func (u *Uplink) take(pipelined bool) (s sending) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.paused || u.sent >= u.opts.WindowItems || u.sent > 0 && u.bytes >= u.flow.window {
+		return s
+	}
+	for range u.feeds {
+		u.next = (u.next + 1) % len(u.feeds)
+		f := u.feeds[u.next]
+		if f.sent < len(f.queue) && f.void == 0 && (pipelined || f.sent == 0) {
+			s = sending{feed: f, life: f.life, item: f.queue[f.sent]}
+			f.sent++
+			u.sent++
+			u.bytes += s.item.size()
+			return s
+		}
+	}
+	return s
+}
+
+// confirm notes that the hub has the oldest item on its way, or will never take it.
+func (u *Uplink) confirm(s sending, repeated bool, err error) {
+	u.mu.Lock()
+	f := s.feed
+	if f.life != s.life {
+		f.void--
+		u.mu.Unlock()
+		u.wake()
+		return
+	}
+	was := f.low()
+	u.drop(f)
+	low := f.low() && !was
+	u.sent--
+	u.bytes -= s.item.size()
+	f.sent--
+	switch {
+	case s.known:
+		u.state.Skipped++
+	case err != nil:
+		u.state.Refused++
+		f.run, f.start = run{}, s.item.Number+1 // it is not at the hub
+	case repeated:
+		u.state.Repeated++
+	default:
+		u.state.Sent++
+		u.state.SentBytes += uint64(len(s.item.Data))
+	}
+	resumed := err == nil && u.state.Reason != ""
+	if resumed {
+		u.state.Reason = ""
+	}
+	if s.Sending != nil {
+		u.flow.confirmed(s, u.bytes+s.item.size(), time.Now())
+	}
+	u.mu.Unlock()
+
+	if resumed {
+		u.opts.Log.Info("the uplink sends again")
+	}
+	ack := batch.Ack{Kind: batch.Acked}
+	if refusal, final := errors.AsType[Refusal](err); final {
+		ack = batch.Ack{Kind: batch.Terminated, Reason: "the hub of uplink " + u.opts.Name + " refuses it: " + refusal.Reason}
+	}
+	// An item that is another process's now is acknowledged by that one.
+	_ = f.membership.Acknowledge(s.item.Epoch, s.item.Number, ack, nil)
+	if low {
+		f.membership.Update()
+	}
+	u.wake()
+}
+
+// drop takes the first item out of a feed's queue. mu is held.
+func (u *Uplink) drop(f *Feed) {
+	f.queued -= len(f.queue[0].Data)
+	f.queue[0] = Item{}
+	f.queue = f.queue[1:]
+}
+
+// rewind lets everything that is not confirmed be sent again, over the next link.
+func (u *Uplink) rewind() {
+	u.mu.Lock()
+	for _, f := range u.feeds {
+		u.unsend(f)
+		f.void = 0
+	}
+	u.mu.Unlock()
+}
+
+// unsend takes back the items of a feed that are on their way. mu is held.
+func (u *Uplink) unsend(f *Feed) {
+	for _, item := range f.queue[:f.sent] {
+		u.sent--
+		u.bytes -= item.size()
+	}
+	f.sent = 0
+}
+
+// Held is how many items wait for the hub's confirmation, and since when the oldest one has
+// been known to edged; zero if there is none.
+func (f *Feed) Held() (n int, oldest time.Time) {
+	f.uplink.mu.Lock()
+	defer f.uplink.mu.Unlock()
+	if len(f.queue) > 0 {
+		oldest = f.queue[0].Seen
+	}
+	return len(f.queue), oldest
+}
