@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"edged/internal/redistest"
 )
 
 var examples = filepath.Join("..", "..", "examples")
@@ -27,9 +29,15 @@ func TestTheGoExamplePrintsBothLists(t *testing.T) {
 
 func TestTheJavaScriptExamplePrintsBothLists(t *testing.T) {
 	t.Parallel()
-	// Node.js looks for packages beside the file.
+	printsBothLists(t, 2000, itemOfExample, "node", javaScriptExample(t, "subscriber.mjs"))
+}
+
+// javaScriptExample copies a program to where Node.js finds the packages of test/js,
+// which it looks for beside the file.
+func javaScriptExample(t *testing.T, name string) (file string) {
+	t.Helper()
 	folder := t.TempDir()
-	source, err := os.ReadFile(filepath.Join(examples, "javascript", "subscriber.mjs"))
+	source, err := os.ReadFile(filepath.Join(examples, "javascript", name))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -37,14 +45,14 @@ func TestTheJavaScriptExamplePrintsBothLists(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	file := filepath.Join(folder, "subscriber.mjs")
+	file = filepath.Join(folder, name)
 	if err := os.WriteFile(file, source, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Symlink(packages, filepath.Join(folder, "node_modules")); err != nil {
 		t.Fatal(err)
 	}
-	printsBothLists(t, 2000, itemOfExample, "node", file)
+	return file
 }
 
 func TestThePythonExamplePrintsBothLists(t *testing.T) {
@@ -60,6 +68,99 @@ func TestTheCExamplePrintsBothLists(t *testing.T) {
 func TestTheSocatExamplePrintsBothLists(t *testing.T) {
 	t.Parallel()
 	printsBothLists(t, 20, itemOfExample, filepath.Join(examples, "socat", "subscriber.sh"))
+}
+
+func TestTheGoWorkerHandlesEachItem(t *testing.T) {
+	t.Parallel()
+	program := filepath.Join(t.TempDir(), "worker")
+	if err := build(filepath.Join(examples, "go"), "-o", program, "./worker"); err != nil {
+		t.Fatal(err)
+	}
+	handlesEachItem(t, program)
+}
+
+func TestTheJavaScriptWorkerHandlesEachItem(t *testing.T) {
+	t.Parallel()
+	handlesEachItem(t, "node", javaScriptExample(t, "worker.mjs"))
+}
+
+func TestThePythonWorkerHandlesEachItem(t *testing.T) {
+	t.Parallel()
+	handlesEachItem(t, "python3", filepath.Join(examples, "python", "worker.py"))
+}
+
+func TestTheCWorkerHandlesEachItem(t *testing.T) {
+	t.Parallel()
+	handlesEachItem(t, compileC(t, filepath.Join(examples, "c", "worker.c")))
+}
+
+func TestTheReadmesTenLinesHandleEachItem(t *testing.T) {
+	t.Parallel()
+	readme, err := os.ReadFile(filepath.Join("..", "..", "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := regexp.MustCompile("(?s)```go\n(.*?)```").FindSubmatch(readme)
+	if lines == nil || !bytes.Contains(lines[1], []byte(`"nats://box:4222"`)) {
+		t.Fatalf("README.md has no lines of Go that connect to nats://box:4222: %s", lines)
+	}
+	source := filepath.Join(t.TempDir(), "main.go")
+	text := "package main\n" +
+		`import ("context"; "fmt"; "log"; "os"; "os/signal"; "syscall"; "github.com/nats-io/nats.go"; "github.com/nats-io/nats.go/jetstream")` + "\n" +
+		"func handle(item []byte) { fmt.Printf(\"events %s\\n\", item) }\n" +
+		"func main() {\nctx, _ := signal.NotifyContext(context.Background(), syscall.SIGTERM)\n" +
+		strings.Replace(string(lines[1]), `"nats://box:4222"`, `os.Getenv("NATS_URL")`, 1) + "<-ctx.Done()\n}\n"
+	if err := os.WriteFile(source, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	program := filepath.Join(t.TempDir(), "worker")
+	if err := build(filepath.Join(examples, "go"), "-o", program, source); err != nil {
+		t.Fatal(err)
+	}
+	handlesEachItem(t, program)
+}
+
+// handlesEachItem checks that a worker, unchanged, handles all items of either
+// server, and that none is left, across a restart of the server amid them.
+func handlesEachItem(t *testing.T, name string, args ...string) {
+	for _, k := range []kind{edged, natsServer} {
+		t.Run(string(k), func(t *testing.T) {
+			t.Parallel()
+			const n = 2000
+			s := startStream(t, k, settings{}, true)
+			program := startExample(t, s.server, name, args...)
+			js := js(t, s)
+			redistest.Eventually(t, "the worker has made its consumer", func() bool {
+				_, err := js.Consumer(t.Context(), "events", "worker")
+				return err == nil
+			})
+
+			missing := make(map[string]bool)
+			for _, item := range numbered(n) {
+				missing["events "+item] = true
+			}
+			until := func(left int) {
+				t.Helper()
+				for len(missing) > left {
+					delete(missing, program.line())
+				}
+			}
+			s.push(numbered(n)[:n/2]...)
+			until(n - 100)
+			s.restart()
+			s.push(numbered(n)[n/2:]...)
+			until(0)
+			// An acknowledgement that the restart has swallowed is made up for.
+			for s.left() > 0 {
+				select {
+				case <-program.lines:
+				case <-program.late:
+					t.Fatalf("gave up waiting: nothing is left; %d items are", s.left())
+				case <-time.After(10 * time.Millisecond): // look again
+				}
+			}
+		})
+	}
 }
 
 // telegraf is built with what its example names, of its hundreds of plugins.
@@ -108,6 +209,32 @@ func printsBothLists(t *testing.T, n int, item func(line string) (list, item str
 	}
 	push(0, n/2)
 
+	program := startExample(t, s, name, args...)
+	until := func(left int) {
+		t.Helper()
+		for len(missing) > left {
+			list, item := item(program.line())
+			delete(missing, list+" "+item)
+		}
+	}
+	until(n - 1) // of 2 * (n/2): it has begun
+	s.restart()
+	push(n/2, n)
+	until(0)
+}
+
+// example is a program that prints items. It ends with the test, by SIGTERM and with
+// code 0.
+type example struct {
+	t     *testing.T
+	name  string
+	lines <-chan string
+	late  <-chan time.Time
+}
+
+// startExample starts a program with the address of a server in NATS_URL.
+func startExample(t *testing.T, s *server, name string, args ...string) *example {
+	t.Helper()
 	cmd := exec.Command(name, args...)
 	cmd.Env = append(os.Environ(), "NATS_URL=nats://"+s.tcp)
 	var stderr bytes.Buffer
@@ -126,7 +253,7 @@ func printsBothLists(t *testing.T, n int, item func(line string) (list, item str
 			lines <- out.Text()
 		}
 	}()
-	defer func() {
+	t.Cleanup(func() {
 		cmd.Process.Signal(syscall.SIGTERM)
 		kill := time.AfterFunc(patience, func() { cmd.Process.Kill() })
 		defer kill.Stop()
@@ -138,26 +265,21 @@ func printsBothLists(t *testing.T, n int, item func(line string) (list, item str
 		if t.Failed() {
 			t.Logf("what %s says:\n%s", name, stderr.Bytes())
 		}
-	}()
+	})
+	return &example{t: t, name: name, lines: lines, late: time.After(patience)}
+}
 
-	deadline := time.After(patience)
-	until := func(left int) {
-		t.Helper()
-		for len(missing) > left {
-			select {
-			case line, ok := <-lines:
-				if !ok {
-					t.Fatalf("%s has ended; %d items are missing", name, len(missing))
-				}
-				list, item := item(line)
-				delete(missing, list+" "+item)
-			case <-deadline:
-				t.Fatalf("gave up waiting: %s prints all items; %d are missing", name, len(missing))
-			}
+// line is the next one that the program prints.
+func (e *example) line() string {
+	e.t.Helper()
+	select {
+	case line, ok := <-e.lines:
+		if !ok {
+			e.t.Fatalf("%s has ended", e.name)
 		}
+		return line
+	case <-e.late:
+		e.t.Fatalf("gave up waiting: %s prints all items", e.name)
 	}
-	until(n - 1) // of 2 * (n/2): it has begun
-	s.restart()
-	push(n/2, n)
-	until(0)
+	panic("unreachable")
 }

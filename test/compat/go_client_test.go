@@ -24,7 +24,8 @@ var goScenarios = []struct {
 	settings settings
 	differs  *difference
 }{
-	{name: "what the server says of itself", run: introduction},
+	{name: "what the server says of itself", run: introduction,
+		settings: settings{natsServer: `jetstream: {store_dir: "FILES/introduction"}`}},
 	{name: "plain subscriptions", run: plain},
 	{name: "wildcards", run: wildcards},
 	{name: "queue groups", run: queueGroups},
@@ -59,7 +60,9 @@ var goScenarios = []struct {
 	{name: "TLS", run: overTLS, settings: withTLS},
 	{name: "client certificates", run: clientCertificates, settings: withClientCertificates},
 	{name: "TLS handshake first", run: handshakeFirst, settings: withHandshakeFirst},
-	{name: "JetStream", run: jetStream},
+	{name: "JetStream", run: jetStream,
+		settings: settings{natsServer: `jetstream: {store_dir: "FILES/JetStream"}`}},
+	{name: "no JetStream", run: jetStream, settings: settings{edged: `tcp.jetstream = false`, natsServer: "jetstream: disabled"}},
 	{name: "a subject of 65 tokens", run: longPattern, differs: &difference{
 		saw: `subscribe to "a.….a.>": permissions violation; to "a.….a": received`,
 		because: "each token of a pattern is memory of the router, so edged takes at most 64 in a subject with wildcards; " +
@@ -91,7 +94,7 @@ func TestTheGoClientSeesNoOtherServer(t *testing.T) {
 
 // connect connects and closes with the test. What the library reports by itself
 // fails the test, unless the options handle it.
-func connect(t *testing.T, s *server, opts ...nats.Option) *nats.Conn {
+func connect(t testing.TB, s *server, opts ...nats.Option) *nats.Conn {
 	t.Helper()
 	nc, err := tryConnect(t, s, opts...)
 	if err != nil {
@@ -100,7 +103,7 @@ func connect(t *testing.T, s *server, opts ...nats.Option) *nats.Conn {
 	return nc
 }
 
-func tryConnect(t *testing.T, s *server, opts ...nats.Option) (*nats.Conn, error) {
+func tryConnect(t testing.TB, s *server, opts ...nats.Option) (*nats.Conn, error) {
 	nc, err := nats.Connect("nats://"+s.tcp, append([]nats.Option{
 		nats.Name(t.Name()), nats.Timeout(patience), nats.DrainTimeout(patience),
 		nats.MaxReconnects(-1), nats.ReconnectWait(5 * time.Millisecond), nats.ReconnectJitter(0, 0),

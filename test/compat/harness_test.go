@@ -75,15 +75,16 @@ type server struct {
 	daemon   *edgedtest.Server  // nil for nats-server
 }
 
-// start starts a server that ends with the test, edged with code 0.
-func start(t testing.TB, k kind, set settings) *server {
+// start starts a server that ends with the test, edged with code 0. The last
+// arguments are those of edged's Redis.
+func start(t testing.TB, k kind, set settings, redis ...string) *server {
 	t.Helper()
 	if err := writeFiles(); err != nil {
 		t.Fatal(err)
 	}
 	s := &server{t: t, kind: k, settings: set}
 	if k == edged {
-		s.redis = redistest.Start(t)
+		s.redis = redistest.Start(t, redis...)
 		s.daemon = edgedtest.New(t, s.redis.Address(), `drain.timeout = "1h"`, withFiles(set.edged))
 		s.tcp = s.daemon.Address
 	} else if err := buildNATSServer(); err != nil {
@@ -109,7 +110,7 @@ func (s *server) start() {
 	}
 
 	file := filepath.Join(s.t.TempDir(), "config")
-	config := fmt.Sprintf("listen: %q\nlame_duck_grace_period: 1s\n%s\n", s.tcp, withFiles(s.settings.natsServer))
+	config := fmt.Sprintf("listen: %q\nlame_duck_grace_period: 1s\njetstream: {store_dir: %q}\n%s\n", s.tcp, s.t.TempDir(), withFiles(s.settings.natsServer))
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		s.t.Fatal(err)
 	}

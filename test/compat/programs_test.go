@@ -60,9 +60,15 @@ func comparePrograms(t *testing.T, program func(t *testing.T) *exec.Cmd) {
 	saw := make(map[kind]map[string]string)
 	for _, k := range []kind{edged, natsServer} {
 		t.Run(string(k), func(t *testing.T) {
-			saw[k] = watch(t, start(t, k, settings{}), program(t))
+			saw[k] = watch(t, start(t, k, settings{natsServer: withJetStream(t)}), program(t))
 		})
 	}
+	compareScenarios(t, saw)
+}
+
+// compareScenarios compares what programs saw, scenario by scenario.
+func compareScenarios(t *testing.T, saw map[kind]map[string]string) {
+	t.Helper()
 	names := slices.Sorted(maps.Keys(saw[natsServer]))
 	if !slices.Equal(names, slices.Sorted(maps.Keys(saw[edged]))) || len(names) == 0 {
 		t.Fatalf("with edged the scenarios were %q, with nats-server %q", slices.Sorted(maps.Keys(saw[edged])), names)
@@ -77,6 +83,22 @@ func comparePrograms(t *testing.T, program func(t *testing.T) *exec.Cmd) {
 // watch runs a program to its end, does what it asks for, and returns what it saw.
 func watch(t *testing.T, s *server, cmd *exec.Cmd) map[string]string {
 	t.Helper()
+	return observe(t, s, cmd, func(request string) {
+		switch request {
+		case "restart":
+			s.restart()
+		case "go":
+			s.lameDuck()
+		default:
+			t.Errorf("it asks for %q", request)
+		}
+	})
+}
+
+// observe runs a program to its end and returns what it saw. Each line that begins
+// with "please" is a request.
+func observe(t *testing.T, s *server, cmd *exec.Cmd, please func(request string)) map[string]string {
+	t.Helper()
 	cmd.Env = append(os.Environ(), "SERVER=nats://"+s.tcp)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
@@ -89,15 +111,12 @@ func watch(t *testing.T, s *server, cmd *exec.Cmd) map[string]string {
 	}
 	saw := make(map[string]string)
 	for lines := bufio.NewScanner(stdout); lines.Scan(); {
-		switch line := lines.Text(); line {
-		case "please restart":
-			s.restart()
-		case "please go":
-			s.lameDuck()
-		default:
-			name, what, _ := strings.Cut(strings.TrimPrefix(line, "saw "), ": ")
-			saw[name] = what
+		if request, ok := strings.CutPrefix(lines.Text(), "please "); ok {
+			please(request)
+			continue
 		}
+		name, what, _ := strings.Cut(strings.TrimPrefix(lines.Text(), "saw "), ": ")
+		saw[name] = what
 	}
 	if err := cmd.Wait(); err != nil {
 		t.Fatalf("%s: %v, after %v\n%s", cmd, err, saw, stderr.Bytes())

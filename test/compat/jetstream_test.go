@@ -1,0 +1,1118 @@
+package compat
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"edged/internal/redistest"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// scenario is a program that consumes a stream. It fails if something is wrong with
+// any server, and returns the observations that may differ.
+type scenario struct {
+	name     string
+	run      func(t *testing.T, s *stream) (saw string)
+	settings settings
+	interest bool // nats-server's stream removes items that all consumers have acknowledged
+	differs  *difference
+}
+
+// jetStreamScenarios use the package jetstream of nats.go.
+var jetStreamScenarios = []scenario{
+	{name: "looking up streams", run: lookUpStreams},
+	{name: "making, changing and deleting consumers", run: administerConsumers},
+	{name: "wrong consumers", run: wrongConsumers},
+	{name: "a consumer of a foreign subject", run: foreignSubject, differs: &difference{
+		saw:     "400/10093",
+		because: "edged refuses it as NATS 2.10 does; later ones make a consumer that gets nothing",
+	}},
+	{name: "what a consumer tells of itself", run: consumerInfo},
+
+	{name: "Fetch", run: fetching},
+	{name: "Fetch with a limit of bytes", run: fetchBytes},
+	{name: "FetchNoWait", run: fetchNoWait},
+	{name: "Next", run: nextItem},
+	{name: "Consume", run: consuming},
+	{name: "Consume with a limit of bytes", run: consumeBytes},
+	{name: "Messages", run: messages},
+	{name: "two programs with one consumer", run: sharing},
+	{name: "two consumers", run: twoConsumers},
+
+	{name: "a double acknowledgement", run: doubleAcknowledgement},
+	{name: "an acknowledgement by hand", run: rawAcknowledgements},
+	{name: "a refusal", run: refusal},
+	{name: "a refusal with a delay", run: refusalWithDelay},
+	{name: "giving up with a reason", run: givingUpWithReason},
+	{name: "in progress", run: inProgress},
+	{name: "redelivery after ack_wait", run: redelivery},
+	{name: "redelivery by backoff", run: backoff},
+	{name: "max_deliver", run: maxDeliver},
+	{name: "max_ack_pending", run: maxAckPending},
+	{name: "acknowledging all", run: acknowledgeAll},
+	{name: "acknowledging nothing", run: acknowledgeNothing},
+
+	{name: "deliver policies", run: deliverPolicies},
+	{name: "a start before the first item", run: startBeforeFirst, interest: true},
+	{name: "headers only", run: headersOnly},
+	{name: "an ephemeral consumer goes", run: ephemeral},
+	{name: "too many waiting pulls", run: tooManyPulls},
+	{name: "too large a pull", run: tooLargePull},
+	{name: "pulls by hand", run: rawPulls},
+	{name: "heartbeats are missed", run: missedHeartbeats},
+	{name: "Consume of a consumer that is deleted", run: deletedWhileConsuming},
+	{name: "Messages of a consumer that is deleted", run: deletedWhileIterating},
+
+	{name: "an ordered consumer", run: ordered},
+	{name: "looking takes nothing", run: looking},
+	{name: "getting single items", run: getMsg},
+	{name: "an acknowledged item is gone", run: emptied, interest: true},
+	{name: "publishing an item twice", run: publishTwice, settings: settings{edged: "[[inbound]]\nsubject = \"orders\"\nlist = \"orders\""}},
+	{name: "a push consumer", run: pushConsumer},
+	{name: "a push consumer of a group", run: pushGroup},
+}
+
+func TestCodeForJetStreamSeesNoOtherServer(t *testing.T) {
+	t.Parallel()
+	compareStreams(t, jetStreamScenarios)
+}
+
+func compareStreams(t *testing.T, scenarios []scenario) {
+	for _, sc := range scenarios {
+		t.Run(sc.name, func(t *testing.T) {
+			t.Parallel()
+			saw := make(map[kind]string)
+			for _, k := range []kind{edged, natsServer} {
+				t.Run(string(k), func(t *testing.T) { saw[k] = sc.run(t, startStream(t, k, sc.settings, sc.interest)) })
+			}
+			compare(t, saw, sc.differs)
+		})
+	}
+}
+
+func lookUpStreams(t *testing.T, s *stream) string {
+	s.push("a", "b", "c")
+	js, _ := jetStreamOf(t, s)
+	ctx := t.Context()
+	account, err := js.AccountInfo(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	var names, listed []string
+	all := js.StreamNames(ctx)
+	for name := range all.Name() {
+		names = append(names, name)
+	}
+	list := js.ListStreams(ctx)
+	for info := range list.Info() {
+		listed = append(listed, info.Config.Name)
+	}
+	if err := errors.Join(all.Err(), list.Err()); err != nil {
+		t.Error(err)
+	}
+	slices.Sort(names)
+	slices.Sort(listed)
+
+	events, err := js.Stream(ctx, "events")
+	if err != nil {
+		t.Fatal(err)
+	}
+	info, err := events.Info(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	of, err := js.StreamNameBySubject(ctx, "readings")
+	if err != nil {
+		t.Error(err)
+	}
+	_, unknown := js.Stream(ctx, "others")
+	_, unknownSubject := js.StreamNameBySubject(ctx, "others")
+	return fmt.Sprintf("%d streams, names %q, list %q, readings are in %s; events has subjects %q, direct %v, %d items from %d to %d, %d consumers; others: %v, %v",
+		account.Streams, names, listed, of, info.Config.Subjects, info.Config.AllowDirect, info.State.Msgs,
+		info.State.FirstSeq, info.State.LastSeq, info.State.Consumers, unknown, unknownSubject)
+}
+
+func administerConsumers(t *testing.T, s *stream) string {
+	js, _ := jetStreamOf(t, s)
+	ctx := t.Context()
+	config := jetstream.ConsumerConfig{Durable: "worker", AckPolicy: jetstream.AckExplicitPolicy, MaxAckPending: 7, Description: "first"}
+	var saw []string
+	note := func(what string, err error) { saw = append(saw, what+": "+fault(err)) }
+
+	_, err := js.Consumer(ctx, "events", "worker")
+	note("unknown", err)
+	_, err = js.UpdateConsumer(ctx, "events", config)
+	note("change it", err)
+	_, err = js.CreateConsumer(ctx, "events", config)
+	note("make it", err)
+	_, err = js.CreateConsumer(ctx, "events", config)
+	note("make it again", err)
+
+	config.MaxAckPending = 8
+	_, err = js.CreateConsumer(ctx, "events", config)
+	note("make another of its name", err)
+	c, err := js.CreateOrUpdateConsumer(ctx, "events", config)
+	note("change it", err)
+	if err == nil {
+		note(fmt.Sprintf("max_ack_pending %d", c.CachedInfo().Config.MaxAckPending), nil)
+	}
+	config.AckPolicy = jetstream.AckAllPolicy
+	_, err = js.UpdateConsumer(ctx, "events", config)
+	note("change its ack policy", err)
+	_, err = js.CreateConsumer(ctx, "others", config)
+	note("in another stream", err)
+
+	events, err := js.Stream(ctx, "events")
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := events.ConsumerNames(ctx)
+	for name := range names.Name() {
+		note("has "+name, names.Err())
+	}
+	list := events.ListConsumers(ctx)
+	for info := range list.Info() {
+		note(fmt.Sprintf("has %s, %q", info.Name, info.Config.Description), list.Err())
+	}
+	note("delete it", js.DeleteConsumer(ctx, "events", "worker"))
+	note("delete it again", js.DeleteConsumer(ctx, "events", "worker"))
+	_, err = c.Info(ctx)
+	note("ask for it", err)
+	return strings.Join(saw, "; ")
+}
+
+// wrongConsumers asks for consumers that contradict themselves.
+func wrongConsumers(t *testing.T, s *stream) string {
+	js, _ := jetStreamOf(t, s)
+	start := time.Now()
+	explicit := jetstream.AckExplicitPolicy
+	var saw []string
+	for _, c := range []struct {
+		what   string
+		config jetstream.ConsumerConfig
+	}{
+		{"a start sequence without its policy", jetstream.ConsumerConfig{AckPolicy: explicit, OptStartSeq: 3}},
+		{"a policy without its start sequence", jetstream.ConsumerConfig{AckPolicy: explicit, DeliverPolicy: jetstream.DeliverByStartSequencePolicy}},
+		{"a policy without its start time", jetstream.ConsumerConfig{AckPolicy: explicit, DeliverPolicy: jetstream.DeliverByStartTimePolicy}},
+		{"a start time and a start sequence", jetstream.ConsumerConfig{AckPolicy: explicit, DeliverPolicy: jetstream.DeliverByStartTimePolicy, OptStartTime: &start, OptStartSeq: 3}},
+		{"a backoff longer than max_deliver", jetstream.ConsumerConfig{AckPolicy: explicit, MaxDeliver: 1, BackOff: []time.Duration{time.Second, time.Minute}}},
+		{"max_waiting below 0", jetstream.ConsumerConfig{AckPolicy: explicit, MaxWaiting: -1}},
+		{"both kinds of filters", jetstream.ConsumerConfig{AckPolicy: explicit, FilterSubject: "events", FilterSubjects: []string{"events"}}},
+		{"two filters that overlap", jetstream.ConsumerConfig{AckPolicy: explicit, FilterSubjects: []string{"events", "events"}}},
+	} {
+		_, err := js.CreateConsumer(t.Context(), "events", c.config)
+		saw = append(saw, c.what+": "+fault(err))
+	}
+	return strings.Join(saw, "; ")
+}
+
+func foreignSubject(t *testing.T, s *stream) string {
+	_, err := js(t, s).CreateConsumer(t.Context(), "events", jetstream.ConsumerConfig{AckPolicy: jetstream.AckExplicitPolicy, FilterSubject: "others"})
+	return fault(err)
+}
+
+func consumerInfo(t *testing.T, s *stream) string {
+	c := consume(t, s, jetstream.ConsumerConfig{
+		Durable: "worker", Description: "it works", AckPolicy: jetstream.AckExplicitPolicy, AckWait: time.Minute,
+		MaxDeliver: 5, MaxAckPending: 10, MaxWaiting: 3, MaxRequestBatch: 100, MaxRequestExpires: time.Hour,
+		FilterSubject: "events", Metadata: map[string]string{"team": "night"},
+	})
+	info, err := c.Info(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if age := time.Since(info.Created); age < -patience || age > 10*patience {
+		t.Errorf("it is of %v", info.Created)
+	}
+	g := info.Config
+	saw := []string{fmt.Sprintf("%s/%s %q, filter %q, ack %v within %v, deliver %v, at most %d times, %d owed, %d waiting, %d a pull for %v, of the team %q",
+		info.Stream, info.Name, g.Description, g.FilterSubject, g.AckPolicy, g.AckWait, g.DeliverPolicy, g.MaxDeliver, g.MaxAckPending,
+		g.MaxWaiting, g.MaxRequestBatch, g.MaxRequestExpires, g.Metadata["team"])}
+
+	// Fields that are left out get their defaults.
+	info = newConsumer(t, js(t, s), jetstream.ConsumerConfig{Durable: "other"}).CachedInfo()
+	g = info.Config
+	saw = append(saw, fmt.Sprintf("ack %v within %v, deliver %v, at most %d times, %d owed, %d waiting, inactive for %v, replay %v",
+		g.AckPolicy, g.AckWait, g.DeliverPolicy, g.MaxDeliver, g.MaxAckPending, g.MaxWaiting, g.InactiveThreshold, g.ReplayPolicy))
+
+	s.push("a", "b", "c", "d")
+	saw = append(saw, standing(t, c))
+	msgs := fetch(t, c, 3)
+	saw = append(saw, standing(t, c))
+	acknowledge(t, msgs[1])
+	saw = append(saw, standing(t, c))
+	acknowledge(t, msgs[0])
+	saw = append(saw, standing(t, c))
+	return strings.Join(saw, "; ")
+}
+
+func js(t *testing.T, s *stream) jetstream.JetStream {
+	js, _ := jetStreamOf(t, s)
+	return js
+}
+
+var explicitWorker = jetstream.ConsumerConfig{Durable: "worker", AckPolicy: jetstream.AckExplicitPolicy, AckWait: 10 * patience}
+
+// short has an ack_wait that a test can wait for.
+func short(config jetstream.ConsumerConfig) jetstream.ConsumerConfig {
+	config.AckWait = 100 * time.Millisecond
+	return config
+}
+
+func fetching(t *testing.T, s *stream) string {
+	c := consume(t, s, explicitWorker)
+	s.push(numbered(5)...)
+	msgs := fetch(t, c, 3)
+	saw := describe(t, msgs...)
+	if got := []string{msgs[0].Subject(), fmt.Sprint(len(msgs[0].Headers()))}; !slices.Equal(got, []string{"events", "0"}) {
+		t.Errorf("subject and headers are %q", got)
+	}
+	acknowledge(t, msgs...)
+
+	// Fewer than it asks for: it waits for the rest, and ends when its time is over.
+	batch, err := c.Fetch(10, jetstream.FetchMaxWait(300*time.Millisecond))
+	few, err := all(batch, err)
+	saw += fmt.Sprintf("; %s, %v", describe(t, few...), err)
+	acknowledge(t, few...)
+	return saw + "; " + standing(t, c)
+}
+
+func fetchBytes(t *testing.T, s *stream) string {
+	c := consume(t, s, explicitWorker)
+	large := strings.Repeat("x", 1000)
+	s.push(large, large, large, large)
+	batch, err := c.FetchBytes(2500, jetstream.FetchMaxWait(patience))
+	msgs, err := all(batch, err)
+	saw := fmt.Sprintf("%d of %d, %v", len(msgs), 4, err)
+	batch, err = c.FetchBytes(500, jetstream.FetchMaxWait(patience))
+	msgs, err = all(batch, err)
+	return saw + fmt.Sprintf("; %d, %v; %s", len(msgs), err, standing(t, c))
+}
+
+func fetchNoWait(t *testing.T, s *stream) string {
+	c := consume(t, s, explicitWorker)
+	saw := fmt.Sprintf("%q", items(rest(t, c)))
+	s.push(numbered(5)...)
+	batch, err := c.FetchNoWait(3)
+	msgs, err := all(batch, err)
+	saw += fmt.Sprintf(" %s %v", describe(t, msgs...), err)
+	return saw + fmt.Sprintf(" %s %q", describe(t, rest(t, c)...), items(rest(t, c)))
+}
+
+func nextItem(t *testing.T, s *stream) string {
+	c := consume(t, s, explicitWorker)
+	_, err := c.Next(jetstream.FetchMaxWait(50 * time.Millisecond))
+	saw := fmt.Sprint(err)
+
+	// A pull that waits gets an item that comes.
+	came := make(chan jetstream.Msg, 1)
+	go func() {
+		m, err := c.Next(jetstream.FetchMaxWait(patience))
+		if err != nil {
+			t.Error(err)
+		}
+		came <- m
+	}()
+	awaitPull(t, c, 1)
+	s.push("a")
+	m := await(t, "an item comes", came)
+	acknowledge(t, m)
+	return saw + "; " + describe(t, m) + "; " + standing(t, c)
+}
+
+// awaitPull waits until n pulls wait at the server.
+func awaitPull(t *testing.T, c jetstream.Consumer, n int) {
+	t.Helper()
+	redistest.Eventually(t, "a pull waits", func() bool {
+		info, err := c.Info(t.Context())
+		return err == nil && info.NumWaiting == n
+	})
+}
+
+// consuming takes more items than a pull asks for, some of which come while it runs.
+func consuming(t *testing.T, s *stream) string {
+	const n = 3000
+	c := consume(t, s, explicitWorker)
+	want := numbered(n)
+	s.push(want[:n/2]...)
+	var got []string
+	done := make(chan bool)
+	running, err := c.Consume(func(m jetstream.Msg) {
+		if err := m.Ack(); err != nil {
+			t.Error(err)
+		}
+		if got = append(got, string(m.Data())); len(got) == n {
+			close(done)
+		}
+	}, reportTo(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.push(want[n/2:]...)
+	await(t, "all items come", done)
+	settled(t, c)
+	running.Drain()
+	await(t, "it ends", running.Closed())
+	return fmt.Sprintf("in order %v; %s", slices.Equal(got, want), standing(t, c))
+}
+
+// reportTo fails the test when Consume reports an error.
+func reportTo(t *testing.T) jetstream.ConsumeErrHandler {
+	return func(_ jetstream.ConsumeContext, err error) { t.Errorf("Consume reports: %v", err) }
+}
+
+func consumeBytes(t *testing.T, s *stream) string {
+	const n = 200
+	c := consume(t, s, explicitWorker)
+	item := strings.Repeat("x", 500)
+	s.push(slices.Repeat([]string{item}, n)...)
+	left := n
+	done := make(chan bool)
+	running, err := c.Consume(func(m jetstream.Msg) {
+		if err := m.Ack(); err != nil {
+			t.Error(err)
+		}
+		if left--; left == 0 {
+			close(done)
+		}
+	}, jetstream.PullMaxBytes(5000), reportTo(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer running.Stop()
+	await(t, "all items come", done)
+	settled(t, c)
+	return standing(t, c)
+}
+
+func messages(t *testing.T, s *stream) string {
+	c := consume(t, s, explicitWorker)
+	s.push(numbered(20)...)
+	iterator, err := c.Messages(jetstream.PullMaxMessages(4))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []jetstream.Msg
+	for range 20 {
+		m, err := iterator.Next()
+		if err != nil {
+			t.Fatal(err)
+		}
+		acknowledge(t, m)
+		got = append(got, m)
+	}
+
+	_, err = iterator.Next(jetstream.NextMaxWait(50 * time.Millisecond))
+	saw := []string{describe(t, got...), fmt.Sprint(err)}
+	iterator.Drain()
+	_, err = iterator.Next()
+	saw = append(saw, fmt.Sprint(err), standing(t, c))
+	return strings.Join(saw, "; ")
+}
+
+// sharing is one durable consumer with two programs.
+func sharing(t *testing.T, s *stream) string {
+	const n = 400
+	a := consume(t, s, explicitWorker)
+	b, err := js(t, s).Consumer(t.Context(), "events", "worker")
+	if err != nil {
+		t.Fatal(err)
+	}
+	came := make(chan [2]string, n)
+	for name, c := range map[string]jetstream.Consumer{"a": a, "b": b} {
+		running, err := c.Consume(func(m jetstream.Msg) {
+			if err := m.Ack(); err != nil {
+				t.Error(err)
+			}
+			came <- [2]string{name, string(m.Data())}
+		}, jetstream.PullMaxMessages(10), reportTo(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer running.Stop()
+	}
+	awaitPull(t, a, 2)
+
+	s.push(numbered(n)...)
+	times, by := map[string]int{}, map[string]int{}
+	for range n {
+		came := await(t, "all items come", came)
+		by[came[0]]++
+		times[came[1]]++
+	}
+	settled(t, a)
+	return fmt.Sprintf("%d different items, both have some: %v; %s", len(times), by["a"] > 0 && by["b"] > 0, standing(t, a))
+}
+
+func twoConsumers(t *testing.T, s *stream) string {
+	js := js(t, s)
+	first := newConsumer(t, js, jetstream.ConsumerConfig{Durable: "first", AckPolicy: jetstream.AckExplicitPolicy})
+	second := newConsumer(t, js, jetstream.ConsumerConfig{Durable: "second", AckPolicy: jetstream.AckExplicitPolicy})
+	s.push(numbered(3)...)
+	acknowledge(t, fetch(t, first, 3)...)
+	msgs := fetch(t, second, 2)
+	acknowledge(t, msgs[0])
+	return fmt.Sprintf("%s; %s; %s", describe(t, msgs...), standing(t, first), standing(t, second))
+}
+
+func doubleAcknowledgement(t *testing.T, s *stream) string {
+	c := consume(t, s, explicitWorker)
+	s.push("a", "b")
+	m := next(t, c)
+	var saw []string
+	for range 2 {
+		saw = append(saw, fmt.Sprint(doubleAck(t, m)))
+	}
+	return strings.Join(append(saw, fmt.Sprint(m.Nak()), standing(t, c)), "; ")
+}
+
+// rawAcknowledgements sends the payloads that libraries send, and others.
+func rawAcknowledgements(t *testing.T, s *stream) string {
+	js, nc := jetStreamOf(t, s)
+	c := newConsumer(t, js, explicitWorker)
+	s.push("a", "b", "c", "d")
+	saw := []string{}
+	for _, body := range []string{"", "+ACK", "+TERM", "+OK"} {
+		m := next(t, c)
+		answer, err := nc.Request(m.Reply(), []byte(body), patience)
+		if err != nil {
+			t.Fatalf("%q of %s: %v", body, m.Data(), err)
+		}
+		saw = append(saw, fmt.Sprintf("%q: %q %v", body, answer.Data, answer.Header))
+	}
+	return strings.Join(append(saw, standing(t, c)), "; ")
+}
+
+func refusal(t *testing.T, s *stream) string {
+	c := consume(t, s, explicitWorker)
+	s.push("a", "b", "c")
+	msgs := fetch(t, c, 3)
+	acknowledge(t, msgs[1])
+	if err := errors.Join(msgs[0].Nak(), msgs[2].Nak()); err != nil {
+		t.Error(err)
+	}
+	again := []jetstream.Msg{next(t, c), next(t, c)}
+	slices.SortFunc(again, func(a, b jetstream.Msg) int { return strings.Compare(string(a.Data()), string(b.Data())) })
+	saw := describe(t, again...) + "; " + standing(t, c)
+	acknowledge(t, again...)
+	return saw + "; " + standing(t, c)
+}
+
+func refusalWithDelay(t *testing.T, s *stream) string {
+	c := consume(t, s, explicitWorker)
+	s.push("a", "b")
+	msgs := fetch(t, c, 2)
+	if err := msgs[0].NakWithDelay(10 * patience); err != nil {
+		t.Error(err)
+	}
+	if err := msgs[1].NakWithDelay(100 * time.Millisecond); err != nil {
+		t.Error(err)
+	}
+	again := next(t, c)
+	acknowledge(t, again)
+	return fmt.Sprintf("%s; then %q; %s", describe(t, again), items(rest(t, c)), standing(t, c))
+}
+
+func givingUpWithReason(t *testing.T, s *stream) string {
+	js, nc := jetStreamOf(t, s)
+	c := newConsumer(t, js, explicitWorker)
+	s.push("a", "b", "c")
+	msgs := fetch(t, c, 2)
+	if err := msgs[0].TermWithReason("it is broken"); err != nil {
+		t.Error(err)
+	}
+	if err := msgs[1].Term(); err != nil {
+		t.Error(err)
+	}
+	flush(t, nc)
+	redistest.Eventually(t, "both are given up", func() bool {
+		info, err := c.Info(t.Context())
+		return err == nil && info.NumAckPending == 0
+	})
+	return fmt.Sprintf("%s; then %q", standing(t, c), items(rest(t, c)))
+}
+
+// inProgress holds an item while another one of the same age is redelivered.
+func inProgress(t *testing.T, s *stream) string {
+	config := explicitWorker
+	config.AckWait = 2 * time.Second
+	c := consume(t, s, config)
+	s.push("held", "let go")
+	msgs := fetch(t, c, 2)
+	came := make(chan jetstream.Msg, 1)
+	go func() {
+		m, err := c.Next(jetstream.FetchMaxWait(patience))
+		if err != nil {
+			t.Error(err)
+		}
+		came <- m
+	}()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case again := <-came:
+			acknowledge(t, msgs[0], again)
+			return describe(t, again) + "; " + standing(t, c)
+		case <-tick.C:
+			if err := msgs[0].InProgress(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+func redelivery(t *testing.T, s *stream) string {
+	c := consume(t, s, short(explicitWorker))
+	s.push("a", "b")
+	var saw []string
+	for range 3 {
+		saw = append(saw, describe(t, fetch(t, c, 2)...))
+	}
+	return strings.Join(saw, "; ")
+}
+
+func backoff(t *testing.T, s *stream) string {
+	config := explicitWorker
+	config.BackOff = []time.Duration{100 * time.Millisecond, 200 * time.Millisecond, 10 * patience}
+	config.MaxDeliver = 5
+	c := consume(t, s, config)
+	s.push("a")
+	var saw []string
+	for range 3 {
+		saw = append(saw, describe(t, next(t, c)))
+	}
+	return strings.Join(append(saw, fmt.Sprint(c.CachedInfo().Config.AckWait)), "; ")
+}
+
+func maxDeliver(t *testing.T, s *stream) string {
+	config := explicitWorker
+	config.MaxDeliver = 2
+	c := consume(t, s, config)
+	s.push("a")
+	var saw []string
+	for range 2 {
+		m := next(t, c)
+		saw = append(saw, describe(t, m))
+		if err := m.Nak(); err != nil {
+			t.Error(err)
+		}
+	}
+	s.push("b")
+	return fmt.Sprintf("%s; then %s; then %q", strings.Join(saw, "; "), describe(t, next(t, c)), items(rest(t, c)))
+}
+
+func maxAckPending(t *testing.T, s *stream) string {
+	config := explicitWorker
+	config.MaxAckPending = 2
+	c := consume(t, s, config)
+	s.push("a", "b", "c")
+	few, err := all(c.Fetch(3, jetstream.FetchMaxWait(300*time.Millisecond)))
+	if err != nil || len(few) != 2 {
+		t.Fatalf("%q, %v", items(few), err)
+	}
+	saw := []string{fmt.Sprintf("%q", items(few)), standing(t, c)}
+
+	// A pull that waits goes on when an item is acknowledged.
+	came := make(chan jetstream.Msg, 1)
+	go func() {
+		m, err := c.Next(jetstream.FetchMaxWait(patience))
+		if err != nil {
+			t.Error(err)
+		}
+		came <- m
+	}()
+	awaitPull(t, c, 1)
+	acknowledge(t, few[1])
+	saw = append(saw, describe(t, await(t, "the third comes", came)), standing(t, c))
+	return strings.Join(saw, "; ")
+}
+
+func acknowledgeAll(t *testing.T, s *stream) string {
+	c := consume(t, s, jetstream.ConsumerConfig{Durable: "worker", AckPolicy: jetstream.AckAllPolicy, AckWait: 10 * patience})
+	s.push(numbered(5)...)
+	msgs := fetch(t, c, 4)
+	acknowledge(t, msgs[2])
+	saw := standing(t, c)
+	acknowledge(t, msgs[0], msgs[3])
+	return saw + "; " + standing(t, c)
+}
+
+func acknowledgeNothing(t *testing.T, s *stream) string {
+	c := consume(t, s, jetstream.ConsumerConfig{AckPolicy: jetstream.AckNonePolicy, InactiveThreshold: time.Hour})
+	s.push(numbered(3)...)
+	saw := describe(t, fetch(t, c, 3)...)
+	return fmt.Sprintf("%s; %s; %d are left", saw, standing(t, c), s.left())
+}
+
+func deliverPolicies(t *testing.T, s *stream) string {
+	s.push(numbered(5)...)
+	js := js(t, s)
+	long := time.Now().Add(-time.Hour)
+	var saw []string
+	for _, config := range []jetstream.ConsumerConfig{
+		{DeliverPolicy: jetstream.DeliverAllPolicy},
+		{DeliverPolicy: jetstream.DeliverLastPolicy},
+		{DeliverPolicy: jetstream.DeliverNewPolicy},
+		{DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: 3},
+		{DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: 100},
+		{DeliverPolicy: jetstream.DeliverByStartTimePolicy, OptStartTime: &long},
+	} {
+		config.AckPolicy = jetstream.AckExplicitPolicy
+		c := newConsumer(t, js, config)
+		saw = append(saw, fmt.Sprintf("%v: %s", config.DeliverPolicy, describe(t, rest(t, c)...)))
+	}
+
+	c := newConsumer(t, js, jetstream.ConsumerConfig{DeliverPolicy: jetstream.DeliverNewPolicy, AckPolicy: jetstream.AckExplicitPolicy})
+	s.push("new")
+	saw = append(saw, describe(t, next(t, c)))
+	return strings.Join(saw, "; ")
+}
+
+// startBeforeFirst begins with an item that is gone.
+func startBeforeFirst(t *testing.T, s *stream) string {
+	js := js(t, s)
+	keeper := newConsumer(t, js, jetstream.ConsumerConfig{Durable: "keeper", AckPolicy: jetstream.AckExplicitPolicy})
+	s.push(numbered(5)...)
+	acknowledge(t, fetch(t, keeper, 2)...)
+	redistest.Eventually(t, "two are removed", func() bool { return s.left() == 3 })
+
+	long := time.Now().Add(-time.Hour)
+	var saw []string
+	for _, config := range []jetstream.ConsumerConfig{
+		{DeliverPolicy: jetstream.DeliverAllPolicy},
+		{DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: 1},
+		{DeliverPolicy: jetstream.DeliverByStartTimePolicy, OptStartTime: &long},
+	} {
+		for _, policy := range []jetstream.AckPolicy{jetstream.AckExplicitPolicy, jetstream.AckNonePolicy} {
+			config.AckPolicy = policy
+			c := newConsumer(t, js, config)
+			saw = append(saw, fmt.Sprintf("%v, ack %v: %s", config.DeliverPolicy, policy, describe(t, fetch(t, c, 3)...)))
+		}
+	}
+	return strings.Join(saw, "; ")
+}
+
+func headersOnly(t *testing.T, s *stream) string {
+	c := consume(t, s, jetstream.ConsumerConfig{HeadersOnly: true, AckPolicy: jetstream.AckExplicitPolicy})
+	s.push("five5", "")
+	var saw []string
+	for _, m := range fetch(t, c, 2) {
+		saw = append(saw, fmt.Sprintf("%q %v", m.Data(), m.Headers()))
+	}
+	return strings.Join(saw, "; ")
+}
+
+func ephemeral(t *testing.T, s *stream) string {
+	js := js(t, s)
+	c := newConsumer(t, js, jetstream.ConsumerConfig{AckPolicy: jetstream.AckExplicitPolicy, InactiveThreshold: 100 * time.Millisecond})
+	var err error
+	redistest.Eventually(t, "it is gone", func() bool {
+		_, err = js.Consumer(t.Context(), "events", c.CachedInfo().Name)
+		return err != nil
+	})
+	return fmt.Sprintf("has a name: %v; %s", c.CachedInfo().Name != "", fault(err))
+}
+
+func tooManyPulls(t *testing.T, s *stream) string {
+	config := explicitWorker
+	config.MaxWaiting = 1
+	c := consume(t, s, config)
+	first, err := c.Fetch(1, jetstream.FetchMaxWait(patience))
+	if err != nil {
+		t.Fatal(err)
+	}
+	awaitPull(t, c, 1)
+	// One that wants heartbeats, as those of 10 s and more do, is not refused: its
+	// library misses them.
+	second, err := all(c.Fetch(1, jetstream.FetchMaxWait(9*time.Second)))
+	s.push("a")
+	msgs, firstErr := all(first, nil)
+	return fmt.Sprintf("the second gets %q, %v; the first %q, %v", items(second), err, items(msgs), firstErr)
+}
+
+func tooLargePull(t *testing.T, s *stream) string {
+	js, nc := jetStreamOf(t, s)
+	config := explicitWorker
+	config.MaxRequestBatch, config.MaxRequestExpires, config.MaxRequestMaxBytes = 5, time.Minute, 1000
+	newConsumer(t, js, config)
+	s.push("a")
+	var saw []string
+	for _, request := range []string{
+		`{"batch": 6, "expires": 1000000000}`,
+		`{"batch": 1, "expires": 120000000000}`,
+		`{"batch": 1, "expires": 1000000000, "max_bytes": 2000}`,
+		`{"batch": 1, "expires": 1000000000, "idle_heartbeat": 900000000}`,
+		`{"batch": -1}`,
+		`{"batch": nonsense`,
+	} {
+		answer, err := nc.Request("$JS.API.CONSUMER.MSG.NEXT.events.worker", []byte(request), patience)
+		if err != nil {
+			t.Fatalf("%s: %v", request, err)
+		}
+		saw = append(saw, fmt.Sprintf("%s: %s %s", request, answer.Header.Get("Status"), answer.Header.Get("Description")))
+	}
+	return strings.Join(saw, "; ")
+}
+
+// rawPulls sends the requests that libraries send, and others, and notes the items and the status
+// that end each. nats.py asks for items that are there now, and waits for the first one if there is none.
+func rawPulls(t *testing.T, s *stream) string {
+	js, nc := jetStreamOf(t, s)
+	c := newConsumer(t, js, explicitWorker)
+	inbox := nc.NewInbox()
+	sub := subscribe(t, nc, inbox, "")
+	var saw []string
+	for _, pull := range []struct {
+		there   int // items
+		request string
+		gets    int // items that end it; else a status does
+	}{
+		{2, "", 1}, {0, "1", 1}, {3, "3", 3}, {1, "{}", 1}, {1, `{"batch":0}`, 1},
+		{0, `{"batch":3,"no_wait":true}`, 0},
+		{3, `{"batch":3,"no_wait":true}`, 3},
+		{2, `{"batch":3,"no_wait":true}`, 0},
+		{0, `{"batch":3,"no_wait":true,"expires":300000000}`, 0},
+		{2, `{"batch":3,"no_wait":true,"expires":300000000}`, 0},
+		{0, `{"batch":3,"expires":300000000}`, 0},
+		{2, `{"batch":3,"expires":300000000,"max_bytes":10000}`, 0},
+	} {
+		s.push(numbered(pull.there)...)
+		if err := nc.PublishRequest("$JS.API.CONSUMER.MSG.NEXT.events.worker", inbox, []byte(pull.request)); err != nil {
+			t.Fatal(err)
+		}
+		got := 0
+		status := ""
+		for status == "" && (pull.gets == 0 || got < pull.gets) {
+			m, err := sub.NextMsg(patience)
+			if err != nil {
+				t.Fatalf("%s: %v", pull.request, err)
+			}
+			if status = m.Header.Get("Status"); status == "" {
+				got++
+				continue
+			}
+			status += " " + m.Header.Get("Description") + ", unfilled " + m.Header.Get("Nats-Pending-Messages")
+		}
+		saw = append(saw, fmt.Sprintf("%q: %d %s", pull.request, got, status))
+	}
+
+	// One that would wait for the first item ends with it.
+	if err := nc.PublishRequest("$JS.API.CONSUMER.MSG.NEXT.events.worker", inbox, fmt.Appendf(nil, `{"batch":3,"no_wait":true,"expires":%d}`, patience)); err != nil {
+		t.Fatal(err)
+	}
+	awaitPull(t, c, 1)
+	s.push("late")
+	for range 2 {
+		m, err := sub.NextMsg(patience)
+		if err != nil {
+			t.Fatal(err)
+		}
+		saw = append(saw, fmt.Sprintf("%s %s", m.Data, m.Header.Get("Status")))
+	}
+	return strings.Join(append(saw, standing(t, c)), "; ")
+}
+
+func missedHeartbeats(t *testing.T, s *stream) string {
+	c := consume(t, s, explicitWorker)
+	missed, came := make(chan error, 1), make(chan string, 10)
+	running, err := c.Consume(func(m jetstream.Msg) {
+		came <- string(m.Data())
+		if err := m.Ack(); err != nil {
+			t.Error(err)
+		}
+	}, jetstream.PullHeartbeat(500*time.Millisecond), jetstream.PullExpiry(30*time.Second),
+		jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) {
+			select {
+			case missed <- err:
+			default: // once is enough
+			}
+		}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer running.Stop()
+	awaitPull(t, c, 1)
+
+	s.process.Signal(syscall.SIGSTOP)
+	err = await(t, "the library misses heartbeats", missed)
+	s.process.Signal(syscall.SIGCONT)
+	s.push("a")
+	return fmt.Sprintf("%v; then %q", err, await(t, "it goes on", came))
+}
+
+func deletedWhileConsuming(t *testing.T, s *stream) string {
+	js := js(t, s)
+	c := newConsumer(t, js, explicitWorker)
+	reported := make(chan error, 10)
+	running, err := c.Consume(func(m jetstream.Msg) { t.Errorf("%q comes", m.Data()) },
+		jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) { reported <- err }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer running.Stop()
+	awaitPull(t, c, 1)
+	if err := js.DeleteConsumer(t.Context(), "events", "worker"); err != nil {
+		t.Fatal(err)
+	}
+	err = await(t, "the library reports it", reported)
+	await(t, "it ends", running.Closed())
+	return fmt.Sprint(err)
+}
+
+func deletedWhileIterating(t *testing.T, s *stream) string {
+	js := js(t, s)
+	c := newConsumer(t, js, explicitWorker)
+	iterator, err := c.Messages()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer iterator.Stop()
+	failed := make(chan error, 1)
+	go func() {
+		_, err := iterator.Next()
+		failed <- err
+	}()
+	awaitPull(t, c, 1)
+	if err := js.DeleteConsumer(t.Context(), "events", "worker"); err != nil {
+		t.Fatal(err)
+	}
+	err = await(t, "Next ends", failed)
+	_, again := iterator.Next()
+	_, gone := c.Next(jetstream.FetchMaxWait(patience))
+	return fmt.Sprintf("%v; %v; %v", err, again, gone)
+}
+
+func ordered(t *testing.T, s *stream) string {
+	s.push(numbered(1000)...)
+	js := js(t, s)
+	var saw []string
+	c, err := js.OrderedConsumer(t.Context(), "events", jetstream.OrderedConsumerConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	saw = append(saw, describe(t, fetch(t, c, 2)...), describe(t, fetch(t, c, 2)...))
+	m, err := c.Next(jetstream.FetchMaxWait(patience))
+	if err != nil {
+		t.Fatal(err)
+	}
+	saw = append(saw, describe(t, m))
+
+	from, err := js.OrderedConsumer(t.Context(), "events", jetstream.OrderedConsumerConfig{
+		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: 201,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	done := make(chan bool)
+	running, err := from.Consume(func(m jetstream.Msg) {
+		if got = append(got, string(m.Data())); len(got) == 801 {
+			close(done)
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer running.Stop()
+	s.push("last")
+	await(t, "all items come", done)
+	saw = append(saw, fmt.Sprint(slices.Equal(got, append(numbered(1000)[200:], "last"))))
+	return strings.Join(saw, "; ")
+}
+
+// looking reads a list in all ways that confirm nothing.
+func looking(t *testing.T, s *stream) string {
+	s.push(numbered(50)...)
+	js := js(t, s)
+	c, err := js.OrderedConsumer(t.Context(), "events", jetstream.OrderedConsumerConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	fetch(t, c, 50)
+	viewer := newConsumer(t, js, jetstream.ConsumerConfig{AckPolicy: jetstream.AckNonePolicy})
+	fetch(t, viewer, 50)
+	events, err := js.Stream(t.Context(), "events")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := events.GetMsg(t.Context(), 7)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again := newConsumer(t, js, explicitWorker)
+	return fmt.Sprintf("%d are left, the seventh is %s; %s", s.left(), m.Data, standing(t, again))
+}
+
+func getMsg(t *testing.T, s *stream) string {
+	s.push("a", "b", "c")
+	js, nc := jetStreamOf(t, s)
+	events, err := js.Stream(t.Context(), "events")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var saw []string
+	note := func(m *jetstream.RawStreamMsg, err error) {
+		if err != nil {
+			saw = append(saw, fault(err))
+			return
+		}
+		if age := time.Since(m.Time); age < -patience || age > 10*patience {
+			t.Errorf("%q is of %v", m.Data, m.Time)
+		}
+		saw = append(saw, fmt.Sprintf("%s %d %q", m.Subject, m.Sequence, m.Data))
+	}
+	for _, seq := range []uint64{1, 3, 4} {
+		note(events.GetMsg(t.Context(), seq))
+	}
+	note(events.GetMsg(t.Context(), 1, jetstream.WithGetMsgSubject("events")))
+	note(events.GetLastMsgForSubject(t.Context(), "events"))
+	note(events.GetLastMsgForSubject(t.Context(), "others"))
+
+	// The library uses direct gets if the stream allows them. Older ones ask this way.
+	for _, request := range []string{`{"seq": 2}`, `{"last_by_subj": "events"}`, `{"seq": 9}`, `{}`} {
+		answer, err := nc.Request("$JS.API.STREAM.MSG.GET.events", []byte(request), patience)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text := string(answer.Data)
+		_, text, _ = strings.Cut(text, `,`)
+		text, _, _ = strings.Cut(text, `"time"`)
+		saw = append(saw, text)
+	}
+	return strings.Join(saw, "; ")
+}
+
+// publishTwice writes to a list of edged, and to a stream of nats-server.
+func publishTwice(t *testing.T, s *stream) string {
+	js, nc := jetStreamOf(t, s)
+	if s.producer != nil {
+		if _, err := s.producer.CreateStream(t.Context(), jetstream.StreamConfig{Name: "orders", Subjects: []string{"orders"}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var saw []string
+	for _, id := range []string{"1", "1", "2", "1"} {
+		ack, err := js.Publish(t.Context(), "orders", []byte(id), jetstream.WithMsgID(id))
+		if err != nil {
+			t.Fatal(err)
+		}
+		saw = append(saw, fmt.Sprintf("%s in %s, duplicate %v", id, ack.Stream, ack.Duplicate))
+	}
+	old, err := olderJetStream(t, nc).Publish("orders", []byte("2"), nats.MsgId("2"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf("%s; by the older one: duplicate %v", strings.Join(saw, "; "), old.Duplicate)
+}
+
+func emptied(t *testing.T, s *stream) string {
+	js := js(t, s)
+	first := newConsumer(t, js, jetstream.ConsumerConfig{Durable: "first", AckPolicy: jetstream.AckExplicitPolicy})
+	second := newConsumer(t, js, jetstream.ConsumerConfig{Durable: "second", AckPolicy: jetstream.AckExplicitPolicy})
+	s.push(numbered(100)...)
+	acknowledge(t, fetch(t, first, 100)...)
+	saw := fmt.Sprintf("%d are left", s.left())
+	acknowledge(t, fetch(t, second, 60)...)
+	redistest.Eventually(t, "only 40 are left", func() bool { return s.left() == 40 })
+	if err := js.DeleteConsumer(t.Context(), "events", "second"); err != nil {
+		t.Fatal(err)
+	}
+	redistest.Eventually(t, "nothing is left", func() bool { return s.left() == 0 })
+
+	// A consumer that comes later finds only what comes later.
+	third := newConsumer(t, js, jetstream.ConsumerConfig{Durable: "third", AckPolicy: jetstream.AckExplicitPolicy})
+	s.push("new")
+	return saw + "; " + describe(t, next(t, third))
+}
+
+func pushConsumer(t *testing.T, s *stream) string {
+	const n = 2000
+	js, nc := jetStreamOf(t, s)
+	config := jetstream.ConsumerConfig{
+		Durable: "pushed", DeliverSubject: nats.NewInbox(), AckPolicy: jetstream.AckExplicitPolicy,
+		MaxAckPending: 100, IdleHeartbeat: time.Second, FlowControl: true,
+	}
+	c, err := js.CreatePushConsumer(t.Context(), "events", config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := numbered(n)
+	s.push(want[:n/2]...)
+	var got []string
+	done := make(chan bool)
+	running, err := c.Consume(func(m jetstream.Msg) {
+		if err := m.Ack(); err != nil {
+			t.Error(err)
+		}
+		if got = append(got, string(m.Data())); len(got) == n {
+			close(done)
+		}
+	}, reportTo(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.push(want[n/2:]...)
+	await(t, "all items come", done)
+	settled(t, c)
+	bound, err := c.Info(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	running.Stop()
+	flush(t, nc)
+	_, pull := js.Consumer(t.Context(), "events", "pushed")
+	return fmt.Sprintf("in order %v, bound %v; %s; as a pull consumer: %v", slices.Equal(got, want), bound.PushBound, standing(t, c), pull)
+}
+
+func pushGroup(t *testing.T, s *stream) string {
+	const n = 200
+	js := js(t, s)
+	config := jetstream.ConsumerConfig{
+		Durable: "pushed", DeliverSubject: nats.NewInbox(), DeliverGroup: "workers", AckPolicy: jetstream.AckExplicitPolicy,
+	}
+	if _, err := js.CreatePushConsumer(t.Context(), "events", config); err != nil {
+		t.Fatal(err)
+	}
+	came := make(chan [2]string, n)
+	for _, name := range []string{"a", "b"} {
+		mine, nc := jetStreamOf(t, s)
+		c, err := mine.PushConsumer(t.Context(), "events", "pushed")
+		if err != nil {
+			t.Fatal(err)
+		}
+		running, err := c.Consume(func(m jetstream.Msg) {
+			if err := m.Ack(); err != nil {
+				t.Error(err)
+			}
+			came <- [2]string{name, string(m.Data())}
+		}, reportTo(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer running.Stop()
+		flush(t, nc)
+	}
+	s.push(numbered(n)...)
+	times, by := map[string]int{}, map[string]int{}
+	for range n {
+		came := await(t, "all items come", came)
+		by[came[0]]++
+		times[came[1]]++
+	}
+	c, err := js.PushConsumer(context.Background(), "events", "pushed")
+	if err != nil {
+		t.Fatal(err)
+	}
+	settled(t, c)
+	return fmt.Sprintf("%d different items, both have some: %v; %s", len(times), by["a"] > 0 && by["b"] > 0, standing(t, c))
+}
