@@ -20,7 +20,7 @@ var lists = []string{"events", "readings"}
 type lab struct {
 	folder string // short: it holds Unix sockets
 	quick  bool
-	items  int // of the measurement refused
+	items  int // of the measurements refused and uplink/down
 	redis  *process
 	conn   *redisConn // the producer's
 
@@ -55,15 +55,20 @@ func newLab(ctx context.Context, quick bool) (l *lab, err error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	l.redis, err = launch(ctx, &process{name: "redis-server", address: l.path("redis")}, false,
-		program("redis-server", "--port", "0", "--unixsocket", l.path("redis"), "--save", "", "--dir", l.folder))
-	if err != nil {
+	if l.redis, err = startRedis(ctx, l.folder, "redis"); err != nil {
 		return nil, fmt.Errorf("%v; is it installed? `make tools` does it", err)
 	}
 	if l.conn, err = dialRedis(l.redis.address); err != nil {
 		return nil, err
 	}
 	return l, nil
+}
+
+// startRedis starts a Redis at a Unix socket of this name.
+func startRedis(ctx context.Context, folder, name string) (*process, error) {
+	socket := filepath.Join(folder, name)
+	return launch(ctx, &process{name: "redis-server", address: socket}, false,
+		program("redis-server", "--port", "0", "--unixsocket", socket, "--save", "", "--dir", folder))
 }
 
 func (l *lab) close() {

@@ -21,44 +21,49 @@ type waiter func(ctx context.Context, l *lab, n int, ready func(), got func([]by
 // has it, at a rate of items a second, which go to the first busy lists in turn.
 func latency(wait waiter, rate, busy int) run {
 	return func(ctx context.Context, l *lab) ([]figure, error) {
-		n := max(20, int(float64(rate)*l.long(4*time.Second).Seconds()))
-		base := time.Now()
-		took := make([]time.Duration, 0, n)
-		ready := make(chan struct{})
-		ended := make(chan error, 1)
-		var running sync.WaitGroup
-		defer running.Wait()
-		ctx, cancel := context.WithCancel(ctx)
-		defer cancel()
-		running.Go(func() {
-			ended <- wait(ctx, l, n, func() { close(ready) }, func(item []byte) {
-				pushed, _ := strconv.ParseInt(string(item[:stampSize]), 10, 64)
-				took = append(took, time.Since(base)-time.Duration(pushed))
-			})
-		})
-		select {
-		case <-ready:
-		case err := <-ended:
-			return nil, err
-		}
-		padding := strings.Repeat("x", itemSize-stampSize)
-		begin := time.Now()
-		for i := range n {
-			time.Sleep(time.Until(begin.Add(time.Duration(i) * time.Second / time.Duration(rate))))
-			item := fmt.Sprintf("%0*d%s", stampSize, time.Since(base), padding)
-			if err := l.conn.ok("RPUSH", lists[i%busy], item); err != nil {
-				return nil, err
-			}
-		}
-		if err := <-ended; err != nil {
-			return nil, err
-		}
-		slices.Sort(took)
-		return []figure{
-			{"p50-µs", micros(took[len(took)/2])},
-			{"p99-µs", micros(took[len(took)*99/100])},
-		}, nil
+		return timed(ctx, l, rate, wait, func(i int, item string) error { return l.conn.ok("RPUSH", lists[i%busy], item) })
 	}
+}
+
+// timed appends items at a rate while a reader waits for them.
+func timed(ctx context.Context, l *lab, rate int, wait waiter, push func(i int, item string) error) ([]figure, error) {
+	n := max(20, int(float64(rate)*l.long(4*time.Second).Seconds()))
+	base := time.Now()
+	took := make([]time.Duration, 0, n)
+	ready := make(chan struct{})
+	ended := make(chan error, 1)
+	var running sync.WaitGroup
+	defer running.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	running.Go(func() {
+		ended <- wait(ctx, l, n, func() { close(ready) }, func(item []byte) {
+			pushed, _ := strconv.ParseInt(string(item[:stampSize]), 10, 64)
+			took = append(took, time.Since(base)-time.Duration(pushed))
+		})
+	})
+	select {
+	case <-ready:
+	case err := <-ended:
+		return nil, err
+	}
+
+	padding := strings.Repeat("x", itemSize-stampSize)
+	begin := time.Now()
+	for i := range n {
+		time.Sleep(time.Until(begin.Add(time.Duration(i) * time.Second / time.Duration(rate))))
+		if err := push(i, fmt.Sprintf("%0*d%s", stampSize, time.Since(base), padding)); err != nil {
+			return nil, err
+		}
+	}
+	if err := <-ended; err != nil {
+		return nil, err
+	}
+	slices.Sort(took)
+	return []figure{
+		{"p50-µs", micros(took[len(took)/2])},
+		{"p99-µs", micros(took[len(took)*99/100])},
+	}, nil
 }
 
 // stampSize is how many digits an item begins with: when it was pushed, or which

@@ -47,7 +47,7 @@ func main() {
 	flag.IntVar(&opts.rounds, "rounds", 6, "how often each is measured; benchstat wants six")
 	flag.BoolVar(&opts.quick, "quick", false, "a smoke test of half a minute: one round of very little; the figures mean nothing")
 	flag.BoolVar(&opts.costs, "costs", false, "account for what an item costs instead, and derive what follows")
-	flag.IntVar(&opts.items, "items", 1_000_000, "how many items `N` the measurement refused has beside the refused one")
+	flag.IntVar(&opts.items, "items", 1_000_000, "how many items `N` pass by in the measurement refused, and wait in uplink/down")
 	flag.StringVar(&opts.json, "json", "", "write the figures to `FILE` too")
 	benchfmt := flag.String("benchfmt", "", "measure nothing: print `FILE`, written by -json, for benchstat")
 	model := flag.String("model", "", "measure nothing: print the model of `FILE`, written by -costs -json")
@@ -78,7 +78,7 @@ type options struct {
 	only   *regexp.Regexp // nil: all
 	rounds int
 	quick  bool
-	items  int // of the measurement refused
+	items  int // of the measurements refused and uplink/down
 	json   string
 	costs  bool
 }

@@ -1,6 +1,11 @@
 package main
 
-import "context"
+import (
+	"context"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
 
 // A run measures once, with servers of its own.
 type run func(context.Context, *lab) ([]figure, error)
@@ -28,6 +33,13 @@ var measurements = []measurement{
 
 	{"explicit/edged", oneClient(edged("explicit"), acknowledging, 500_000, itemSize)},
 	{"explicit/lmove-alone", floor(moveAndRemove, 500_000, itemSize)},
+
+	{"pull/edged", pull(edgedBroker{}, 500_000)},
+	{"pull/nats-server-memory", pull(natsBroker{jetstream.MemoryStorage, jetstream.LimitsPolicy}, 500_000)},
+	{"pull/nats-server-file", pull(natsBroker{jetstream.FileStorage, jetstream.LimitsPolicy}, 500_000)},
+	{"pull/nats-server-file-work-queue", pull(natsBroker{jetstream.FileStorage, jetstream.WorkQueuePolicy}, 500_000)},
+	{"pull/redis-stream", pull(streamBroker{}, 100_000)},
+	{"pull/redis-stream-one-xack", pull(streamBroker{one: true}, 500_000)},
 
 	{"16KiB/edged", oneClient(edged("received"), raw, 40_000, 16<<10)},
 	{"16KiB/redis-alone", floor(readAndTrim(16<<10), 40_000, 16<<10)},
@@ -69,6 +81,32 @@ var measurements = []measurement{
 	{"behind/saturated/edged", behind(1_000_000, 2_000_000)},
 	{"behind/producer/edged", behindProducer(1_000_000, 100_000)},
 	{"refused/edged", refused},
+	{"sse/1/edged", sse(1, 1_000_000)},
+	{"sse/100/edged", sse(100, 1_000_000)},
+	{"sse/1000/edged", sse(1000, 1_000_000)},
+
+	{"pull-latency/1000/edged", pullLatency(edgedBroker{}, 1000)},
+	{"pull-latency/1000/nats-server-memory", pullLatency(natsBroker{jetstream.MemoryStorage, jetstream.LimitsPolicy}, 1000)},
+	{"pull-latency/1000/nats-server-file", pullLatency(natsBroker{jetstream.FileStorage, jetstream.LimitsPolicy}, 1000)},
+	{"pull-latency/1000/redis-stream", pullLatency(streamBroker{}, 1000)},
+
+	{"uplink/loopback/edged", uplink(edgedUplink{}, loopback, 200_000)},
+	{"uplink/loopback/leaf-mirror", uplink(leafNode{}, loopback, 200_000)},
+	{"uplink/loopback/leaf-source", uplink(leafNode{source: true}, loopback, 200_000)},
+	{"uplink/loopback/nats.go", uplink(asyncPublisher{window: 256}, loopback, 200_000)},
+	{"uplink/50ms/edged", uplink(edgedUplink{}, far, 20_000)},
+	{"uplink/50ms/leaf-mirror", uplink(leafNode{}, far, 200_000)},
+	{"uplink/50ms/leaf-source", uplink(leafNode{source: true}, far, 200_000)},
+	{"uplink/50ms/nats.go", uplink(asyncPublisher{window: 256}, far, 20_000)},
+
+	{"uplink/64kbit/edged", uplinkShare(8_000, 0, 30*time.Second)},
+	{"uplink/64kbit/edged-rate", uplinkShare(8_000, 4_000, 30*time.Second)},
+	{"uplink/10Mbit/edged", uplinkShare(1_250_000, 0, 10*time.Second)},
+	{"uplink/10Mbit/edged-rate", uplinkShare(1_250_000, 500_000, 10*time.Second)},
+	{"uplink/down/edged", uplinkDown},
+	{"uplinks/50/hub", uplinks(50, 10, 20*time.Second, 10*time.Second)},
+	{"uplinks/200/hub", uplinks(200, 10, 20*time.Second, 10*time.Second)},
+	{"uplinks/200/hub-50-each", uplinks(200, 50, 10*time.Second, 0)},
 
 	{"drain/1000/edged", drain(1000)},
 
@@ -102,6 +140,7 @@ var targets = []target{
 	{name: "one-client/edged", unit: "msgs/s", against: "fan-out/1/nats-server", atLeast: 1.8},
 	{name: "one-client/edged", unit: "msgs/s", against: "one-client/go-redis-alone", atLeast: 0.7},
 	{name: "explicit/edged", unit: "msgs/s", against: "explicit/lmove-alone", atLeast: 0.7, enough: 300_000},
+	{name: "pull/edged", unit: "msgs/s", against: "pull/nats-server-file", atLeast: 1.5},
 	{name: "16KiB/edged", unit: "msgs/s", against: "16KiB/redis-alone", atLeast: 0.8},
 	{name: "1MiB/edged", unit: "msgs/s", against: "1MiB/redis-alone", atLeast: 0.8},
 	{name: "fan-out/10/edged", unit: "msgs/s", against: "fan-out/10/nats-server", atLeast: 4},
@@ -130,6 +169,14 @@ var targets = []target{
 	{name: "behind/producer/edged", unit: "p99-of-alone", atMost: 2},
 	{name: "behind/producer/edged", unit: "behind-msgs/s", atLeast: 500_000},
 	{name: "refused/edged", unit: "most-in-list", atMost: 20_000},
+	{name: "sse/1000/edged", unit: "idle-MiB", atMost: 44},
+	{name: "sse/1000/edged", unit: "MiB", atMost: 64},
+	{name: "uplink/50ms/edged", unit: "msgs/s", against: "uplink/50ms/nats.go", atLeast: 0.9},
+	{name: "uplink/64kbit/edged", unit: "of-link", atLeast: 0.8},
+	{name: "uplink/64kbit/edged-rate", unit: "of-rate", atLeast: 0.8},
+	{name: "uplink/10Mbit/edged", unit: "of-link", atLeast: 0.8},
+	{name: "uplink/10Mbit/edged-rate", unit: "of-rate", atLeast: 0.8},
+	{name: "uplink/down/edged", unit: "of-alone", atLeast: 0.95},
 	{name: "start/edged", unit: "ms", atMost: 8},
 	{name: "idle/edged", unit: "MiB", atMost: 12},
 	{name: "idle/edged", unit: "cpu-s/min", atMost: 0.02},
