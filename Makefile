@@ -13,10 +13,10 @@ LDFLAGS = -s -w -X main.version=$(VERSION)
 SMALL = -tags nethttpomithttp2 -gcflags=github.com/redis/go-redis/v9/...=-l
 BUILD = go build -trimpath $(SMALL) -ldflags '$(LDFLAGS)'
 
-.PHONY: help run build build-dev build-arm64 man install test test-compat crash sim soak bench bench-compare costs tools check cross update fmt clean test-systemd build-armv7 test-arm64 build-amd64 deb release
+.PHONY: help run build build-dev build-arm64 man install test test-compat crash sim soak bench bench-compare costs tools check cross update fmt clean test-systemd test-arm64-system tools-box build-armv7 test-browser test-monitoring test-arm64 build-amd64 deb release
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: build build-dev ## try edged: in-memory Redis, sample items, nothing else needed
 	@bin/edged-dev
@@ -60,23 +60,39 @@ test: tools build ## run all tests with -race; installs what they need
 	cd test/js && npm ci --silent --no-audit --no-fund
 	CGO_ENABLED=1 go test -race ./...
 	cd test && CGO_ENABLED=1 go test -race -count=1 ./...
+	cd test && go test -count=1 -run 'Memory|Honest' ./e2e
 	cd test/compat && go test -count=1 ./...
+	cd test/browser && go test -count=1 ./...
 	cd bench && go test -count=1 ./...
 
 test-compat: tools ## compare edged with nats-server, as clients that others wrote see them
 	cd test/js && npm ci --silent --no-audit --no-fund
 	cd test/compat && go test -count=1 ./...
 
+test-monitoring: tools ## ask edged as Prometheus, Telegraf and nats-server's tools do (1100 packages)
+	cd test/monitor && go vet ./... && go test -count=1 ./...
+
+test-browser: tools ## look at the page with chromium; pictures go to bin/browser
+	cd test/js && npm ci --silent --no-audit --no-fund
+	cd test/browser && go test -count=1 ./...
+
 test-systemd: tools ## the units under a real systemd, booted in namespaces (root on Linux)
-	cd test && EDGED_LAB=1 CGO_ENABLED=0 go test -count=1 -timeout 300s -v ./systemd
+	cd test && EDGED_LAB=1 CGO_ENABLED=0 go test -count=1 -timeout 600s -v ./systemd
 
 test-arm64: tools build-arm64 build-armv7 ## both ARM builds, emulated: unit tests, 10,000 items, SIGTERM
 	VERSION=$(VERSION) scripts/test-arm.sh
 
+test-arm64-system: tools-box ## docs/DEPLOY.md on an emulated arm64 Debian, with a power cut; for each release
+	$(MAKE) -s deb VERSION=0.2.0 DEBS=arm64
+	$(MAKE) -s deb VERSION=0.1.0 DEBS=arm64
+	cd test && CGO_ENABLED=0 go test -tags box -count=1 -timeout 3h -v ./box
+
 deb: build man $(addprefix build-,$(DEBS:armhf=armv7)) ## Debian packages for amd64, arm64 and armhf, in bin
 	scripts/deb.sh $(VERSION) $(DEBS)
 
-release: deb ## all that a release is: packages, binaries, lists of parts and licences (SBOM), checksums
+release: ## the changelog's section, packages, binaries, lists of parts and licences (SBOM), checksums
+	go run ./scripts/changelog $(VERSION) $$(TZ=UTC git log -1 --date=format-local:%F --format=%cd)
+	$(MAKE) deb
 	cd bin && sha256sum edged-amd64 edged-arm64 edged-armv7 edged_$(VERSION)_* >SHA256SUMS
 
 crash: ## the proof: kill and stop everything, 200,000 items a run, and count
@@ -86,10 +102,11 @@ SEED ?= 1
 RUNS ?= 200
 HOURS ?= 1
 LIMIT ?= 10h
+UPLINKS ?= true
 sim: ## simulate bad luck: RUNS= seeds from SEED= on, HOURS= of simulated life each, until LIMIT=; docs/TESTING.md
 	@scripts/fixed-chance.sh bin/sim/.runtime
 	cd test && CGO_ENABLED=0 go test -v -count=1 -timeout 0 -overlay '$(abspath bin/sim/.runtime/overlay.json)' -run '^TestNewSeeds$$' ./sim \
-	  -runs $(RUNS) -seed $(SEED) -hours $(HOURS) -limit $(LIMIT) -keep '$(abspath bin/sim)'
+	  -runs $(RUNS) -seed $(SEED) -hours $(HOURS) -limit $(LIMIT) -uplinks=$(UPLINKS) -keep '$(abspath bin/sim)'
 
 MINUTES ?= 10
 soak: build tools ## the same bad luck for real processes, MINUTES= long, and their memory over time
@@ -117,6 +134,9 @@ bench-compare: ## hold two outcomes of bench side by side: OLD=old.json NEW=new.
 
 tools: ## install what the tests need and this machine lacks
 	@scripts/tools.sh
+
+tools-box:
+	@scripts/tools.sh box
 
 check: cross ## gofmt, go vet, staticcheck, go mod tidy, govulncheck, builds for other machines
 	@scripts/check.sh

@@ -13,7 +13,7 @@ if [ -n "$unformatted" ]; then
 	failed=1
 fi
 
-for module in . test test/compat examples/go bench; do
+for module in . test test/compat test/browser examples/go bench; do
 	(
 		echo "check $module: go mod tidy, go vet, staticcheck"
 		# The shell ignores set -e on the left of ||, so each step hangs on the last.

@@ -15,12 +15,19 @@ for arch in "$@"; do
 	[ "$arch" != armhf ] || binary=bin/edged-armv7
 	share=bin/deb/share
 	rm -rf bin/deb
-	mkdir -p "$share/doc/edged/examples"
-	cp README.md CHANGELOG.md docs/*.md deploy/deb/copyright "$share/doc/edged/"
-	cp deploy/systemd/redis-socket.conf configs/edged.toml "$share/doc/edged/examples/"
-	go run ./scripts/sbom "$binary" >"$share/doc/edged/sbom.json"
+	doc=$share/doc/edged
+	mkdir -p "$doc"
+	# The documents lie as they do in the sources, so that their links lead somewhere.
+	cp --parents README.md CHANGELOG.md CONTRIBUTING.md docs/*.md docs/*.png deploy/grafana/edged.json deploy/prometheus/edged.rules.yml "$doc/"
+	cp -r examples "$doc/"
+	cp deploy/systemd/redis-socket.conf deploy/systemd/uplink-hub.conf configs/edged.toml "$doc/examples/"
+	mkdir "$doc/configs" "$doc/deploy/systemd"
+	ln -s ../examples/edged.toml "$doc/configs/edged.toml"
+	ln -s ../../../../../lib/systemd/system/edged.service "$doc/deploy/systemd/edged.service"
+	cp deploy/deb/copyright "$doc/"
+	go run ./scripts/sbom "$binary" >"$doc/sbom.json"
 	printf 'edged (%s) stable; urgency=medium\n\n  * See CHANGELOG.md beside this file.\n\n -- edged developers <edged@localhost.localdomain>  %s\n' \
-		"$version" "$(date -u -R -d "@$SOURCE_DATE_EPOCH")" | gzip -9n >"$share/doc/edged/changelog.gz"
+		"$version" "$(date -u -R -d "@$SOURCE_DATE_EPOCH")" | gzip -9n >"$doc/changelog.gz"
 	for page in bin/man/*; do
 		mkdir -p "$share/man/man${page##*.}"
 		gzip -9nc "$page" >"$share/man/man${page##*.}/${page##*/}.gz"
@@ -29,9 +36,9 @@ for arch in "$@"; do
 	bin/edged completion bash >"$share/bash-completion/completions/edged"
 	bin/edged completion zsh >"$share/zsh/vendor-completions/_edged"
 	chmod -R u=rwX,go=rX "$share"
-	find "$share" -exec touch -d "@$SOURCE_DATE_EPOCH" {} +
+	find "$share" -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
 	ARCH=$arch VERSION=$version BINARY=$binary go tool -modfile=tools/go.mod nfpm package -f deploy/deb/nfpm.yaml -p deb -t "bin/edged_${version}_$arch.deb" >/dev/null
-	cp "$share/doc/edged/sbom.json" "bin/edged_${version}_$arch.sbom.json"
+	cp "$doc/sbom.json" "bin/edged_${version}_$arch.sbom.json"
 	echo "bin/edged_${version}_$arch.deb"
 done
 rm -rf bin/deb

@@ -31,7 +31,7 @@ done
 
 echo "arm: unit tests, emulated"
 GOARCH=arm64 go test -timeout 200s -exec qemu-aarch64-static -skip 'TestAStandardOutputThatNobodyReads|TestTheRuleHoldsWhateverHappens' \
-	./internal/{batch,config,relay,signals,subscriber,systemd,tcpserver,uds,watchdog}
+	./internal/{batch,client,config,relay,signals,systemd,tcpserver,uds,watchdog}
 GOARCH=arm GOARM=7 go test -timeout 200s -exec qemu-arm-static -skip TestTheRuleHoldsWhateverHappens \
 	./internal/{batch,relay,tcpserver}
 

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Installs what the tests need and this machine lacks, on Debian and its like as
-# root or with sudo. Elsewhere it says what to install.
+# root or with sudo. Elsewhere it says what to install. `tools.sh box` adds what
+# `make test-arm64-system` needs.
 set -eu
 
 need() { # command package
@@ -9,6 +10,7 @@ need() { # command package
 missing=""
 need redis-server redis-server
 need socat socat
+need script bsdutils # a terminal for the program nats
 need gcc gcc # for the race detector
 need node nodejs
 need npm npm
@@ -20,6 +22,15 @@ need nsenter util-linux
 need qemu-aarch64-static qemu-user-static
 need file file
 need lintian lintian
+need chromium chromium # for the page
+if [ "${1:-}" = box ]; then
+	need qemu-system-aarch64 qemu-system-arm
+	need debootstrap debootstrap
+	need fakeroot fakeroot
+	need cpio cpio
+	need ar binutils
+	need debugfs e2fsprogs
+fi
 [ -n "$missing" ] || exit 0
 
 as_root=""

@@ -5,7 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-modules=". test test/compat bench examples/go tools" # the others build on the first
+modules=". test test/compat test/browser test/monitor bench examples/go tools" # the others build on the first
 packages="test/js examples/javascript"
 
 # Prints "folder module version" for each requirement.
