@@ -92,12 +92,13 @@ func TestTheLossOfAnItemIsFound(t *testing.T) {
 }
 
 // The operator's command ends the daemon as a signal for all processes of a session would.
+// The first check waits until the daemon has delivered an item: before that it may not take a command.
 const ends = "world instances=1\nlist key=l1 ack=received\n0 start daemon=a\n0.1 client name=c1 daemon=a list=l1\n" +
-	"0.2 op daemon=a cmd=drain\n0.2 check\n"
+	"0.1 push list=l1 n=1\n0.2 check\n0.2 op daemon=a cmd=drain\n0.2 check\n"
 
 func TestADaemonThatEndsByItselfIsFound(t *testing.T) {
 	var out bytes.Buffer
-	opts := options{length: time.Nanosecond, binary: edgedtest.Binary(t)}
+	opts := options{length: time.Hour, binary: edgedtest.Binary(t)}
 	if _, err := play(t.Context(), &out, opts, folder(t), parse(t, ends)); err != nil || !strings.Contains(out.String(), "FOUND died a") {
 		t.Errorf("%v\n%s", err, &out)
 	}
@@ -121,7 +122,7 @@ func TestADaemonThatEndsWithTheSoakIsNotFound(t *testing.T) {
 			time.Sleep(time.Millisecond)
 		}
 	}()
-	opts := options{length: time.Nanosecond, binary: edgedtest.Binary(t)}
+	opts := options{length: time.Hour, binary: edgedtest.Binary(t)}
 	if found, err := play(ctx, t.Output(), opts, folder, parse(t, ends)); err != nil || found > 0 {
 		t.Errorf("%d findings, %v", found, err)
 	}
