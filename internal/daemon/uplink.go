@@ -425,7 +425,7 @@ func (a uplinksAnswer) Text(w io.Writer) {
 			wrap(w, name, "the hub refused "+counted(int(u.Refused), "item")+": dead letters")
 		}
 		if u.Sequential {
-			wrap(w, name, "items of a list go one at a time, as its stream has replicas or other publishers")
+			wrap(w, name, "items of a list go one at a time, as other publishers use its stream")
 		}
 	}
 	for _, stray := range a.Strays {

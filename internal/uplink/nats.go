@@ -113,7 +113,7 @@ func (c patient) Write(p []byte) (n int, err error) {
 // Connect implements Hub. The library's own reconnecting and retrying is off: it would send
 // items again in another order.
 func (h *NATS) Connect(ctx context.Context) (Link, error) {
-	l := &natsLink{hub: h, streams: make(map[string]string), ends: make(map[string]uint64),
+	l := &natsLink{hub: h, streams: make(map[string]string), ends: make(map[string]uint64), replicated: make(map[string]bool),
 		nonce: rand.Text(), sent: make(map[string]string), sizes: make(map[string]int), newest: make(map[string]uint64), stored: make(map[string]uint64)}
 	l.life, l.end = context.WithCancel(context.Background())
 	secrets, err := h.opts.Connect()
@@ -185,7 +185,8 @@ type natsLink struct {
 	sequential bool
 	streams    map[string]string // by subject
 	nonce      string            // in the ids of messages that go over this connection
-	ends       map[string]uint64 // by stream: the sequence of its last message, when the link began
+	ends       map[string]uint64 // by stream: the sequence of its last message, when all that was sent is stored
+	replicated map[string]bool   // by stream: it has more than one replica
 	sent       map[string]string // by stream: id of the message that was sent last
 	sizes      map[string]int    // by stream: its max_msg_size, or -1
 	pinging    sync.WaitGroup
@@ -367,11 +368,7 @@ func (l *natsLink) stream(ctx context.Context, subject string) (string, error) {
 		}
 		info := stream.CachedInfo()
 		l.ends[name], l.sizes[name] = info.State.LastSeq, int(info.Config.MaxMsgSize)
-		if info.Config.Replicas > 1 {
-			// If the leader changes amid a chain of expected ids, nats-server 2.15.3 may find a message of it out of
-			// place when the replicas store it. It calls that a critical write error, and stops the stream on all of them.
-			l.sequential = true
-		}
+		l.replicated[name] = info.Config.Replicas > 1
 		l.mu.Lock()
 		l.stored[name] = info.State.LastSeq
 		l.mu.Unlock()
@@ -442,11 +439,17 @@ func (l *natsLink) Before(ctx context.Context, subject string, sequence uint64, 
 // no other publisher's is, and none comes from a process that has lost the list. Messages that are still on
 // their way when the link breaks may be stored later, but only one directly after the other.
 //
-// An id is of one link. In a cluster, the id of a message that is refused by Nats-Expected-Last-Msg-Id stays among
-// the duplicates for their window (nats-server 2.15), so an item that is sent again needs another one.
+// A stream with replicas is told the sequence of the message before, as its leader compares it before the replicas
+// store anything. An id is compared when they store the message: if the leader changes meanwhile, nats-server 2.15.3
+// calls a wrong one a critical write error, and stops the stream. An id of such a stream is the same over each link:
+// a late message that finds its sequence again is a duplicate. Elsewhere it is of one link, since a message that was
+// refused leaves its id among the duplicates for their window.
 func (l *natsLink) Send(item Item) (Sending, error) {
 	stream := l.streams[item.Subject]
-	id := fmt.Sprintf("%s/%s-%d/%s", item.Subject, item.Epoch, item.Number, l.nonce)
+	id := fmt.Sprintf("%s/%s-%d", item.Subject, item.Epoch, item.Number)
+	if !l.replicated[stream] {
+		id += "/" + l.nonce
+	}
 	m := &nats.Msg{Subject: item.Subject, Data: item.Data, Header: nats.Header{
 		jetstream.MsgIDHeader:          {id},
 		jetstream.ExpectedStreamHeader: {stream},
@@ -462,7 +465,7 @@ func (l *natsLink) Send(item Item) (Sending, error) {
 		l.mu.Lock()
 		m.Header[jetstream.ExpectedLastSubjSeqHeader] = []string{strconv.FormatUint(l.newest[item.Subject], 10)}
 		l.mu.Unlock()
-	case l.sent[stream] == "":
+	case l.sent[stream] == "" || l.replicated[stream]:
 		m.Header[jetstream.ExpectedLastSeqHeader] = []string{strconv.FormatUint(l.ends[stream], 10)}
 	default:
 		m.Header[jetstream.ExpectedLastMsgIDHeader] = []string{l.sent[stream]}
@@ -477,6 +480,7 @@ func (l *natsLink) Send(item Item) (Sending, error) {
 		return nil, l.explain(err)
 	}
 	l.sent[stream] = id
+	l.ends[stream]++
 	l.onWay.Add(int64(item.size()))
 	return natsSending{l, future, item, stream}, nil
 }

@@ -434,7 +434,7 @@ func TestASecondPublisherUsesTheStream(t *testing.T) {
 		}
 	}
 	answer := s.Control("uplinks")
-	if !strings.Contains(strings.Join(strings.Fields(answer), " "), "replicas or other publishers") {
+	if !strings.Contains(strings.Join(strings.Fields(answer), " "), "other publishers use its stream") {
 		t.Error(answer)
 	}
 }
