@@ -102,11 +102,10 @@ SEED ?= 1
 RUNS ?= 200
 HOURS ?= 1
 LIMIT ?= 10h
-UPLINKS ?= true
 sim: ## simulate bad luck: RUNS= seeds from SEED= on, HOURS= of simulated life each, until LIMIT=; docs/TESTING.md
 	@scripts/fixed-chance.sh bin/sim/.runtime
 	cd test && CGO_ENABLED=0 go test -v -count=1 -timeout 0 -overlay '$(abspath bin/sim/.runtime/overlay.json)' -run '^TestNewSeeds$$' ./sim \
-	  -runs $(RUNS) -seed $(SEED) -hours $(HOURS) -limit $(LIMIT) -uplinks=$(UPLINKS) -keep '$(abspath bin/sim)'
+	  -runs $(RUNS) -seed $(SEED) -hours $(HOURS) -limit $(LIMIT) -keep '$(abspath bin/sim)'
 
 MINUTES ?= 10
 soak: build tools ## the same bad luck for real processes, MINUTES= long, and their memory over time

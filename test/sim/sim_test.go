@@ -24,7 +24,6 @@ var (
 	first = flag.Uint64("seed", 1, "the first of them")
 	hours = flag.Float64("hours", 0.3, "simulated hours of each")
 	keep  = flag.String("keep", "", "the folder for the scenarios that failed, shrunk")
-	hubs  = flag.Bool("uplinks", true, "play the seeds that have an uplink")
 	show  = flag.Bool("show", false, "print the scenarios instead of playing them")
 	stop  = flag.Bool("stop", false, "stop at the first seed that finds something")
 	limit = flag.Duration("limit", time.Hour, "no new seed begins after this time")
@@ -144,9 +143,6 @@ func TestNewSeeds(t *testing.T) {
 				}
 				seed := *first + uint64(n)
 				plan := scenario.Generate(seed, time.Duration(*hours*float64(time.Hour)))
-				if !*hubs && plan.World.Int("uplink", 0) > 0 {
-					continue
-				}
 				if *show {
 					os.Stdout.Write(plan.Format())
 					continue

@@ -17,6 +17,7 @@ import (
 	"sync"
 	"time"
 
+	"edged/internal/ledger"
 	"edged/test/sim/hub"
 	"edged/test/sim/judge"
 	"edged/test/sim/network"
@@ -165,7 +166,7 @@ func (w *world) right(key string) bool { return w.list(key).Text("take", "left")
 func (w *world) held() judge.Held { return w.sorted(w.redis.Data()) }
 
 func (w *world) sorted(data redis.Data) judge.Held {
-	h := judge.Held{Waiting: map[string]int{}, Dead: map[string][]string{}, Aside: map[string]int{}}
+	h := judge.Held{Waiting: map[string]int{}, Dead: map[string][]string{}, Aside: map[string]int{}, Records: map[string]string{}}
 	for _, key := range data {
 		switch value := key.Value.(type) {
 		case []string:
@@ -176,6 +177,11 @@ func (w *world) sorted(data redis.Data) judge.Held {
 			if strings.HasSuffix(key.Name, ":edged:aside") {
 				for _, item := range value {
 					h.Waiting[item]++
+				}
+			}
+			for field, record := range value {
+				if strings.HasPrefix(field, ledger.Durable("uplink/")) {
+					h.Records[key.Name+" "+field] = record
 				}
 			}
 		}

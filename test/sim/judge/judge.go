@@ -34,6 +34,7 @@ type Held struct {
 	Waiting map[string]int      // in the lists, or on their way to clients
 	Dead    map[string][]string // reasons of the dead letters
 	Aside   map[string]int      // in keys that edged does not serve
+	Records map[string]string   // what Redis knows of the items that the hub has confirmed
 }
 
 func (h Held) copies(item string) int { return h.Waiting[item] + len(h.Dead[item]) + h.Aside[item] }
@@ -254,7 +255,8 @@ func (j *Judge) Accepted(payload string) {
 // are missing are excused, and items that are back were there before.
 func (j *Judge) Changed(before, after Held) {
 	j.changed = time.Now()
-	j.unsure = j.unsure || !maps.Equal(before.Waiting, after.Waiting) || !maps.Equal(before.Aside, after.Aside)
+	j.unsure = j.unsure || !maps.Equal(before.Waiting, after.Waiting) || !maps.Equal(before.Aside, after.Aside) ||
+		!maps.Equal(before.Records, after.Records)
 	for payload, it := range j.items {
 		switch lost := before.copies(payload) - after.copies(payload); {
 		case lost > 0:

@@ -339,6 +339,47 @@ func TestItemsThatRedisHasAgainAreNotInvented(t *testing.T) {
 	}
 }
 
+func TestTheJudgeFindsWhatIsWrongWithTheStreamOfAnUplink(t *testing.T) {
+	record := func(text string) Held { return Held{Records: map[string]string{"{l}:edged durable:uplink/up": text}} }
+	for name, c := range map[string]struct {
+		run  func(store func(ns ...int), j *Judge)
+		want string
+	}{
+		"all is well":                     {func(store func(ns ...int), j *Judge) { store(1, 2, 3) }, ""},
+		"an item is there twice":          {func(store func(ns ...int), j *Judge) { store(1, 2, 2, 3) }, "hub-twice"},
+		"an item is missing":              {func(store func(ns ...int), j *Judge) { store(1, 3) }, "hub-lost lost"},
+		"an item comes after a later one": {func(store func(ns ...int), j *Judge) { store(1, 3, 2) }, "hub-order"},
+		"an item was never pushed":        {func(store func(ns ...int), j *Judge) { store(1, 2, 3, 4) }, "hub-invented"},
+		"Redis lost the record of confirmations": {func(store func(ns ...int), j *Judge) {
+			store(1, 2)
+			j.Changed(record("1-2"), record("1"))
+			store(2, 3)
+		}, ""},
+		"Redis restarted and lost nothing": {func(store func(ns ...int), j *Judge) {
+			store(1, 2)
+			j.Changed(record("1-2"), record("1-2"))
+			store(2, 3)
+		}, "hub-twice"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				j := New([]List{{Name: "l", Mode: "received", MaxPayload: 100, Uplink: true}})
+				for n := range 3 {
+					j.Pushed("l", numbered(n+1))
+				}
+				c.run(func(ns ...int) {
+					for _, n := range ns {
+						j.Stored("l", numbered(n), "a")
+					}
+				}, j)
+				if got := found(j, Held{}); got != c.want {
+					t.Errorf("found %q, want %q: %q", got, c.want, j.Findings())
+				}
+			})
+		})
+	}
+}
+
 func TestTheJudgeForgetsWhatIsOver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		j := New([]List{{Name: "l", Mode: "received", MaxPayload: 100}})
