@@ -40,6 +40,14 @@ func subcommands() []subcommand {
 	}
 }
 
+// commandNames are the names of the subcommands.
+func commandNames() (names []string) {
+	for _, s := range subcommands() {
+		names = append(names, s.name)
+	}
+	return names
+}
+
 func runCompletion(args []string, stdout, stderr io.Writer) int {
 	flags := newFlags("edged completion", completionUsage, stdout, stderr)
 	if code, done := parse(flags, args, 1, 1); done {
@@ -58,10 +66,7 @@ func runCompletion(args []string, stdout, stderr io.Writer) int {
 }
 
 func writeBash(w io.Writer) {
-	names := []string{"-config", "-h"}
-	for _, s := range subcommands() {
-		names = append(names, s.name)
-	}
+	names := append([]string{"-config", "-h"}, commandNames()...)
 	fmt.Fprintf(w, `_edged() {
   local word=${COMP_WORDS[COMP_CWORD]} words=
   COMPREPLY=()

@@ -43,14 +43,10 @@ func runCtl(args []string, stdout, stderr io.Writer) int {
 	flags := newFlags("edged ctl", ctlUsage, stdout, stderr)
 	file := flags.String("config", "", "")
 	socket := flags.String("socket", "", "")
-	switch err := flags.Parse(args); { // not parse: what follows the command is the command's
-	case isHelp(err):
-		fmt.Fprint(stdout, ctlUsage)
-		return exitOK
-	case err != nil:
-		fmt.Fprint(stderr, ctlUsage)
-		return exitUsage
-	case flags.NArg() == 0:
+	if code, done := parseFlags(flags, args); done { // not parse: flags after the command are the command's
+		return code
+	}
+	if flags.NArg() == 0 {
 		fmt.Fprintf(stderr, "edged ctl: a command is missing\n%s", ctlUsage)
 		return exitUsage
 	}

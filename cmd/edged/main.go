@@ -15,6 +15,7 @@ import (
 
 	"edged/internal/config"
 	"edged/internal/daemon"
+	"edged/internal/nearest"
 	"edged/internal/systemd"
 )
 
@@ -58,37 +59,24 @@ func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
 // run is main with its surroundings passed in; it returns the exit code.
 func run(args []string, stdout, stderr io.Writer) int {
 	if len(args) > 0 {
-		switch args[0] {
-		case "sub":
-			return runSub(args[1:], stdout, stderr)
-		case "pub":
-			return runPub(args[1:], os.Stdin, stdout, stderr)
-		case "check":
-			return runCheck(args[1:], stdout, stderr)
-		case "passwd":
-			return runPasswd(args[1:], os.Stdin, stdout, stderr)
-		case "ctl":
-			return runCtl(args[1:], stdout, stderr)
-		case "completion":
-			return runCompletion(args[1:], stdout, stderr)
-		case "version", "-version", "--version":
-			fmt.Fprintln(stdout, daemon.VersionOf(version))
-			return exitOK
-		case "help":
-			fmt.Fprint(stdout, usage)
-			return exitOK
+		if command := commandNamed(args[0]); command != nil {
+			return command(args[1:], stdout, stderr)
 		}
 	}
 	flags := newFlags("edged", usage, stdout, stderr)
 	file := flags.String("config", "", "")
 	dev := flags.Bool("dev", false, "")
-	if code, done := parse(flags, args, 0, 0); done {
+	if code, done := parseFlags(flags, args); done {
 		return code
 	}
 	if *dev {
 		fmt.Fprintln(stderr, "edged: -dev is a program of its own now: make run, or bin/edged-dev")
 		return exitUsage
 	}
+	if flags.NArg() > 0 {
+		return runAfterConfig(*file, flags.Arg(0), flags.Args()[1:], stdout, stderr)
+	}
+
 	cfg, code := load(*file, stderr)
 	if cfg == nil {
 		if systemd.HoldsSockets() {
@@ -102,6 +90,58 @@ func run(args []string, stdout, stderr io.Writer) int {
 		Version: version,
 		Stderr:  stderr,
 	})
+}
+
+// A command runs a subcommand with the arguments after its name, and returns the exit code.
+type command func(args []string, stdout, stderr io.Writer) int
+
+// commandNamed returns nil if there is no command of that name.
+func commandNamed(name string) command {
+	switch name {
+	case "sub":
+		return runSub
+	case "pub":
+		return withStdin(runPub)
+	case "check":
+		return runCheck
+	case "passwd":
+		return withStdin(runPasswd)
+	case "ctl":
+		return runCtl
+	case "completion":
+		return runCompletion
+	case "version", "-version", "--version":
+		return func(_ []string, stdout, _ io.Writer) int {
+			fmt.Fprintln(stdout, daemon.VersionOf(version))
+			return exitOK
+		}
+	case "help":
+		return func(_ []string, stdout, _ io.Writer) int {
+			fmt.Fprint(stdout, usage)
+			return exitOK
+		}
+	}
+	return nil
+}
+
+func withStdin(run func(args []string, stdin io.Reader, stdout, stderr io.Writer) int) command {
+	return func(args []string, stdout, stderr io.Writer) int { return run(args, os.Stdin, stdout, stderr) }
+}
+
+// runAfterConfig runs the command that follows -config FILE, which is then a flag of the command.
+func runAfterConfig(file, name string, args []string, stdout, stderr io.Writer) int {
+	if command := commandNamed(name); command != nil {
+		if file != "" {
+			args = append([]string{"-config", file}, args...)
+		}
+		return command(args, stdout, stderr)
+	}
+	hint := ""
+	if meant := nearest.Name(strings.ToLower(name), commandNames()); meant != "" {
+		hint = fmt.Sprintf("did you mean %q? ", meant)
+	}
+	fmt.Fprintf(stderr, "edged: there is no command %.40q; %s\"edged help\" lists the commands\n", name, hint)
+	return exitUsage
 }
 
 // read reads the configuration.
@@ -130,7 +170,7 @@ func load(file string, stderr io.Writer) (*config.Config, int) {
 	return nil, exitFailed
 }
 
-const checkUsage = `usage: edged check [FILE]
+const checkUsage = `usage: edged check [[-config] FILE]
 
 Reads FILE (default ` + defaultConfig + `), the files that it names and the
 folders of the sockets as a start would, and says what is wrong, what a start would
@@ -142,10 +182,19 @@ Exit codes: those of a start: 0 it would serve, 1 it would fail, 78 bad configur
 
 func runCheck(args []string, stdout, stderr io.Writer) int {
 	flags := newFlags("edged check", checkUsage, stdout, stderr)
+	file := flags.String("config", "", "")
 	if code, done := parse(flags, args, 0, 1); done {
 		return code
 	}
-	cfg, code := load(flags.Arg(0), stderr)
+	if flags.NArg() > 0 {
+		if *file != "" {
+			fmt.Fprintf(stderr, "edged check: %s and %s are two configurations: check one at a time\n", *file, flags.Arg(0))
+			return exitUsage
+		}
+		*file = flags.Arg(0)
+	}
+
+	cfg, code := load(*file, stderr)
 	if cfg == nil {
 		return code
 	}
@@ -174,21 +223,27 @@ func newFlags(name, usage string, stdout, stderr io.Writer) flagSet {
 	return flagSet{flags, usage, stdout, stderr}
 }
 
-func isHelp(err error) bool { return errors.Is(err, flag.ErrHelp) }
+// parseFlags parses the flags before the first argument. When done is true the program ends with code.
+func parseFlags(flags flagSet, args []string) (code int, done bool) {
+	err := flags.Parse(args)
+	if errors.Is(err, flag.ErrHelp) {
+		fmt.Fprint(flags.stdout, flags.usage)
+		return exitOK, true
+	}
+	if err != nil { // flags has printed the reason
+		fmt.Fprint(flags.stderr, flags.usage)
+		return exitUsage, true
+	}
+	return exitOK, false
+}
 
-// parse parses flags and checks the number of arguments behind them. Flags may
-// stand behind the arguments too. When done is true the program ends with code.
+// parse parses flags and checks the number of arguments after them. Flags may
+// follow the arguments too. When done is true the program ends with code.
 func parse(flags flagSet, args []string, least, most int) (code int, done bool) {
 	var rest []string
 	for {
-		err := flags.Parse(args)
-		if isHelp(err) {
-			fmt.Fprint(flags.stdout, flags.usage)
-			return exitOK, true
-		}
-		if err != nil { // flags has said what is wrong
-			fmt.Fprint(flags.stderr, flags.usage)
-			return exitUsage, true
+		if code, done := parseFlags(flags, args); done {
+			return code, true
 		}
 		if args = flags.Args(); len(args) == 0 {
 			break
