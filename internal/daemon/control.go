@@ -162,10 +162,10 @@ func (a statusAnswer) Text(w io.Writer) {
 		state += " (" + a.Why + ")"
 	}
 	uptime := time.Duration(a.Uptime * float64(time.Second)).Round(time.Second)
-	fmt.Fprintf(w, "state      %s for %s, pid %d, version %s, instance %s\n", state, uptime, a.PID, a.Version, a.Instance)
-	fmt.Fprintf(w, "redis      %s\n", a.Redis)
-	fmt.Fprintf(w, "clients    %d at %s, %d accepted, %d cut off\n", a.TCP.Clients, a.Listen, a.TCP.Accepted,
-		a.TCP.Stuck+a.TCP.Lagged+a.TCP.Stale+a.TCP.SlowConsumers+a.TCP.OverMemory)
+	wrap(w, "state      ", fmt.Sprintf("%s for %s, pid %d, version %s, instance %s", state, uptime, a.PID, a.Version, a.Instance))
+	wrap(w, "redis      ", a.Redis)
+	wrap(w, "clients    ", fmt.Sprintf("%d at %s, %d accepted, %d cut off", a.TCP.Clients, a.Listen, a.TCP.Accepted,
+		a.TCP.Stuck+a.TCP.Lagged+a.TCP.Stale+a.TCP.SlowConsumers+a.TCP.OverMemory))
 	refusedText(w, a.TCP)
 	fmt.Fprintf(w, "lists      %d, backlog %d items, %d of them on their way\n", a.Lists, a.Backlog, a.InFlight)
 	wrap(w, "books      ", fmt.Sprintf("%d taken = %d confirmed + %d returned + %d dead + %d gone + %d on their way",
@@ -174,23 +174,23 @@ func (a statusAnswer) Text(w io.Writer) {
 		fmt.Fprintf(w, "log        %d lines dropped: more than %d with the same message in %s\n", a.LogRepeated, repeats, repeatInterval)
 	}
 	for _, u := range a.Uplinks {
-		fmt.Fprintf(w, "uplink     %s\n", u)
+		wrap(w, "uplink     ", u)
 	}
 	for _, f := range a.Faults {
-		fmt.Fprintf(w, "fault      %s\n", f)
+		wrap(w, "fault      ", f)
 	}
 	for _, s := range a.Standby {
 		wrap(w, "standby    ", s)
 	}
 	const shown = 5 // all have to fit on one screen
 	for _, l := range a.Lagging[:min(len(a.Lagging), shown)] {
-		fmt.Fprintf(w, "lag        %s\n", l)
+		wrap(w, "lag        ", l)
 	}
 	if more := len(a.Lagging) - shown; more > 0 {
 		fmt.Fprintf(w, "lag        and %d more: see consumers\n", more)
 	}
 	for _, u := range a.Free[:min(len(a.Free), shown)] {
-		fmt.Fprintf(w, "unclaimed  %s\n", u)
+		wrap(w, "unclaimed  ", u)
 	}
 }
 

@@ -44,9 +44,15 @@ func wideAnswers() map[string]uds.Answer {
 		"peek":    peekAnswer{1, []peekedItem{{1 << 20, strings.Repeat("x", 500)}}},
 		"history": historyAnswer{Items: []historyItem{{ID: itemID("k3v9x2ab", place), Seen: &ago, State: "waiting", Item: strings.Repeat("x", 500)}}},
 		"status": statusAnswer{
-			State: "serving", Taken: large, Confirmed: large, Returned: large, Dead: large, Gone: large, InFlight: items,
+			State: "draining", Why: "the command drain", Version: "1.2.3-dev+0123456789abcdef", Instance: long, PID: 4_194_304, Uptime: 1e8,
+			Redis: "the master " + long, Listen: "192.168.100.100:65535", Lists: 100_000, Backlog: large,
+			Taken: large, Confirmed: large, Returned: large, Dead: large, Gone: large, InFlight: items, LogRepeated: large,
+			Faults: []string{strings.Repeat("fault ", 30)}, Lagging: []string{strings.Repeat("lag ", 30)}, Free: []string{strings.Repeat("unclaimed ", 30)},
+			Uplinks: []string{strings.Repeat("uplink ", 30)}, Standby: []string{strings.Repeat("standby ", 30)},
+			TCP: tcpserver.Stats{Clients: 1_000_000, Accepted: large, Stuck: large, AuthFailures: large, Refused: large},
 		},
-		"watch": sample{Time: ago, heading: true, Interval: 1, Taken: 3e6, Confirmed: 3e6, Backlog: 999_999_999, Clients: 1000, Oldest: 3.5e6},
+		"health": Health{Reasons: []string{strings.Repeat("reason ", 30)}},
+		"watch":  sample{Time: ago, heading: true, Interval: 1, Taken: 3e6, Confirmed: 3e6, Backlog: 999_999_999, Clients: 1000, Oldest: 3.5e6},
 	}
 }
 

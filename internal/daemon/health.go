@@ -158,7 +158,7 @@ func (h Health) Text(w io.Writer) {
 		fmt.Fprintln(w, "well")
 	}
 	for _, r := range h.Reasons {
-		fmt.Fprintf(w, "ill  %s\n", r)
+		wrap(w, "ill  ", r)
 	}
 }
 

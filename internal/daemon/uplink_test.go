@@ -63,7 +63,8 @@ func TestAnUplinkInNoConfigurationHoldsItsListUntilItIsForgotten(t *testing.T) {
 	}
 	const text = "uplink hub is in no configuration and holds list jobs: forget jobs uplink/hub"
 	named := func() bool {
-		return strings.Contains(command(t, with, "status"), text) && strings.Contains(command(t, with, "uplinks"), text)
+		inOneLine := func(answer string) string { return strings.Join(strings.Fields(answer), " ") }
+		return strings.Contains(inOneLine(command(t, with, "status")), text) && strings.Contains(command(t, with, "uplinks"), text)
 	}
 
 	d := run(t.Context(), t, options)
