@@ -176,7 +176,7 @@ func (s Server) failed(err error) error {
 	case errors.Is(err, nats.ErrAuthorization) && s.User == "" && s.Token == "" && s.CredsFile == "":
 		return errTold{fmt.Sprintf("%s wants a user or a token: see -user, -token-file and -creds", s), err}
 	case errors.Is(err, nats.ErrAuthorization):
-		return errTold{fmt.Sprintf("%s refuses the user, password or token", s), err}
+		return errTold{fmt.Sprintf("%s refuses the user, password, token or credentials", s), err}
 	case errors.Is(err, nats.ErrSecureConnWanted):
 		return errTold{fmt.Sprintf("%s has no TLS", s), err}
 	case errors.As(err, &authority):
