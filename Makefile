@@ -77,7 +77,7 @@ test-browser: tools ## look at the page with chromium; pictures go to bin/browse
 	cd test/browser && go test -count=1 ./...
 
 test-systemd: tools ## the units under a real systemd, booted in namespaces (root on Linux)
-	cd test && EDGED_LAB=1 CGO_ENABLED=0 go test -count=1 -timeout 600s -v ./systemd
+	cd test && EDGED_LAB=1 CGO_ENABLED=0 go test -count=1 -timeout 900s -v ./systemd
 
 test-arm64: tools build-arm64 build-armv7 ## both ARM builds, emulated: unit tests, 10,000 items, SIGTERM
 	VERSION=$(VERSION) scripts/test-arm.sh

@@ -40,9 +40,12 @@ func request() error {
 	return fmt.Errorf("the connection ended without an answer (%v)", answers.Err())
 }
 
-// keepAsking lets four clients ask again and again until stop is called, which
-// returns how many requests were answered. One that is not fails the test.
-func keepAsking(t *testing.T) (stop func() (answered int64)) {
+// keepAsking is keep for clients of TCP.
+func keepAsking(t *testing.T) (stop func() (answered int64)) { return keep(t, request) }
+
+// keep lets four clients ask again and again until stop is called, which returns
+// how many requests were answered. One that is not fails the test.
+func keep(t *testing.T, request func() error) (stop func() (answered int64)) {
 	done := make(chan struct{})
 	var answered atomic.Int64
 	var asking sync.WaitGroup
