@@ -61,7 +61,8 @@ func keptChange(t *testing.T) {
 // bare takes away all of edged's that the lab has, packaged or not.
 func bare(t *testing.T) {
 	t.Helper()
-	sh(t, `dpkg --purge edged 2>/dev/null
+	sh(t, `rm -f /var/lib/man-db/auto-update # the database of all manual pages takes seconds
+		dpkg --purge edged 2>/dev/null
 		rm -rf /etc/systemd/system/edged.service* /etc/systemd/system/edged*.socket /usr/bin/edged* /etc/edged
 		rm -rf /etc/sysusers.d/edged* /run/edged
 		if getent passwd edged; then userdel edged; fi; if getent group edged; then groupdel edged; fi; systemctl daemon-reload`)
@@ -117,8 +118,91 @@ func TestThePackageIsInstalledUpgradedUnderLoadRemovedAndPurged(t *testing.T) {
 	}
 }
 
+// conffile repacks a package as one of an earlier version, whose configuration is a conffile of dpkg's.
+func conffile(t *testing.T, version string) (path string) {
+	t.Helper()
+	path = "/srv/edged_" + version + "_conffile.deb"
+	sh(t, "rm -rf /srv/repacked; dpkg-deb -R "+makePackage(t, older)+` /srv/repacked; cd /srv/repacked
+		mv usr/share/edged/edged.toml etc/edged/edged.toml; rmdir usr/share/edged
+		echo /etc/edged/edged.toml >DEBIAN/conffiles
+		sed -i '/edged.toml/d' DEBIAN/md5sums; sed -i '/install -m 644/d; /^\tfile=/d' DEBIAN/postinst; sed -i '/if \[ -z "$2" \]/,/^\tfi/d' DEBIAN/postinst
+		sed -i 's/^Version: .*/Version: `+version+`/' DEBIAN/control
+		dpkg-deb --root-owner-group -b . `+path)
+	return path
+}
+
+// dpkg's standard input is /dev/null here, so a question would be an error.
+func TestAChangedConffileSurvivesTheUpgradeAndTheWayBack(t *testing.T) {
+	prepare(t, "")
+	bare(t)
+	t.Cleanup(func() { bare(t) })
+	before := sh(t, everything)
+
+	earlier := conffile(t, "0.0.8")
+	sh(t, "dpkg -i "+earlier)
+	if got := sh(t, "dpkg-query -W -f '${Conffiles}' edged"); !strings.Contains(got, "/etc/edged/edged.toml") {
+		t.Fatalf("the earlier package has no conffile: %q", got)
+	}
+	sh(t, `printf '[drain]\ntimeout = "500ms"\n' >/etc/edged/edged.toml; systemctl start edged.socket edged.service`)
+	for _, upgrade := range []struct{ file, version string }{
+		{makePackage(t, shipped), shipped}, {earlier, older}, {makePackage(t, shipped), shipped},
+	} {
+		sh(t, "dpkg -i "+upgrade.file)
+		keptChange(t)
+		if got := control(t, "version"); !strings.Contains(got, upgrade.version) {
+			t.Errorf("after %s the version is %q", upgrade.file, got)
+		}
+	}
+	sh(t, "dpkg --purge edged")
+	if after := sh(t, everything); after != before {
+		t.Errorf("the purge leaves\n%s\nin place of\n%s", after, before)
+	}
+}
+
+// The loop for many boxes, with commands of this box in place of ssh and scp. The second box has no Redis.
+func TestTheLoopForManyBoxesStopsAtTheFirstThatIsNotWell(t *testing.T) {
+	doc, err := os.ReadFile("../../docs/DEPLOY.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, loop, found := strings.Cut(string(doc), "\n## Many boxes\n")
+	_, loop, opened := strings.Cut(loop, "\n```sh\n")
+	loop, _, closed := strings.Cut(loop, "```\n")
+	if !found || !opened || !closed || !strings.Contains(loop, "for box in $(cat boxes)") || strings.Count(loop, "0.2.0") != 2 {
+		t.Fatalf("docs/DEPLOY.md has no loop for many boxes:\n%s", loop)
+	}
+
+	prepare(t, "")
+	bare(t)
+	t.Cleanup(func() {
+		sh(t, "systemctl start redis-server")
+		bare(t)
+	})
+	sh(t, "dpkg -i "+makePackage(t, older)+"; systemctl --quiet enable --now edged.socket edged.service")
+	sh(t, "mkdir -p /srv/fleet/bin; cp "+makePackage(t, shipped)+" /srv/fleet/bin/")
+	run := func(boxes string) string {
+		return sh(t, `cd /srv/fleet; printf '%s\n' `+boxes+` >boxes
+			ssh() {
+				if [ "$1" = root@broken ]; then systemctl stop redis-server; fi
+				shift; sh -c "$*"
+			}
+			scp() { cp "$2" "${3#root@*:}"; }
+			`+strings.ReplaceAll(loop, "0.2.0", shipped))
+	}
+	if out := run("first"); strings.Contains(out, "not well") || strings.Count(out, "edged "+shipped) != 1 {
+		t.Errorf("one box that is well:\n%s", out)
+	}
+	if got := control(t, "version"); !strings.Contains(got, shipped) {
+		t.Errorf("the box has the version %q", got)
+	}
+	if out := run("first broken third"); !strings.HasSuffix(out, "\nbroken is not well; stopped here") ||
+		strings.Count(out, "edged "+shipped) != 2 || !strings.Contains(out, "\nfault      list events: ") {
+		t.Errorf("three boxes, the second without Redis:\n%s", out)
+	}
+}
+
 // What docs/DEPLOY.md tells to type on a bare box, but for apt-get, which has no
-// network in here. It comes after the test above, whose purge leaves a bare box, and
+// network in here. It comes after the tests above, which leave a bare box, and
 // with Debian's own redis-server.
 func TestTheCommandsOfTheDocumentMakeABareBoxARelay(t *testing.T) {
 	doc, err := os.ReadFile("../../docs/DEPLOY.md")
