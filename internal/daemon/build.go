@@ -81,6 +81,7 @@ func (d *daemon) buildLoop(cfg *config.Config, redis redisconn.Options, lists []
 		PollInterval: time.Duration(cfg.Redis.PollInterval),
 		Lease:        time.Duration(cfg.Redis.Lease),
 		RejoinGrace:  time.Duration(cfg.Delivery.RejoinGrace),
+		Share:        cfg.Delivery.Share,
 		BatchItems:   cfg.Delivery.BatchItems,
 		BatchBytes:   int(cfg.Delivery.BatchBytes),
 		MaxPayload:   int(cfg.TCP.MaxPayload),
@@ -144,7 +145,7 @@ func (d *daemon) limits(cfg *config.Config) tcpserver.Limits {
 // relay returns the window of a list, with the views that the loop and the TCP server
 // have of it.
 func (d *daemon) relay(list config.List, cfg *config.Config) (relayed, poller.List, tcpserver.List) {
-	source := poller.List{Key: list.Key, Subject: list.Subject, FromRight: list.TakeFrom == config.TakeRight, Keep: list.Keep}
+	source := poller.List{Key: list.Key, Subject: list.Subject, FromRight: list.TakeFrom == config.TakeRight, Keep: list.Keep, Class: list.Class}
 	subject := tcpserver.List{Name: list.Key, Subject: list.Subject, Stream: list.Stream}
 
 	options := relayOptions(list, cfg)
