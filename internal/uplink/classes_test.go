@@ -26,7 +26,7 @@ func TestTheNextItemIsChosenByClass(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			u := New(Options{WindowItems: 1000, WindowBytes: 1 << 20, Log: zap.NewNop()})
-			u.flow.window = 1 << 20
+			u.flow.Bytes = 1 << 20
 			of, got := make(map[string]int), make(map[string]int)
 			for i, n := range c.waiting {
 				list := string(rune('a' + i))

@@ -157,7 +157,7 @@ func (u *Uplink) confirmCopies(ctx context.Context) {
 func (u *Uplink) take(pipelined bool) (s sending) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if u.paused || u.sent >= u.opts.WindowItems || u.sent > 0 && u.bytes >= u.flow.window {
+	if u.paused || u.sent >= u.opts.WindowItems || u.sent > 0 && u.bytes >= u.flow.Bytes {
 		return s
 	}
 	f := u.classes.choose(u.feeds, pipelined)
@@ -210,7 +210,8 @@ func (u *Uplink) confirm(s sending, repeated bool, err error) {
 		u.state.Reason = ""
 	}
 	if s.Sending != nil {
-		u.flow.confirmed(s, u.bytes+s.item.size(), time.Now())
+		full := 2*(u.bytes+s.item.size()) > u.flow.Bytes
+		u.flow.Confirmed(s.item.size(), s.sent, time.Now(), full, u.opts.WindowBytes)
 	}
 	u.mu.Unlock()
 

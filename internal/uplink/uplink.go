@@ -25,6 +25,7 @@ import (
 	"go.uber.org/zap"
 
 	"edged/internal/batch"
+	"edged/internal/flow"
 )
 
 // Options describe an uplink.
@@ -117,9 +118,9 @@ type Uplink struct {
 	copied   chan struct{}   // holds one if there are receipts
 	receipts []batch.Receipt // of batches that were copied
 	paused   bool
-	sent     int  // items on their way
-	bytes    int  // of them
-	flow     flow // its window bounds bytes
+	sent     int         // items on their way
+	bytes    int         // of them
+	flow     flow.Window // bounds bytes
 	state    Status
 }
 
