@@ -13,6 +13,7 @@ package config
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 )
 
@@ -96,12 +97,21 @@ type List struct {
 	TakeFrom string   `toml:"take_from"`
 	MaxLag   Duration `toml:"max_lag"` // of a consumer behind the others; 0 means no bound
 	Keep     int      `toml:"keep"`    // finished items that stay in the list, to be read again
+	Class    int      `toml:"class"`   // lists of class 0 are served first, those of MaxClass last
 
 	// These have their defaults unless Ack is AckExplicit.
 	AckWait       Duration   `toml:"ack_wait"`
 	MaxDeliver    int        `toml:"max_deliver"` // 0 means no bound
 	Backoff       []Duration `toml:"backoff"`     // where not empty, in place of AckWait; the last one repeats
 	MaxAckPending int        `toml:"max_ack_pending"`
+}
+
+// MaxClass is the class of the lists that are served last.
+const MaxClass = 9
+
+// HasClasses reports whether lists are of different classes.
+func (c *Config) HasClasses() bool {
+	return slices.ContainsFunc(c.Lists, func(l List) bool { return l.Class != c.Lists[0].Class })
 }
 
 // The values of List.Ack: when a client has confirmed an item.
@@ -166,6 +176,7 @@ type Delivery struct {
 	RejoinGrace    Duration `toml:"rejoin_grace"`   // after a start; 0 means none
 	MaxAway        Duration `toml:"max_away"`       // of a durable consumer that a client has made; 0 means no bound
 	MaxAwayItems   int      `toml:"max_away_items"` // that it owes after that
+	Share          int      `toml:"share"`          // a class that is passed over has every turn of this number; 0: none
 	InboundBuffer  Size     `toml:"inbound_buffer"` // published items that wait for Redis
 }
 
@@ -270,6 +281,7 @@ func Default() *Config {
 			RejoinGrace:    30 * second,
 			MaxAway:        day,
 			MaxAwayItems:   100_000,
+			Share:          10,
 			InboundBuffer:  4 * mib,
 		},
 		TCP: TCP{

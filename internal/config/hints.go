@@ -57,6 +57,7 @@ var confusions = map[string]string{
 
 	"list.name":       "write key",
 	"list.ack_policy": "write ack",
+	"list.priority":   "write class",
 	"inbound.key":     "write list",
 	"inbound.maxlen":  "write max_len",
 	"uplink.servers":  "write url",

@@ -148,6 +148,8 @@ func TestImpossibleValuesAreRefused(t *testing.T) {
 		{"[[list]]\nkey = 'a'\ntake_from = 'top'", `3: list[1].take_from: "top" is none of left, right`},
 		{"[[list]]\nkey = 5", `2: list[1].key: this must be a string in quotes`},
 		{"[[list]]\nkey = 'a'\nmax_lag = '10ms'", `3: list[1].max_lag: this must be between 1s and 168h, or 0s for no bound`},
+		{"[[list]]\nkey = 'a'\nclass = 10", `3: list[1].class: this must be between 0 and 9`},
+		{"[delivery]\nshare = 1", `2: delivery.share: this must be between 2 and 1000, or 0 for no turn`},
 		{explicit + "ack_wait = '99ms'", `4: list[1].ack_wait: this must be between 100ms and 24h`},
 		{explicit + "max_deliver = -1", `4: list[1].max_deliver: this must be between 0 and`},
 		{explicit + "max_ack_pending = 0", `4: list[1].max_ack_pending: this must be between 1 and 65536`},

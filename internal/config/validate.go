@@ -72,6 +72,9 @@ func (p *parser) validate(c *Config) {
 	between(p, "delivery.rejoin_grace", c.Delivery.RejoinGrace, 0, hour)
 	between(p, "delivery.max_away", c.Delivery.MaxAway, 0, 52*week)
 	between(p, "delivery.max_away_items", c.Delivery.MaxAwayItems, 0, 1_000_000_000)
+	if c.Delivery.Share != 0 && (c.Delivery.Share < 2 || c.Delivery.Share > 1000) {
+		p.problem("delivery.share", "this must be between 2 and 1000, or 0 for no turn as long as a lower class has items")
+	}
 	between(p, "delivery.inbound_buffer", c.Delivery.InboundBuffer, 64*kib, gib)
 
 	p.check("tcp.listen", checkListen(c.TCP.Listen))
@@ -205,6 +208,7 @@ func (p *parser) validateLists(lists []List) {
 		p.oneOf(path+".ack", l.Ack, AckReceived, AckExplicit, AckNone)
 		p.oneOf(path+".take_from", l.TakeFrom, TakeLeft, TakeRight)
 		between(p, path+".keep", l.Keep, 0, 100_000_000)
+		between(p, path+".class", l.Class, 0, MaxClass)
 		if l.MaxLag != 0 && (l.MaxLag < second || l.MaxLag > week) {
 			p.problem(path+".max_lag", "this must be between %v and %v, or 0s for no bound", second, week)
 		}

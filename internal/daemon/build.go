@@ -81,6 +81,7 @@ func (d *daemon) buildLoop(cfg *config.Config, redis redisconn.Options, lists []
 		PollInterval: time.Duration(cfg.Redis.PollInterval),
 		Lease:        time.Duration(cfg.Redis.Lease),
 		RejoinGrace:  time.Duration(cfg.Delivery.RejoinGrace),
+		Share:        cfg.Delivery.Share,
 		BatchItems:   cfg.Delivery.BatchItems,
 		BatchBytes:   int(cfg.Delivery.BatchBytes),
 		MaxPayload:   int(cfg.TCP.MaxPayload),
@@ -137,6 +138,7 @@ func (d *daemon) limits(cfg *config.Config) tcpserver.Limits {
 		MaxPending:       int(cfg.TCP.MaxPending),
 		ConnectTimeout:   time.Duration(cfg.TCP.ConnectTimeout),
 		PingInterval:     time.Duration(cfg.TCP.PingInterval),
+		Receipts:         cfg.HasClasses(),
 		ReceiptTimeout:   time.Duration(cfg.Delivery.ReceiptTimeout),
 	}
 }
@@ -144,7 +146,7 @@ func (d *daemon) limits(cfg *config.Config) tcpserver.Limits {
 // relay returns the window of a list, with the views that the loop and the TCP server
 // have of it.
 func (d *daemon) relay(list config.List, cfg *config.Config) (relayed, poller.List, tcpserver.List) {
-	source := poller.List{Key: list.Key, Subject: list.Subject, FromRight: list.TakeFrom == config.TakeRight, Keep: list.Keep}
+	source := poller.List{Key: list.Key, Subject: list.Subject, FromRight: list.TakeFrom == config.TakeRight, Keep: list.Keep, Class: list.Class}
 	subject := tcpserver.List{Name: list.Key, Subject: list.Subject, Stream: list.Stream}
 
 	options := relayOptions(list, cfg)
@@ -229,9 +231,25 @@ func (w corkedLog) offer(b *batch.Batch, sweep bool) {
 	w.Log.Offer(b, sweep)
 }
 
+// delay is how long a list's items on their way may delay others: less in higher classes, so that these give way
+// on a link that is too slow for all. It is 0, for no bound, if all lists have one class.
+func delay(list config.List, cfg *config.Config) time.Duration {
+	if !cfg.HasClasses() {
+		return 0
+	}
+	lower := make(map[int]bool)
+	for _, l := range cfg.Lists {
+		if l.Class < list.Class {
+			lower[l.Class] = true
+		}
+	}
+	return time.Second >> min(len(lower), 2)
+}
+
 // relayOptions are those that reload can change.
 func relayOptions(list config.List, cfg *config.Config) relay.Options {
 	return relay.Options{
+		Delay:  delay(list, cfg),
 		Window: cfg.Delivery.WindowItems, Memory: int(cfg.Delivery.Memory) / len(cfg.Lists), Times: list.Keep > 0,
 		MaxLag: time.Duration(list.MaxLag), MaxAway: time.Duration(cfg.Delivery.MaxAway), MaxAwayItems: uint64(cfg.Delivery.MaxAwayItems),
 		Terms: relay.Terms{

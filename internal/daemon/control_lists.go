@@ -19,6 +19,7 @@ type listAnswer struct {
 	Key         string  `json:"key"`
 	Subject     string  `json:"subject"`
 	Ack         string  `json:"ack"`
+	Class       int     `json:"class"`
 	State       string  `json:"state"`
 	Reason      string  `json:"reason,omitempty"`
 	Holder      string  `json:"holder,omitempty"` // the owner, if it is another instance
@@ -36,6 +37,7 @@ type listAnswer struct {
 	Oldest      float64 `json:"oldest_unconfirmed_seconds"`
 	Consumers   int     `json:"consumers"`
 	Members     int     `json:"members"`
+	Shared      uint64  `json:"shared"` // reads while a lower class had items
 	Taken       uint64  `json:"taken"`
 	Confirmed   uint64  `json:"confirmed"`
 	Returned    uint64  `json:"returned"`
@@ -53,7 +55,7 @@ func (d *daemon) listsAnswer() listsAnswer {
 	for _, one := range d.served.lists() {
 		s, b, at := states[one.Key], one.Stats(), one.State()
 		l := listAnswer{
-			Key: one.Key, Subject: one.Subject, Ack: one.Ack, State: string(s.State), Reason: s.Reason, Holder: s.Holder,
+			Key: one.Key, Subject: one.Subject, Ack: one.Ack, Class: one.Class, Shared: s.Shared, State: string(s.State), Reason: s.Reason, Holder: s.Holder,
 			Backlog: s.Backlog, Kept: s.Kept, Unclaimed: at.Unclaimed, First: at.First, Floor: at.Floor, Done: at.Done, Next: at.Next,
 			InFlight: b.InFlight, Consumers: b.Consumers, Members: b.Members, Taken: b.Taken, Confirmed: b.Confirmed,
 			Returned: b.Returned, Dead: b.Dead, Gone: b.Gone, Redelivered: b.Redelivered, Oldest: secondsSince(b.Oldest),
@@ -82,8 +84,12 @@ func (a listsAnswer) Text(w io.Writer) {
 	}
 	t.write(w)
 
+	mixed := slices.ContainsFunc(a.Lists, func(l listAnswer) bool { return l.Class != a.Lists[0].Class })
 	for _, l := range a.Lists {
 		key := printable(l.Key) + ": "
+		if mixed {
+			wrap(w, key, fmt.Sprintf("class %d, %s by its share", l.Class, counted(int(l.Shared), "read")))
+		}
 		if l.Reason != "" {
 			wrap(w, key, l.Reason)
 		}

@@ -22,8 +22,8 @@ func wideAnswers() map[string]uds.Answer {
 	return map[string]uds.Answer{
 		"lists": listsAnswer{[]listAnswer{{
 			Key: long, State: "starting", Backlog: items, Done: place, Lag: 3.6e5, Owed: 65_536, Oldest: 3.5e6, Consumers: 1000,
-			Reason: strings.Repeat("Redis says something ", 10), Holder: long, Dead: 1, Unclaimed: 1, Gone: 1,
-		}}},
+			Reason: strings.Repeat("Redis says something ", 10), Holder: long, Dead: 1, Unclaimed: 1, Gone: 1, Class: 9, Shared: large,
+		}, {Key: "a"}}},
 		"consumers": consumersAnswer{[]consumerAnswer{{
 			List: long, Kind: "group", Group: long, Clients: make([]uint64, 100), Next: place, Lag: 3.6e5, LagItems: items, Owed: 65_536, Oldest: 3.5e6,
 		}, {List: "a", Kind: "plain", Clients: []uint64{123_456}}, {List: "a", Kind: "plain"}}},

@@ -19,7 +19,7 @@ import (
 // reloadable are the keys, or what they begin with, that reload applies.
 var reloadable = []string{
 	"list", "uplink", "delivery.batch_items", "delivery.batch_bytes", "delivery.window_items", "delivery.memory",
-	"delivery.receipt_timeout", "delivery.max_away", "delivery.max_away_items", "tcp.max_connections", "tcp.max_connections_per_address", "tcp.max_subscriptions", "tcp.max_pending", "tcp.memory",
+	"delivery.receipt_timeout", "delivery.max_away", "delivery.max_away_items", "delivery.share", "tcp.max_connections", "tcp.max_connections_per_address", "tcp.max_subscriptions", "tcp.max_pending", "tcp.memory",
 	"tcp.connect_timeout", "tcp.ping_interval", "tcp.tls", "tcp.auth", "tcp.user", "drain.timeout", "log.level",
 	"redis.username", "redis.password_file", "redis.sentinel.username", "redis.sentinel.password_file", "redis.tls",
 }
@@ -143,6 +143,9 @@ func (d *daemon) apply(ctx context.Context, c changes, send func(uds.Answer) err
 	}
 
 	if err := d.loop.SetBatch(ctx, c.cfg.Delivery.BatchItems, int(c.cfg.Delivery.BatchBytes)); err != nil {
+		return err
+	}
+	if err := d.loop.SetShare(ctx, c.cfg.Delivery.Share); err != nil {
 		return err
 	}
 	d.log.level.UnmarshalText([]byte(c.cfg.Log.Level)) // config has checked it
@@ -292,6 +295,11 @@ func (d *daemon) beginLists(ctx context.Context, coming []config.List, cfg *conf
 		l.Set(relayOptions(list, cfg))
 		if l.Keep != list.Keep { // waits for the loop
 			if err := d.loop.SetKeep(ctx, list.Key, list.Keep); err != nil {
+				return err
+			}
+		}
+		if l.Class != list.Class {
+			if err := d.loop.SetClass(ctx, list.Key, list.Class); err != nil {
 				return err
 			}
 		}

@@ -47,14 +47,15 @@ type relaying struct {
 	task  task
 }
 
-// startUplinks starts the uplinks of a configuration that do not run.
+// startUplinks starts the uplinks of a configuration that do not run. All of them learn the classes.
 func (d *daemon) startUplinks(cfg *config.Config) {
 	for _, c := range cfg.Uplinks {
 		d.uplinks.mu.Lock()
-		_, runs := d.uplinks.running[c.Name]
+		running, runs := d.uplinks.running[c.Name]
 		before := d.uplinks.ended[c.Name]
 		d.uplinks.mu.Unlock()
 		if runs {
+			running.setClasses(cfg)
 			continue
 		}
 		u := d.buildUplink(c, cfg.Instance, before)
@@ -65,8 +66,17 @@ func (d *daemon) startUplinks(cfg *config.Config) {
 		d.uplinks.running[c.Name] = u
 		d.uplinks.mu.Unlock()
 		d.joinUplink(u, cfg)
+		u.setClasses(cfg)
 		u.task = startTask(u.up.Run)
 	}
+}
+
+func (u *relaying) setClasses(cfg *config.Config) {
+	of := make(map[string]int)
+	for _, l := range cfg.Lists {
+		of[l.Key] = l.Class
+	}
+	u.up.SetClasses(cfg.Delivery.Share, of)
 }
 
 // buildUplink makes an uplink whose counters go on from those before.

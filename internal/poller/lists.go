@@ -18,6 +18,7 @@ func (l *Loop) add(list List) {
 	l.readers = append(l.readers, r) // a copy of the slice does not see it; Remove makes a new one
 	l.byKey[r.keys.List], l.byKey[r.keys.Free] = r, r
 	l.visits.ring(r)
+	l.classes.follow(l.readers)
 }
 
 // Add begins to serve a list, whose key none of the others has. It returns when
@@ -74,6 +75,7 @@ func (l *Loop) Remove(ctx context.Context, key string) error {
 		delete(l.byKey, r.keys.Free)
 		l.mu.Unlock()
 		l.visits.forget(r)
+		l.classes.follow(l.readers)
 		r.Leave()
 		return left, nil
 	})
@@ -86,6 +88,19 @@ func (l *Loop) Remove(ctx context.Context, key string) error {
 // SetKeep changes the Keep of a list.
 func (l *Loop) SetKeep(ctx context.Context, key string, keep int) error {
 	return l.change(ctx, key, func(r *reader) { r.list.Keep = keep })
+}
+
+// SetClass changes the Class of a list.
+func (l *Loop) SetClass(ctx context.Context, key string, class int) error {
+	return l.change(ctx, key, func(r *reader) {
+		r.list.Class = class
+		l.classes.follow(l.readers)
+	})
+}
+
+// SetShare changes Share.
+func (l *Loop) SetShare(ctx context.Context, share int) error {
+	return l.between(ctx, func() { l.classes.share = share })
 }
 
 // SetBatch changes BatchItems and BatchBytes.

@@ -1,6 +1,7 @@
 // Package poller reads the Redis lists: one goroutine serves them in turn, at
 // most one batch each, and does every read, trim and move, so that no list
-// starves another whatever their backlogs. Nothing in it waits for a client.
+// starves another whatever their backlogs. Lists of a lower class go first (classes).
+// Nothing in it waits for a client.
 //
 // What it promises:
 //
@@ -47,6 +48,7 @@ type List struct {
 	Paused    bool // until Pause resumes it
 	Log       Log  // the relay's
 	Keep      int  // finished items that stay in the list, unless Redis is full
+	Class     int  // lists of lower classes are read first
 }
 
 // side is the end of a list that is its head, for the scripts.
@@ -65,6 +67,7 @@ type Options struct {
 	PollInterval time.Duration // slow poll behind the hints
 	Lease        time.Duration // how long a list stays this instance's without renewal
 	RejoinGrace  time.Duration // after a start: how long consumers that were there before it still owe
+	Share        int           // of so many reads a class that is passed over has one; 0: none
 	BatchItems   int
 	BatchBytes   int                   // of a batch; one item is always read
 	MaxPayload   int                   // bytes; larger items go to the dead-letter list
@@ -107,6 +110,7 @@ type Status struct {
 	Backlog    int64     // items in Redis when last looked, without those kept
 	Kept       int64     // items that are finished and stay in the list for a while
 	Removed    uint64    // items removed from Redis
+	Shared     uint64    // reads while a lower class had items: see Options.Share
 	StoodBy    StoodBy   // the last time that it did
 
 	// Standing is the list as it was when last looked at, in place of the state that the relay knows; nil: the
@@ -133,8 +137,9 @@ type Loop struct {
 	requests chan func(context.Context) // what others have asked the loop to do
 	ended    chan struct{}              // closed when Run has returned
 
-	visits visits
-	breaks map[*redisconn.Server]int // as far as the loop has noticed; owned by it
+	visits  visits
+	classes classes
+	breaks  map[*redisconn.Server]int // as far as the loop has noticed; owned by it
 
 	notices   []string  // Redis's drawbacks, as of the last look; written by the loop with mu held
 	noticesAt time.Time // when the next look is due
@@ -171,6 +176,7 @@ func New(opts Options) *Loop {
 		byKey:    make(map[string]*reader),
 	}
 	l.taking.Store(true)
+	l.classes.share = opts.Share
 	l.servers = redisconn.NewServers(opts.Redis, redisconn.Callbacks{
 		Changed: l.changed, Closed: l.comeRound, Progress: func() { opts.Alive(time.Now()) }, Scripts: scripts,
 	})
@@ -268,19 +274,7 @@ func (l *Loop) Run(ctx context.Context) error {
 		}
 		l.noteNotices()
 		l.serveRequest(call)
-		busy := false
-		for _, r := range l.visits.next(time.Now()) {
-			now := time.Now()
-			l.opts.Alive(now)
-			if ctx.Err() == nil && r.turn(call, now) {
-				busy = true
-				l.visits.ring(r)
-			} else {
-				l.visits.wait(r)
-			}
-			l.settle()
-		}
-		if busy {
+		if l.round(ctx, call) {
 			continue
 		}
 		now := time.Now()
@@ -293,6 +287,26 @@ func (l *Loop) Run(ctx context.Context) error {
 		}
 	}
 	return l.finish()
+}
+
+// round takes a turn of each list that has to be looked at, and reports whether there was anything to do.
+func (l *Loop) round(ctx, call context.Context) (busy bool) {
+	lists := l.visits.next(time.Now())
+	l.classes.order(lists)
+	for _, r := range lists {
+		now := time.Now()
+		l.opts.Alive(now)
+		r.passedOver = false
+		worked := ctx.Err() == nil && r.turn(call, now)
+		if worked || r.passedOver {
+			l.visits.ring(r)
+		} else {
+			l.visits.wait(r)
+		}
+		busy = busy || worked
+		l.settle()
+	}
+	return busy
 }
 
 // noticeEvery is the time between two looks at Redis's drawbacks.

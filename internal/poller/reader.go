@@ -46,9 +46,13 @@ type reader struct {
 	rung    bool        // guarded by Loop.visits.mu
 	waits   int         // place in Loop.visits.waiting, from 1 on; 0: none
 	visitAt time.Time   // when that is over
-	owner   bool        // this process holds the lease, as far as it knows
-	standby bool        // another one holds it
-	fresh   bool        // no lease was held yet: one that this instance left is taken over
+
+	passedOver bool   // it has items to read, but a lower class goes first
+	readAs     uint64 // see classes.read
+
+	owner   bool // this process holds the lease, as far as it knows
+	standby bool // another one holds it
+	fresh   bool // no lease was held yet: one that this instance left is taken over
 	renewed time.Time
 	renew   bool              // the script that is under way renews the lease
 	place   *redisconn.Server // the one that the place in the list was last known on
@@ -188,7 +192,7 @@ func (r *reader) turn(ctx context.Context, now time.Time) bool {
 		r.claimed = false // Redis may have come back with other data
 	}
 
-	read := takes && plan.Items > 0
+	read := r.claimed && takes && plan.Items > 0 && r.loop.classes.admits(r)
 	trim, all := r.trimmable(plan.Floor)
 	var alone func(context.Context, time.Time) error // a round trip that is waited for
 	switch {
@@ -198,7 +202,7 @@ func (r *reader) turn(ctx context.Context, now time.Time) bool {
 		alone = r.claim // so that the list stays this process's while it searches
 	case r.claimed && r.astray:
 		alone = r.find
-	case r.claimed && read && r.misses >= maxMisses && plan.From == r.missed:
+	case read && r.misses >= maxMisses && plan.From == r.missed:
 		alone = r.spare
 	case r.claimed && (trim > 0 || plan.Dirty || read || !all || due && !r.leaves(plan, takes)):
 		if err := r.exchange(ctx, now, plan, read, trim, takes); err != nil {
@@ -316,6 +320,7 @@ func (r *reader) exchange(ctx context.Context, now time.Time, plan batch.Place, 
 	x := &exchange{now: now, plan: plan, trim: trim}
 	if read {
 		r.read(c, x)
+		r.loop.classes.read(r)
 	} else if low := r.low(plan.Floor); trim == 0 && low > r.first {
 		r.probe(c, x, low-1)
 	}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"edged/internal/batch"
+	"edged/internal/flow"
 	"edged/internal/numbers"
 )
 
@@ -25,6 +26,7 @@ type consumer struct {
 	out     int         // numbers below cursor that are not in acked
 	counted int         // of out, as Options.Pending has it
 	bytes   int         // of the items in the hands of its members
+	flow    flow.Window // bounds bytes, with Options.Delay
 
 	delivered uint64 // items handed out in this process, redeliveries included
 
@@ -84,6 +86,7 @@ type debt struct {
 	member   *member // nil when void
 	from, to uint64
 	bytes    int
+	at       time.Time // when they were handed out
 }
 
 const (
@@ -151,6 +154,7 @@ func (l *Log) newConsumer(kind consumer) *consumer {
 
 func (l *Log) addMember(c *consumer, key string, m batch.Member) *member {
 	mem := &member{log: l, consumer: c, key: key, takes: m}
+	c.flow = newFlow(l.opts.Delay) // its link may be another one
 	c.members = append(c.members, mem)
 	c.meter, _ = m.(batch.Metered)
 	l.keys[key]++
@@ -231,7 +235,7 @@ func (l *Log) serve(c *consumer, b *batch.Batch) {
 		}
 	}
 	if !c.front {
-		l.give(c, b, l.room(c))
+		l.give(c, b, min(l.room(c), l.fits(c, b)))
 	}
 }
 
@@ -311,7 +315,8 @@ func (l *Log) deliver(m *member, b *batch.Batch, from, to uint64) int {
 		m.hold(debtSize)
 	}
 	m.owed += n
-	m.consumer.handed = l.opts.Now()
+	d.at = l.opts.Now()
+	m.consumer.handed = d.at
 	m.consumer.bytes += d.bytes
 	return n
 }
@@ -328,6 +333,7 @@ func (d *debt) Confirm() {
 
 	c := m.consumer
 	before := l.signs(c)
+	l.measure(d)
 	l.void(d)
 	if c.terms.Explicit {
 		l.updateRoom(c)

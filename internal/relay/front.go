@@ -95,7 +95,7 @@ func (l *Log) room(c *consumer) int {
 	if c.meter != nil {
 		room = min(room, c.meter.Room())
 	}
-	if c.bytes >= l.opts.Memory {
+	if c.bytes >= l.bound(c) {
 		return 0
 	}
 	return max(0, room)

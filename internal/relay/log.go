@@ -57,6 +57,10 @@ type Options struct {
 	Window int // items that one consumer may owe and have been handed; at least 1; see MaxAckPending
 	Memory int // bytes of items on their way, encodings included; one item is always allowed
 
+	// Delay is how long the items on their way to a consumer may delay a confirmation, apart from large ones. So few
+	// bytes are on their way over a slow link. 0 means no bound.
+	Delay time.Duration
+
 	Terms      // of plain subscriptions and queue groups
 	Times bool // Redis is to know when items were seen first
 
@@ -168,9 +172,14 @@ func (l *Log) Set(o Options) {
 	defer l.unlock()
 	to := &l.opts
 	to.Window, to.Memory, to.Times = o.Window, o.Memory, o.Times
+	delay := to.Delay != o.Delay
+	to.Delay = o.Delay
 	o.Explicit = to.Explicit
 	to.Terms, to.MaxLag, to.MaxAway, to.MaxAwayItems = o.Terms, o.MaxLag, o.MaxAway, o.MaxAwayItems
 	for _, c := range l.consumers {
+		if delay {
+			c.flow = newFlow(o.Delay)
+		}
 		l.updateRoom(c)
 	}
 }
@@ -261,10 +270,10 @@ func (l *Log) planFront(p *batch.Place) {
 	if l.pace.members == 0 || l.pace.blocked > 0 {
 		return
 	}
-	items, held, from := l.opts.Window, 0, uint64(never)
+	items, left, from := l.opts.Window, l.opts.Memory, uint64(never)
 	for _, c := range l.consumers {
 		if c.front {
-			items, held = min(items, l.room(c)), max(held, c.bytes)
+			items, left = min(items, l.room(c)), min(left, l.bound(c)-c.bytes)
 			next, _ := c.acked.Gap(c.cursor)
 			from = min(from, next)
 		}
@@ -277,7 +286,7 @@ func (l *Log) planFront(p *batch.Place) {
 		}
 		l.front = from
 	}
-	bytes, large := batch.Room(l.opts.Memory-held, len(l.keys))
+	bytes, large := batch.Room(left, len(l.keys))
 	if bytes = max(bytes, 1); items > 0 {
 		p.From, p.Items, p.Bytes, p.Large = l.front, items, bytes, max(large, bytes)
 	}
@@ -306,7 +315,7 @@ func (l *Log) planSweep(p *batch.Place, end uint64, now time.Time) {
 	if next.lack < l.front {
 		items = int(min(uint64(items), l.front-next.lack))
 	}
-	bytes, large := batch.Room(l.share-next.bytes, len(l.keys))
+	bytes, large := batch.Room(min(l.share, l.bound(next))-next.bytes, len(l.keys))
 	bytes = max(bytes, 1)
 	p.From, p.Items, p.Bytes, p.Large, p.Sweep = next.lack, items, bytes, max(large, bytes), true
 }

@@ -141,6 +141,9 @@ func newWorld(t *testing.T, seed uint64, explicit bool) *world {
 		Window:  1 + w.rand.IntN(12), Memory: 1 << 20, Now: func() time.Time { return w.now },
 		Terms: Terms{Explicit: explicit, AckWait: 20 * time.Second, MaxAckPending: 1 + w.rand.IntN(12), MaxDeliver: w.rand.IntN(4) * 2},
 	}
+	if seed%3 == 1 {
+		w.opts.Delay = 2 * time.Second
+	}
 	if seed%2 == 1 {
 		w.opts.MaxLag = 20 * time.Second
 		w.opts.CutOff = func(c ConsumerInfo) { w.cut = append(w.cut, c.Members...) }

@@ -449,3 +449,26 @@ func FuzzAckSubject(f *testing.F) {
 		}
 	})
 }
+
+func TestWithReceiptsAPongConfirmsThatItemsArrived(t *testing.T) {
+	t.Parallel()
+	s, addr, l := withExplicit(t)
+	limits := *s.limits.Load()
+	limits.Receipts = true
+	s.SetLimits(limits)
+	c := dial(t, addr)
+	c.send("SUB items 1\r\n")
+	m := l.acker(t, 0)
+	m.give(batch.Of("items", 7, []byte("one")).Stamp("e", taken, 0))
+	c.expect("MSG items 1 "+ackSubject(7)+" 3", "one", "PING")
+	if n := m.Owed(); n != 1 {
+		t.Errorf("%d items are on their way before the PONG, want 1", n)
+	}
+
+	c.send(pub(ackSubject(7), "", ""))
+	c.send("PONG\r\n")
+	c.sync()
+	if n := m.Owed(); n != 0 || len(m.calls()) != 1 {
+		t.Errorf("%d items are on their way after the PONG, and %d acknowledgements came", n, len(m.calls()))
+	}
+}

@@ -82,7 +82,8 @@ const (
 
 	// Acknowledged means that the client publishes to the item's reply subject
 	// when it is done with it; the batches are explicit ones. A client makes
-	// progress here, and counts as owing, until the items are written.
+	// progress here, and counts as owing, until the items are written; with
+	// Limits.Receipts until it answers a PING, and the delivery is confirmed then.
 	Acknowledged
 )
 
@@ -127,6 +128,8 @@ type Limits struct {
 
 	ConnectTimeout time.Duration // from accept to being authenticated, with the TLS handshake and the password's hash in between
 	PingInterval   time.Duration // between PINGs; two without an answer end the connection
+	Receipts       bool          // a PING follows items that are Acknowledged too: it tells how long they are on their way
+
 	ReceiptTimeout time.Duration // for the PONG to items, and a second more for each KiB before it that the client takes
 }
 

@@ -307,11 +307,12 @@ func (c *client) fill() {
 	}
 	r.segments, w.more = w.more[:n], w.more[n:]
 
+	receipts := c.server.limits.Load().Receipts
 	c.mu.Lock()
 	for _, d := range r.deliveries {
 		switch {
 		case d.member.left.Load(): // since this round began
-		case d.member.confirm == OnPong:
+		case d.member.confirm == OnPong, d.member.confirm == Acknowledged && receipts:
 			c.pings.written(d)
 		default:
 			r.written = append(r.written, d)

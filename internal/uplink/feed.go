@@ -19,6 +19,8 @@ type Feed struct {
 	membership batch.Consumption // set by Join
 
 	// Guarded by Uplink.mu.
+	class    int      // lower ones go first
+	turn     uint64   // the item of the uplink that was sent last of this feed
 	life     uint64   // counts resets: items that were queued before are void
 	epoch    string   // of the item that came last
 	lowest   uint64   // number of an item that came in this life; 0 if none has
@@ -150,27 +152,29 @@ func (u *Uplink) confirmCopies(ctx context.Context) {
 	}
 }
 
-// take returns the next item to be sent, of the feeds in turn, and counts it as on its way. It
-// returns no feed if there is none, or if the window is full. A feed whose items of an
-// earlier life are on their way waits for them: only then the hub can tell which items it has.
+// take returns the next item to be sent, and counts it as on its way. It returns no feed if there is
+// none, or if the window is full.
 func (u *Uplink) take(pipelined bool) (s sending) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if u.paused || u.sent >= u.opts.WindowItems || u.sent > 0 && u.bytes >= u.flow.window {
+	if u.paused || u.sent >= u.opts.WindowItems || u.sent > 0 && u.bytes >= u.flow.Bytes {
 		return s
 	}
-	for range u.feeds {
-		u.next = (u.next + 1) % len(u.feeds)
-		f := u.feeds[u.next]
-		if f.sent < len(f.queue) && f.void == 0 && (pipelined || f.sent == 0) {
-			s = sending{feed: f, life: f.life, item: f.queue[f.sent]}
-			f.sent++
-			u.sent++
-			u.bytes += s.item.size()
-			return s
-		}
+	f := u.classes.choose(u.feeds, pipelined)
+	if f == nil {
+		return s
 	}
+	s = sending{feed: f, life: f.life, item: f.queue[f.sent]}
+	f.sent++
+	u.sent++
+	u.bytes += s.item.size()
 	return s
+}
+
+// waits reports whether the feed has an item that can be sent. A feed whose items of an earlier life
+// are on their way waits for them: only then the hub can tell which items it has.
+func (f *Feed) waits(pipelined bool) bool {
+	return f.sent < len(f.queue) && f.void == 0 && (pipelined || f.sent == 0)
 }
 
 // confirm notes that the hub has the oldest item on its way, or will never take it.
@@ -206,7 +210,8 @@ func (u *Uplink) confirm(s sending, repeated bool, err error) {
 		u.state.Reason = ""
 	}
 	if s.Sending != nil {
-		u.flow.confirmed(s, u.bytes+s.item.size(), time.Now())
+		full := 2*(u.bytes+s.item.size()) > u.flow.Bytes
+		u.flow.Confirmed(s.item.size(), s.sent, time.Now(), full, u.opts.WindowBytes)
 	}
 	u.mu.Unlock()
 

@@ -3,6 +3,8 @@ package uplink
 import (
 	"context"
 	"time"
+
+	"edged/internal/flow"
 )
 
 // bucket is a token bucket that holds a second's worth of bytes. It is used by one goroutine.
@@ -40,30 +42,11 @@ func (b *bucket) wait(ctx context.Context, n int) error {
 }
 
 const (
-	// firstWindow is how many bytes may be on their way over a new link, and the least ever.
+	// firstWindow is how many bytes may be on their way over a new link, and leastWindow the least ever.
 	firstWindow = 16 << 10
-	// longest is how long the confirmation of an item should take at most: on a slow link, items
-	// that are on their way delay all that is sent after them.
-	longest = 2 * time.Second
+	leastWindow = 4 << 10
+	// mostDelay is how long the items on their way may delay a confirmation.
+	mostDelay = 2 * time.Second
 )
 
-// flow bounds the bytes on their way by the time that confirmations take. It is guarded by Uplink.mu.
-type flow struct {
-	window int // bytes
-	most   int // bytes
-	since  time.Time
-}
-
-func newFlow(most int) flow { return flow{window: min(firstWindow, most), most: most} }
-
-// confirmed notes the confirmation of an item, when bytes were on their way. Fast confirmations
-// double the window in the time that one takes; a slow one cuts it once in that time.
-func (f *flow) confirmed(s sending, bytes int, now time.Time) {
-	switch took := now.Sub(s.sent); {
-	case took > longest && s.sent.After(f.since):
-		f.window = max(f.window*5/8, min(firstWindow/4, f.most))
-		f.since = now
-	case took < longest/2 && 2*bytes > f.window:
-		f.window = min(f.window+s.item.size(), f.most)
-	}
-}
+func newFlow(most int) flow.Window { return flow.New(min(firstWindow, most), leastWindow, mostDelay) }

@@ -1,7 +1,7 @@
 // Package uplink relays the items of lists to a hub: a NATS cluster with JetStream.
 //
 // An Uplink is a durable consumer of each of its lists. It takes at most a window of items,
-// sends them in list order, and confirms an item when the hub has it and all items before it.
+// sends them in list order, those of lists of a lower class first, and confirms an item when the hub has it and all items before it.
 // Redis is the only store: while the link is down no more than the window is held, and the lists
 // wait. After each break the hub is asked for the newest item that it has of a list. Items that
 // it proves to have are confirmed and not sent again; all others are sent from the oldest
@@ -25,6 +25,7 @@ import (
 	"go.uber.org/zap"
 
 	"edged/internal/batch"
+	"edged/internal/flow"
 )
 
 // Options describe an uplink.
@@ -112,14 +113,14 @@ type Uplink struct {
 
 	mu       sync.Mutex // guards everything below, and the queues of the feeds
 	feeds    []*Feed
-	next     int             // the feed whose turn it is
+	classes  classes
 	ready    chan struct{}   // holds one if there may be something to send
 	copied   chan struct{}   // holds one if there are receipts
 	receipts []batch.Receipt // of batches that were copied
 	paused   bool
-	sent     int  // items on their way
-	bytes    int  // of them
-	flow     flow // its window bounds bytes
+	sent     int         // items on their way
+	bytes    int         // of them
+	flow     flow.Window // bounds bytes
 	state    Status
 }
 

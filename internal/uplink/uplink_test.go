@@ -166,27 +166,3 @@ func TestTheRateBoundsBytes(t *testing.T) {
 		}
 	})
 }
-
-func TestTheWindowFollowsTheTimeOfConfirmations(t *testing.T) {
-	for _, c := range []struct {
-		rate  int           // bytes a second
-		delay time.Duration // there and back
-		least int
-		most  int
-	}{
-		{8_000, 600 * time.Millisecond, 4 << 10, 16 << 10},
-		{1_000_000, 50 * time.Millisecond, 256 << 10, 256 << 10},
-		{500, 600 * time.Millisecond, 4 << 10, 4 << 10},
-	} {
-		f, now := newFlow(256<<10), time.Unix(0, 0)
-		item := Item{Data: make([]byte, 700)}
-		for range 1000 { // each item is sent when those in the window before it are
-			took := c.delay + time.Duration(f.window)*time.Second/time.Duration(c.rate)
-			now = now.Add(time.Duration(item.size()) * time.Second / time.Duration(c.rate))
-			f.confirmed(sending{item: item, sent: now.Add(-took)}, f.window, now)
-		}
-		if f.window < c.least || f.window > c.most {
-			t.Errorf("at %d bytes a second the window is %d", c.rate, f.window)
-		}
-	}
-}

@@ -1,0 +1,56 @@
+package uplink
+
+// classes choose the list whose item is sent next: of those that have one the list of the lowest class, except
+// that each share-th item is of a higher class that waits. Lists of one class take turns.
+//
+// The choice is made when there is room to send, so only the items on their way are before one of a lower class.
+// Guarded by Uplink.mu.
+type classes struct {
+	share int            // 0: a higher class has no items of its own
+	items uint64         // that were chosen
+	last  map[int]uint64 // by class: the number of the item that was chosen last
+}
+
+// SetClasses says the classes of lists; that of all others is 0. Of share items one is of a class that a lower one
+// would keep waiting; share 0 lets it wait.
+func (u *Uplink) SetClasses(share int, of map[string]int) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.classes.share, u.classes.last = share, make(map[int]uint64)
+	for _, f := range u.feeds {
+		f.class = of[f.list]
+	}
+}
+
+// choose returns the feed whose next item is to be sent; nil if none has one.
+func (c *classes) choose(feeds []*Feed, pipelined bool) (best *Feed) {
+	for _, f := range feeds {
+		if f.waits(pipelined) && (best == nil || c.before(f, best)) {
+			best = f
+		}
+	}
+	if best != nil {
+		c.items++
+		best.turn = c.items
+		if c.last != nil {
+			c.last[best.class] = c.items
+		}
+	}
+	return best
+}
+
+// before reports whether a feed is chosen before another one.
+func (c *classes) before(f, other *Feed) bool {
+	switch {
+	case f.class == other.class:
+		return f.turn < other.turn
+	case c.hasShare(f) != c.hasShare(other):
+		return c.hasShare(f)
+	}
+	return f.class < other.class
+}
+
+// hasShare reports whether the next item is that of the feed's class.
+func (c *classes) hasShare(f *Feed) bool {
+	return c.share > 0 && c.items-c.last[f.class] >= uint64(c.share-1)
+}
