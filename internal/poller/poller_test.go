@@ -387,6 +387,35 @@ func TestAnInstanceWhoseListIsTakenOverTakesNothingMore(t *testing.T) {
 	})
 }
 
+// Redis's restart alone would mean that this process knows more than Redis.
+func TestAnInstanceThatTakesItsListBackAfterARestartOfRedisGoesOnWhereTheOtherWas(t *testing.T) {
+	inBothModes(t, func(t *testing.T, mode func(*setup)) {
+		s := redistest.Start(t, "--appendonly", "yes", "--appendfsync", "always")
+		s.Push("a", numbered(10)...)
+		first := byHand(t, s.Address(), mode, func(o *setup) { o.Instance, o.Lease = "first", time.Second })
+		a := first.join(0, true)
+		first.settle(0)
+		a.wait(t, 10)
+		second := start(t, s.Address(), mode, func(o *setup) { o.Instance = "second" })
+		b := second.join(0, true)
+		b.wait(t, 10)
+		b.confirm()
+		gone(t, s)
+		s.Push("a", "later")
+		b.wait(t, 11)
+		if err := second.stop(); err != nil {
+			t.Fatal(err)
+		}
+		s.Kill()
+		s.Restart()
+
+		first.settle(0)
+		if gone, n := first.logs[0].Stats().Gone, s.Len("a"); gone != 0 || n != 1 {
+			t.Errorf("%d items count as removed by others, and %d of 1 are left", gone, n)
+		}
+	})
+}
+
 func TestAnInstanceThatLostItsLeaseRemovesNothing(t *testing.T) {
 	inBothModes(t, func(t *testing.T, mode func(*setup)) {
 		s, l, a := held(t, 10, mode)

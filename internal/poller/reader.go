@@ -908,7 +908,7 @@ func (r *reader) claim(ctx context.Context, now time.Time) error {
 	ours := r.placed && !st.Created && (st.Unbroken || st.Serial == r.serial) // no update yet, but this process's claim
 	executed := r.unknown != 0 && ours && st.Serial == r.unknown
 	same := ours && (st.Serial == r.serial || st.Serial == r.updated || executed) && (st.RunChanged || st.Epoch == r.epoch)
-	back := r.placed && !st.Created && !same && (st.RunChanged || st.Serial < r.serial)
+	back := r.placed && !st.Created && !same && st.Serial < r.serial
 	r.saved(executed)
 	r.claimed, r.renewed = true, now
 	if !same || out.First != r.first {
@@ -919,7 +919,7 @@ func (r *reader) claim(ctx context.Context, now time.Time) error {
 		r.removed(out.First)
 	}
 	r.first, r.end = out.First, out.First+uint64(out.Length)
-	r.astray = r.astray || st.HeadMoved || st.RunChanged && r.placed || back
+	r.astray = r.astray || st.HeadMoved || st.RunChanged && same || back
 	if back {
 		r.revived = r.firstDead()
 	}
