@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -143,13 +144,15 @@ func resolve(ctx context.Context, host string) (addresses []netip.Addr, _ findin
 	}
 	ctx, cancel := context.WithTimeout(ctx, nameTimeout)
 	defer cancel()
-	var server string
+	// The resolver asks for both families at once, in goroutines that can outlive the lookup.
+	var asked atomic.Value
 	resolver := net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
-		server = address
+		asked.Store(address)
 		return new(net.Dialer).DialContext(ctx, network, address)
 	}}
 	began := time.Now()
 	all, err := resolver.LookupNetIP(ctx, "ip", host)
+	server, _ := asked.Load().(string)
 	if err != nil {
 		return nil, unresolved(host, server, err)
 	}
