@@ -42,6 +42,7 @@ type Call struct {
 	Restored  []uint64     // numbers of items that are set aside no longer
 	Times     []Time       // to be added to the times
 	TimesGone int          // how many of the times before to remove, the oldest first; AllTimes: all
+	Seen      []Part       // of the keys of removed items, to be overwritten
 	Kept      bool         // items stay in the list that could be removed: say whether Redis is full
 	Set       []Field      // fields to write
 	Delete    []string     // fields to delete
@@ -72,6 +73,12 @@ type Aside struct {
 type Time struct {
 	Below uint64
 	At    time.Time // to the millisecond
+}
+
+// Part is a part of a string, from an offset on in bytes.
+type Part struct {
+	Offset uint64
+	Bytes  string
 }
 
 // AllTimes are all of the times that Redis has.
@@ -119,7 +126,7 @@ func (c *Call) Words(k Keys) []any {
 
 // appendRare appends the lists that most updates don't have.
 func (c *Call) appendRare(words []any) []any {
-	words = append(words, len(c.Dead), len(c.Aside), len(c.Restored), len(c.Delete), len(c.Times), c.TimesGone)
+	words = append(words, len(c.Dead), len(c.Aside), len(c.Restored), len(c.Delete), len(c.Times), c.TimesGone, len(c.Seen))
 	for _, d := range c.Dead {
 		if d.Aside {
 			words = append(words, "#"+strconv.FormatUint(d.Number, 10), d.Line)
@@ -139,11 +146,14 @@ func (c *Call) appendRare(words []any) []any {
 	for _, t := range c.Times {
 		words = append(words, t.word())
 	}
+	for _, p := range c.Seen {
+		words = append(words, p.Offset, p.Bytes)
+	}
 	return words
 }
 
 func (c *Call) rare() bool {
-	return len(c.Dead)+len(c.Aside)+len(c.Restored)+len(c.Delete)+len(c.Times) > 0 || c.TimesGone != 0
+	return len(c.Dead)+len(c.Aside)+len(c.Restored)+len(c.Delete)+len(c.Times)+len(c.Seen) > 0 || c.TimesGone != 0
 }
 
 // Changes reports whether an update asks for any change. One that does writes its

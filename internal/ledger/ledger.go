@@ -19,11 +19,13 @@
 //	grace     when the wait for consumers to come back ends, in ms by Redis's clock
 //	since     the serial of the owner's last claim, and of its last update before that
 //	known     number and mark of an item that is confirmed and still in the list
+//	seen      of which removed items the keys are known, for lists with dedup; see Seen
 //	group:NAME, durable:NAME
 //	          the items that this consumer has confirmed, as a numbers.Set
 //
 // Beside it {list}:edged:consumers, a hash, has the configuration of each durable consumer
 // that a client has made. A claim returns it: an owner knows whom it has to keep items for.
+// {list}:edged:seen, a string, has the keys of removed items.
 //
 // Promises:
 //
@@ -50,6 +52,7 @@ const (
 	Plain    = "plain"
 	Grace    = "grace"
 	Known    = "known" // number and mark of an item that is confirmed and still in the list
+	SeenKeys = "seen"  // a Seen
 )
 
 const (
@@ -78,6 +81,7 @@ type Keys struct {
 	Dead   string // a list: dead letters
 	Aside  string // a hash: items set aside by their number
 	Times  string // a list: when items were first seen, see Time
+	Seen   string // a string: keys of removed items, of those that SeenKeys says
 	Free   string // written when the ownership is given back, so that instances on standby get a hint
 
 	Consumers string // a hash: configurations of durable consumers by name
@@ -92,6 +96,7 @@ func KeysOf(list string) Keys {
 		Dead:   base + ":dead",
 		Aside:  base + ":edged:aside",
 		Times:  base + ":edged:times",
+		Seen:   base + ":edged:seen",
 		Free:   base + ":edged:free",
 
 		Consumers: base + ":edged:consumers",
@@ -99,7 +104,7 @@ func KeysOf(list string) Keys {
 }
 
 func (k Keys) all() []string {
-	return []string{k.List, k.Ledger, k.Dead, k.Aside, k.Free, k.Times, k.Consumers}
+	return []string{k.List, k.Ledger, k.Dead, k.Aside, k.Free, k.Times, k.Consumers, k.Seen}
 }
 
 // tagged returns list with a hash tag that puts it into list's slot: the tag that

@@ -57,6 +57,8 @@ type State struct {
 	KnownMark Mark
 	HasKnown  bool
 
+	Seen Seen
+
 	Finished         numbers.Set
 	Groups, Durables map[string]numbers.Set
 	Aside            []uint64          // numbers of the items set aside
@@ -213,6 +215,10 @@ func (s *State) field(name, value string) error {
 		number, mark, ok := strings.Cut(value, " ")
 		s.HasKnown, s.KnownMark = ok, Mark(mark)
 		return parse(&s.Known, number)
+	case SeenKeys:
+		seen, err := parseSeen(value)
+		s.Seen = seen
+		return err
 	case Finished:
 		set, err := numbers.Parse(value)
 		s.Finished = set

@@ -11,7 +11,7 @@ var Scripts = []*redisconn.Script{update, claim, release, Look, stands}
 
 // Nothing else runs in Redis between a script's checks and its changes.
 //
-// Common to all: KEYS are those of Keys, Consumers last; ARGV[1] is
+// Common to all: KEYS are those of Keys, in the order of all; ARGV[1] is
 // the holder and ARGV[2] "R" if the list's head is its right end. They return
 // {result, length of the list, word, serial, first}; word is the other holder for
 // "standby", for "moved" the part that was not as expected, and for "ok" "full" if it was
@@ -27,7 +27,7 @@ var Scripts = []*redisconn.Script{update, claim, release, Look, stands}
 // Numbers stay strings unless they are counted with: Lua writes a number with 14
 // digits at most.
 var prelude = `
-local list, ledger, dead, aside, times = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[6]
+local list, ledger, dead, aside, times, seen = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[6], KEYS[8]
 local holder, side = ARGV[1], ARGV[2]
 
 local function item(index)
@@ -63,7 +63,8 @@ end
 // 10 how many landmarks and 11 how many fields to write follow, each with two words,
 // 12 whether items are kept, 13 the mark of the head after the removal if the caller knows
 // it. After them, if there are any: how many dead letters, items to set aside, items set
-// aside no longer, fields to delete and times follow, how many times go, and these.
+// aside no longer, fields to delete and times follow, how many times go, how many parts of the
+// keys of removed items follow, and these.
 // Whether Redis is full the first write tells, which needs memory.
 //
 // The length is read last: reading the list makes Redis track it again, after
@@ -102,12 +103,13 @@ end
 local sets, nSets = at, 2 * tonumber(ARGV[11])
 at = at + nSets
 local more = ARGV[at]
-local nDead, nAside, nRestored, nDelete, nTimes, timesGone = 0, 0, 0, 0, 0, 0
+local nDead, nAside, nRestored, nDelete, nTimes, timesGone, nSeen = 0, 0, 0, 0, 0, 0, 0
 if more then
   nDead, nAside = tonumber(ARGV[at]), tonumber(ARGV[at + 1])
   nRestored, nDelete = tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
   nTimes, timesGone = tonumber(ARGV[at + 4]), tonumber(ARGV[at + 5])
-  at = at + 6
+  nSeen = tonumber(ARGV[at + 6])
+  at = at + 7
 end
 local copies = {}
 for i = 1, nDead + nAside do
@@ -133,6 +135,7 @@ if more then
   redis.call('HDEL', ledger, '')
   redis.call('HDEL', aside, '')
   if nTimes > 0 or timesGone ~= 0 then redis.call('LTRIM', times, 0, -1) end
+  if nSeen > 0 then redis.call('SETRANGE', seen, 0, '') end
   redis.call('HSET', ledger, 'serial', serial)
 end
 
@@ -157,6 +160,10 @@ if timesGone < 0 then redis.call('LTRIM', times, 1, 0) elseif timesGone > 0 then
 for _ = 1, nTimes do
   redis.call('RPUSH', times, ARGV[at])
   at = at + 1
+end
+for _ = 1, nSeen do
+  redis.call('SETRANGE', seen, ARGV[at], ARGV[at + 1])
+  at = at + 2
 end
 
 serial = ARGV[5]
@@ -223,7 +230,7 @@ end
 redis.call('LLEN', list)
 local fields = made and {} or redis.call('HGETALL', ledger)
 local waiting = redis.call('HKEYS', aside)
-local seen = redis.call('LRANGE', times, 0, -1)
+local dates = redis.call('LRANGE', times, 0, -1)
 local consumers = redis.call('HGETALL', KEYS[7])
 local info = redis.pcall('INFO', ARGV[10] == 'run_id' and 'server' or 'replication')
 local run = type(info) == 'string' and string.match(info, ARGV[10] .. ':(%x+)') or ''
@@ -246,7 +253,7 @@ if made then
   end
   waiting = {}
   redis.call('LTRIM', times, 1, 0)
-  seen = {}
+  dates = {}
 end
 
 local head = mark(item(0))
@@ -271,7 +278,7 @@ redis.call('HSET', ledger, unpack(written))
 local all = reply('ok', holder)
 all[6] = {made and 1 or 0, otherRun and 1 or 0, otherHead and 1 or 0, updated ~= '' and updated or before, digits(now),
   owner == holder and updated ~= '' and 1 or 0}
-all[7], all[8], all[9], all[10], all[11] = fields, written, waiting, seen, consumers
+all[7], all[8], all[9], all[10], all[11] = fields, written, waiting, dates, consumers
 return all
 `)
 
