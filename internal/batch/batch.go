@@ -18,6 +18,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"edged/internal/numbers"
 )
 
 // Batch is a run of consecutive items of one list, held in one buffer.
@@ -29,12 +31,13 @@ type Batch struct {
 	origin  *Batch // whose memory it is, for one item of another batch
 	refs    atomic.Int32
 
-	epoch   string
-	read    time.Time
-	tries   int
-	pending int64
-	count   uint64 // see Count
-	seen    []Seen // when its first items were seen first, if that was before they were read
+	epoch      string
+	read       time.Time
+	tries      int
+	pending    int64
+	count      uint64 // see Count
+	seen       []Seen // when its first items were seen first, if that was before they were read
+	duplicates []numbers.Span
 
 	mu        sync.Mutex
 	encodings []keyed // guarded by mu; as many as there are distinct keys, so few
@@ -152,6 +155,14 @@ func (b *Batch) Time(i int) time.Time {
 	}
 	return b.read
 }
+
+// SetDuplicates says which items repeat an earlier one, in ascending order. It is called before
+// anything else knows the batch.
+func (b *Batch) SetDuplicates(runs []numbers.Span) { b.duplicates = runs }
+
+// Duplicates are the numbers of the items that repeat an earlier one of their list: no consumer
+// gets them.
+func (b *Batch) Duplicates() []numbers.Span { return b.duplicates }
 
 // Tries is how often the items have been delivered to the consumer that gets the batch,
 // this time included.

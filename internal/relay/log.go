@@ -82,6 +82,7 @@ type Options struct {
 type Stats struct {
 	Taken       uint64    // items handed to a consumer for the first time
 	Confirmed   uint64    // finished: confirmed by a consumer, and owed by none
+	Duplicates  uint64    // of those taken: they repeat an earlier one, and were confirmed without a delivery
 	Dead        uint64    // finished as a dead letter
 	Gone        uint64    // removed from Redis by another program before they were finished
 	Returned    uint64    // taken, and to be taken again: the place in the list was lost
@@ -361,6 +362,7 @@ func (l *Log) Offer(b *batch.Batch, sweep bool) {
 		l.sweepCame(l.opts.Now())
 		l.swept, l.turn = b.Next(), false
 		for _, c := range slices.Clone(l.consumers) {
+			l.passDuplicates(c, b)
 			if l.lacks(c) {
 				l.serve(c, b)
 			}
@@ -371,6 +373,7 @@ func (l *Log) Offer(b *batch.Batch, sweep bool) {
 		l.pace.offer(b.Next(), l.opts.Now())
 		for _, c := range slices.Clone(l.consumers) {
 			if c.front {
+				l.passDuplicates(c, b)
 				l.give(c, b, b.Len())
 			}
 		}
@@ -382,6 +385,44 @@ func (l *Log) Offer(b *batch.Batch, sweep bool) {
 		}
 	}
 	l.rejoinFront(l.opts.Now())
+}
+
+// SkipSweep says that the sweep's read was used for something else: the front has the next one.
+func (l *Log) SkipSweep() {
+	l.mu.Lock()
+	l.turn = false
+	l.mu.Unlock()
+}
+
+// passDuplicates lets the duplicates of a batch count as confirmed by a consumer that has come to
+// it. Those far ahead of its cursor wait until it has: what is known of a consumer stays small.
+func (l *Log) passDuplicates(c *consumer, b *batch.Batch) {
+	if len(b.Duplicates()) == 0 || c.closing {
+		return
+	}
+	next, _ := c.acked.Gap(c.cursor)
+	for _, s := range b.Duplicates() {
+		for n, to := c.firstAgain(s.From); n < s.To; n, to = c.firstAgain(to) {
+			l.passDuplicate(c, n, min(to, s.To))
+		}
+		if from := max(s.From, next); from < s.To && next >= b.First() {
+			l.passDuplicate(c, from, s.To)
+		}
+	}
+}
+
+// passDuplicate lets items count as confirmed by a consumer.
+func (l *Log) passDuplicate(c *consumer, from, to uint64) {
+	if from < c.cursor {
+		l.forget(c, from, to)
+		c.again.Remove(from, to)
+	}
+	if !c.viewer {
+		new := l.taken.Add(from, to)
+		l.stats.Taken += new
+		l.stats.Duplicates += new
+	}
+	l.confirm(c, from, to)
 }
 
 // active reports whether a consumer takes items.
