@@ -64,6 +64,7 @@ var vocabulary = []string{
 	"edged/internal/auth",
 	"edged/internal/batch",
 	"edged/internal/budget",
+	"edged/internal/dedup",
 	"edged/internal/flow",
 	"edged/internal/nearest",
 	"edged/internal/numbers",

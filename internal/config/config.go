@@ -99,6 +99,9 @@ type List struct {
 	Keep     int      `toml:"keep"`    // finished items that stay in the list, to be read again
 	Class    int      `toml:"class"`   // lists of class 0 are served first, those of MaxClass last
 
+	Dedup      string `toml:"dedup"`       // as dedup.ParseBy reads it; empty: no item is a duplicate
+	DedupItems int    `toml:"dedup_items"` // an item that repeats one of so many before it is a duplicate
+
 	// These have their defaults unless Ack is AckExplicit.
 	AckWait       Duration   `toml:"ack_wait"`
 	MaxDeliver    int        `toml:"max_deliver"` // 0 means no bound
@@ -305,7 +308,7 @@ func Default() *Config {
 
 // newList is a [[list]] of which the file says nothing yet.
 func newList() List {
-	return List{Ack: AckReceived, TakeFrom: TakeLeft, MaxLag: 10 * minute, AckWait: 30 * second, MaxAckPending: 1000}
+	return List{Ack: AckReceived, TakeFrom: TakeLeft, MaxLag: 10 * minute, DedupItems: 10_000, AckWait: 30 * second, MaxAckPending: 1000}
 }
 
 // newUplink is an [[uplink]] of which the file says nothing yet.

@@ -132,9 +132,9 @@ func TestEveryKeyOfAFileIsTaken(t *testing.T) {
 			Sentinel: Sentinel{Master: "box"},
 		},
 		Lists: []List{
-			{Key: "{a}:in", Subject: "a.in", Stream: "A", Ack: AckNone, TakeFrom: TakeRight, Keep: 1000, Class: 9, MaxLag: 10 * minute, AckWait: 30 * second, MaxAckPending: 1000},
+			{Key: "{a}:in", Subject: "a.in", Stream: "A", Ack: AckNone, TakeFrom: TakeRight, Keep: 1000, Class: 9, Dedup: "json:a.id", DedupItems: 100, MaxLag: 10 * minute, AckWait: 30 * second, MaxAckPending: 1000},
 			{
-				Key: "b", Subject: "b", Stream: "b", Ack: AckExplicit, TakeFrom: TakeLeft,
+				Key: "b", Subject: "b", Stream: "b", Ack: AckExplicit, TakeFrom: TakeLeft, DedupItems: 1,
 				AckWait: minute, MaxDeliver: 5, Backoff: []Duration{millisecond, day}, MaxAckPending: 1,
 			},
 		},
@@ -143,7 +143,7 @@ func TestEveryKeyOfAFileIsTaken(t *testing.T) {
 			{Subject: "c", List: "c", TakeFrom: TakeLeft},
 		},
 		Delivery: Delivery{
-			BatchItems: 10, BatchBytes: 64000, WindowItems: 20, Memory: mib, ReceiptTimeout: minute, RejoinGrace: 2 * second, MaxAway: hour, MaxAwayItems: 7, Share: 3, InboundBuffer: 64 * kib,
+			BatchItems: 10, BatchBytes: 64000, WindowItems: 20, Memory: 2 * mib, ReceiptTimeout: minute, RejoinGrace: 2 * second, MaxAway: hour, MaxAwayItems: 7, Share: 3, InboundBuffer: 64 * kib,
 		},
 		TCP: TCP{
 			Listen: ":4223", MaxConnections: 8, MaxPerAddress: 2, MaxSubscriptions: 9, MaxPayload: 2 * kib,

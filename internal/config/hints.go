@@ -58,6 +58,8 @@ var confusions = map[string]string{
 	"list.name":       "write key",
 	"list.ack_policy": "write ack",
 	"list.priority":   "write class",
+	"list.duplicates": "write dedup",
+	"list.dedupe":     "write dedup",
 	"inbound.key":     "write list",
 	"inbound.maxlen":  "write max_len",
 	"uplink.servers":  "write url",

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"unicode"
 
+	"edged/internal/dedup"
 	"edged/internal/nearest"
 	"edged/internal/password"
 	"edged/internal/subject"
@@ -68,6 +69,7 @@ func (p *parser) validate(c *Config) {
 		"the window (delivery.window_items = %d) must hold a batch (delivery.batch_items = %d): raise the first or lower the second",
 		c.Delivery.WindowItems, c.Delivery.BatchItems)
 	between(p, "delivery.memory", c.Delivery.Memory, 64*kib, gib)
+	p.validateDedup(c)
 	between(p, "delivery.receipt_timeout", c.Delivery.ReceiptTimeout, second, hour)
 	between(p, "delivery.rejoin_grace", c.Delivery.RejoinGrace, 0, hour)
 	between(p, "delivery.max_away", c.Delivery.MaxAway, 0, 52*week)
@@ -107,6 +109,22 @@ func (p *parser) validate(c *Config) {
 	between(p, "drain.timeout", c.Drain.Timeout, 0, hour)
 	p.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
 	p.oneOf("log.format", c.Log.Format, "auto", "json", "console")
+}
+
+// validateDedup bounds the memory of the lists' windows. It takes memory from the items on their way.
+func (p *parser) validateDedup(c *Config) {
+	takes, last := 0, ""
+	for i, l := range c.Lists {
+		if l.Dedup != "" && l.DedupItems > 0 {
+			takes += dedup.Memory(l.DedupItems)
+			last = Index("list", i) + ".dedup_items"
+		}
+	}
+	if most := int(c.Delivery.Memory) / 4; takes > most {
+		p.relate(false, last, "delivery.memory",
+			"the windows of the lists with dedup take %q, more than a quarter of delivery.memory = %q: lower dedup_items or raise delivery.memory",
+			Size((takes+int(kib)-1)/int(kib)*int(kib)), c.Delivery.Memory)
+	}
 }
 
 func (p *parser) validateHTTP(h HTTP) {
@@ -209,6 +227,10 @@ func (p *parser) validateLists(lists []List) {
 		p.oneOf(path+".take_from", l.TakeFrom, TakeLeft, TakeRight)
 		between(p, path+".keep", l.Keep, 0, 100_000_000)
 		between(p, path+".class", l.Class, 0, MaxClass)
+		between(p, path+".dedup_items", l.DedupItems, 1, 1_000_000)
+		if _, err := dedup.ParseBy(l.Dedup); err != nil {
+			p.problem(path+".dedup", "%v", err)
+		}
 		if l.MaxLag != 0 && (l.MaxLag < second || l.MaxLag > week) {
 			p.problem(path+".max_lag", "this must be between %v and %v, or 0s for no bound", second, week)
 		}

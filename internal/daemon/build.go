@@ -10,6 +10,7 @@ import (
 	"edged/internal/batch"
 	"edged/internal/budget"
 	"edged/internal/config"
+	"edged/internal/dedup"
 	"edged/internal/inbound"
 	"edged/internal/poller"
 	"edged/internal/redisconn"
@@ -147,6 +148,7 @@ func (d *daemon) limits(cfg *config.Config) tcpserver.Limits {
 // have of it.
 func (d *daemon) relay(list config.List, cfg *config.Config) (relayed, poller.List, tcpserver.List) {
 	source := poller.List{Key: list.Key, Subject: list.Subject, FromRight: list.TakeFrom == config.TakeRight, Keep: list.Keep, Class: list.Class}
+	source.Dedup, source.DedupItems = dedupOf(list)
 	subject := tcpserver.List{Name: list.Key, Subject: list.Subject, Stream: list.Stream}
 
 	options := relayOptions(list, cfg)
@@ -250,7 +252,7 @@ func delay(list config.List, cfg *config.Config) time.Duration {
 func relayOptions(list config.List, cfg *config.Config) relay.Options {
 	return relay.Options{
 		Delay:  delay(list, cfg),
-		Window: cfg.Delivery.WindowItems, Memory: int(cfg.Delivery.Memory) / len(cfg.Lists), Times: list.Keep > 0,
+		Window: cfg.Delivery.WindowItems, Memory: memory(list, cfg), Times: list.Keep > 0,
 		MaxLag: time.Duration(list.MaxLag), MaxAway: time.Duration(cfg.Delivery.MaxAway), MaxAwayItems: uint64(cfg.Delivery.MaxAwayItems),
 		Terms: relay.Terms{
 			AckWait: time.Duration(list.AckWait), Backoff: durations(list.Backoff),
@@ -258,6 +260,24 @@ func relayOptions(list config.List, cfg *config.Config) relay.Options {
 		},
 	}
 }
+
+// dedupOf says which items of a list are duplicates. The configuration is valid.
+func dedupOf(list config.List) (dedup.By, int) {
+	by, _ := dedup.ParseBy(list.Dedup)
+	return by, list.DedupItems
+}
+
+// memory is how many bytes of items a list may have on their way.
+func memory(list config.List, cfg *config.Config) int {
+	share := int(cfg.Delivery.Memory) / len(cfg.Lists)
+	if list.Dedup != "" {
+		share -= dedup.Memory(list.DedupItems)
+	}
+	return max(share, leastMemory)
+}
+
+// leastMemory is for a list whose window takes more than its share: other lists take less.
+const leastMemory = 64 << 10
 
 func durations(all []config.Duration) []time.Duration {
 	list := make([]time.Duration, len(all))

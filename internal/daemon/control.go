@@ -110,6 +110,7 @@ type statusAnswer struct {
 	Dead        uint64  `json:"dead"`
 	Gone        uint64  `json:"gone"`
 	Redelivered uint64  `json:"redelivered"`
+	Duplicates  uint64  `json:"duplicates"`
 
 	LogDropped  uint64 `json:"log_lines_dropped"`
 	LogRepeated uint64 `json:"log_lines_repeated"`
@@ -128,7 +129,7 @@ func (d *daemon) status() statusAnswer {
 		State: "serving", Why: d.life.draining(), Version: d.options.Version, Instance: cfg.Instance, PID: os.Getpid(),
 		Uptime: time.Since(d.started).Seconds(), Redis: cfg.Redis.Where(), Listen: d.address.String(), Lists: len(d.served.lists()),
 		InFlight: b.InFlight, Taken: b.Taken, Confirmed: b.Confirmed, Returned: b.Returned, Dead: b.Dead, Gone: b.Gone,
-		Redelivered: b.Redelivered, LogRepeated: d.log.repeated(), Faults: []string{}, Lagging: d.lagging(), Free: d.unclaimed(), Uplinks: d.uplinksAnswer().texts(), TCP: d.tcp.Stats(),
+		Redelivered: b.Redelivered, Duplicates: b.Duplicates, LogRepeated: d.log.repeated(), Faults: []string{}, Lagging: d.lagging(), Free: d.unclaimed(), Uplinks: d.uplinksAnswer().texts(), TCP: d.tcp.Stats(),
 	}
 	if a.Why != "" {
 		a.State = "draining"

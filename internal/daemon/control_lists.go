@@ -38,6 +38,7 @@ type listAnswer struct {
 	Consumers   int     `json:"consumers"`
 	Members     int     `json:"members"`
 	Shared      uint64  `json:"shared"` // reads while a lower class had items
+	Duplicates  uint64  `json:"duplicates"`
 	Taken       uint64  `json:"taken"`
 	Confirmed   uint64  `json:"confirmed"`
 	Returned    uint64  `json:"returned"`
@@ -58,7 +59,7 @@ func (d *daemon) listsAnswer() listsAnswer {
 			Key: one.Key, Subject: one.Subject, Ack: one.Ack, Class: one.Class, Shared: s.Shared, State: string(s.State), Reason: s.Reason, Holder: s.Holder,
 			Backlog: s.Backlog, Kept: s.Kept, Unclaimed: at.Unclaimed, First: at.First, Floor: at.Floor, Done: at.Done, Next: at.Next,
 			InFlight: b.InFlight, Consumers: b.Consumers, Members: b.Members, Taken: b.Taken, Confirmed: b.Confirmed,
-			Returned: b.Returned, Dead: b.Dead, Gone: b.Gone, Redelivered: b.Redelivered, Oldest: secondsSince(b.Oldest),
+			Returned: b.Returned, Dead: b.Dead, Gone: b.Gone, Redelivered: b.Redelivered, Duplicates: b.Duplicates, Oldest: secondsSince(b.Oldest),
 		}
 		for _, c := range at.Consumers {
 			l.Owed += c.Owed
@@ -98,6 +99,9 @@ func (a listsAnswer) Text(w io.Writer) {
 		}
 		if l.Dead > 0 {
 			wrap(w, key, counted(int(l.Dead), "dead letter")+" since the start")
+		}
+		if l.Duplicates > 0 {
+			wrap(w, key, counted(int(l.Duplicates), "duplicate")+" dropped since the start")
 		}
 		if l.Unclaimed > 0 {
 			wrap(w, key, counted(int(l.Unclaimed), "item")+" for which no consumer is there")

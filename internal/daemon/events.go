@@ -63,6 +63,14 @@ func (v *viewedLists) Read(ctx context.Context, key string, from httpserver.From
 	for _, item := range f.Items {
 		p.Items = append(p.Items, httpserver.Item{Number: item.Number, Seen: item.Seen, Data: item.Head})
 	}
+	if len(p.Items) > 0 && f.Owner == "" {
+		first := p.Items[0].Number
+		for _, s := range v.daemon.loop.Duplicates(key, first, first+uint64(len(p.Items))) {
+			for n := s.From; n < s.To; n++ {
+				p.Items[n-first].Duplicate = true
+			}
+		}
+	}
 	return p, nil
 }
 

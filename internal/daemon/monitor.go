@@ -120,7 +120,7 @@ func (d *daemon) monitorList(one relayed, s poller.Status) monitor.List {
 		Key: one.Key, Failing: s.State == poller.Failing, Paused: s.Paused, Standby: s.State == poller.Standby,
 		Serving: s.State != poller.Failing && s.State != poller.Standby && s.State != poller.Starting,
 		Backlog: uint64(s.Backlog), Kept: uint64(s.Kept), Unclaimed: at.Unclaimed, InFlight: uint64(b.InFlight), Oldest: since(b.Oldest),
-		Members: b.Members, Taken: b.Taken, Confirmed: b.Confirmed, Returned: b.Returned, Dead: b.Dead, Gone: b.Gone, Redelivered: b.Redelivered,
+		Members: b.Members, Taken: b.Taken, Confirmed: b.Confirmed, Returned: b.Returned, Dead: b.Dead, Gone: b.Gone, Redelivered: b.Redelivered, Duplicates: b.Duplicates,
 	}
 	for _, c := range at.Consumers {
 		l.Owed += uint64(c.Owed)

@@ -303,6 +303,12 @@ func (d *daemon) beginLists(ctx context.Context, coming []config.List, cfg *conf
 				return err
 			}
 		}
+		if l.Dedup != list.Dedup || l.DedupItems != list.DedupItems {
+			by, items := dedupOf(list)
+			if err := d.loop.SetDedup(ctx, list.Key, by, items); err != nil {
+				return err
+			}
+		}
 		served = append(served, relayed{list, l.window, l.before})
 	}
 	d.served.replace(cfg, served)

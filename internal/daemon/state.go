@@ -181,4 +181,5 @@ func addBooks(total *relay.Stats, s relay.Stats) {
 	total.Dead += s.Dead
 	total.Gone += s.Gone
 	total.Redelivered += s.Redelivered
+	total.Duplicates += s.Duplicates
 }

@@ -2,10 +2,12 @@ package httpserver
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
 	"edged/internal/batch"
+	"edged/internal/numbers"
 )
 
 const (
@@ -102,6 +104,10 @@ func framed(f form, subject, epoch string, items []item) *frames {
 	fr := &frames{data: make([]byte, 0, size), starts: make([]int, 0, len(items)+1), bodies: make([]int, 0, len(items))}
 	for _, it := range items {
 		fr.starts = append(fr.starts, len(fr.data))
+		if it.duplicate {
+			fr.bodies = append(fr.bodies, len(fr.data))
+			continue
+		}
 		if id := placed(epoch, it.number+1); id != "" {
 			fr.data = append(append(append(fr.data, "id: "...), id...), '\n')
 		}
@@ -138,6 +144,10 @@ func (f *feed) show(b *batch.Batch) {
 	case f.handed <- struct{}{}:
 	default:
 	}
+}
+
+func isDuplicate(b *batch.Batch, n uint64) bool {
+	return slices.ContainsFunc(b.Duplicates(), func(s numbers.Span) bool { return s.From <= n && n < s.To })
 }
 
 // cost is the memory of a batch in the ring.
@@ -243,7 +253,7 @@ func addBatch(runs []*run, at place, b *batch.Batch) []*run {
 	for n := from; n < b.Next(); n++ {
 		i, start := int(n-b.First()), len(data)
 		data = append(data, b.Item(i)...)
-		last.items = append(last.items, item{n, b.Time(i), data[start:len(data):len(data)]})
+		last.items = append(last.items, item{n, b.Time(i), data[start:len(data):len(data)], isDuplicate(b, n)})
 	}
 	last.bytes += size + int(b.Next()-from)*itemCost
 	return runs
@@ -317,7 +327,7 @@ func (f *feed) follow(at place, known bool, p Part) {
 			if it.Number < next.next { // the read began before this place
 				continue
 			}
-			r.items = append(r.items, item{it.Number, it.seenBy(time.Now()), it.Data})
+			r.items = append(r.items, item{it.Number, it.seenBy(time.Now()), it.Data, it.Duplicate})
 			r.bytes += len(it.Data) + itemCost
 		}
 		runs, next = append(runs, r), r.end()

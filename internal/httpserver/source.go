@@ -36,6 +36,8 @@ type Item struct {
 	Number uint64
 	Seen   time.Time // first, by edged; zero: it is not known
 	Data   []byte
+
+	Duplicate bool // no stream shows it
 }
 
 // seenBy is when the item was seen first; at the latest at a time.

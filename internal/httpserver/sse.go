@@ -31,6 +31,8 @@ type item struct {
 	number uint64
 	seen   time.Time // zero: it is not known
 	data   []byte
+
+	duplicate bool // no stream shows it
 }
 
 // fits reports whether an item comes out of data lines as it went in.

@@ -279,7 +279,7 @@ func (s *stream) fill(ctx context.Context, v *view) (more bool) {
 	r := &run{place: next}
 	for _, it := range p.Items {
 		if it.Number >= next.next {
-			r.items = append(r.items, item{it.Number, it.Seen, it.Data})
+			r.items = append(r.items, item{it.Number, it.Seen, it.Data, it.Duplicate})
 		}
 	}
 	if len(r.items) > 0 {
@@ -328,6 +328,9 @@ func (s *stream) write(v *view, r *run, from int) {
 		return
 	}
 	for i := from; i < len(r.items) && s.broken == nil; i++ {
+		if r.items[i].duplicate {
+			continue
+		}
 		v.at = place{r.epoch, r.next + uint64(i) + 1}
 		s.say(s.idLine(v))
 		s.say(fr.data[fr.bodies[i]:fr.starts[i+1]])

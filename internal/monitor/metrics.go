@@ -97,6 +97,7 @@ var listFamilies = []family[List]{
 	{"edged_list_dead_items_total", counter, "Items that became dead letters.", func(l List) float64 { return float64(l.Dead) }},
 	{"edged_list_gone_items_total", counter, "Items that other programs removed from Redis before they were finished.", func(l List) float64 { return float64(l.Gone) }},
 	{"edged_list_redelivered_items_total", counter, "Items handed to the same consumer once more.", func(l List) float64 { return float64(l.Redelivered) }},
+	{"edged_list_duplicate_items_total", counter, "Items that repeat an earlier one: confirmed, and not delivered.", func(l List) float64 { return float64(l.Duplicates) }},
 }
 
 var consumerFamilies = []family[Consumer]{

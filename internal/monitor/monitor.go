@@ -101,7 +101,7 @@ type List struct {
 	Lag, Oldest                       time.Duration
 	Members                           int
 	Taken, Confirmed, Returned, Dead  uint64 // items since the start
-	Gone, Redelivered                 uint64
+	Gone, Redelivered, Duplicates     uint64
 	Consumers                         []Consumer
 }
 

@@ -5,11 +5,14 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 
+	"edged/internal/ledger"
 	"edged/internal/redisconn"
 )
 
@@ -123,10 +126,34 @@ func (l *Loop) Dead(ctx context.Context, key string, n int) (letters []DeadLette
 	return letters, h.Length, err
 }
 
-// requeue puts dead letters back to the end of their list, without what stands
-// in front of them; what has no line in front stays as it is. KEYS: 1 list, 2
-// dead letters. ARGV: 1 'R' where the right end is the head, 2 how many.
+// requeue puts dead letters back to the end of their list, without the line that edged wrote before
+// them; one without such a line stays as it is. KEYS: 1 list, 2 dead letters, 3 ledger. ARGV: 1 'R' if
+// the right end is the head, 2 how many, 3 holder, and for a list with dedup, otherwise empty: 4 items
+// of the window, 5 the part that makes the key, 6 whether these are the first. It returns how many, or
+// the process that serves the list.
+//
+// A dead letter is a copy of an item that the window may still have. So the first one that is put back
+// is a cut: from there on the items before it do not count, see ledger.Seen.
 var requeue = redisconn.NewScript(`
+if ARGV[5] ~= '' then
+  local old = redis.call('HMGET', KEYS[3], 'owner', 'deadline', 'first', 'seen')
+  local now = redis.call('TIME')
+  if old[1] and old[1] ~= ARGV[3] and (tonumber(old[2]) or 0) > now[1] * 1000 + math.floor(now[2] / 1000) then return old[1] end
+  if ARGV[6] ~= '' and tonumber(old[3]) then
+    local cut = string.format('%.0f', old[3] + redis.call('LLEN', KEYS[1]))
+    local from, to, items, list, by = string.match(old[4] or '', '^(%d+) (%d+) (%d+) %[([%d,]*)%] (.*)$')
+    if not from then from, to, items, list, by = old[3], old[3], ARGV[4], '', ARGV[5] end
+    local cuts = {}
+    for n in string.gmatch(list, '%d+') do cuts[#cuts + 1] = n end
+    if #cuts >= ` + strconv.Itoa(ledger.MaxCuts) + ` then
+      if tonumber(cuts[1]) > tonumber(from) then from = cuts[1] end
+      table.remove(cuts, 1)
+    end
+    cuts[#cuts + 1] = cut
+    redis.call('LTRIM', KEYS[2], 0, -1)
+    redis.call('HSET', KEYS[3], 'seen', from .. ' ' .. to .. ' ' .. items .. ' [' .. table.concat(cuts, ',') .. '] ' .. by)
+  end
+end
 local n = 0
 redis.call('LTRIM', KEYS[2], 0, -1) -- at maxmemory RPUSH must not be the first write
 for i = 1, tonumber(ARGV[2]) do
@@ -160,7 +187,7 @@ func (l *Loop) Requeue(ctx context.Context, key string, n int, report func(done,
 	for done < total && err == nil {
 		var got int
 		most := min(requeueBatch, total-done)
-		got, err = l.requeue(ctx, s, most)
+		got, err = l.requeue(ctx, s, most, done == 0)
 		done += got
 		if got < most {
 			break
@@ -169,20 +196,33 @@ func (l *Loop) Requeue(ctx context.Context, key string, n int, report func(done,
 			return done, err
 		}
 	}
-	if err != nil {
-		return done, errors.New(redisconn.Explain(err, l.opts.Redis.Where()))
+	if err != nil && !errors.Is(err, errElsewhere) {
+		err = errors.New(redisconn.Explain(err, l.opts.Redis.Where()))
 	}
-	return done, nil
+	return done, err
 }
 
-// requeue puts up to n dead letters of a list back in one script.
-func (l *Loop) requeue(ctx context.Context, s *reader, n int) (done int, err error) {
+// requeue puts up to n dead letters of a list back in one script. first says that they are the first.
+func (l *Loop) requeue(ctx context.Context, s *reader, n int, first bool) (done int, err error) {
 	return ask(ctx, l, func(ctx context.Context) (int, error) {
 		s.more = true
-		return call(s, func(c *redis.Client) (int, error) {
-			reply, err := requeue.RunBy(ctx, c, []string{s.keys.List, s.keys.Dead}, side(s.list.FromRight), n)
-			n, _ := reply.(int64)
-			return int(n), err
+		args := []any{side(s.list.FromRight), n, l.holder, s.list.DedupItems, s.list.Dedup.String(), ""}
+		if first {
+			args[5] = "1"
+		}
+		reply, err := call(s, func(c *redis.Client) (any, error) {
+			return requeue.RunBy(ctx, c, []string{s.keys.List, s.keys.Dead, s.keys.Ledger}, args...)
 		})
+		if s.repeats != nil {
+			s.claimed = false // it reads the cut
+		}
+		if holder, standby := reply.(string); standby && err == nil {
+			return 0, fmt.Errorf("%w %s serves the list: requeue its dead letters there", errElsewhere, holder)
+		}
+		n, _ := reply.(int64)
+		return int(n), err
 	})
 }
+
+// errElsewhere refuses to do what only the process that serves a list can.
+var errElsewhere = errors.New("instance")

@@ -337,6 +337,9 @@ func (r *reader) rebased(ctx context.Context, now time.Time, call *ledger.Call, 
 	r.refused = 0
 	r.astray, r.headMoved, r.epoch, r.serial, r.updated, r.renewed = false, false, epoch, out.Serial, out.Serial, now
 	r.first, r.end = out.First, out.First+uint64(out.Length)
+	if r.repeats != nil {
+		r.repeats.reset(r.first)
+	}
 	return true, nil
 }
 

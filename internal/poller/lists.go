@@ -3,6 +3,8 @@ package poller
 import (
 	"context"
 	"slices"
+
+	"edged/internal/dedup"
 )
 
 // Lists come and go while the loop runs. A list that goes does so in three steps:
@@ -95,6 +97,18 @@ func (l *Loop) SetClass(ctx context.Context, key string, class int) error {
 	return l.change(ctx, key, func(r *reader) {
 		r.list.Class = class
 		l.classes.follow(l.readers)
+	})
+}
+
+// SetDedup changes Dedup and DedupItems of a list. Its items are compared with those in the list, and
+// with removed ones only if neither has changed since their removal.
+func (l *Loop) SetDedup(ctx context.Context, key string, by dedup.By, items int) error {
+	return l.change(ctx, key, func(r *reader) {
+		r.list.Dedup, r.list.DedupItems = by, items
+		r.mu.Lock()
+		r.repeats = newRepeats(r.list)
+		r.mu.Unlock()
+		r.claimed, r.more = false, true
 	})
 }
 

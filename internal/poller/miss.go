@@ -3,10 +3,10 @@ package poller
 import (
 	"context"
 	"fmt"
-	"time"
 
 	"go.uber.org/zap"
 
+	"edged/internal/dedup"
 	"edged/internal/ledger"
 	"edged/internal/redisconn"
 )
@@ -31,8 +31,8 @@ func (r *reader) noteMiss(x *exchange, err error) {
 
 // spare tests an item that could not be read, with nothing else under way: the fault may be
 // that of another list's read. If it still can't be read it goes to the dead letters,
-// inside Redis, and the list goes on.
-func (r *reader) spare(ctx context.Context, _ time.Time) error {
+// inside Redis, and the list goes on. If only its key was wanted for a window, it has none.
+func (r *reader) spare(ctx context.Context, keys *dedup.Window) error {
 	n := r.missed
 	mark, err := r.markOf(ctx, n)
 	if err != nil {
@@ -50,6 +50,12 @@ func (r *reader) spare(ctx context.Context, _ time.Time) error {
 	r.Server.Failed(err)
 	r.top = max(r.top, n+1)
 	r.marks.add(n, print{Mark: mark})
+	if r.repeats != nil {
+		r.repeats.seeNone(keys, n)
+	}
+	if keys != nil {
+		return nil
+	}
 	reason := redisconn.Explain(err, r.Server.Address)
 	r.log.Warn("an item can't be read; it is in the dead-letter list",
 		zap.Int("bytes", mark.Size()), zap.String("reason", reason), zap.String("dead", r.keys.Dead))

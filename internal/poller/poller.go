@@ -36,6 +36,7 @@ import (
 	"go.uber.org/zap"
 
 	"edged/internal/batch"
+	"edged/internal/dedup"
 	"edged/internal/ledger"
 	"edged/internal/redisconn"
 )
@@ -49,6 +50,9 @@ type List struct {
 	Log       Log  // the relay's
 	Keep      int  // finished items that stay in the list, unless Redis is full
 	Class     int  // lists of lower classes are read first
+
+	Dedup      dedup.By // which part of an item tells that it is a duplicate
+	DedupItems int      // so many items before an item count
 }
 
 // side is the end of a list that is its head, for the scripts.

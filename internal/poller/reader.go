@@ -17,6 +17,7 @@ import (
 	"go.uber.org/zap"
 
 	"edged/internal/batch"
+	"edged/internal/dedup"
 	"edged/internal/ledger"
 	"edged/internal/numbers"
 	"edged/internal/redisconn"
@@ -122,6 +123,8 @@ type reader struct {
 	told     string        // the other owner that the log has named last
 	namesake sighting      // of another process of this instance
 
+	repeats *repeats // nil: no item is a duplicate; written by the loop alone, with mu held
+
 	stood *ledger.Standing // how the list stood when last looked at; nil: that is not known, or another process served it
 }
 
@@ -140,11 +143,12 @@ type Log interface {
 	Free(from, to uint64) bool
 	Insert(epoch string, from, to uint64)
 	Rollback(epoch string, end uint64)
+	SkipSweep()
 	Reset(epoch string, first uint64)
 }
 
 // scripts are all that are in use.
-var scripts = append([]*redisconn.Script{requeue, peek, follow, register, within}, ledger.Scripts...)
+var scripts = append([]*redisconn.Script{requeue, peek, follow, register, within, recall}, ledger.Scripts...)
 
 func newReader(l *Loop, list List) *reader {
 	r := &reader{
@@ -156,6 +160,7 @@ func newReader(l *Loop, list List) *reader {
 		revived: noNumber,
 	}
 	r.paused.Store(list.Paused)
+	r.repeats = newRepeats(list)
 	return r
 }
 
@@ -193,6 +198,7 @@ func (r *reader) turn(ctx context.Context, now time.Time) bool {
 	}
 
 	read := r.claimed && takes && plan.Items > 0 && r.loop.classes.admits(r)
+	keys := r.plansKeys(&plan, &read)
 	trim, all := r.trimmable(plan.Floor)
 	var alone func(context.Context, time.Time) error // a round trip that is waited for
 	switch {
@@ -203,9 +209,11 @@ func (r *reader) turn(ctx context.Context, now time.Time) bool {
 	case r.claimed && r.astray:
 		alone = r.find
 	case read && r.misses >= maxMisses && plan.From == r.missed:
-		alone = r.spare
+		alone = func(ctx context.Context, now time.Time) error { return r.spare(ctx, keys) }
+	case keys != nil && keys.Next() < r.first:
+		alone = func(ctx context.Context, _ time.Time) error { return r.recall(ctx, keys) }
 	case r.claimed && (trim > 0 || plan.Dirty || read || !all || due && !r.leaves(plan, takes)):
-		if err := r.exchange(ctx, now, plan, read, trim, takes); err != nil {
+		if err := r.exchange(ctx, now, plan, read, keys, trim, takes); err != nil {
 			r.ended(err, now, plan, takes)
 		}
 		return true
@@ -258,7 +266,7 @@ func (r *reader) trimmable(floor uint64) (n int, all bool) {
 		return 0, true
 	}
 	last, ok := r.marks.last(low)
-	if !ok || last.number < r.first {
+	if !ok || last.number < r.first || r.repeats != nil && !r.repeats.cover(r.first, last.number+1) {
 		return 0, false
 	}
 	return int(last.number + 1 - r.first), last.number+1 == low
@@ -312,15 +320,17 @@ func (r *reader) call() *ledger.Call {
 //
 // It is left under way, so that Redis works for this list while the loop does for
 // another.
-func (r *reader) exchange(ctx context.Context, now time.Time, plan batch.Place, read bool, trim int, takes bool) error {
+func (r *reader) exchange(ctx context.Context, now time.Time, plan batch.Place, read bool, keys *dedup.Window, trim int, takes bool) error {
 	c, err := r.Server.Open(ctx)
 	if err != nil {
 		return err
 	}
-	x := &exchange{now: now, plan: plan, trim: trim}
+	x := &exchange{now: now, plan: plan, keys: keys, trim: trim}
 	if read {
 		r.read(c, x)
-		r.loop.classes.read(r)
+		if keys == nil {
+			r.loop.classes.read(r)
+		}
 	} else if low := r.low(plan.Floor); trim == 0 && low > r.first {
 		r.probe(c, x, low-1)
 	}
@@ -352,10 +362,11 @@ type exchange struct {
 	now   time.Time
 	plan  batch.Place
 	got   gather
-	ask   int     // items that are read
-	probe *prober // the read is for the mark of an item only
-	aside bool    // it is for an item that is set aside
-	gone  bool    // which is not there any more
+	ask   int           // items that are read
+	keys  *dedup.Window // not nil: the read is for the keys of the items only
+	probe *prober       // the read is for the mark of an item only
+	aside bool          // it is for an item that is set aside
+	gone  bool          // which is not there any more
 	from  uint64
 	trim  int
 	light bool // the owner is looked at, in place of the script
@@ -418,6 +429,9 @@ func (r *reader) update(c *redisconn.Conn, x *exchange) error {
 			return err
 		}
 		x.trim, _ = r.trimmable(floor)
+	}
+	if r.repeats != nil && x.trim > 0 {
+		r.repeats.write(call, r.first, r.first+uint64(x.trim))
 	}
 	call.Trim, call.Kept = int64(x.trim), r.list.Keep > 0
 	if last, ok := r.marks.last(noNumber); ok && r.unproven && last.number >= r.first {
@@ -783,6 +797,9 @@ func (r *reader) removed(below uint64) {
 	for len(r.held) > 0 && r.held[0].Next() <= below {
 		r.letGo()
 	}
+	if r.repeats != nil {
+		r.repeats.removed(below)
+	}
 	r.note(func(st *Status) { st.Removed += below - r.first })
 }
 
@@ -828,6 +845,14 @@ func (r *reader) take(x *exchange) {
 			r.marks.follow(x.from-1, b.Item(0))
 		}
 		r.marks.add(b.Next()-1, printOf(r.seed, b.Item(b.Len()-1)))
+		if r.repeats != nil {
+			r.repeats.see(x.keys, b)
+		}
+		if x.keys != nil {
+			r.more = true
+			b.Release()
+			return
+		}
 		r.relay.Offer(b, x.plan.Sweep)
 		if !x.plan.Sweep {
 			r.hold(b)
@@ -839,6 +864,13 @@ func (r *reader) take(x *exchange) {
 		if !x.aside { // if it is, max_payload is another one now
 			r.top = max(r.top, x.from+1)
 			r.marks.add(x.from, print{Mark: got.large.mark})
+			if r.repeats != nil {
+				r.repeats.seeNone(x.keys, x.from)
+			}
+		}
+		if x.keys != nil {
+			r.more = true
+			return
 		}
 		r.log.Warn("an item is too large to deliver; it is in the dead-letter list",
 			zap.Int("bytes", got.large.size), zap.String("dead", r.keys.Dead))
@@ -919,6 +951,9 @@ func (r *reader) claim(ctx context.Context, now time.Time) error {
 		r.removed(out.First)
 	}
 	r.first, r.end = out.First, out.First+uint64(out.Length)
+	if r.repeats != nil {
+		r.repeats.heed(st.Seen, out.First, same)
+	}
 	r.astray = r.astray || st.HeadMoved || st.RunChanged && same || back
 	if back {
 		r.revived = r.firstDead()
