@@ -10,7 +10,7 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// Format is how an item is printed, each on a line of its own.
+// Format is the form in which items are printed, one a line.
 type Format int
 
 const (

@@ -80,14 +80,14 @@ func (l *lists) set(key string, change func(*Part)) {
 	change(l.parts[key])
 }
 
-// fail lets reads fail; with nil, no more.
+// fail makes reads fail; nil ends that.
 func (l *lists) fail(err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.err = err
 }
 
-// loop reads items of a list for consumers, as the loop does, and removes them.
+// loop reads items of a list for consumers, as the poller's loop does, and removes them.
 func (l *lists) loop(e *Events, key string, items ...string) {
 	l.mu.Lock()
 	p := l.parts[key]
@@ -115,7 +115,7 @@ type viewer struct {
 	parser   parser
 	fired    []event
 	text     strings.Builder
-	stalled  chan struct{} // not nil: writes wait for it, or for the deadline
+	stalled  chan struct{} // not nil: writes wait for it, or for their deadline
 	deadline time.Time
 }
 
@@ -151,7 +151,7 @@ func (v *viewer) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// stall lets writes wait until go on is called.
+// stall blocks writes until goOn is called.
 func (v *viewer) stall() (goOn func()) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -165,7 +165,7 @@ func (v *viewer) stall() (goOn func()) {
 	}
 }
 
-// got are the events since the last call, as "name data".
+// got returns the events since the last call, as "name data".
 func (v *viewer) got() []string {
 	synctest.Wait()
 	v.mu.Lock()
@@ -178,7 +178,7 @@ func (v *viewer) got() []string {
 	return got
 }
 
-// id is what a browser sends as Last-Event-ID.
+// id returns the Last-Event-ID that a browser would send.
 func (v *viewer) id() string {
 	synctest.Wait()
 	v.mu.Lock()
@@ -186,7 +186,7 @@ func (v *viewer) id() string {
 	return v.parser.lastID
 }
 
-// comments is how many there have been.
+// comments returns the number of comments so far.
 func (v *viewer) comments() int {
 	synctest.Wait()
 	v.mu.Lock()
@@ -194,7 +194,7 @@ func (v *viewer) comments() int {
 	return v.parser.comments
 }
 
-// isOpen reports whether the stream goes on.
+// isOpen reports whether the stream is still open.
 func (v *viewer) isOpen() bool {
 	synctest.Wait()
 	select {
@@ -229,13 +229,13 @@ func show(t *testing.T, e *Events, url string, user *auth.User, header ...string
 	return v
 }
 
-// gone ends a stream by its client.
+// gone ends a stream from the client's side.
 func (v *viewer) gone() {
 	v.cancel()
 	<-v.ended
 }
 
-// newEvents are events of lists whose keys are their subjects.
+// newEvents makes Events for lists whose keys are their subjects.
 func newEvents(l *lists, most int) *Events {
 	var all []List
 	for key := range l.parts {
@@ -299,7 +299,7 @@ func TestAStreamGoesOnWhereItWas(t *testing.T) {
 		reader := show(t, e, "/events/a", nil)
 		l.loop(e, "a", "1000", "1001")
 		expect(t, reader, "1000", "1001")
-		expect(t, show(t, e, "/events/a", nil, "Last-Event-ID", "a-1000"), "1001") // from memory: Redis has it no more
+		expect(t, show(t, e, "/events/a", nil, "Last-Event-ID", "a-1000"), "1001") // from memory: Redis no longer has it
 		expect(t, show(t, e, "/events/a", nil, "Last-Event-ID", "a-990"),
 			`gap {"list":"a","after":"a-990","next":"a-1000"}`, "1000", "1001")
 	})

@@ -18,7 +18,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// serve serves o at an address, to its end with the test.
+// serve serves o at an address until the test ends.
 func serve(t *testing.T, o Options) (address string) {
 	t.Helper()
 	if o.Log == nil {
@@ -186,7 +186,8 @@ func TestAHeaderThatIsTooLongIsRefused(t *testing.T) {
 	}
 }
 
-// TestAConnectionThatWasAcceptedBeforeTheEndHasAnAnswer lets its request come when the server has begun to end.
+// TestAConnectionThatWasAcceptedBeforeTheEndHasAnAnswer sends its request after the server has
+// begun to end.
 func TestAConnectionThatWasAcceptedBeforeTheEndHasAnAnswer(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

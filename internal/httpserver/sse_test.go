@@ -70,7 +70,7 @@ func (p *parser) field(line string) {
 	}
 }
 
-// decoded is the item that an event in a form stands for.
+// decoded returns the item that an event in a form stands for.
 func decoded(t *testing.T, f form, e event) string {
 	t.Helper()
 	if f == formJSON {
@@ -96,7 +96,7 @@ func decoded(t *testing.T, f form, e event) string {
 	return e.data
 }
 
-// checkForms tells whether items come out of a stream as they went in.
+// checkForms checks that items come out of a stream as they went in.
 func checkForms(t *testing.T, items ...string) {
 	t.Helper()
 	var all []item

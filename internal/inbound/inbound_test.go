@@ -24,7 +24,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// client is one like edged makes it.
+// client returns options like those that edged uses.
 func client(server *redistest.Server) *redis.Options {
 	return &redis.Options{
 		Network: "unix", Addr: strings.TrimPrefix(server.Address(), "unix://"),
@@ -34,7 +34,7 @@ func client(server *redistest.Server) *redis.Options {
 	}
 }
 
-// one server has all keys.
+// one is a Redis of one server, which has all keys.
 type one struct{ client *redis.Client }
 
 func (o one) Client(string) *redis.Client { return o.client }
@@ -47,7 +47,7 @@ func writer(opts *redis.Options, buffer int, lists ...List) *Writer {
 	return New(Options{Redis: one{redis.NewClient(opts)}, Lists: lists, Buffer: buffer})
 }
 
-// run lets w run until the test ends or stop is called.
+// run runs w until the test ends or stop is called.
 func run(t *testing.T, w *Writer) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -62,7 +62,7 @@ func run(t *testing.T, w *Writer) (stop func()) {
 	return stop
 }
 
-// outcome is what a publisher is told.
+// outcome is the answer that a publisher gets.
 type outcome struct {
 	Stream string
 	Seq    uint64
@@ -198,7 +198,7 @@ func TestAFullListIsAFaultUntilItHasRoom(t *testing.T) {
 		t.Errorf("it has refused an item, and the state is %+v", st)
 	}
 
-	// No client publishes again.
+	// No client publishes meanwhile.
 	server.Client().LPop(t.Context(), "l")
 	redistest.Eventually(t, "it is full no more", func() bool { return w.Stats()[0].Full == "" })
 
@@ -280,7 +280,7 @@ func TestAKeyThatHoldsNoListStopsNoOther(t *testing.T) {
 	}
 }
 
-// deaf is a connection that loses the first reply after it was told to.
+// deaf is a connection that loses the next reply when it is told to.
 type deaf struct {
 	net.Conn
 	lose *atomic.Bool

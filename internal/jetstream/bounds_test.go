@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// The document's numbers are the ones in force. Other tests hold them.
+// The document's numbers are those in force, which other tests check.
 func TestTheDocumentHasTheBounds(t *testing.T) {
 	data, err := os.ReadFile("../../docs/JETSTREAM.md")
 	if err != nil {
@@ -42,7 +42,7 @@ func TestTheDocumentHasTheBounds(t *testing.T) {
 	}
 }
 
-// thousands is a number with a comma before each three digits.
+// thousands returns a number with a comma before each three digits.
 func thousands(n int) string {
 	if n < 1000 {
 		return fmt.Sprint(n)
@@ -50,7 +50,7 @@ func thousands(n int) string {
 	return fmt.Sprintf("%s,%03d", thousands(n/1000), n%1000)
 }
 
-// ephemeral makes a consumer that is not durable, and returns the code of the error.
+// ephemeral makes an ephemeral consumer and returns the error's code.
 func (s *stage) ephemeral(policy, name string) int {
 	s.t.Helper()
 	code, _ := s.create(fmt.Sprintf(`{"name":%q,"ack_policy":%q,"inactive_threshold":3600000000000}`, name, policy))
@@ -93,7 +93,7 @@ func TestAStreamHasABoundOfConsumers(t *testing.T) {
 	})
 }
 
-// viewers are the names of the consumers that acknowledge nothing.
+// viewers counts the consumers that acknowledge nothing.
 func (s *stage) viewers(prefix string) (n int) {
 	s.t.Helper()
 	for _, name := range s.answer("CONSUMER.NAMES.S", "")["consumers"].([]any) {
@@ -173,7 +173,7 @@ func TestRequestsForItemsAreRefusedWhileTooManyWaitForRedis(t *testing.T) {
 	play(t, func(s *stage) {
 		s.worker("")
 		resume := s.stall()
-		for range maxQueued + 1 { // the first one is under way
+		for range maxQueued + 1 { // the first one is in progress
 			s.api.Request("STREAM.INFO.S", nil, "flood", s.client)
 			synctest.Wait()
 		}
@@ -217,7 +217,7 @@ func TestMoreConfigurationsAreChecked(t *testing.T) {
 	})
 }
 
-// numbered are the first n of endless subjects, with a comma before each.
+// numbered returns the first n of an endless sequence of subjects, with a comma before each.
 func numbered(n int) string {
 	var list strings.Builder
 	for i := range n {

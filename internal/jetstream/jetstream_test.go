@@ -100,7 +100,7 @@ func TestARequestThatDoesNotWaitGetsWhatIsThere(t *testing.T) {
 	})
 }
 
-// The older Fetch of nats.go and that of nats.py ask for items in this way.
+// The older Fetch of nats.go and that of nats.py request items in this way.
 func TestARequestThatDoesNotWaitForMoreWaitsForTheFirst(t *testing.T) {
 	play(t, func(s *stage) {
 		s.worker("")
@@ -204,7 +204,7 @@ func TestConfigurationsAreCheckedAndCompleted(t *testing.T) {
 	})
 }
 
-// Libraries send values for fields that are not set.
+// Libraries send values that mean "not set".
 func TestValuesThatMeanNothingCountAsNotSet(t *testing.T) {
 	play(t, func(s *stage) {
 		s.worker("")
@@ -377,7 +377,7 @@ func TestAStandbyTrustsRedisAlone(t *testing.T) {
 		if code, text := s.create(`{"durable_name":"w","ack_policy":"explicit","max_deliver":3}`); code != 10008 || s.store.configs["w"] != theirs {
 			t.Errorf("an update at a standby: %d %s", code, text)
 		}
-		s.worker("") // as it is
+		s.worker("") // unchanged
 		s.store.configs["late"] = strings.ReplaceAll(theirs, `"w"`, `"late"`)
 		if answer := s.answer("CONSUMER.INFO.S.late", ""); answer["name"] != "late" {
 			t.Errorf("a consumer that the other process has just made is %v", answer)
@@ -622,7 +622,7 @@ func TestAViewerGoesWithItsClient(t *testing.T) {
 		if code, text := s.create(viewer); code != 0 {
 			t.Fatal(text)
 		}
-		time.Sleep(time.Minute + time.Second) // not at the moment of a look
+		time.Sleep(time.Minute + time.Second) // not at the time of a check
 		if len(s.log.members) != 1 {
 			t.Error("it went while its client was there")
 		}
@@ -655,7 +655,7 @@ func TestOneClientLeavesConsumersForTheOthers(t *testing.T) {
 		if code := create("none"); code != 10026 {
 			t.Errorf("one more of the same client: %d", code)
 		}
-		s.worker("") // durables are for those with the grant
+		s.worker("") // durables need the grant
 		s.client.id = 2
 		if code := create("none"); code != 0 {
 			t.Errorf("one of another client: %d", code)
@@ -813,7 +813,7 @@ func TestItemsAreOfTheTimeWhenTheyWereSeenFirst(t *testing.T) {
 		old, older := now.Add(-time.Hour), now.Add(-2*time.Hour)
 		s.log.seen = map[uint64]time.Time{2: old}
 		s.store.part.Items[0].Seen, s.store.part.Items[1].Seen = older, older
-		for n, want := range map[int]time.Time{3: old, 4: older, 5: now} { // by the relay, by Redis, not known
+		for n, want := range map[int]time.Time{3: old, 4: older, 5: now} { // known to the relay, to Redis, to neither
 			message := s.answer("STREAM.MSG.GET.S", fmt.Sprintf(`{"seq":%d}`, n))["message"].(map[string]any)
 			if message["time"] != want.Format(time.RFC3339Nano) {
 				t.Errorf("item %d is of %v, want %v", n, message["time"], want)
@@ -833,7 +833,7 @@ func TestItemsAreOfTheTimeWhenTheyWereSeenFirst(t *testing.T) {
 	})
 }
 
-// After a start the relay reads a list when a consumer takes items.
+// After a start the relay reads a list only when a consumer takes items.
 func TestUntilTheListIsReadRedisTellsHowAConsumerStands(t *testing.T) {
 	play(t, func(s *stage) {
 		s.worker("")

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// stall lets Redis not answer until the function that it returns is called.
+// stall keeps Redis from answering until the function that it returns is called.
 func (s *stage) stall() (resume func()) {
 	synctest.Wait()
 	s.store.stalled = make(chan struct{})
@@ -95,7 +95,7 @@ func TestRequestsGoWithTheirClient(t *testing.T) {
 		s.pull("gone", `{"batch":5}`)
 		s.api.Request("CONSUMER.MSG.NEXT.S.w", []byte(`{"batch":1}`), "here", s.other(2))
 		resume := s.stall()
-		for _, name := range []string{"CONSUMER.MSG.NEXT.S.w", "STREAM.INFO.S"} { // the first one is under way
+		for _, name := range []string{"CONSUMER.MSG.NEXT.S.w", "STREAM.INFO.S"} { // the first one is in progress
 			s.api.Request(name, []byte(`{"batch":5,"no_wait":true,"expires":1000000000}`), "gone", s.client)
 			synctest.Wait()
 		}
@@ -118,7 +118,7 @@ func TestRequestsGoWithTheirClient(t *testing.T) {
 func TestARequestThatHasWaitedForLongIsRefused(t *testing.T) {
 	play(t, func(s *stage) {
 		resume := s.stall()
-		s.api.Request("STREAM.INFO.S", nil, "first", s.client) // under way
+		s.api.Request("STREAM.INFO.S", nil, "first", s.client) // in progress
 		synctest.Wait()
 		s.api.Request("STREAM.INFO.S", nil, "late", s.client)
 		time.Sleep(maxQueueTime + time.Second)

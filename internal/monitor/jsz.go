@@ -93,12 +93,12 @@ type jsSequence struct {
 	Stream   uint64 `json:"stream_seq"`
 }
 
-// stats are those of the one account. How many bytes Redis holds is not known.
+// stats returns the statistics of the one account. The number of bytes in Redis is not known.
 func (js JetStream) stats() *jsStats {
 	return &jsStats{Accounts: 1, API: jsAPI{Total: js.Requests, Errors: js.Errors}}
 }
 
-// jsz answers with streams and consumers only if it is asked for them, as nats-server does.
+// jsz answers with streams and consumers only if the request asks for them, as nats-server does.
 func (m *Monitor) jsz(q query) (any, error) {
 	accounts, err := q.flag("accounts")
 	streams, err2 := q.flag("streams")

@@ -53,7 +53,7 @@ func options() Options {
 	}
 }
 
-// get asks a Monitor and returns the answer's status and body.
+// get sends a request to a Monitor and returns the answer's status and body.
 func get(t *testing.T, o Options, method, target string) (int, string) {
 	t.Helper()
 	path, _, _ := strings.Cut(target, "?")
@@ -68,7 +68,7 @@ func get(t *testing.T, o Options, method, target string) (int, string) {
 	return 0, ""
 }
 
-// ask returns an answer, decoded.
+// ask returns a decoded answer.
 func ask(t *testing.T, o Options, target string) map[string]any {
 	t.Helper()
 	code, body := get(t, o, http.MethodGet, target)
@@ -236,7 +236,7 @@ func TestUptimesAreWrittenAsNATSWritesThem(t *testing.T) {
 	}
 }
 
-// samples returns the lines of /metrics that are about edged, by name and labels.
+// samples returns edged's own lines of /metrics, by name and labels.
 func samples(t *testing.T, o Options) map[string]string {
 	t.Helper()
 	_, body := get(t, o, http.MethodGet, "/metrics")
@@ -307,7 +307,8 @@ func TestLabelsAreEscaped(t *testing.T) {
 	}
 }
 
-// described returns the metrics with their type, labels and help, as a row of the document.
+// described returns the metrics with their type, labels and help, in the form of the document's
+// rows.
 func described() (rows []string) {
 	add := func(name, kind, labels, help string) {
 		rows = append(rows, fmt.Sprintf("| `%s` | %s | %s | %s |", name, kind, labels, help))

@@ -64,7 +64,7 @@ func TestAWriteThatIsReadAllTheTimeEndsAtItsDeadline(t *testing.T) {
 	for _, network := range []string{"unix", "tcp"} {
 		b, other := blockingPair(t, network)
 		var reading sync.WaitGroup
-		reading.Go(func() { io.Copy(io.Discard, other) }) // so that the write is never held up for a tick
+		reading.Go(func() { io.Copy(io.Discard, other) }) // so that the write is never blocked for a tick
 		much := make([]byte, 64<<20)                      // no machine moves that in so short a time
 		b.SetDeadline(time.Now().Add(time.Millisecond))
 		if n, err := b.Write(much); n == len(much) || !errors.Is(err, os.ErrDeadlineExceeded) {
@@ -78,7 +78,7 @@ func TestAWriteThatIsReadAllTheTimeEndsAtItsDeadline(t *testing.T) {
 func TestABlockedCallGoesOnPastItsTicks(t *testing.T) {
 	for _, network := range []string{"unix", "tcp"} {
 		b, other := blockingPair(t, network)
-		// For two ticks nobody reads: until then the buffers are full.
+		// The other side does not read for two ticks; the buffers are full by then.
 		sent := bytes.Repeat([]byte("0123456789abcdef"), 4<<20/16)
 		b.SetWriteDeadline(time.Now().Add(2 * tick))
 		n, err := b.Write(sent)
@@ -91,7 +91,7 @@ func TestABlockedCallGoesOnPastItsTicks(t *testing.T) {
 			_, err := b.Write(sent[n:])
 			wrote <- err
 		}()
-		// While the write is held up a read is, for as long.
+		// A read is blocked for as long as the write is.
 		b.SetReadDeadline(time.Now().Add(2 * tick))
 		if _, err := b.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Errorf("%s: a read that nothing came for: error %v", network, err)

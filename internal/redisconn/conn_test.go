@@ -22,7 +22,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// scripted is a connection on which the replies in Reader come.
+// scripted is a connection that yields the replies in Reader.
 type scripted struct {
 	net.Conn
 	io.Reader
@@ -135,8 +135,8 @@ func TestEachWordOfACommandIsSentAsItIs(t *testing.T) {
 	}
 }
 
-// pipe returns a Conn with a timeout of 3 s, on whose other end peer speaks.
-// progressed counts how often its deadline was put off.
+// pipe returns a Conn with a timeout of 3 s, whose other end peer serves. progressed counts how
+// often its deadline was extended.
 func pipe(t *testing.T, peer func(other net.Conn)) (c *Conn, progressed *int) {
 	mine, other := net.Pipe()
 	var speaking sync.WaitGroup
@@ -150,7 +150,7 @@ func pipe(t *testing.T, peer func(other net.Conn)) (c *Conn, progressed *int) {
 	return NewConn(mine, 3*time.Second, func() { *progressed++ }), progressed
 }
 
-// A link of 1,000 bytes a second is slow, but it is no fault.
+// A link of 1,000 bytes a second is slow but not faulty.
 func TestAReplyMayTakeLongerThanTheTimeoutWhileItProgresses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, progressed := pipe(t, func(other net.Conn) {

@@ -13,12 +13,11 @@ import (
 
 const errNotAsked = noMaster("the Sentinels were not asked yet where the master is")
 
-// askSentinels returns the address of the master, from the first Sentinel that
-// knows it. It takes Timeout at most: each has its part of it.
+// askSentinels returns the address of the master, from the first Sentinel that knows it. It takes
+// at most Timeout, of which each Sentinel has a share.
 //
-// It is asked again whenever a connection fails: Sentinels close the clients'
-// connections to a master that they demote.
-// https://redis.io/docs/latest/develop/reference/sentinel-clients/
+// It is asked again whenever a connection fails: Sentinels close the clients' connections to a
+// master that they demote. https://redis.io/docs/latest/develop/reference/sentinel-clients/
 func (o Options) askSentinels() (address string, err error) {
 	var faults []string
 	for _, sentinel := range o.Sentinel.Addresses {

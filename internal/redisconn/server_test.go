@@ -14,8 +14,8 @@ import (
 	"edged/internal/redistest"
 )
 
-// serverOf returns the one server in use at address, and a channel on which the
-// close of its connection is told.
+// serverOf returns the one server in use at address, and a channel that announces the close of its
+// connection.
 func serverOf(t *testing.T, o Options) (s *Server, closed <-chan struct{}) {
 	t.Helper()
 	o.Timeout = 5 * time.Second
@@ -46,7 +46,7 @@ func TestAConnectionThatIsClosedAtRestIsNoticedAtOnce(t *testing.T) {
 
 func TestRedisOwnWordsSayWhyItLetsNobodyIn(t *testing.T) {
 	full := redistest.Start(t, "--maxclients", "1")
-	full.Client().Ping(t.Context()) // takes the one place
+	full.Client().Ping(t.Context()) // takes the only place
 	locked := redistest.Start(t)
 	locked.Client().ConfigSet(t.Context(), "requirepass", "right")
 	for _, c := range []struct {
@@ -165,7 +165,7 @@ func TestConnectionsThatRedisClosesAtRestAreSaidUntilOneRestsLonger(t *testing.T
 	if got := says(); !strings.HasSuffix(got, "closes connections that rest for 3s; set its timeout to 0") {
 		t.Errorf("%q", got)
 	}
-	s.conn.deadline = time.Now().Add(s.conn.timeout - 7*time.Second) // it has rested for 7 s
+	s.conn.deadline = time.Now().Add(s.conn.timeout - 7*time.Second) // idle for 7 s
 	if got := says(); got != "" {
 		t.Errorf("too late: %s", got)
 	}
@@ -193,7 +193,7 @@ func TestAServerThatClosesInPlaceOfAnAnswerIsNamed(t *testing.T) {
 	}
 }
 
-// closing is a server that sends a line, unless that is empty, and closes the connection.
+// closing is a server that sends a line, unless it is empty, and closes the connection.
 func closing(t *testing.T, line string) (address string) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

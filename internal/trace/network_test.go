@@ -28,7 +28,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// orders is the variable of a process that traces, instead of testing, in JSON.
+// orders is the environment variable, in JSON, of a process that traces instead of testing.
 const orders = "EDGED_TEST_TRACE"
 
 // order is a trace to be carried out.
@@ -162,7 +162,7 @@ func namespace(t *testing.T) (pid int) {
 	return holder.Process.Pid
 }
 
-// listen listens in the hub's namespace.
+// listen opens a listener in the hub's namespace.
 func (n *network) listen(t *testing.T, address string) net.Listener {
 	t.Helper()
 	type result struct {
@@ -191,8 +191,8 @@ func (n *network) listen(t *testing.T, address string) net.Listener {
 	return r.ln
 }
 
-// trace begins a trace from the box, without any privilege. The function that it returns waits
-// for the lines, and returns them by step.
+// trace begins a trace from the box, without any privilege. The function that it returns waits for
+// the lines, and returns them by step.
 func (n *network) trace(t *testing.T, o order) (lines func(*testing.T) map[string]Line) {
 	t.Helper()
 	text, err := json.Marshal(o)
@@ -336,7 +336,7 @@ func newAuthority(t *testing.T) *authority {
 	return a
 }
 
-// issue makes a server's certificate, valid from and until so many days from now.
+// issue makes a server's certificate, valid between two times that are given in days from now.
 func (a *authority) issue(t *testing.T, address string, from, until int) *tls.Certificate {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

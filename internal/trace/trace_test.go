@@ -127,7 +127,7 @@ func TestTheVerdictIsAboutAllServers(t *testing.T) {
 	}
 }
 
-// A trace ends when its lines are not taken, whatever it waits for.
+// A trace ends when its lines are no longer read, whatever it waits for.
 func TestATraceEndsWhenItsReaderIsGone(t *testing.T) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
