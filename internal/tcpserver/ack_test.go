@@ -23,7 +23,7 @@ type explicitList struct {
 type acknowledger struct {
 	*fakeMembership
 	acks    []ackCall       // guarded by list.mu
-	refuses map[uint64]bool // items it was not given; guarded by list.mu
+	refuses map[uint64]bool // items that it was not given; guarded by list.mu
 }
 
 type ackCall struct {
@@ -99,7 +99,7 @@ func withExplicit(t *testing.T) (*Server, string, *explicitList) {
 
 var taken = time.Unix(1700000000, 123456789)
 
-// ackSubject is the reply subject of an item of "my list".
+// ackSubject returns the reply subject of an item of "my list".
 func ackSubject(seq int) string {
 	return fmt.Sprintf("$JS.ACK._.e.my_list.edged.1.%d.%d.%d.0", seq+1, seq+1, taken.UnixNano())
 }
@@ -120,7 +120,7 @@ func TestExplicitItemsCarryTheReplySubjectOfJetStream(t *testing.T) {
 		"MSG items 1 $JS.ACK._.e.my_list.edged.1.9.9.1700000000123456789.40 3", "two")
 	m.give(b.Again(1, 3, 7))
 	c.expect("MSG items 1 $JS.ACK._.e.my_list.edged.3.9.9.1700000000123456789.7 3", "two")
-	c.sync() // no PING stands behind them
+	c.sync() // no PING follows them
 	eventually(t, "what is written is not owed", func() bool { return s.Clients()[0].Owed == 0 })
 }
 
@@ -193,7 +193,7 @@ func TestAckWithReplyIsAnsweredWhenRedisHasIt(t *testing.T) {
 			c.send("SUB items 1\r\nSUB inbox 2\r\n")
 			m := l.acker(t, 0)
 			c.send(pub(ackSubject(0), "inbox", "+ACK"))
-			c.sync() // nothing is said yet
+			c.sync() // no answer has come yet
 			var wg sync.WaitGroup
 			wg.Go(func() { m.calls()[0].saved(tc.err) }) // from any goroutine
 			c.expect(tc.want...)
@@ -229,12 +229,12 @@ func TestAcknowledgementsOfWhatWasNeverGivenAreRefused(t *testing.T) {
 		strings.Replace(ackSubject(0), "my_list", "elsewhere", 1),
 	} {
 		c.send(pub(subject, "", ""))
-		c.sync() // without a word
+		c.sync() // no answer
 		if got := s.Stats().AcksRefused; got != uint64(i+1) {
 			t.Fatalf("%d acknowledgements count as refused after %q, want %d", got, subject, i+1)
 		}
 	}
-	other.send(pub(ackSubject(0), "", "")) // subscribed to nothing
+	other.send(pub(ackSubject(0), "", "")) // without a subscription
 	other.sync()
 	other.send("SUB inbox 1\r\n" + pub(ackSubject(0), "inbox", ""))
 	status := "NATS/1.0 503 " + batch.ErrNotGiven.Error()
@@ -310,7 +310,7 @@ func TestUnsubFromExplicitListLeavesAtOnce(t *testing.T) {
 	if left, finished := m.state(); left != 1 || finished != nil {
 		t.Errorf("left %d times and finished %v, want to have left once", left, finished)
 	}
-	c.send(pub(ackSubject(0), "", "")) // late, for the relay to judge
+	c.send(pub(ackSubject(0), "", "")) // late: the relay has to judge it
 	c.sync()
 	if got := len(m.calls()); got != 1 {
 		t.Errorf("%d acknowledgements came, want 1", got)
@@ -345,7 +345,7 @@ func TestUnsubWithCountFromExplicitListGoesOnOwing(t *testing.T) {
 		t.Errorf("%d acknowledgements came to the finished member, want 1", got)
 	}
 
-	again.give(b) // a count that is passed already
+	again.give(b) // a count that has passed already
 	for range 6 {
 		c.line()
 	}
@@ -375,7 +375,7 @@ func TestTheLowestNameThatIsFreeIsGivenNext(t *testing.T) {
 	for range 5 {
 		all = append(all, name())
 	}
-	for _, i := range []int{3, 1, 3} { // one that has finished does so again
+	for _, i := range []int{3, 1, 3} { // also one that has finished already
 		all[i].finish()
 	}
 	for _, want := range []string{"my_list.edged-2", "my_list.edged-4", "my_list.edged-6"} {

@@ -36,7 +36,7 @@ func BenchmarkEncodeBatch(b *testing.B) {
 	}
 }
 
-// BenchmarkEncodeExplicit encodes items that have a reply subject each.
+// BenchmarkEncodeExplicit encodes items with reply subjects.
 func BenchmarkEncodeExplicit(b *testing.B) {
 	bt := bytesOf(500).Stamp("epoch", time.Unix(1700000000, 123456789), 1000)
 	b.ReportAllocs()
@@ -55,7 +55,7 @@ func BenchmarkParseAckSubject(b *testing.B) {
 	}
 }
 
-// bytesOf is a batch of n items of one byte.
+// bytesOf returns a batch of n items of one byte.
 func bytesOf(n int) *batch.Batch {
 	m := new(batch.Memory)
 	for range n {
@@ -73,7 +73,7 @@ func TestHotPathsCostNoAllocationAMessage(t *testing.T) {
 	r.add(&subscription{client: &client{}, subject: "telemetry.*.7", wild: true})
 	subject := []byte("telemetry.room.7")
 	var to receivers
-	r.match(subject, &to) // makes room
+	r.match(subject, &to) // allocates the memory
 	for what, do := range map[string]func(){
 		"parsing PUB":                   func() { parse(pub, lim) },
 		"parsing an acknowledgement":    func() { parseAckSubject(ack) },
@@ -147,7 +147,7 @@ func BenchmarkMatchGroups(b *testing.B) {
 	}
 }
 
-// BenchmarkPublish is one message from a client to another, 128 bytes.
+// BenchmarkPublish sends one message of 128 bytes from a client to another.
 func BenchmarkPublish(b *testing.B) {
 	_, addr := serve(b, testOptions())
 	sub, pub := dial(b, addr), dial(b, addr)
@@ -170,8 +170,8 @@ func BenchmarkPublish(b *testing.B) {
 	}
 }
 
-// BenchmarkFanOut delivers a batch of 500 items of 256 bytes to 100 clients; the
-// time is that of one delivery of one item.
+// BenchmarkFanOut delivers a batch of 500 items of 256 bytes to 100 clients; the time is that of
+// one item for one client.
 func BenchmarkFanOut(b *testing.B) {
 	const clients, items = 100, 500
 	_, addr, l := withList(b, testOptions(), OnPong)

@@ -58,7 +58,7 @@ func TestUncorkKeepsTheOrderOfItemsAndMessages(t *testing.T) {
 	}
 	sending.Wait()
 	sending.Go(func() {
-		for { // until it is closed
+		for { // until the connection is closed
 			switch line, err := c.r.ReadString('\n'); {
 			case err != nil:
 				return
@@ -88,7 +88,7 @@ func TestUncorkDoesNotWaitForAClientThatDoesNotRead(t *testing.T) {
 	c.sync()
 	item := strings.Repeat("x", corkedBytes/2)
 	offered := 0
-	for unsent := 0; unsent == 0 || offered < 100; offered++ { // until the socket takes no more
+	for unsent := 0; unsent == 0 || offered < 100; offered++ { // until the socket is full
 		m.offerCorked(s, item)
 		unsent = 0
 		for _, n := range m.confirmed() {
@@ -103,8 +103,8 @@ func TestUncorkDoesNotWaitForAClientThatDoesNotRead(t *testing.T) {
 	}
 }
 
-// There are more clients than Uncork writes to, and then one whose connection can't be
-// written to without waiting.
+// There are more clients than Uncork writes to, and then one whose connection cannot be written to
+// without waiting.
 func TestTheWriterGoroutineWritesWhatUncorkDoesNot(t *testing.T) {
 	t.Parallel()
 	s, addr, l := withList(t, testOptions(), OnPong)
@@ -135,7 +135,7 @@ func TestTheWriterGoroutineWritesWhatUncorkDoesNot(t *testing.T) {
 	c.expect("MSG items 1 3", "one", "PING")
 }
 
-// A subscription that has got all it asked for ends when Uncork wrote the last item, too.
+// A subscription that has got all its items also ends when Uncork wrote the last one.
 func TestASubscriptionEndsWhoeverWroteItsLastItem(t *testing.T) {
 	t.Parallel()
 	s, addr, l := withList(t, testOptions(), OnPong)
@@ -153,7 +153,7 @@ func TestASubscriptionEndsWhoeverWroteItsLastItem(t *testing.T) {
 	})
 }
 
-// encore is a receipt: once it is confirmed the same is delivered again.
+// encore is a receipt: once it is confirmed the same items are delivered again.
 type encore struct {
 	to batch.Member
 	b  *batch.Batch
@@ -161,8 +161,8 @@ type encore struct {
 
 func (e encore) Confirm() { e.to.Deliver(e.b, 0, e.b.Len(), e) }
 
-// Uncork leaves what is queued while it writes to the writer goroutine: otherwise it
-// might never return.
+// Uncork leaves items that are queued while it writes to the writer goroutine. Otherwise it might
+// never return.
 func TestUncorkReturnsThoughMoreIsQueuedAllTheTime(t *testing.T) {
 	t.Parallel()
 	s, addr, l := withList(t, testOptions(), OnWrite)

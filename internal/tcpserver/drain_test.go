@@ -45,7 +45,7 @@ func TestDrainTellsEachClientOnceAndEndsWithTheLast(t *testing.T) {
 		nc.Close()
 	}
 
-	// Both keep full service.
+	// Both clients keep full service.
 	l.member(t, 0).offer("x")
 	a.expect("MSG items 1 1", "x", "PING")
 	a.send("PONG\r\n")
@@ -56,7 +56,7 @@ func TestDrainTellsEachClientOnceAndEndsWithTheLast(t *testing.T) {
 	b.sync()
 
 	again := drain(s, context.Background(), time.Hour)
-	a.sync() // and no second INFO
+	a.sync() // no second INFO
 	a.Close()
 	b.Close()
 	<-done
@@ -163,7 +163,7 @@ func TestFailingAcceptIsTriedAgain(t *testing.T) {
 			t.Errorf("20 failures took %v, want %v", got, want)
 		}
 		ln.errs <- errors.New("too many open files")
-		s.Close() // does not wait for the next try
+		s.Close() // does not wait for the next attempt
 	})
 }
 

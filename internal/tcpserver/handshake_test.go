@@ -10,7 +10,7 @@ import (
 	"edged/internal/auth"
 )
 
-// stepGate is a step of a TLS handshake that the test lets go on.
+// stepGate blocks steps of TLS handshakes until the test releases them.
 type stepGate struct {
 	began chan struct{} // one for each step that has begun
 	goOn  chan struct{} // one for each step
@@ -43,7 +43,7 @@ func shakers(t *testing.T, s *Server, n int) {
 	eventually(t, fmt.Sprint(n, " clients wait"), func() bool { return s.opts.Gate.Handshakes.Waiting() == n })
 }
 
-// shake does the handshake of a client, and says CONNECT.
+// shake does the handshake of a client, and sends CONNECT.
 func shake(a *authority, c *conn) {
 	c = a.secure(c.Conn)
 	c.send("CONNECT {}\r\n")
@@ -72,7 +72,7 @@ func TestHandshakesAreDoneOneAtATime(t *testing.T) {
 	shaking.Wait()
 }
 
-// record is the header of a TLS record with a handshake message, and the first byte of that.
+// record is the header of a TLS record with a handshake message, and that message's first byte.
 var record = []byte{22, 3, 1, 2, 0, 1}
 
 // clientHello returns the first bytes that a client sends.
@@ -96,7 +96,7 @@ func TestClientThatTakesNoAnswerToItsHelloHoldsUpNoOther(t *testing.T) {
 	opts := testOptions()
 	opts.Gate = gated(a.secured())
 	_, ln := servePipes(t, opts)
-	ln.dial(t).Write(clientHello(t, a)) // a pipe holds nothing
+	ln.dial(t).Write(clientHello(t, a)) // a pipe has no buffer
 	c := a.secure(ln.dial(t).Conn)
 	c.send("CONNECT {}\r\n")
 	c.sync()
@@ -110,7 +110,7 @@ func TestHandshakeThatWaitsForItsClientHoldsUpNoOther(t *testing.T) {
 	_, addr := serve(t, opts)
 	slow := dialRaw(t, addr)
 	slow.Write(record)
-	// One that stops after its ClientHello: the server has answered, and waits for Finished.
+	// A client that stops after its ClientHello: the server has answered, and waits for Finished.
 	stops := dialRaw(t, addr)
 	stops.Write(clientHello(t, a))
 	if _, err := stops.r.ReadByte(); err != nil {

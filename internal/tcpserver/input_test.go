@@ -12,7 +12,7 @@ import (
 	"edged/internal/budget"
 )
 
-// inputOf returns what comes from a connection, and its other side.
+// inputOf returns the input of a connection, and its other side.
 func inputOf(t *testing.T) (in *input, conn, peer net.Conn) {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -85,7 +85,7 @@ func TestInputForgetsTheBufferOfALargeMessage(t *testing.T) {
 	}
 }
 
-// TestInputTakesTheMemoryOfItsMessage has a message that is a little larger than a power of two.
+// TestInputTakesTheMemoryOfItsMessage has a message that is slightly larger than a power of two.
 func TestInputTakesTheMemoryOfItsMessage(t *testing.T) {
 	t.Parallel()
 	in, _, peer := inputOf(t)

@@ -35,7 +35,7 @@ func TestPongConfirmsWhatWasWrittenBeforeItsPing(t *testing.T) {
 		t.Fatalf("confirmed before PONG: %v", got)
 	}
 
-	// One PING is outstanding, so none follows what is written meanwhile.
+	// One PING is outstanding, so none follows items that are written meanwhile.
 	m.offer("three")
 	c.expect("MSG items 5 5", "three")
 	m.offer("four")
@@ -54,7 +54,7 @@ func TestPongConfirmsWhatWasWrittenBeforeItsPing(t *testing.T) {
 		t.Errorf("owed is %d, want 0", got)
 	}
 
-	c.send("PONG\r\nPONG\r\n") // nobody asked
+	c.send("PONG\r\nPONG\r\n") // without a PING
 	c.sync()
 	m.offer("five")
 	c.expect("MSG items 5 4", "five", "PING")
@@ -188,7 +188,7 @@ func TestUnsubWithCountReachedExactlyFinishes(t *testing.T) {
 		_, finished := m.state()
 		return slices.Equal(finished, []int{math.MaxInt})
 	})
-	c.Close() // without PONG: what was taken is owed by others
+	c.Close() // without PONG: its items go to other clients
 	eventually(t, "the client is gone", func() bool { return s.Stats().Clients == 0 })
 	if left, _ := m.state(); left != 1 {
 		t.Errorf("left %d times, want once", left)
@@ -377,7 +377,7 @@ func TestItemsOfAMegabyte(t *testing.T) {
 	wantConfirmed(t, m, 1, 1, 1, 1, 1)
 }
 
-// stuffed is more than the sockets of both sides hold.
+// stuffed is more than the sockets' buffers of both sides.
 var stuffed = strings.Repeat("x", 1<<20)
 
 func TestClientThatReadsNothingIsCutOffAndOthersGoOn(t *testing.T) {
@@ -473,8 +473,8 @@ func newLog(o relay.Options) *relay.Log {
 	return l
 }
 
-// feed does the loop's work for a list, as far as the relay goes: it offers as many of
-// the items below end as the list's clients take.
+// feed does the loop's work for a list, as far as the relay is concerned. It offers as many of the
+// items below end as the list's clients take.
 func feed(l *relay.Log, end uint64, item func(n uint64) []byte) {
 	for {
 		p := l.Plan(0, end)
@@ -489,7 +489,7 @@ func feed(l *relay.Log, end uint64, item func(n uint64) []byte) {
 	}
 }
 
-// items are of so many bytes.
+// items returns items of size bytes.
 func items(size int) func(uint64) []byte { return func(uint64) []byte { return make([]byte, size) } }
 
 func TestAfterUnsubTheServerKeepsNothingOfTheItems(t *testing.T) {
@@ -501,7 +501,7 @@ func TestAfterUnsubTheServerKeepsNothingOfTheItems(t *testing.T) {
 			opts.Lists = []List{{Subject: "items", Joiner: window}}
 			s, addr := serve(t, opts)
 			c := dial(t, addr)
-			if reads { // but answers no PING
+			if reads { // but does not answer PINGs
 				go io.Copy(io.Discard, c)
 			}
 			for i := range 20 {
@@ -542,7 +542,7 @@ func TestAPongThatComesBeforeItsPingConfirmsNothingUnwritten(t *testing.T) {
 	c := dial(t, addr)
 	c.send("SUB items 1\r\n")
 	eventually(t, "the client joined", func() bool { return window.Stats().Members == 1 })
-	feed(window, 1, items(30<<20)) // more than the socket's buffers hold
+	feed(window, 1, items(30<<20)) // more than the socket's buffers
 	eventually(t, "it is being written", func() bool { return pinging(s.snapshot()[0]) })
 	c.send("PONG\r\nSUB done 2\r\n")
 	eventually(t, "the PONG was read", func() bool { return s.Clients()[0].Subscriptions == 2 })
@@ -558,7 +558,7 @@ func TestAClientThatOwesAReceiptIsCutOffThoughOthersWriteToIt(t *testing.T) {
 	opts.Lists = []List{{Subject: "items", Joiner: window}}
 	s, addr := serve(t, opts)
 	c := dial(t, addr)
-	go io.Copy(io.Discard, c) // it reads, and answers no PING
+	go io.Copy(io.Discard, c) // it reads, but does not answer PINGs
 	c.send("SUB items 1\r\nSUB chat 2\r\n")
 	eventually(t, "the client joined", func() bool { return window.Stats().Members == 1 })
 	feed(window, 1, items(1))
@@ -570,8 +570,7 @@ func TestAClientThatOwesAReceiptIsCutOffThoughOthersWriteToIt(t *testing.T) {
 	})
 }
 
-// A client that stops reading costs its window and no more; when it reads again, it
-// gets every item.
+// A client that stops reading costs only its window; when it reads again, it gets every item.
 func TestClientThatPausesSlowsItsListDownAndMissesNothing(t *testing.T) {
 	t.Parallel()
 	const n, size = 100, 1 << 20 // more than sockets and the window hold
@@ -618,7 +617,7 @@ func TestClientThatPausesSlowsItsListDownAndMissesNothing(t *testing.T) {
 	if taken := window.Stats().Taken; taken > 10 {
 		t.Errorf("%d items were taken, want no more than the window", taken)
 	}
-	other.sync() // nobody else waits
+	other.sync() // no other client waits
 
 	item := make([]byte, size+len(crlf))
 	for want := 0; want < n; {
@@ -646,8 +645,7 @@ func TestClientThatPausesSlowsItsListDownAndMissesNothing(t *testing.T) {
 	}
 }
 
-// A client that reads but does not answer is cut off, though there is always
-// something to write to it.
+// A client that reads but does not answer is cut off even if there are always bytes to write to it.
 func TestClientThatIsAlwaysWrittenToIsStillLookedAt(t *testing.T) {
 	opts := testOptions()
 	opts.PingInterval = 20 * time.Millisecond
@@ -714,7 +712,7 @@ func TestCutOffDisconnectsTheClientOfAMember(t *testing.T) {
 	}
 }
 
-// Whatever one client makes the server keep, the others go on.
+// Whatever memory one client makes the server hold, the rest goes on.
 func TestTheClientThatHoldsTheMostIsCutOffWhenTheBudgetIsUsedUp(t *testing.T) {
 	t.Parallel()
 	opts := testOptions()
@@ -739,7 +737,7 @@ func TestTheClientThatHoldsTheMostIsCutOffWhenTheBudgetIsUsedUp(t *testing.T) {
 		if n > 1000 {
 			t.Fatal("none is cut off though more is queued than the budget allows")
 		}
-		for i := range min(n, len(hoarders)) { // the first one has the most
+		for i := range min(n, len(hoarders)) { // the first one holds the most
 			other.send(fmt.Sprintf("PUB hoard.%d %d\r\n%s\r\n", i, len(message), message))
 		}
 		other.sync()

@@ -11,7 +11,7 @@ import (
 	"edged/internal/budget"
 )
 
-// fakeAPI notes all that it is told.
+// fakeAPI records its calls.
 type fakeAPI struct {
 	mu       sync.Mutex
 	told     []string
@@ -46,7 +46,7 @@ func (a *fakeAPI) Resume(reply string)     { a.tell("resume %s", reply) }
 func (a *fakeAPI) Left(client uint64)      { a.tell("left %d", client) }
 func (a *fakeAPI) Interest(subject string) { a.tell("interest %s", subject) }
 
-// take returns all that it was told since it was asked last, without a word.
+// take returns the calls since the last take, except those with the word without.
 func (a *fakeAPI) take(without string) (told []string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -59,7 +59,7 @@ func (a *fakeAPI) take(without string) (told []string) {
 	return told
 }
 
-// last is the sender of the last request.
+// last returns the sender of the last request.
 func (a *fakeAPI) last() Requester {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -76,7 +76,7 @@ func withAPI(t *testing.T, opts Options) (*Server, string, *fakeAPI) {
 	return s, addr, api
 }
 
-// counted is a receipt that counts.
+// counted is a receipt that counts its confirmations.
 type counted struct{ confirmed chan bool }
 
 func (c counted) Confirm() { c.confirmed <- true }
@@ -97,7 +97,7 @@ func TestWhatIsPublishedToTheAPIReachesIt(t *testing.T) {
 	}
 }
 
-// A push consumer sends no more heartbeats to a subscription that has got all it asked for.
+// A push consumer sends no more heartbeats to a subscription that has got all its items.
 func TestTheAPILearnsThatASubscriptionHasGotAllItAskedFor(t *testing.T) {
 	t.Parallel()
 	s, addr, api := withAPI(t, testOptions())
@@ -173,7 +173,7 @@ func TestItemsOfAConsumerGoToOneSubscription(t *testing.T) {
 	}
 }
 
-// nats.c's ordered consumers read no reply subject with an epoch.
+// nats.c's ordered consumers do not understand a reply subject with an epoch.
 func TestItemsThatAreNotAcknowledgedHaveTheShortReplySubject(t *testing.T) {
 	t.Parallel()
 	s, addr, _ := withAPI(t, testOptions())

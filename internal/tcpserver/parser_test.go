@@ -12,8 +12,8 @@ import (
 
 var testLimits = limits{controlLine: 64, payload: 32}
 
-// parseAll parses input that arrives in pieces of the given sizes, again and
-// again, the way a client's reader does. It returns a line per command.
+// parseAll parses input that arrives in pieces of the given sizes, repeatedly, as a client's reader
+// does. It returns a line per command.
 func parseAll(input []byte, sizes []int) (ops []string, err error) {
 	var buf []byte
 	need := 1
@@ -55,7 +55,7 @@ func parseSimply(input string) (ops []string, err error) {
 	for {
 		line, rest, whole := strings.Cut(input, "\n")
 		if !whole {
-			return ops, nil // incomplete: nothing is said about it here
+			return ops, nil // incomplete: undefined here
 		}
 		line = strings.TrimSuffix(line, "\r")
 		m := lineForm.FindStringSubmatch(line)
@@ -111,7 +111,7 @@ func parseSimply(input string) (ops []string, err error) {
 	}
 }
 
-// size reads a number; what is too large for an int is the largest.
+// size parses a number; one that is too large becomes the largest.
 func size(s string) (int, bool) {
 	if strings.Trim(s, "0123456789") != "" {
 		return 0, false

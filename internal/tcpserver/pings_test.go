@@ -12,7 +12,7 @@ var epoch = time.Unix(1_700_000_000, 0)
 
 func after(d time.Duration) time.Time { return epoch.Add(d) }
 
-// deliveries are n deliveries of one item each, numbered by their items.
+// deliveries returns deliveries of one item each, numbered by their items.
 func deliveries(numbers ...int) (all []delivery) {
 	m := &member{}
 	for _, n := range numbers {
@@ -21,8 +21,8 @@ func deliveries(numbers ...int) (all []delivery) {
 	return all
 }
 
-// round puts deliveries in a round, with a PING if one is wanted. It reports whether
-// there is one.
+// round puts deliveries into a round, with a PING if one is wanted. It reports whether there is
+// one.
 func (p *pings) round(numbers ...int) (asks bool) {
 	for _, d := range deliveries(numbers...) {
 		p.written(d)
@@ -222,7 +222,7 @@ func TestAClientsTimeBeginsAnewWithAPong(t *testing.T) {
 	p.expectTime(t, timeout, timeout+9*time.Second) // 4 KiB more than when it answered
 }
 
-// A client that takes 165 bytes a second makes progress for ever.
+// A client that takes 165 bytes a second never makes enough progress.
 func TestADribblerIsTooSlowAndASlowLinkIsNot(t *testing.T) {
 	const timeout = 2 * time.Second
 	last := func(rate int) (seconds int) {
@@ -247,7 +247,7 @@ func TestADribblerIsTooSlowAndASlowLinkIsNot(t *testing.T) {
 	}
 }
 
-// The messages that were queued before the item may take a while.
+// Messages that were queued before the item may take a while.
 func TestBytesBeforeTheItemCount(t *testing.T) {
 	const timeout = 10 * time.Second
 	var p pings
@@ -280,8 +280,8 @@ func TestItemsThatNeedNoPongHaveTheirTimeFromTheLastRound(t *testing.T) {
 	p.expectTime(t, timeout, timeout+4*time.Second)
 }
 
-// More may be written between the two questions, how much was written and how much of
-// that the kernel holds.
+// More may be written between the two measurements: of the bytes written, and of those that the
+// kernel still holds.
 func TestMoreUnsentThanWrittenIsNothingTaken(t *testing.T) {
 	var p pings
 	p.begin(epoch, 100)
@@ -300,7 +300,7 @@ func TestTheRoundTripIsThatOfTheLastPing(t *testing.T) {
 		t.Errorf("the round trip is %v, want 250ms", p.rtt)
 	}
 
-	// A PONG that comes before the PING is known to be written says nothing about it.
+	// A PONG that arrives before the PING is known to be written says nothing about this item.
 	p.round(2)
 	p.pong(after(2 * time.Second))
 	expectConfirmed(t, p.roundDone(after(3*time.Second), true, 200), 2)

@@ -49,7 +49,7 @@ func TestInfoComesFirstAndPromisesNothingElse(t *testing.T) {
 	}
 }
 
-// TestFatalErrors: what ends a connection, and with which words.
+// TestFatalErrors checks which errors end a connection, and with which words.
 func TestFatalErrors(t *testing.T) {
 	t.Parallel()
 	opts := testOptions()
@@ -106,7 +106,7 @@ func TestHPubNeedsHeadersInConnect(t *testing.T) {
 	c.expectEnd()
 }
 
-// TestErrorsThatDoNotDisconnect: the connection is as good as before.
+// TestErrorsThatDoNotDisconnect checks that the connection still works afterwards.
 func TestErrorsThatDoNotDisconnect(t *testing.T) {
 	t.Parallel()
 	opts := testOptions()
@@ -173,8 +173,8 @@ func TestVerbsIgnoreCaseAndBlanksSeparate(t *testing.T) {
 	c.expect("MSG foo 7 2", "hi", "HMSG foo 7 12 14", "NATS/1.0", "", "hi", "PONG", "PONG")
 }
 
-// TestInputSplitAnywhere sends a conversation of everything that a client can say,
-// with its errors, cut in two at every byte, byte by byte, and many of them at once.
+// TestInputSplitAnywhere sends a conversation with all commands of a client, including errors: cut
+// in two at every byte, byte by byte, and many at once.
 func TestInputSplitAnywhere(t *testing.T) {
 	t.Parallel()
 	opts := testOptions()
@@ -207,7 +207,7 @@ func TestInputSplitAnywhere(t *testing.T) {
 		c.send(talk[i:])
 		c.expect(answer...)
 	}
-	go c.Write([]byte(strings.Repeat(talk, 100))) // a pipe holds nothing, and answers come meanwhile
+	go c.Write([]byte(strings.Repeat(talk, 100))) // a pipe has no buffer, and answers arrive meanwhile
 	for range 100 {
 		c.expect(answer...)
 	}
@@ -217,8 +217,8 @@ func TestInputSplitAnywhere(t *testing.T) {
 	c.expect(answer...)
 }
 
-// TestViolationSplitAnywhere: an error comes as soon as it is one, however it is
-// cut, and ends the connection.
+// TestViolationSplitAnywhere checks that an error is reported as soon as it is certain, however the
+// input is split, and ends the connection.
 func TestViolationSplitAnywhere(t *testing.T) {
 	t.Parallel()
 	opts := testOptions()
@@ -258,7 +258,7 @@ func TestVerboseAnswersEveryCommand(t *testing.T) {
 	c.sync()
 }
 
-// What is not sent on is still read, and a client that waits for +OK goes on.
+// Messages that are not sent on are still read, and a client that waits for +OK gets it.
 func TestVerboseClientHearsOfWhatIsNotSentOn(t *testing.T) {
 	t.Parallel()
 	_, addr := serve(t, testOptions())

@@ -7,7 +7,7 @@ import (
 	"edged/internal/subject"
 )
 
-// publish reads PUB and HPUB.
+// publish executes PUB and HPUB.
 func (c *client) publish(cmd command) error {
 	if cmd.isHPub && !c.connect.Headers {
 		return errHeaders
@@ -32,7 +32,7 @@ func (c *client) publish(cmd command) error {
 		c.refuse(errReply, cmd.reply)
 		return nil
 	}
-	if bytes.HasPrefix(cmd.subject, ackSubjects) { // needs no permission: the client was given the item
+	if bytes.HasPrefix(cmd.subject, ackSubjects) { // needs no right: the client was given the item
 		c.acknowledge(cmd)
 		return nil
 	}
@@ -68,9 +68,9 @@ func (c *client) serve(cmd command) bool {
 	return ok
 }
 
-// noResponders tells the client that its request has no receiver, the way nats-server
-// v2.15 does (server/client.go, processInboundClientMsg): by a status without payload to
-// its own subscription.
+// noResponders tells the client that its request has no receiver, as nats-server v2.15 does
+// (server/client.go, processInboundClientMsg): by a status without payload to the client's own
+// subscription.
 func (c *client) noResponders(cmd command) {
 	status := "NATS/1.0 503\r\nNats-Subject: " + string(cmd.subject) + "\r\n\r\n"
 	c.own.to.only = c
@@ -93,7 +93,7 @@ func messageID(header []byte) string {
 	return ""
 }
 
-// sink returns the Sink for messages to a literal subject; nil when there is none.
+// sink returns the Sink for messages to a literal subject; nil if there is none.
 func (s *Server) sink(literal []byte) *Sink {
 	if sink := s.sinks[string(literal)]; sink != nil || len(s.wildSinks) == 0 {
 		return sink
@@ -126,8 +126,8 @@ type message struct {
 	subject, reply, header, payload []byte
 }
 
-// sender sends messages to the subscriptions that match. Everything in it except the
-// server is scratch memory, so a sender belongs to one goroutine.
+// sender sends messages to the subscriptions that match. Everything in it except the server is
+// scratch memory, so a sender belongs to one goroutine.
 type sender struct {
 	server *Server
 	to     receivers
@@ -145,8 +145,8 @@ func (s *sender) send(msg message) bool {
 	}
 	again, some := s.sendToGroups(msg, nil)
 	sent = sent || some
-	// The member that was chosen had just stopped taking messages. It is not chosen
-	// again, so this loop ends.
+	// The chosen member had just stopped taking messages. It is not chosen again, so this loop
+	// ends.
 	for len(again) > 0 {
 		r.match(msg.subject, to)
 		again, some = s.sendToGroups(msg, again)
@@ -156,8 +156,8 @@ func (s *sender) send(msg message) bool {
 	return sent
 }
 
-// sendToGroups sends a message to the members that were chosen, of all groups or of those in only.
-// It returns the groups whose member takes no more messages, and whether one took it.
+// sendToGroups sends a message to the chosen members, of all groups or of those in only. It returns
+// the groups whose member no longer takes messages, and whether any member took the message.
 func (s *sender) sendToGroups(msg message, only map[string]bool) (again map[string]bool, sent bool) {
 	for _, g := range s.to.groups {
 		if only != nil && !only[g.name] {

@@ -102,8 +102,8 @@ func compare(t *testing.T, r *router, subs []*subscription, literal string) {
 	}
 }
 
-// TestManyQueueGroupsAreLookedUp has groups with members below two subjects that match: they are
-// found in a map, and in no other case is one made.
+// TestManyQueueGroupsAreLookedUp has groups with members below two matching subjects: they are
+// found in a map, and no other case makes a map.
 func TestManyQueueGroupsAreLookedUp(t *testing.T) {
 	t.Parallel()
 	r := newRouter()
@@ -123,8 +123,8 @@ func TestManyQueueGroupsAreLookedUp(t *testing.T) {
 	}
 }
 
-// TestMemoryOfEndedSubscriptionsIsGivenBack leaves one of many subscriptions in each place that
-// has room for them all.
+// TestMemoryOfEndedSubscriptionsIsGivenBack leaves one of many subscriptions in each structure that
+// holds them all.
 func TestMemoryOfEndedSubscriptionsIsGivenBack(t *testing.T) {
 	t.Parallel()
 	r := newRouter()
@@ -263,7 +263,7 @@ func TestNoEcho(t *testing.T) {
 		c.line()
 		c.expect("ho")
 	}
-	c.send("PUB foo re 2\r\nhi\r\n") // nobody but itself
+	c.send("PUB foo re 2\r\nhi\r\n") // no client but itself
 	c.expect("HMSG re 3 35 35", "NATS/1.0 503", "Nats-Subject: foo", "", "")
 	c.sync()
 }

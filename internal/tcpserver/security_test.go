@@ -35,7 +35,7 @@ func hashOf(t testing.TB, password string) auth.Secret {
 	return auth.Secret(hash)
 }
 
-// introduced sends CONNECT and PING, and returns the line that is the answer.
+// introduced sends CONNECT and PING, and returns the line of the answer.
 func introduced(c *conn, options string) string {
 	c.t.Helper()
 	c.send("CONNECT " + options + "\r\nPING\r\n")
@@ -102,7 +102,7 @@ func TestInfoSaysThatCredentialsAreNeeded(t *testing.T) {
 	}
 }
 
-// TestNothingIsObeyedBeforeCredentials: not even the beginning of it is kept.
+// TestNothingIsObeyedBeforeCredentials checks that not even the beginning of a command is kept.
 func TestNothingIsObeyedBeforeCredentials(t *testing.T) {
 	t.Parallel()
 	opts := testOptions()
@@ -150,8 +150,7 @@ func TestCredentialsHaveToComeInTime(t *testing.T) {
 	})
 }
 
-// withRules serves the lists "items" and "box.items" to ann, who has rules, and
-// to the token "all".
+// withRules serves the lists "items" and "box.items" to ann, who has rules, and to the token "all".
 func withRules(t *testing.T, publish, subscribe auth.Rules) (s *Server, addr string, items, boxItems *fakeList) {
 	items, boxItems = &fakeList{subject: "items"}, &fakeList{subject: "box.items"}
 	opts := testOptions()
@@ -212,7 +211,7 @@ func TestSubscribingIsBoundByTheUsersRules(t *testing.T) {
 	}
 }
 
-// A pattern that is allowed may stand for more than its user may have.
+// An allowed pattern may match more than its user is allowed to have.
 func TestDeniedSubjectsAreTakenOutOfAWiderSubscription(t *testing.T) {
 	t.Parallel()
 	_, addr, items, boxItems := withRules(t, auth.Rules{}, auth.Rules{Deny: []string{"items", "*.secret"}})
@@ -227,13 +226,13 @@ func TestDeniedSubjectsAreTakenOutOfAWiderSubscription(t *testing.T) {
 	c.expect("MSG box.open 1 q 3", "yes", "MSG box.open 2 q 3", "yes")
 	c.sync()
 	all.send("SUB box.secret q 1\r\n" + strings.Repeat("PUB box.secret 2\r\nhi\r\n", 20))
-	for range 20 { // another member of the group gets all of it
+	for range 20 { // another member of the group gets all messages
 		all.expect("MSG box.secret 1 2", "hi")
 	}
 	c.sync()
 }
 
-// The daemon's own answers don't carry a user's payload to where it may not
+// The daemon's own answers do not carry a user's payload to a subject to which the user may not
 // publish.
 func TestRepliesOfTheDaemonReachOnlyWhoMayBePublishedTo(t *testing.T) {
 	t.Parallel()
@@ -330,7 +329,7 @@ func TestReloadThatAsksForCredentialsDisconnectsWhoHasGivenNone(t *testing.T) {
 	dial(t, addr)
 }
 
-// The reload has put the new rules in force, and has not come to the client yet.
+// The reload has put the new rules in force, but has not reached the client yet.
 func TestConnectDuringAReloadKeepsNoOldRights(t *testing.T) {
 	t.Parallel()
 	ann := auth.User{Name: "ann", Password: "a"}
@@ -401,7 +400,7 @@ func TestRecordsThatNobodyTakesAreBounded(t *testing.T) {
 	if total > maxWaiting {
 		t.Errorf("%d bytes wait, want at most %d", total, maxWaiting)
 	}
-	// What the writer makes records of is bounded by a round.
+	// The records that the writer makes are bounded by a round.
 	r.lend(nil)
 	if _, err := r.Write(make([]byte, 10*maxWaiting)); err != nil {
 		t.Error(err)
@@ -493,12 +492,12 @@ func (a *authority) pool() *x509.CertPool {
 	return pool
 }
 
-// secured is a server's Security with TLS.
+// secured returns a server's Security with TLS.
 func (a *authority) secured() auth.Security {
 	return auth.Security{TLS: &tls.Config{Certificates: []tls.Certificate{a.issue("server")}, MinVersion: tls.VersionTLS12}}
 }
 
-// dialTLS connects and has read INFO, before or behind the handshake.
+// dialTLS connects and reads INFO, before or after the handshake.
 func (a *authority) dialTLS(addr string, first bool, config *tls.Config) (*conn, error) {
 	a.t.Helper()
 	nc, err := net.Dial("tcp", addr)
@@ -507,7 +506,7 @@ func (a *authority) dialTLS(addr string, first bool, config *tls.Config) (*conn,
 	}
 	a.t.Cleanup(func() { nc.Close() })
 	nc.SetReadDeadline(time.Now().Add(patience))
-	info := func(c net.Conn) { // byte by byte: what follows is TLS
+	info := func(c net.Conn) { // byte by byte: TLS follows
 		var line strings.Builder
 		for b := make([]byte, 1); b[0] != '\n'; line.Write(b) {
 			if _, err := c.Read(b); err != nil {
@@ -569,7 +568,7 @@ func TestTLSComesBehindInfoOrBeforeIt(t *testing.T) {
 				c.expect("MSG foo 2 1048576", big)
 				c.send("FOO\r\n")
 				c.expect("-ERR 'Unknown Protocol Operation'")
-				c.expectEnd() // with TLS's own goodbye: anything else is an error
+				c.expectEnd() // with TLS's close_notify: anything else is an error
 			})
 		}
 	}
@@ -631,7 +630,7 @@ func TestClientCertificatesAreChecked(t *testing.T) {
 			}
 			return &certs[0], nil
 		}})
-		if err == nil { // with TLS 1.3 the client learns it when it reads
+		if err == nil { // with TLS 1.3 the client learns of it when it reads
 			_, err = c.r.ReadByte()
 		}
 		if err == nil {
@@ -686,7 +685,7 @@ func TestTLSClientThatReadsNothingIsCutOff(t *testing.T) {
 	})
 }
 
-// slow is a connection that gives little, and late, once it is slow.
+// slow is a connection that returns few bytes, and late, once it is slow.
 type slow struct {
 	net.Conn
 	pause time.Duration
@@ -700,8 +699,8 @@ func (s *slow) Read(p []byte) (int, error) {
 	return s.Conn.Read(p[:min(len(p), 1000)])
 }
 
-// TestTLSClientThatReadsSlowlyGetsEverything: what a deadline interrupts goes on
-// where it stopped.
+// TestTLSClientThatReadsSlowlyGetsEverything checks that a write that a deadline interrupted goes
+// on where it stopped.
 func TestTLSClientThatReadsSlowlyGetsEverything(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -729,7 +728,7 @@ func TestTLSClientThatReadsSlowlyGetsEverything(t *testing.T) {
 	})
 }
 
-// counting counts what is written at once.
+// counting counts the bytes of each write.
 type counting struct {
 	net.Conn
 	writes atomic.Int64
@@ -740,7 +739,7 @@ func (c *counting) Write(p []byte) (int, error) {
 	return c.Conn.Write(p)
 }
 
-// A batch is many records, since one holds 16 KiB, and still one system call.
+// A batch is many records, since one holds 16 KiB, but still one system call.
 func TestBatchOverTLSIsWrittenAtOnce(t *testing.T) {
 	t.Parallel()
 	a := newAuthority(t)
@@ -781,8 +780,8 @@ func (a *authority) secure(nc net.Conn) *conn {
 	return &conn{t: a.t, Conn: secure, r: bufio.NewReader(secure)}
 }
 
-// TestHandshakeIsPartOfTheTimeForCredentials: a client that stops behind it is told
-// so in the way it understands.
+// TestHandshakeIsPartOfTheTimeForCredentials checks that a client that stops after the handshake
+// gets a readable error.
 func TestHandshakeIsPartOfTheTimeForCredentials(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// written is what a Sink was given.
+// written is a call of a Sink's Write.
 type written struct {
 	payload string
 	answer  func([]byte)
@@ -47,7 +47,7 @@ func TestSinkAnswersFromAnyGoroutine(t *testing.T) {
 	addr, literal, _ := withSinks(t)
 	c, other := dialWith(t, addr, `{"headers":true,"no_responders":true,"echo":false}`), dial(t, addr)
 	c.send("SUB inbox.* 1\r\nPUB in.a inbox.1 3\r\none\r\nPUB in.a inbox.2 3\r\ntwo\r\n")
-	c.sync() // and nobody says that there are no responders
+	c.sync() // no status says that there are no responders
 	first, second := <-literal, <-literal
 	var wg sync.WaitGroup
 	wg.Go(func() { second.answer([]byte("done 2")) })

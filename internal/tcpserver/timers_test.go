@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// sinceStart returns a function that tells the time that has passed.
+// sinceStart returns a function that returns the time since now.
 func sinceStart() func() time.Duration {
 	start := time.Now()
 	return func() time.Duration { return time.Since(start) }
@@ -68,7 +68,7 @@ func TestConnectTimeout(t *testing.T) {
 	})
 }
 
-// TestSlowReaderIsKeptAndDribblerCutOff: every KiB that is taken gives a second more.
+// TestSlowReaderIsKeptAndDribblerCutOff checks that every KiB taken gives a second more.
 func TestSlowReaderIsKeptAndDribblerCutOff(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -127,7 +127,7 @@ func TestClientThatReadsButNeverAnswersIsCutOff(t *testing.T) {
 		m := l.member(t, 0)
 		c.expect("PING")
 		c.send("PONG\r\n")
-		time.Sleep(time.Minute) // nothing is owed, so nothing is missed
+		time.Sleep(time.Minute) // nothing is owed, so no time runs
 		passed := sinceStart()
 		m.offer("one")
 		c.expect("MSG items 1 3", "one", "PING", "-ERR 'Stale Connection'")
@@ -141,7 +141,7 @@ func TestClientThatReadsButNeverAnswersIsCutOff(t *testing.T) {
 	})
 }
 
-// TestKernelSendingOnCounts: bytes that are written may take their time to arrive.
+// TestKernelSendingOnCounts checks that written bytes may take their time to arrive.
 func TestKernelSendingOnCounts(t *testing.T) {
 	t.Parallel()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")

@@ -25,7 +25,7 @@ func socketPath(t *testing.T) string {
 	return filepath.Join(dir, "s")
 }
 
-// makeStale leaves a socket file behind that nobody answers on.
+// makeStale leaves a socket file on which no process answers.
 func makeStale(t *testing.T, path string) {
 	t.Helper()
 	ln, err := net.Listen("unix", path)
@@ -36,8 +36,8 @@ func makeStale(t *testing.T, path string) {
 	_ = ln.Close()
 }
 
-// listenFails checks that Listen fails with an error that names the path and
-// says why, and that it leaves what is at path alone.
+// listenFails checks that Listen fails with an error that names the path and the reason, and that
+// it leaves the file at path alone.
 func listenFails(t *testing.T, path, why string) {
 	t.Helper()
 	before, _ := os.Lstat(path)
@@ -75,7 +75,7 @@ func TestListenSetsTheModeWhateverTheUmaskAndNeverMore(t *testing.T) {
 	}
 }
 
-// flock locks a file or folder as a stranger's process would, until the test ends.
+// flock locks a file or folder as another user's process would, until the test ends.
 func flock(t *testing.T, path string, flags int) {
 	t.Helper()
 	fd, err := unix.Open(path, flags|unix.O_CLOEXEC, 0o600)

@@ -29,7 +29,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// lines is an answer of lines.
+// lines is an answer made of lines.
 type lines struct {
 	Lines []string `json:"lines"`
 }
@@ -40,7 +40,7 @@ func (l lines) Text(w io.Writer) {
 	}
 }
 
-// unended is an answer that forgets the last newline and is no object.
+// unended is an answer that lacks the last newline and is not an object.
 type unended []string
 
 func (u unended) Text(w io.Writer) { fmt.Fprint(w, strings.Join(u, "\n")) }
@@ -142,7 +142,7 @@ func (c *client) rest() string {
 	return string(got)
 }
 
-// ask sends input, closes its side and returns all that comes.
+// ask sends input, closes its side and returns the whole answer.
 func (s *server) ask(t *testing.T, input string) string {
 	t.Helper()
 	c := s.dial(t)
@@ -270,7 +270,7 @@ func TestTenMegabytesWithoutANewlineAreCutOffInBoundedMemory(t *testing.T) {
 	writer.Go(func() {
 		for range 10 << 20 / len(chunk) {
 			if _, err := c.Write(chunk); err != nil {
-				return // the server has had enough
+				return // the server has cut the client off
 			}
 		}
 		_ = c.CloseWrite()
@@ -456,7 +456,7 @@ func bubble(t *testing.T, o Options, f func(t *testing.T, s *Server, ln *pipeLis
 	})
 }
 
-// ended tells whether the other end of a pipe is closed.
+// ended reports whether the other end of a pipe is closed.
 func ended(c net.Conn) bool {
 	_ = c.SetReadDeadline(time.Now().Add(time.Nanosecond))
 	_, err := c.Read(make([]byte, 1))
@@ -472,7 +472,7 @@ func TestAConnectionThatCompletesNoLineIsClosedWhenItsTimeIsUp(t *testing.T) {
 		if _, err := io.ReadFull(c, make([]byte, len("a\nOK\n"))); err != nil {
 			t.Fatal(err)
 		}
-		// A command starts the time anew, half of one does not.
+		// A whole command restarts the time, half a command does not.
 		for range 4 {
 			time.Sleep(time.Minute)
 			if _, err := io.WriteString(c, "x"); err != nil {
@@ -521,7 +521,7 @@ func TestShutdownWaitsForACommandForASecondAndThenCancelsIt(t *testing.T) {
 		<-running
 		begin := time.Now()
 		s.Shutdown()
-		if d := time.Since(begin); d != shutdownGrace { // exact: the clock is the bubble's
+		if d := time.Since(begin); d != shutdownGrace { // exact, by the bubble's clock
 			t.Errorf("Shutdown took %v, want %v", d, shutdownGrace)
 		}
 		if !ended(c) {
@@ -600,13 +600,13 @@ func TestShutdownInterruptsTheWaitBetweenAttemptsToAccept(t *testing.T) {
 		begin := time.Now()
 		s.Shutdown()
 		serving.Wait()
-		if d := time.Since(begin); d != 0 { // exact: the clock is the bubble's
+		if d := time.Since(begin); d != 0 { // exact, by the bubble's clock
 			t.Errorf("Shutdown took %v", d)
 		}
 	})
 }
 
-// also serves another socket.
+// also serves a further socket.
 func (s *server) also(t *testing.T, ceiling Level) *server {
 	t.Helper()
 	path := socketPath(t)
@@ -661,7 +661,7 @@ func TestSilentConnectionsLockNobodyOutForGood(t *testing.T) {
 	}
 }
 
-// userConn is a connection in memory of a user.
+// userConn is a connection in memory that belongs to a user.
 type userConn struct {
 	net.Conn
 	uid int
@@ -831,8 +831,8 @@ func TestUsersHaveTheirNameInTheLogIfThereIsOne(t *testing.T) {
 	}
 }
 
-// counting streams numbers as fast as the client takes them, n of them or, where
-// n is 0, until that fails.
+// counting streams n numbers as fast as the client takes them; if n is 0, it goes on until sending
+// fails.
 func counting(n int, ended func(error)) Command {
 	return Command{Name: "count", Stream: func(_ context.Context, _ []string, send func(Answer) error) error {
 		for i := 1; n == 0 || i <= n; i++ {

@@ -15,7 +15,7 @@ import (
 	"go.uber.org/zap"
 )
 
-// world is a box with two lists and the hub, in one life of edged after another.
+// world is a box with two lists and the hub, in successive lives of edged.
 type world struct {
 	t      *testing.T
 	r      *rand.Rand
@@ -32,12 +32,12 @@ type world struct {
 
 const worldWindow = 8
 
-// kind is which changes of the list there are besides pushes to its end.
+// kind says which changes of the list there are in addition to pushes at its end.
 type kind int
 
 const (
-	restarts  kind = iota // Redis restarts with all of its data: a new epoch
-	heads                 // other programs push to the head, and nothing restarts
+	restarts  kind = iota // Redis restarts with all of its data, so a new epoch begins
+	heads                 // other programs push to the head, but Redis does not restart
 	rollbacks             // other programs push to the head, and Redis restarts without its newest items
 )
 
@@ -125,7 +125,7 @@ func (w *world) step() {
 	}
 }
 
-// settle lets everything arrive.
+// settle delivers everything.
 func (w *world) settle() {
 	w.calm.Store(true)
 	w.up.Pause(false)
@@ -143,7 +143,7 @@ func (w *world) settle() {
 	w.t.Fatalf("it does not settle: %+v, %+v %+v", w.up.Status(), w.lists[0], w.up.feeds[0])
 }
 
-// check holds the hub against what was pushed.
+// check compares the hub with the pushed items.
 func (w *world) check() {
 	for i, l := range w.lists {
 		got := w.hub.texts(l.name)

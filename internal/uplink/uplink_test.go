@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// one runs f in a world with a list "a" and another one, a running uplink and no faults.
+// one runs f in a world with a list "a" and a second list, a running uplink and no faults.
 func one(t *testing.T, f func(w *world, a *fakeList)) {
 	synctest.Test(t, func(t *testing.T) {
 		w := &world{t: t, r: rand.New(rand.NewPCG(1, 1)), hub: &fakeHub{latency: time.Millisecond},
@@ -54,7 +54,7 @@ func TestTheDeadLetterOfARefusedItemIsNotLostInACrash(t *testing.T) {
 		all := items(0, 6)
 		w.hub.refuses = func(i Item) bool { return string(i.Data) == all[2] }
 		a.push(all...)
-		a.turn(10) // the ledger learns nothing of what follows
+		a.turn(10) // the ledger learns nothing of the following steps
 		for len(w.hub.texts("a")) < 5 {
 			time.Sleep(time.Second)
 		}
@@ -131,7 +131,7 @@ func TestAProcessThatHasLostItsListSendsNothingToTheHub(t *testing.T) {
 		a.turn(len(all))
 		time.Sleep(time.Minute)
 
-		// Another process takes the list over and sends all of it. This one does not know yet.
+		// Another process takes the list over and sends all of it. This process does not know yet.
 		a.mu.Lock()
 		a.lost = true
 		a.mu.Unlock()
@@ -156,7 +156,7 @@ func TestTheRateBoundsBytes(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if took := time.Since(began); took != 9*time.Second { // a second's worth goes at once
+		if took := time.Since(began); took != 9*time.Second { // a second's worth is sent at once
 			t.Errorf("10,000 bytes took %v", took)
 		}
 		ctx, cancel := context.WithCancel(t.Context())

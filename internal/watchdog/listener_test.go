@@ -56,7 +56,7 @@ func TestAStoppedListenerRefusesNoConnection(t *testing.T) {
 	l, _ := watched(t, 0)
 	address := l.Addr().String()
 	accepted := make(chan net.Conn)
-	accept := func() { // as the accept loops do it
+	accept := func() { // as the accept loops do
 		conn, err := l.Accept()
 		for errors.Is(err, os.ErrDeadlineExceeded) {
 			conn, err = l.Accept()

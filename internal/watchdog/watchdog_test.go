@@ -53,7 +53,7 @@ func TestTheReportIsSentOnlyWhileAllLoopsGoRound(t *testing.T) {
 		}
 		m.reports = 0
 		w.Check(now)
-		w.Check(now.Add(time.Second)) // too early to look again
+		w.Check(now.Add(time.Second)) // too early for another check
 		if sent := m.reports == 1; sent != step.sent {
 			t.Errorf("%s: %d reports", step.name, m.reports)
 		}
