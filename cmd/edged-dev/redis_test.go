@@ -12,7 +12,7 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// connect returns a running server and a client of it, both closed with the test.
+// connect returns a running server and a client for it, both closed with the test.
 func connect(t *testing.T) (*memoryRedis, *redis.Client) {
 	t.Helper()
 	server, err := startRedis()
@@ -29,7 +29,7 @@ func connect(t *testing.T) (*memoryRedis, *redis.Client) {
 
 func TestGoRedisConnectsWithoutAWordInItsLog(t *testing.T) {
 	var logged redisLog
-	redis.SetLogger(&logged) // for the tests that follow too, which don't look
+	redis.SetLogger(&logged) // also for later tests, which do not look
 	_, client := connect(t)
 	if err := client.Ping(t.Context()).Err(); err != nil {
 		t.Fatal(err)
@@ -39,7 +39,7 @@ func TestGoRedisConnectsWithoutAWordInItsLog(t *testing.T) {
 	}
 }
 
-// redisLog counts what go-redis logs.
+// redisLog counts the lines that go-redis logs.
 type redisLog struct{ lines atomic.Int64 }
 
 func (l *redisLog) Printf(context.Context, string, ...any) { l.lines.Add(1) }

@@ -16,13 +16,13 @@ Prints what makes the shell complete edged's commands:
   zsh:  edged completion zsh > _edged       in a folder of $fpath
 `
 
-// subcommand is a word that may follow edged.
+// subcommand is a word that can follow edged.
 type subcommand struct {
 	name, summary string
-	words         []string // that may follow it; paths of files where it is nil
+	words         []string // words that can follow it; nil for paths of files
 }
 
-// subcommands are in the order of the usage.
+// subcommands returns them in the order of the usage.
 func subcommands() []subcommand {
 	ctl := []string{"-config", "-socket", "help"}
 	for _, c := range daemon.Commands() {
@@ -40,7 +40,7 @@ func subcommands() []subcommand {
 	}
 }
 
-// commandNames are the names of the subcommands.
+// commandNames returns the names of the subcommands.
 func commandNames() (names []string) {
 	for _, s := range subcommands() {
 		names = append(names, s.name)

@@ -16,7 +16,7 @@ import (
 
 // goFile is a Go file of the module.
 type goFile struct {
-	path    string // below the module's root
+	path    string // relative to the module's root
 	folder  string
 	test    bool
 	syntax  *ast.File
@@ -58,8 +58,8 @@ func goFiles(t *testing.T) []goFile {
 	return all
 }
 
-// vocabulary are the packages that components may import: they define words that
-// several components share. Of them only batch and auth import others.
+// vocabulary lists the packages that components may import: they define terms that several
+// components share. Only batch and auth import further ones of these.
 var vocabulary = []string{
 	"edged/internal/auth",
 	"edged/internal/batch",
@@ -72,9 +72,9 @@ var vocabulary = []string{
 	"edged/internal/subject",
 }
 
-// Components know no component beside them, nor the configuration, so that each can
-// be understood, tested and replaced alone; internal/daemon wires them, and only
-// commands import it. They share the vocabulary.
+// Components know neither each other nor the configuration, so that each can be understood, tested
+// and replaced alone. internal/daemon wires them, and only commands import it. They share the
+// vocabulary.
 func TestComponentsImportNoComponentBesideThem(t *testing.T) {
 	for _, s := range goFiles(t) {
 		if strings.HasPrefix(s.folder, "cmd/") || s.folder == "internal/daemon" {
@@ -83,7 +83,7 @@ func TestComponentsImportNoComponentBesideThem(t *testing.T) {
 		allowed := slices.Clone(vocabulary)
 		switch {
 		case s.folder == "internal/batch":
-			allowed = []string{"edged/internal/numbers"} // which items a consumer has confirmed
+			allowed = []string{"edged/internal/numbers"} // the items that a consumer has confirmed
 		case s.folder == "internal/auth":
 			allowed = []string{"edged/internal/password", "edged/internal/subject"}
 		case slices.Contains(vocabulary, "edged/"+s.folder):
@@ -150,7 +150,7 @@ func TestOnlyThePackagesThatTalkToRedisKnowItsLibrary(t *testing.T) {
 	}
 }
 
-// The subscriber of cmd/edged, which is no daemon, ends by signal.NotifyContext.
+// The subscriber of cmd/edged is not a daemon and ends by signal.NotifyContext.
 func TestOnlySignalsAsksForSignals(t *testing.T) {
 	for _, s := range goFiles(t) {
 		if s.test || s.folder == "internal/signals" || !slices.Contains(s.imports, "os/signal") {

@@ -38,11 +38,11 @@ func protocolDocument(t *testing.T) []string {
 	return strings.Split(string(text), "\n")
 }
 
-// sessionShown is a session that the document shows, and what it is held with.
+// sessionShown is a session in the document, with its configuration.
 type sessionShown struct {
 	heading string
-	line    int    // of its first line in the document
-	config  string // the last one before it
+	line    int    // number of its first line in the document
+	config  string // the last configuration before it
 	lines   []string
 }
 
@@ -71,8 +71,8 @@ func sessionsShown(t *testing.T) (all []sessionShown) {
 	return all
 }
 
-// TestProtocolDocumentIsWhatHappens holds every session of docs/PROTOCOL.md with
-// a daemon of its own. The document says how to read them.
+// TestProtocolDocumentIsWhatHappens runs every session of docs/PROTOCOL.md against a daemon of its
+// own. The document says how to read them.
 func TestProtocolDocumentIsWhatHappens(t *testing.T) {
 	all := sessionsShown(t)
 	if len(all) == 0 {
@@ -94,11 +94,11 @@ func TestProtocolDocumentIsWhatHappens(t *testing.T) {
 // session is a daemon, its Redis and its clients.
 type session struct {
 	t       *testing.T
-	at      string // where in the document it is
+	at      string // position in the document
 	redis   *redistest.Server
 	tcp     string
 	control string
-	clients map[string]*sessionClient // by the digits behind C and S
+	clients map[string]*sessionClient // by the digits after C and S
 	values  map[string]string         // of placeholders
 }
 
@@ -106,7 +106,7 @@ type sessionClient struct {
 	net.Conn
 	r     *bufio.Reader
 	since time.Time
-	info  string // INFO, as long as nothing else was expected
+	info  string // INFO, until something else is expected
 }
 
 func startSession(t *testing.T, config string) *session {
@@ -174,7 +174,7 @@ var (
 	repetition  = regexp.MustCompile(`<(\d+) times ([^>]+)>`)
 )
 
-// step does, or expects, what one line of the document says.
+// step carries out, or expects, one line of the document.
 func (s *session) step(line string) {
 	s.t.Helper()
 	m := sessionLine.FindStringSubmatch(line)
@@ -213,7 +213,7 @@ func (s *session) step(line string) {
 	}
 }
 
-// client returns a client, which connects when it is named first.
+// client returns a client, which connects when it is first named.
 func (s *session) client(number string) *sessionClient {
 	s.t.Helper()
 	if c := s.clients[number]; c != nil {
@@ -237,7 +237,7 @@ func (c *sessionClient) read() (string, error) {
 	return strings.TrimSuffix(line, "\r\n"), err
 }
 
-// expect reads a line. A PING by the clock may come before it, on a slow machine.
+// expect reads a line. On a slow machine, a PING by the clock may precede it.
 func (s *session) expect(number, want string) {
 	s.t.Helper()
 	c := s.client(number)
@@ -281,8 +281,8 @@ func (s *session) expectClose(number string) {
 	delete(s.clients, number)
 }
 
-// order gives the daemon an order over its control socket. The rest of the answer
-// may take until the daemon is gone.
+// order sends the daemon a command over its control socket. The rest of the answer may come only
+// when the daemon has ended.
 func (s *session) order(line string) {
 	s.t.Helper()
 	conn, err := net.Dial("unix", s.control)
@@ -296,7 +296,7 @@ func (s *session) order(line string) {
 	}
 }
 
-// command has Redis carry out a command, until its reply is what stands behind =>.
+// command sends Redis a command until its reply is the text after =>.
 func (s *session) command(line string) {
 	s.t.Helper()
 	command, want, asks := strings.Cut(line, " => ")
@@ -313,7 +313,7 @@ func (s *session) command(line string) {
 	})
 }
 
-// end checks that the document leaves nothing out: nothing more came to anybody.
+// end checks that the document leaves nothing out: no client received anything more.
 func (s *session) end() {
 	s.t.Helper()
 	for _, number := range slices.Sorted(maps.Keys(s.clients)) {
@@ -322,7 +322,7 @@ func (s *session) end() {
 	}
 }
 
-// rows are the cells of the tables below a heading, without their first two lines.
+// rows returns the cells of the tables below a heading, without their first two lines.
 func rows(t *testing.T, heading string) (all [][]string) {
 	t.Helper()
 	inside, above := false, 0
@@ -383,7 +383,7 @@ func constants(t *testing.T, typeName string) (all []string) {
 
 func TestProtocolDocumentHasEveryError(t *testing.T) {
 	t.Parallel()
-	closes := make(map[string]string) // by text, as the document writes it
+	closes := make(map[string]string) // by text, in the document's form
 	for _, text := range constants(t, "violation") {
 		closes[text] = "yes"
 	}

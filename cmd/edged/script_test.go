@@ -32,13 +32,13 @@ import (
 	"edged/internal/redistest"
 )
 
-// The scripts and tests of this package run edged as a process of its own: this
-// test binary under the name edged, which is in their PATH.
+// The scripts and tests of this package run edged as a separate process: this test binary under the
+// name edged, which is in their PATH.
 func TestMain(m *testing.M) {
 	testscript.Main(leakChecked{m}, map[string]func(){"edged": main})
 }
 
-// leakChecked fails a run that leaves goroutines behind.
+// leakChecked fails a run that leaks goroutines.
 type leakChecked struct{ *testing.M }
 
 func (l leakChecked) Run() int {
@@ -50,15 +50,14 @@ func (l leakChecked) Run() int {
 	return code
 }
 
-// TestScripts runs testdata/script/*.txtar. What a script has besides the
-// commands of testscript:
+// TestScripts runs testdata/script/*.txtar. In addition to testscript's commands a script has:
 //
-//	$REDIS    address of a redis-server of its own
-//	$CONTROL  path for the control socket, short enough for one
+//	$REDIS    address of its own redis-server
+//	$CONTROL  path for the control socket, short enough for a socket
 //	$STATUS   the same for the status socket
-//	$TCP      where the last daemon serves clients
+//	$TCP      address of the last daemon for clients
 //
-//	edged.toml is made from these unless the script brings its own. In all of a
+//	edged.toml is made from these unless the script has its own. In all of a
 //	script's .toml files $REDIS, $CONTROL, $STATUS and $WORK are
 //	filled in.
 //
@@ -73,12 +72,12 @@ func (l leakChecked) Run() int {
 //	control LINE...            the lines to the control socket by socat; stdout is its answer
 //	redis COMMAND ARG...       stdout is its reply; "ARG" may have Go's escapes
 //	redis-server stop|start
-//	await REGEXP SOURCE        until it matches what SOURCE says, which is a control or
-//	                           redis command, exec PROGRAM ARG..., or cat FILE
+//	await REGEXP SOURCE        until it matches the output of SOURCE: a control or redis
+//	                           command, exec PROGRAM ARG..., or cat FILE
 //	json [KEY VALUE]...        stdout is one JSON object on one line, with these values
 //	json-lines FILE            each line is a JSON object
-//	free ADDRESS               nobody listens there
-//	certificate NAME           make NAME.pem and NAME.key; it signs itself
+//	free ADDRESS               no process listens there
+//	certificate NAME           make NAME.pem and NAME.key; it is self-signed
 //	shown                      stdout is the name of the certificate that $TCP shows
 func TestScripts(t *testing.T) {
 	t.Parallel()
@@ -112,10 +111,10 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-// world is what a script has around it.
+// world is the environment of a script.
 type world struct {
 	redis     *redistest.Server
-	processes map[string]*process // those that were not waited for yet, by name
+	processes map[string]*process // by name, without those that were waited for
 }
 
 // process runs in the background.
@@ -156,7 +155,7 @@ func setup(env *testscript.Env) error {
 	env.Setenv("CONTROL", filepath.Join(folder, "control.sock"))
 	env.Setenv("STATUS", filepath.Join(folder, "status.sock"))
 	env.Setenv("REDIS", w.redis.Address())
-	env.Setenv("GORACE", "atexit_sleep_ms=0") // else each process lasts a second under -race
+	env.Setenv("GORACE", "atexit_sleep_ms=0") // otherwise each process takes a second under -race
 
 	if path := filepath.Join(env.WorkDir, "edged.toml"); !exists(path) {
 		if err := os.WriteFile(path, []byte(defaultToml), 0o600); err != nil {
@@ -185,7 +184,7 @@ func setup(env *testscript.Env) error {
 	return nil
 }
 
-// shortFolder is a temporary folder whose path leaves room for that of a socket.
+// shortFolder returns a temporary folder whose path leaves room for a socket's.
 func shortFolder(tb testing.TB) string {
 	folder, err := os.MkdirTemp("", "e")
 	if err != nil {
@@ -241,7 +240,7 @@ func startProcess(ts *testscript.TestScript, name, program string, args ...strin
 	}
 	p.Dir = ts.MkAbs(".")
 	p.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	// Files, not pipes: nothing has to be read for the process to go on.
+	// Files rather than pipes: the process goes on without a reader.
 	stdout, err := os.Create(p.out)
 	ts.Check(err)
 	defer stdout.Close()
@@ -365,7 +364,7 @@ func redisServer(ts *testscript.TestScript, args []string) {
 	}
 }
 
-// sources are what await can wait for.
+// sources are the commands whose output await can wait for.
 var sources = map[string]func(ts *testscript.TestScript, args []string) string{
 	"control": control,
 	"redis":   redisReply,
@@ -424,7 +423,7 @@ func await(ts *testscript.TestScript, args []string) {
 	})
 }
 
-// poll waits until is says so; for half a minute.
+// poll waits until is reports true, for at most half a minute.
 func poll(ts *testscript.TestScript, is func() (ok bool, seen string)) {
 	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
 		ok, seen := is()
@@ -499,11 +498,11 @@ func showCertificate(ts *testscript.TestScript, _ []string) {
 	conn, err := net.Dial("tcp", ts.Getenv("TCP"))
 	ts.Check(err)
 	defer conn.Close()
-	for b := make([]byte, 1); b[0] != '\n'; { // INFO, and not a byte more
+	for b := make([]byte, 1); b[0] != '\n'; { // INFO, without a further byte
 		_, err := conn.Read(b)
 		ts.Check(err)
 	}
-	client := tls.Client(conn, &tls.Config{InsecureSkipVerify: true}) // it is shown, not trusted
+	client := tls.Client(conn, &tls.Config{InsecureSkipVerify: true}) // only its name is shown
 	ts.Check(client.Handshake())
 	fmt.Fprintln(ts.Stdout(), client.ConnectionState().PeerCertificates[0].Subject.CommonName)
 }

@@ -14,9 +14,8 @@ import (
 	"edged/internal/redistest"
 )
 
-// pass makes cmd a process that was passed these listeners under these names, as
-// systemd does it: from file descriptor 3 on. LISTEN_PID must be the process's own
-// ID, which the shell knows.
+// pass makes cmd a process that receives these listeners under these names, as from systemd: from
+// file descriptor 3 on. LISTEN_PID must be the process's own ID, which the shell knows.
 func pass(t *testing.T, cmd *exec.Cmd, names string, listeners ...net.Listener) {
 	t.Helper()
 	for _, ln := range listeners {
@@ -49,7 +48,7 @@ func TestSocketsOfSystemdAreUsedAndStay(t *testing.T) {
 	// The configuration's TCP address is taken: it would be an error to open it.
 	cmd, socket, logPath := daemonUnder(t, m, redistest.Start(t), tcp.Addr().String())
 	control := listen(t, "unix", socket)
-	// In an order of their own: names count.
+	// In a different order: only the names count.
 	pass(t, cmd, "control:tcp", control, tcp)
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -85,7 +84,7 @@ func TestSocketsOfSystemdAreUsedAndStay(t *testing.T) {
 	if !exists(socket) {
 		t.Error("edged removed the file of a socket that is systemd's")
 	}
-	// Nobody serves, and yet nobody is refused.
+	// No process serves, yet no client is refused.
 	for _, address := range []net.Addr{tcp.Addr(), control.Addr()} {
 		waiting, err := net.Dial(address.Network(), address.String())
 		if err != nil {
@@ -96,8 +95,8 @@ func TestSocketsOfSystemdAreUsedAndStay(t *testing.T) {
 	}
 }
 
-// A client that waits on the socket would start edged again at once after 78, which
-// Restart= does not pace.
+// After 78, a client that waits on the socket would start edged again at once, without the pauses
+// of Restart=.
 func TestABadConfigurationIsTriedAgainIfSocketsArePassed(t *testing.T) {
 	t.Parallel()
 	bad := filepath.Join(t.TempDir(), "edged.toml")

@@ -20,9 +20,8 @@ const unitFolder = "../../deploy/systemd"
 // unitFiles are the units that the package installs.
 var unitFiles = []string{"edged.service", "edged.socket", "edged-control.socket", "edged-status.socket", "edged-http.socket"}
 
-// settings are what stands in a unit file; keys that stand there several times
-// have their values joined with a space, and an empty value takes away what stood
-// before.
+// settings returns the settings of a unit file. The values of a key that appears several times are
+// joined with a space; an empty value removes the earlier ones.
 func settings(t *testing.T, name string) map[string]string {
 	t.Helper()
 	all := map[string]string{}
@@ -51,9 +50,9 @@ func TestUnitFileFitsTheProgram(t *testing.T) {
 	for key, want := range map[string]string{
 		"Type":                     "notify",
 		"RestartPreventExitStatus": fmt.Sprint(exitConfig),
-		"Restart":                  "on-failure", // a drain ends with 0 and stays ended
-		"StartLimitIntervalSec":    "0",          // never given up on
-		"RuntimeDirectoryPreserve": "yes",        // or a stop takes the sockets of the .socket units away
+		"Restart":                  "on-failure", // a drain ends with 0 and is not restarted
+		"StartLimitIntervalSec":    "0",          // never given up
+		"RuntimeDirectoryPreserve": "yes",        // otherwise a stop removes the sockets of the .socket units
 	} {
 		if unit[key] != want {
 			t.Errorf("%s=%s, want %s", key, unit[key], want)
@@ -69,7 +68,7 @@ func TestUnitFileFitsTheProgram(t *testing.T) {
 	if !slices.Equal(args, []string{"-config", defaultConfig}) {
 		t.Errorf("ExecStart has the arguments %q, want -config %s", args, defaultConfig)
 	}
-	// A flag that does not exist would be wrong usage, not a file that is missing.
+	// A flag that does not exist would be a usage error, not a missing file.
 	args[len(args)-1] = filepath.Join(t.TempDir(), "missing.toml")
 	var stderr strings.Builder
 	if code := run(args, &stderr, &stderr); code != exitFailed {
@@ -112,8 +111,8 @@ func TestSocketUnitsFitTheProgram(t *testing.T) {
 	}
 }
 
-// Whoever hardens, or loosens, must be able to see why a line is there: one
-// comment stands above each setting, or above the first of a group that it speaks of.
+// A reader who hardens, or loosens, the unit must see why a line is there: there is a comment above
+// each setting, or above the first of its group.
 func TestEverySettingOfTheServiceHasAComment(t *testing.T) {
 	for _, file := range []string{"edged.service", "redis-socket.conf", "uplink-hub.conf"} {
 		commented := false // by a comment since the last blank line or section
@@ -132,8 +131,8 @@ func TestEverySettingOfTheServiceHasAComment(t *testing.T) {
 
 var selfExplaining = map[string]bool{"Description": true, "Documentation": true, "WantedBy": true}
 
-// install puts the units into a folder of their own, with a program and a
-// configuration that exist: systemd-analyze looks for them.
+// installUnits puts the units into a folder of their own, with a program and a configuration that
+// exist, because systemd-analyze checks them.
 func installUnits(t *testing.T) string {
 	t.Helper()
 	self, err := os.Executable()
@@ -177,8 +176,8 @@ func TestUnitFilesAreGoodForSystemd(t *testing.T) {
 	}
 }
 
-// Debian 12 has systemd 252, which passes over a line that it does not know. The list has what
-// `systemd --dump-configuration-items` of that version prints for these sections.
+// Debian 12 has systemd 252, which ignores lines that it does not know. The list is the output of
+// that version's `systemd --dump-configuration-items` for these sections.
 func TestTheUnitsHaveNoLineThatSystemd252DoesNotKnow(t *testing.T) {
 	known := map[string]bool{} // section and key
 	section := ""
@@ -203,7 +202,7 @@ func TestTheUnitsHaveNoLineThatSystemd252DoesNotKnow(t *testing.T) {
 	}
 }
 
-// Exposure as `systemd-analyze security` counts it, in tenths.
+// Exposure as counted by `systemd-analyze security`, in tenths.
 func TestTheUnitsAreHardened(t *testing.T) {
 	if !haveAnalyze(t) {
 		return

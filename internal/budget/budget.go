@@ -7,8 +7,8 @@ import (
 	"sync"
 )
 
-// Budget is an amount of memory. Its methods may be called from any goroutine; its lock
-// is taken after all others. The nil Budget has no bound.
+// Budget is an amount of memory. Its methods may be called from any goroutine; its lock is the last
+// to be taken. The nil Budget has no bound.
 type Budget struct {
 	mu      sync.Mutex
 	limit   int

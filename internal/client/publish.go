@@ -37,7 +37,7 @@ func (u unconfirmed) Unwrap() error { return u.err }
 
 // Run publishes the messages in order and returns the number sent and the number confirmed. A
 // confirmed message is in the list. Run stops at the first message that is not confirmed; later
-// ones that were sent may or may not be in the list.
+// ones that were sent may be in the list or missing.
 func (p Publication) Run(ctx context.Context) (sent, confirmed int, err error) {
 	if !isName(p.Subject) {
 		return 0, 0, fmt.Errorf("%q is not a valid subject: it must not be empty, nor have spaces or control characters in it", p.Subject)

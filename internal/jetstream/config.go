@@ -81,7 +81,7 @@ const (
 	// minInterval is the shortest ack_wait, backoff and idle_heartbeat. Shorter ones would keep
 	// edged busy for one client; lists have the same bound.
 	minInterval = 100 * time.Millisecond
-	// maxInactiveOfRules is maxInactive for users that may not create durables. nats.go's ordered
+	// maxInactiveOfRules is maxInactive for users without the right to durables. nats.go's ordered
 	// consumers ask for this much.
 	maxInactiveOfRules = 5 * time.Minute
 	// maxConfig is the maximum size in bytes of a configuration in Redis. The ledger's script has

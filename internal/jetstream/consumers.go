@@ -91,7 +91,7 @@ func (r *request) parseCreate(verb string, tokens []string) (q createRequest, _ 
 	return q, nil
 }
 
-// checkRights explains why the client may not have such a consumer.
+// checkRights explains why the client has no right to such a consumer.
 func (r *request) checkRights(cfg *Config) *apiError {
 	if cfg.Durable != "" && !r.client.MayKeep() {
 		return &apiError{403, errBadRequest.ErrCode, "a user with rules needs durables = true in edged's configuration to make durable consumers"}

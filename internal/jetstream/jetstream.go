@@ -12,7 +12,7 @@
 // have asked for (batch.Metered), and hands each run of them to one request, or to the
 // subscriptions of its deliver subject.
 //
-// Requests that need nothing of Redis are answered at once; one goroutine answers all others.
+// Requests that need nothing of Redis are answered at once, the rest by one goroutine.
 // Clients take turns; if too many requests of a client wait, the next one is refused. When a client
 // leaves, its requests are dropped.
 //

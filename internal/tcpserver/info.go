@@ -11,8 +11,7 @@ import (
 // their requests by it, so it is INFO's version. The additions of 2.11 are not supported.
 const natsVersion = "2.10.29"
 
-// info is the content of INFO. Clients take fields such as connect_urls for promises, so no others
-// are sent.
+// info is the content of INFO. Clients take fields such as connect_urls for promises, so no further fields are sent.
 type info struct {
 	ServerID   string `json:"server_id"`
 	ServerName string `json:"server_name"`

@@ -232,8 +232,7 @@ func TestDeniedSubjectsAreTakenOutOfAWiderSubscription(t *testing.T) {
 	c.sync()
 }
 
-// The daemon's own answers do not carry a user's payload to a subject to which the user may not
-// publish.
+// The daemon's own answers do not carry a user's payload to a subject that the user has no right to publish to.
 func TestRepliesOfTheDaemonReachOnlyWhoMayBePublishedTo(t *testing.T) {
 	t.Parallel()
 	_, addr, _, _ := withRules(t, auth.Rules{Allow: []string{"edged.echo", "open"}}, auth.Rules{})
@@ -699,8 +698,7 @@ func (s *slow) Read(p []byte) (int, error) {
 	return s.Conn.Read(p[:min(len(p), 1000)])
 }
 
-// TestTLSClientThatReadsSlowlyGetsEverything checks that a write that a deadline interrupted goes
-// on where it stopped.
+// TestTLSClientThatReadsSlowlyGetsEverything checks that a write goes on after a deadline interrupted it.
 func TestTLSClientThatReadsSlowlyGetsEverything(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -146,7 +146,7 @@ type Server struct {
 	router    *router
 	services  *services
 	sinks     map[string]*Sink // those with a literal subject
-	wildSinks []*Sink          // all others
+	wildSinks []*Sink          // sinks with a pattern
 	chunks    sync.Pool        // of *[chunkSize]byte
 	inputs    inputs
 	writers   sync.Pool      // of *writer
@@ -190,10 +190,10 @@ type Stats struct {
 	SlowConsumers   uint64 `json:"slow_consumers"`   // clients cut off: more than MaxPending was queued
 	OverMemory      uint64 `json:"over_memory"`      // clients cut off: they held most when the Budget was used up
 	Stuck           uint64 `json:"stuck"`            // clients cut off: items were not confirmed in time, see ReceiptTimeout
-	Lagged          uint64 `json:"lagged"`           // clients cut off: they were too far behind other consumers, see CutOff
+	Lagged          uint64 `json:"lagged"`           // clients cut off: they lagged too far, see CutOff
 	Stale           uint64 `json:"stale"`            // clients cut off: PINGs were not answered
 	ConnectTimeouts uint64 `json:"connect_timeouts"` // clients that were not authenticated in time
-	Yielded         uint64 `json:"yielded"`          // clients cut off: not authenticated while new clients needed places
+	Yielded         uint64 `json:"yielded"`          // clients cut off: not authenticated, and places were needed
 	Crowded         uint64 `json:"crowded"`          // clients refused: too many waited for a password's comparison or a TLS handshake
 	Abandoned       uint64 `json:"abandoned"`        // clients that left while they waited for one of these
 	ProtocolErrors  uint64 `json:"protocol_errors"`  // clients disconnected for violating the protocol
@@ -224,7 +224,7 @@ type ClientInfo struct {
 	BytesIn       uint64    `json:"bytes_in"`
 	BytesOut      uint64    `json:"bytes_out"`
 	Active        time.Time `json:"last_activity"`         // of either side, without PING and PONG
-	RTT           float64   `json:"rtt_seconds"`           // from the last PING and the items before it to its PONG; 0: unknown
+	RTT           float64   `json:"rtt_seconds"`           // of the last PING and the items before it; 0: unknown
 	TLSVersion    string    `json:"tls_version,omitempty"` // "1.3"
 	TLSCipher     string    `json:"tls_cipher,omitempty"`
 }

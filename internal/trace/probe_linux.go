@@ -302,7 +302,7 @@ func synchronized() (yes, known bool) {
 	if state, err := unix.Adjtimex(&unix.Timex{}); err == nil {
 		return state != unix.TIME_ERROR, true
 	}
-	// The unit may not ask the kernel. systemd-timesyncd leaves a file when it has the time.
+	// The unit is not allowed to ask the kernel. systemd-timesyncd leaves a file when it has the time.
 	if _, err := os.Stat("/run/systemd/timesync/synchronized"); err == nil {
 		return true, true
 	}

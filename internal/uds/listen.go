@@ -26,8 +26,8 @@ import (
 // path at a time, one succeeds. The listener removes its file when it is closed, unless another
 // file has replaced it.
 //
-// The file is given to the named group. If there is no such group, or this process may not give
-// files to it, the file keeps its group.
+// The file is given to the named group. If there is no such group, or this process has no right to
+// give files to it, the file keeps its group.
 func Listen(path string, mode fs.FileMode, group string) (net.Listener, error) {
 	ln := &listener{path: path, mode: mode, group: group}
 	err := ln.open()

@@ -75,7 +75,7 @@ func (l *fakeList) renew() {
 	l.mu.Unlock()
 }
 
-// save is the script: it writes the ledger and removes what is finished.
+// save is the script: it writes the ledger and removes finished items.
 func (l *fakeList) save() {
 	l.saved, l.buried = l.acked.Clone(), maps.Clone(l.dead)
 	for l.first < l.acked.Floor() && len(l.items) > 0 {

@@ -82,7 +82,7 @@ func (w *world) fault() fault {
 	return []fault{cutBefore, cutAfter, cutLate, swallowAck}[rand.IntN(4)]
 }
 
-// step does something at random.
+// step carries out a random step.
 func (w *world) step() {
 	i := w.r.IntN(len(w.lists))
 	l := w.lists[i]

@@ -4,8 +4,8 @@
 // sends them in list order, those of lists of a lower class first. It confirms an item when the hub
 // has it and all items before it. Redis is the only store: while the link is down no more than the
 // window is held, and the lists wait. After each break the hub is asked for the newest item of a
-// list that it has. Items that it provably has are confirmed and not sent again; all others are
-// sent from the oldest unconfirmed one on. So each item reaches the hub once and in order while
+// list that it has. Items that it provably has are confirmed and not sent again; all other items
+// are sent from the oldest unconfirmed one on. So each item reaches the hub once and in order while
 // Redis keeps its data, and at least once after Redis has lost some.
 //
 // Run is one goroutine. It starts one more for each link, which waits for confirmations, and one
