@@ -16,7 +16,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// What the figures are is nobody's business here: the machine is busy with tests.
+// The values do not matter here, because the machine is busy with tests.
 func TestEveryMeasurementHasFigures(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "quick.json")
 	var table bytes.Buffer
@@ -235,8 +235,8 @@ func TestTheClientRefusesWhatIsNoMessage(t *testing.T) {
 	}
 }
 
-// BenchmarkConsume is what the client costs for a message, which should be little
-// beside what a server does for it.
+// BenchmarkConsume measures the client's cost of a message, which should be small compared with the
+// server's.
 func BenchmarkConsume(b *testing.B) {
 	const messages = 1000
 	stream := bytes.Repeat([]byte("MSG events 1 256\r\n"+strings.Repeat("x", itemSize)+"\r\n"), messages)

@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// drain is how long it takes from SIGTERM until so many clients know that edged
-// is going, and until it has gone. The clients close as soon as they know.
+// drain measures the time from SIGTERM until all clients know that edged is shutting down, and
+// until it has ended. The clients close as soon as they know.
 func drain(clients int) run {
 	return func(ctx context.Context, l *lab) ([]figure, error) {
 		server, err := edged("received")(ctx, l)
@@ -23,7 +23,7 @@ func drain(clients int) run {
 		}
 		defer closeAll(crowd)
 		begin := time.Now()
-		var told atomic.Int64 // when the last client was
+		var told atomic.Int64 // when the last client was told
 		if err := server.Signal(syscall.SIGTERM); err != nil {
 			return nil, err
 		}

@@ -1,19 +1,18 @@
-// Bench measures edged beside what stands next to it: a relay that people write in
-// an afternoon (baseline.py), nats-server, and for each thing that edged does what
-// Redis and its libraries do alone, which is the floor.
+// Bench compares edged with its alternatives: a relay that takes an afternoon to write
+// (baseline.py), nats-server, and for each task of edged the same task done by Redis and its
+// libraries alone, which is the floor.
 //
 //	cd bench && go run . [-run REGEXP] [-rounds N] [-items N] [-quick] [-json FILE]
 //	cd bench && go run . -benchfmt FILE
 //	cd bench && go run . -costs [-run REGEXP] [-rounds N] [-quick] [-json FILE]
 //	cd bench && go run . -model FILE
 //
-// It builds and starts all programs itself, on loopback and Unix sockets. In each
-// round it runs every measurement once, so that what slows the machine down for a
-// while hits all of them; the table shows the medians over the rounds, and beside
-// them how they stand to the targets. Ratios travel to other machines, absolute
-// figures do not. docs/PERFORMANCE.md says how to read it.
+// It builds and starts all programs itself, on loopback and Unix sockets. In each round it runs
+// every measurement once, so that a slow phase of the machine affects all of them. The table shows
+// the medians over the rounds, and how they compare with the targets. Ratios are valid on other
+// machines, absolute figures are not. docs/PERFORMANCE.md says how to read it.
 //
-// What is measured is in table.go, one line each.
+// The measurements are in table.go, one line each.
 package main
 
 import (
@@ -35,7 +34,7 @@ import (
 //go:embed baseline.py
 var baseline []byte
 
-// patience is how long one measurement may take.
+// patience bounds the time of one measurement.
 const patience = 3 * time.Minute
 
 func main() {
@@ -56,7 +55,7 @@ func main() {
 		fmt.Fprintln(os.Stderr, "bench: it takes no arguments, and at least one round")
 		os.Exit(2)
 	}
-	// SIGPIPE too, or the end of a pager would leave servers behind.
+	// SIGPIPE too, or the end of a pager would leave servers running.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGPIPE)
 	var err error
 	switch {
@@ -90,8 +89,8 @@ func (o options) measurements() []measurement {
 	return measurements
 }
 
-// bench measures, and prints the table. Where something fails, or ctx is done, it
-// prints what it has by then.
+// bench measures, and prints the table. If a measurement fails, or ctx is done, it prints the
+// results so far.
 func bench(ctx context.Context, out, progress io.Writer, opts options) error {
 	if opts.quick {
 		opts.rounds = 1
