@@ -32,12 +32,12 @@ func main() {
 		if err != nil {
 			log.Fatal("subscribe: ", err)
 		}
-		// nats.go confirms what it has queued here, and drops what is over this limit.
+		// nats.go confirms the items that it has queued here, and drops those beyond this limit.
 		sub.SetPendingLimits(-1, -1)
 	}
 	stop := make(chan os.Signal, 1)
 	signal.Notify(stop, syscall.SIGINT, syscall.SIGTERM)
 	<-stop
-	nc.Drain() // prints what has come, then closes
+	nc.Drain() // prints the items received so far, then closes
 	<-closed
 }

@@ -20,7 +20,7 @@ import (
 
 const token = "barley"
 
-// What an operator does so that clients of other machines reach the box.
+// The operator's step that lets clients of other machines reach the box.
 const letOthersIn = `printf '[Socket]\nListenStream=\nListenStream=4222\n' | install -D -m 644 /dev/stdin /etc/systemd/system/edged.socket.d/override.conf
 	echo ` + token + ` | install -m 640 -g edged /dev/stdin /etc/edged/token
 	printf '[tcp.auth]\ntoken_file = "/etc/edged/token"\n' >>/etc/edged/edged.toml
@@ -29,7 +29,7 @@ const letOthersIn = `printf '[Socket]\nListenStream=\nListenStream=4222\n' | ins
 	systemctl stop edged.socket edged-control.socket edged-status.socket edged.service
 	systemctl start edged.socket edged-control.socket edged-status.socket edged.service`
 
-// The parts share the box, and each begins as the one before it has left it.
+// The parts share the box, and each begins in the state that the previous one left.
 func TestABoxDoesAsTheDocumentSays(t *testing.T) {
 	b := &box{disk: filepath.Join(t.TempDir(), "disk")}
 	t.Cleanup(b.cutPower)
@@ -57,7 +57,7 @@ func TestABoxDoesAsTheDocumentSays(t *testing.T) {
 	}
 }
 
-// commands are those of docs/DEPLOY.md that follow a line, to the end of the block.
+// commands returns those in docs/DEPLOY.md that follow a line, to the end of the block.
 func commands(t *testing.T, line string) string {
 	t.Helper()
 	doc, err := os.ReadFile(filepath.Join("..", "..", "docs", "DEPLOY.md"))

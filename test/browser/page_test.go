@@ -13,7 +13,7 @@ import (
 	"github.com/chromedp/chromedp/kb"
 )
 
-// examples are the states that the page is looked at in.
+// examples are the states in which the page is checked.
 var examples = map[string]*example{
 	"well": {history: true},
 	"new":  {},
@@ -24,7 +24,7 @@ var examples = map[string]*example{
 	}},
 }
 
-// stateOf has the headline of each.
+// stateOf has the headline of each state.
 var stateOf = map[string]string{"well": "Everything is well", "new": "Everything is well", "bad": "Not well", "drain": "Draining"}
 
 func TestThePageFitsPhonesAndDesktopsInBothThemes(t *testing.T) {
@@ -42,7 +42,7 @@ func TestThePageFitsPhonesAndDesktopsInBothThemes(t *testing.T) {
 				p.picture(name + "-" + l.String())
 				p.wantAccessible(string(axe))
 				p.wantNoOverflow()
-				p.show(look{width: 320, height: 600}) // the narrowest screen that WCAG asks for
+				p.show(look{width: 320, height: 600}) // the narrowest screen that WCAG requires
 				p.wantNoOverflow()
 			})
 		}
@@ -162,7 +162,7 @@ func TestMotionStopsForThoseWhoAskForIt(t *testing.T) {
 	}
 }
 
-// A browser gives up a stream that is refused, and does not tell the page why.
+// A browser gives up a refused stream, and does not tell the page why.
 func TestThePageSaysThatAPasswordIsMissingAndComesBack(t *testing.T) {
 	e := &example{}
 	p := open(t, e.serve(t), looks[0], true)

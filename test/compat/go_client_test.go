@@ -16,8 +16,8 @@ import (
 	"github.com/nats-io/nats.go/micro"
 )
 
-// goScenarios are what the official Go client is seen to do. A scenario fails
-// where something is wrong with any server, and returns what may differ.
+// goScenarios are scenarios with the official Go client. A scenario fails if something is wrong
+// with any server, and returns the observations that may differ.
 var goScenarios = []struct {
 	name     string
 	run      func(t *testing.T, s *server) (saw string)
@@ -92,8 +92,8 @@ func TestTheGoClientSeesNoOtherServer(t *testing.T) {
 	}
 }
 
-// connect connects and closes with the test. What the library reports by itself
-// fails the test, unless the options handle it.
+// connect connects and closes with the test. An error that the library reports by itself fails the
+// test, unless the options handle it.
 func connect(t testing.TB, s *server, opts ...nats.Option) *nats.Conn {
 	t.Helper()
 	nc, err := tryConnect(t, s, opts...)
@@ -115,7 +115,7 @@ func tryConnect(t testing.TB, s *server, opts ...nats.Option) (*nats.Conn, error
 	return nc, err
 }
 
-// subscribe returns when the subscription stands. An empty queue is none.
+// subscribe returns when the server has the subscription. An empty queue is none.
 func subscribe(t *testing.T, nc *nats.Conn, subject, queue string) *nats.Subscription {
 	t.Helper()
 	sub, err := nc.QueueSubscribeSync(subject, queue)
@@ -129,8 +129,8 @@ func subscribe(t *testing.T, nc *nats.Conn, subject, queue string) *nats.Subscri
 	return sub
 }
 
-// flush returns when the server has obeyed all that nc sent, and nc has all that
-// the server had for it then.
+// flush returns when the server has handled everything that nc sent, and nc has everything that the
+// server had for it then.
 func flush(t *testing.T, nc *nats.Conn) {
 	t.Helper()
 	if err := nc.FlushTimeout(patience); err != nil {
@@ -149,7 +149,7 @@ func publish(t *testing.T, nc *nats.Conn, subject string, payloads ...string) {
 	flush(t, nc)
 }
 
-// received is what has come to a subscription by now.
+// received returns the payloads that a subscription has received so far.
 func received(t *testing.T, nc *nats.Conn, sub *nats.Subscription) (payloads []string) {
 	t.Helper()
 	flush(t, nc)
@@ -168,7 +168,7 @@ func received(t *testing.T, nc *nats.Conn, sub *nats.Subscription) (payloads []s
 	}
 }
 
-// await waits for what a handler of the library says.
+// await waits for a value from a handler of the library.
 func await[T any](t *testing.T, what string, said <-chan T) T {
 	t.Helper()
 	select {
@@ -274,7 +274,7 @@ func autoUnsubscribe(t *testing.T, s *server) string {
 		t.Fatal(err)
 	}
 	publish(t, nc, "news", "1", "2", "3")
-	if err := after.AutoUnsubscribe(1); err != nil { // has had more already
+	if err := after.AutoUnsubscribe(1); err != nil { // it has already received more
 		t.Fatal(err)
 	}
 	publish(t, nc, "news", "4")
@@ -563,7 +563,7 @@ func tooManyConnections(t *testing.T, s *server) string {
 	connect(t, s)
 	connect(t, s)
 	_, err := tryConnect(t, s)
-	broken := &net.OpError{} // -ERR came while the client was still writing
+	broken := &net.OpError{} // -ERR arrived while the client was still writing
 	switch {
 	case err == nil:
 		return "accepted"
@@ -573,7 +573,7 @@ func tooManyConnections(t *testing.T, s *server) string {
 	return err.Error()
 }
 
-// valve is a connection that can be kept from reading.
+// valve is a connection whose reads can be blocked.
 type valve struct {
 	net.Conn
 	open chan struct{}
@@ -587,7 +587,7 @@ func (v *valve) Read(b []byte) (int, error) {
 func (v *valve) Dial(network, address string) (net.Conn, error) {
 	conn, err := net.Dial(network, address)
 	if v.Conn != nil || err != nil {
-		return conn, err // it is back
+		return conn, err // the connection is back
 	}
 	v.Conn = conn
 	return v, nil
@@ -655,7 +655,7 @@ func services(t *testing.T, s *server) string {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { svc.Stop() })
-		flush(t, theirs) // its subscriptions stand
+		flush(t, theirs) // the server has its subscriptions
 	}
 	var saw []string
 	for _, payload := range []string{"1", ""} {

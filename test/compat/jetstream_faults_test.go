@@ -14,8 +14,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// A program consumes in one of these ways. It begins in start, hands each item to
-// came, acknowledges it if owes is set, and ends with the test.
+// ways are the ways in which a program consumes. It begins in start, passes each item to came,
+// acknowledges it if owes is set, and ends with the test.
 var ways = []struct {
 	name  string
 	start func(t *testing.T, s *stream, came func(item string))
@@ -60,8 +60,8 @@ func TestConsumingGoesOnAfterARestart(t *testing.T) {
 	}
 }
 
-// acrossRestart wants each item at least once. A program that owes nothing gets
-// each once, in order.
+// acrossRestart expects each item at least once. A program that owes nothing gets each item once,
+// in order.
 func acrossRestart(t *testing.T, s *stream, start func(*testing.T, *stream, func(string)), owes bool, restart func()) string {
 	const n = 600
 	want := numbered(n)
@@ -115,7 +115,7 @@ func lastingJetStream(t *testing.T, s *stream) jetstream.JetStream {
 	return js
 }
 
-// durable survives, and redelivers soon if an acknowledgement is lost.
+// durable outlives its clients, and redelivers soon if an acknowledgement is lost.
 var durable = jetstream.ConsumerConfig{Durable: "worker", AckPolicy: jetstream.AckExplicitPolicy, AckWait: 2 * time.Second}
 
 func logErrors(t *testing.T) jetstream.ConsumeErrHandler {
@@ -126,7 +126,7 @@ func startConsume(t *testing.T, s *stream, came func(string)) {
 	c := newConsumer(t, lastingJetStream(t, s), durable)
 	running, err := c.Consume(func(m jetstream.Msg) {
 		came(string(m.Data()))
-		m.Ack() // fails while there is no connection: the item comes again
+		m.Ack() // fails without a connection: then the item comes again
 	}, jetstream.PullMaxMessages(50), logErrors(t))
 	if err != nil {
 		t.Fatal(err)
@@ -170,7 +170,7 @@ func startNext(t *testing.T, s *stream, came func(string)) {
 	ctx, cancel := context.WithCancel(context.Background())
 	inBackground(t, cancel, func() bool {
 		m, err := c.Next(jetstream.FetchContext(ctx), jetstream.FetchHeartbeat(500*time.Millisecond))
-		if err == nil { // else the next one goes on
+		if err == nil { // otherwise the next one goes on
 			came(string(m.Data()))
 			m.Ack()
 		}
@@ -178,8 +178,7 @@ func startNext(t *testing.T, s *stream, came func(string)) {
 	})
 }
 
-// inBackground repeats step until it returns false. At the end of the test it is
-// told to stop.
+// inBackground repeats step until it returns false. At the end of the test it calls stop.
 func inBackground(t *testing.T, stop func(), step func() bool) {
 	ended := make(chan bool)
 	go func() {
@@ -313,7 +312,7 @@ func startOlderOrdered(t *testing.T, s *stream, came func(string)) {
 	}
 }
 
-// faultScenarios acknowledge items that came before a fault.
+// faultScenarios acknowledge, after a fault, items that came before it.
 var faultScenarios = []scenario{
 	{name: "an acknowledgement after a reconnect", run: acknowledgeAfter(reconnecting)},
 	{name: "an acknowledgement after a restart of the server", run: acknowledgeAfter(restarting), differs: &difference{
@@ -342,8 +341,7 @@ func restarting(t *testing.T, s *stream, _ *nats.Conn, back <-chan bool) {
 	await(t, "it is connected again", back)
 }
 
-// acknowledgeAfter acknowledges one of two items after a fault. The other one comes
-// again.
+// acknowledgeAfter acknowledges one of two items after a fault. The other item comes again.
 func acknowledgeAfter(fault func(t *testing.T, s *stream, nc *nats.Conn, back <-chan bool)) func(*testing.T, *stream) string {
 	return func(t *testing.T, s *stream) string {
 		back := make(chan bool, 10)
@@ -376,8 +374,8 @@ func acknowledgeElsewhere(t *testing.T, s *stream) string {
 	return standing(t, c)
 }
 
-// survives acknowledges two of four items, above and below one that is owed, before a
-// restart. The rest come again.
+// survives acknowledges two of four items, above and below an owed one, before a restart. The rest
+// come again.
 func survives(t *testing.T, s *stream) string {
 	c := consume(t, s, durable)
 	s.push(numbered(10)...)

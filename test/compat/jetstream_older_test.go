@@ -13,8 +13,7 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// olderScenarios use the JetStream context of the package nats itself, which most
-// programs were written for.
+// olderScenarios use the JetStream context of the package nats itself, which most programs use.
 var olderScenarios = []scenario{
 	{name: "PullSubscribe", run: olderPull},
 	{name: "PullSubscribe to a consumer that is there", run: olderBind},
@@ -131,7 +130,7 @@ func olderPull(t *testing.T, s *stream) string {
 	_, err = sub.Fetch(1, nats.MaxWait(50*time.Millisecond))
 	saw = append(saw, fmt.Sprint(err), olderStanding(t, js, "worker"))
 
-	// It made the consumer, and deletes it.
+	// The subscription made the consumer, and deletes it.
 	if err := sub.Unsubscribe(); err != nil {
 		t.Error(err)
 	}

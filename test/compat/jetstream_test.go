@@ -16,8 +16,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// scenario is a program that consumes a stream. It fails if something is wrong with
-// any server, and returns the observations that may differ.
+// scenario is a program that consumes a stream. It fails if something is wrong with any server, and
+// returns the observations that may differ.
 type scenario struct {
 	name     string
 	run      func(t *testing.T, s *stream) (saw string)
@@ -190,7 +190,7 @@ func administerConsumers(t *testing.T, s *stream) string {
 	return strings.Join(saw, "; ")
 }
 
-// wrongConsumers asks for consumers that contradict themselves.
+// wrongConsumers asks for consumers with contradictory configurations.
 func wrongConsumers(t *testing.T, s *stream) string {
 	js, _ := jetStreamOf(t, s)
 	start := time.Now()
@@ -238,7 +238,7 @@ func consumerInfo(t *testing.T, s *stream) string {
 		info.Stream, info.Name, g.Description, g.FilterSubject, g.AckPolicy, g.AckWait, g.DeliverPolicy, g.MaxDeliver, g.MaxAckPending,
 		g.MaxWaiting, g.MaxRequestBatch, g.MaxRequestExpires, g.Metadata["team"])}
 
-	// Fields that are left out get their defaults.
+	// Omitted fields get their defaults.
 	info = newConsumer(t, js(t, s), jetstream.ConsumerConfig{Durable: "other"}).CachedInfo()
 	g = info.Config
 	saw = append(saw, fmt.Sprintf("ack %v within %v, deliver %v, at most %d times, %d owed, %d waiting, inactive for %v, replay %v",
@@ -262,7 +262,7 @@ func js(t *testing.T, s *stream) jetstream.JetStream {
 
 var explicitWorker = jetstream.ConsumerConfig{Durable: "worker", AckPolicy: jetstream.AckExplicitPolicy, AckWait: 10 * patience}
 
-// short has an ack_wait that a test can wait for.
+// short sets an ack_wait for which a test can wait.
 func short(config jetstream.ConsumerConfig) jetstream.ConsumerConfig {
 	config.AckWait = 100 * time.Millisecond
 	return config
@@ -278,7 +278,7 @@ func fetching(t *testing.T, s *stream) string {
 	}
 	acknowledge(t, msgs...)
 
-	// Fewer than it asks for: it waits for the rest, and ends when its time is over.
+	// Fewer items than requested: it waits for the rest, and ends when its time is over.
 	batch, err := c.Fetch(10, jetstream.FetchMaxWait(300*time.Millisecond))
 	few, err := all(batch, err)
 	saw += fmt.Sprintf("; %s, %v", describe(t, few...), err)
@@ -313,7 +313,7 @@ func nextItem(t *testing.T, s *stream) string {
 	_, err := c.Next(jetstream.FetchMaxWait(50 * time.Millisecond))
 	saw := fmt.Sprint(err)
 
-	// A pull that waits gets an item that comes.
+	// A waiting pull gets an item that arrives later.
 	came := make(chan jetstream.Msg, 1)
 	go func() {
 		m, err := c.Next(jetstream.FetchMaxWait(patience))
@@ -338,7 +338,7 @@ func awaitPull(t *testing.T, c jetstream.Consumer, n int) {
 	})
 }
 
-// consuming takes more items than a pull asks for, some of which come while it runs.
+// consuming takes more items than a pull requests, some of which arrive while it runs.
 func consuming(t *testing.T, s *stream) string {
 	const n = 3000
 	c := consume(t, s, explicitWorker)
@@ -419,7 +419,7 @@ func messages(t *testing.T, s *stream) string {
 	return strings.Join(saw, "; ")
 }
 
-// sharing is one durable consumer with two programs.
+// sharing uses one durable consumer in two programs.
 func sharing(t *testing.T, s *stream) string {
 	const n = 400
 	a := consume(t, s, explicitWorker)
@@ -475,7 +475,7 @@ func doubleAcknowledgement(t *testing.T, s *stream) string {
 	return strings.Join(append(saw, fmt.Sprint(m.Nak()), standing(t, c)), "; ")
 }
 
-// rawAcknowledgements sends the payloads that libraries send, and others.
+// rawAcknowledgements sends the payloads of libraries, and further ones.
 func rawAcknowledgements(t *testing.T, s *stream) string {
 	js, nc := jetStreamOf(t, s)
 	c := newConsumer(t, js, explicitWorker)
@@ -541,7 +541,7 @@ func givingUpWithReason(t *testing.T, s *stream) string {
 	return fmt.Sprintf("%s; then %q", standing(t, c), items(rest(t, c)))
 }
 
-// inProgress holds an item while another one of the same age is redelivered.
+// inProgress holds an item while another of the same age is redelivered.
 func inProgress(t *testing.T, s *stream) string {
 	config := explicitWorker
 	config.AckWait = 2 * time.Second
@@ -622,7 +622,7 @@ func maxAckPending(t *testing.T, s *stream) string {
 	}
 	saw := []string{fmt.Sprintf("%q", items(few)), standing(t, c)}
 
-	// A pull that waits goes on when an item is acknowledged.
+	// A waiting pull goes on when an item is acknowledged.
 	came := make(chan jetstream.Msg, 1)
 	go func() {
 		m, err := c.Next(jetstream.FetchMaxWait(patience))
@@ -732,8 +732,8 @@ func tooManyPulls(t *testing.T, s *stream) string {
 		t.Fatal(err)
 	}
 	awaitPull(t, c, 1)
-	// One that wants heartbeats, as those of 10 s and more do, is not refused: its
-	// library misses them.
+	// A pull with heartbeats, which a time of 10 s or more has, is not refused: its library misses
+	// them.
 	second, err := all(c.Fetch(1, jetstream.FetchMaxWait(9*time.Second)))
 	s.push("a")
 	msgs, firstErr := all(first, nil)
@@ -764,8 +764,9 @@ func tooLargePull(t *testing.T, s *stream) string {
 	return strings.Join(saw, "; ")
 }
 
-// rawPulls sends the requests that libraries send, and others, and notes the items and the status
-// that end each. nats.py asks for items that are there now, and waits for the first one if there is none.
+// rawPulls sends the requests of libraries, and further ones, and records the items and the status
+// that ends each. nats.py requests items that are available now, and waits for the first one if
+// there is none.
 func rawPulls(t *testing.T, s *stream) string {
 	js, nc := jetStreamOf(t, s)
 	c := newConsumer(t, js, explicitWorker)
@@ -775,7 +776,7 @@ func rawPulls(t *testing.T, s *stream) string {
 	for _, pull := range []struct {
 		there   int // items
 		request string
-		gets    int // items that end it; else a status does
+		gets    int // items that end it; 0: a status ends it
 	}{
 		{2, "", 1}, {0, "1", 1}, {3, "3", 3}, {1, "{}", 1}, {1, `{"batch":0}`, 1},
 		{0, `{"batch":3,"no_wait":true}`, 0},
@@ -806,7 +807,7 @@ func rawPulls(t *testing.T, s *stream) string {
 		saw = append(saw, fmt.Sprintf("%q: %d %s", pull.request, got, status))
 	}
 
-	// One that would wait for the first item ends with it.
+	// A pull that would wait for the first item ends with it.
 	if err := nc.PublishRequest("$JS.API.CONSUMER.MSG.NEXT.events.worker", inbox, fmt.Appendf(nil, `{"batch":3,"no_wait":true,"expires":%d}`, patience)); err != nil {
 		t.Fatal(err)
 	}
@@ -978,7 +979,7 @@ func getMsg(t *testing.T, s *stream) string {
 	note(events.GetLastMsgForSubject(t.Context(), "events"))
 	note(events.GetLastMsgForSubject(t.Context(), "others"))
 
-	// The library uses direct gets if the stream allows them. Older ones ask this way.
+	// The library uses direct gets if the stream allows them. Older versions use this request.
 	for _, request := range []string{`{"seq": 2}`, `{"last_by_subj": "events"}`, `{"seq": 9}`, `{}`} {
 		answer, err := nc.Request("$JS.API.STREAM.MSG.GET.events", []byte(request), patience)
 		if err != nil {
@@ -1029,7 +1030,7 @@ func emptied(t *testing.T, s *stream) string {
 	}
 	redistest.Eventually(t, "nothing is left", func() bool { return s.left() == 0 })
 
-	// A consumer that comes later finds only what comes later.
+	// A consumer that is made later gets later items only.
 	third := newConsumer(t, js, jetstream.ConsumerConfig{Durable: "third", AckPolicy: jetstream.AckExplicitPolicy})
 	s.push("new")
 	return saw + "; " + describe(t, next(t, third))

@@ -10,13 +10,13 @@ import (
 	"testing"
 )
 
-// rawScenarios are what a client gets that sends these bytes after its first
-// PONG: what libraries don't send, and people and broken programs do.
+// rawScenarios are bytes that a client sends after its first PONG, with the answers. Libraries do
+// not send such bytes, but people and broken programs do.
 var rawScenarios = []struct {
 	name    string
-	connect string // options in place of the usual ones
+	connect string // options instead of the usual ones
 	send    string
-	ends    bool // the connection
+	ends    bool // the connection ends
 	differs *difference
 }{
 	{name: "an unknown verb", send: "EHLO box\r\n", ends: true},
@@ -73,7 +73,7 @@ var rawScenarios = []struct {
 	}},
 }
 
-// saysWhy is where nats-server closes the connection without a word.
+// saysWhy is a difference if nats-server closes the connection without a message.
 func saysWhy(text string) *difference {
 	return &difference{
 		saw:     fmt.Sprintf("%q, closed", "-ERR '"+text+"'\r\n"),
@@ -95,7 +95,7 @@ func TestRawBytesGetTheSameAnswers(t *testing.T) {
 	}
 }
 
-// answersTo is what comes after the first PONG.
+// answersTo returns the answer after the first PONG.
 func answersTo(t *testing.T, s *server, connect, send string, ends bool) string {
 	c := dialRaw(t, s.tcp)
 	defer c.Close()
@@ -106,7 +106,7 @@ func answersTo(t *testing.T, s *server, connect, send string, ends bool) string 
 	if ends {
 		c.send([]byte(send))
 		all, err := io.ReadAll(c.r)
-		if err != nil && !errors.Is(err, syscall.ECONNRESET) { // it did not read all
+		if err != nil && !errors.Is(err, syscall.ECONNRESET) { // it did not read everything
 			t.Errorf("%s does not close the connection: %v", s.kind, err)
 		}
 		return fmt.Sprintf("%q, closed", all)

@@ -22,8 +22,8 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// In settings FILES is a folder with a token, a password, certificates and their
-// keys: see writeFiles.
+// FILES in settings is a folder with a token, a password, certificates and their keys: see
+// writeFiles.
 var (
 	withToken = settings{
 		edged:      `tcp.auth.token_file = "FILES/token"`,
@@ -73,7 +73,7 @@ func users(t *testing.T, s *server) string {
 	}, "; ")
 }
 
-// attempt says how connecting goes.
+// attempt describes the outcome of connecting.
 func attempt(t *testing.T, s *server, what string, opts ...nats.Option) string {
 	nc, err := tryConnect(t, s, append(opts, nats.NoReconnect())...)
 	if err != nil {
@@ -87,7 +87,7 @@ func permissions(t *testing.T, s *server) string {
 	var saw []string
 	nc := connect(t, s, nats.UserInfo("reader", "open barley"),
 		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
-	var last error // handlers are called some time; this one is there when flush returns
+	var last error // handlers are called at any time; this one has been when flush returns
 	refusal := func(what string) {
 		t.Helper()
 		flush(t, nc)
@@ -111,7 +111,7 @@ func permissions(t *testing.T, s *server) string {
 	return strings.Join(saw, "; ")
 }
 
-// givingUp is what the client does with a wrong token: twice refused, it stays away.
+// givingUp describes a client with a wrong token: refused twice, it stays away.
 func givingUp(t *testing.T, s *server) string {
 	closed := make(chan error, 1)
 	connect(t, s, nats.Token("wrong"), nats.RetryOnFailedConnect(true),
@@ -150,7 +150,7 @@ func clientCertificates(t *testing.T, s *server) string {
 	}
 	return strings.Join([]string{
 		attempt(t, s, "a certificate", ca, certificate("client")),
-		refused("none", ca), // in words of the TLS library, if they come in time
+		refused("none", ca), // in words of the TLS library, if they arrive in time
 		refused("of another authority", ca, certificate("stranger")),
 	}, "; ")
 }
@@ -159,7 +159,7 @@ func handshakeFirst(t *testing.T, s *server) string {
 	return attempt(t, s, "handshake first", nats.RootCAs(filepath.Join(binaries, "ca.pem")), nats.TLSHandshakeFirst())
 }
 
-// writeFiles writes what settings call FILES, once.
+// writeFiles writes the files in FILES, once.
 var writeFiles = sync.OnceValue(func() error {
 	write := func(name string, data []byte) error {
 		return os.WriteFile(filepath.Join(binaries, name), data, 0o600)
@@ -182,7 +182,7 @@ var writeFiles = sync.OnceValue(func() error {
 	)
 })
 
-// authority issues certificates that are good for a day, at 127.0.0.1.
+// authority issues certificates that are valid for a day, for 127.0.0.1.
 type authority struct {
 	certificate *x509.Certificate
 	key         *ecdsa.PrivateKey

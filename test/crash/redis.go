@@ -13,13 +13,13 @@ import (
 	"time"
 )
 
-// redis is a redis-server process with a connection to it. It listens on a Unix
-// socket only, and saves nothing.
+// redis is a redis-server process with a connection to it. It listens on a Unix socket only, and
+// saves nothing.
 type redis struct {
 	socket string
 	cmd    *exec.Cmd
 
-	mu   sync.Mutex // guards the fields below: held for the time of a command
+	mu   sync.Mutex // guards the fields below: held during a command
 	conn net.Conn
 	in   *bufio.Reader
 }
@@ -46,7 +46,7 @@ func startRedis(folder string) (*redis, error) {
 
 func (r *redis) address() string { return "unix://" + r.socket }
 
-// do sends a command that is answered with one line, and returns that.
+// do sends a command with a one-line answer, and returns that answer.
 func (r *redis) do(args ...string) (string, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

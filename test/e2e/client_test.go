@@ -10,7 +10,7 @@ import (
 	"edged/internal/redistest"
 )
 
-// startPlainSub starts `edged sub` with its arguments, and it connects again.
+// startPlainSub starts `edged sub` with its arguments; it reconnects.
 func startPlainSub(t *testing.T, d *daemon, args ...string) *printer {
 	t.Helper()
 	return startSub(t, d, slices.Concat([]string{"-reconnect=true"}, args)...)
@@ -19,7 +19,7 @@ func startPlainSub(t *testing.T, d *daemon, args ...string) *printer {
 func TestEdgedSubOutlivesADaemonThatIsKilledAndLosesNoLine(t *testing.T) {
 	const n, kills = 60_000, 3
 	r := redistest.Start(t)
-	d := startEdged(t, r, `delivery.rejoin_grace = "0s"`) // else the items delivered in it come again after a kill
+	d := startEdged(t, r, `delivery.rejoin_grace = "0s"`) // otherwise items delivered in it come again after a kill
 	sub := startPlainSub(t, d, "events")
 	r.Push("events", numbers(0, n)...)
 	for i := range kills {

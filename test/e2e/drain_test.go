@@ -31,8 +31,8 @@ var waysToDrain = []struct {
 	}},
 }
 
-// On lame duck mode these clients do what an application should: take what is on
-// its way, and leave. Nothing bounds the drain but that they do.
+// In lame duck mode these clients do as an application should: take the items in flight, and leave.
+// Nothing else bounds the drain.
 func TestClientsThatAreToldToLeaveTakeWhatIsOnItsWay(t *testing.T) {
 	t.Parallel()
 	const n = 20_000
@@ -95,8 +95,8 @@ func TestClientsThatAreToldToLeaveTakeWhatIsOnItsWay(t *testing.T) {
 	}
 }
 
-// finishedAndLeft is how many items of a list are finished, by the ledger, and still there:
-// a member of a group has not confirmed one before them.
+// finishedAndLeft returns how many items of a list are finished, according to the ledger, but still
+// there because a member of a group has not confirmed an earlier one.
 func finishedAndLeft(t *testing.T, r *redistest.Server, list string) int {
 	t.Helper()
 	text, err := r.Client().HGet(t.Context(), "{"+list+"}:edged", "finished").Result()
@@ -110,7 +110,7 @@ func finishedAndLeft(t *testing.T, r *redistest.Server, list string) int {
 	return int(finished.Count() - finished.Floor())
 }
 
-// inBoth is how many of the items left in a list came to somebody.
+// inBoth returns how many of the items left in a list reached a client.
 func inBoth(left []string, came ...[]string) int {
 	seen := make(map[string]bool)
 	for _, items := range came {
@@ -144,9 +144,9 @@ func TestADrainWithoutClientsEndsAtOnce(t *testing.T) {
 	}
 }
 
-// startMute starts a client that takes items and confirms none. Its box has
-// their payloads; the channel is closed when it has been disconnected, having
-// been told in lame duck mode or not.
+// startMute starts a client that takes items and confirms none. Its box has their payloads. The
+// channel is closed when it has been disconnected; told says whether that was announced in lame
+// duck mode.
 func startMute(t *testing.T, d *daemon, subject string) (box *inbox, told *bool, gone <-chan struct{}) {
 	t.Helper()
 	conn, err := net.Dial("tcp", d.Address)
@@ -228,7 +228,7 @@ func TestASecondSignalDoesNotWaitForClients(t *testing.T) {
 	}
 }
 
-// The control socket says how it is until the end.
+// The control socket reports the state until the end.
 func TestTheControlSocketAnswersDuringTheDrain(t *testing.T) {
 	t.Parallel()
 	r := redistest.Start(t)
@@ -247,8 +247,8 @@ func TestTheControlSocketAnswersDuringTheDrain(t *testing.T) {
 	d.close()
 }
 
-// The last client's leaving ends the loop, often in the middle of a round. That is
-// no error, and the log has none.
+// When the last client leaves, the loop ends, often in the middle of a round. That is not an error,
+// and the log has none.
 func TestClientsThatLeaveInTheMiddleOfARoundAreNoFault(t *testing.T) {
 	t.Parallel()
 	r := redistest.Start(t)
@@ -270,7 +270,7 @@ func TestClientsThatLeaveInTheMiddleOfARoundAreNoFault(t *testing.T) {
 	}
 }
 
-// The built-in subscriber leaves when everything that it got is confirmed.
+// The built-in subscriber leaves when everything that it received is confirmed.
 func TestEdgedSubLeavesADrainingDaemonWithAllThatItPrintedConfirmed(t *testing.T) {
 	t.Parallel()
 	const n = 50_000

@@ -20,11 +20,10 @@ import (
 // Nothing falls overdue by itself.
 const explicit = "[[list]]\nkey = \"events\"\nack = \"explicit\"\nack_wait = \"1h\"\n"
 
-// shortGrace is for how long after a start no item is removed that plain subscriptions owed
-// before it.
+// shortGrace is how long after a start no item is removed that plain subscriptions owed before it.
 const shortGrace = `delivery.rejoin_grace = "1s"`
 
-// messages subscribes and hands on the messages themselves.
+// messages subscribes and passes on the messages themselves.
 func messages(t *testing.T, nc *nats.Conn, subject string) chan *nats.Msg {
 	t.Helper()
 	c := make(chan *nats.Msg, 100_000)
@@ -49,7 +48,7 @@ func next(t *testing.T, c chan *nats.Msg, want string) *nats.Msg {
 	}
 }
 
-// confirmed is how many items at the head some consumer has confirmed, by the ledger.
+// confirmed returns how many items at the head a consumer has confirmed, according to the ledger.
 func confirmed(t *testing.T, r *redistest.Server) int {
 	t.Helper()
 	n, err := r.Client().HGet(t.Context(), "{events}:edged", "done").Int()
@@ -144,7 +143,7 @@ func TestKilledAgainAndAgainExplicitItemsAreNotLost(t *testing.T) {
 	d := startEdged(t, r, shortGrace, explicit)
 	r.Push("events", numbers(0, n)...)
 	box := newInbox()
-	broken := nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}) // what it writes while edged dies
+	broken := nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}) // writes fail while edged is killed
 	nc := connect(t, d, broken)
 	if _, err := nc.Subscribe("events", func(m *nats.Msg) {
 		box.add(string(m.Data))
@@ -228,7 +227,7 @@ func TestATermSignalLeavesAllFromTheFirstUnacknowledgedItemOnInOrder(t *testing.
 	r.Push("events", numbers(0, 3000)...)
 	for i := range 500 {
 		switch m := <-c; {
-		case i == 498: // when this is answered the ledger has those before it as well
+		case i == 498: // when this is answered the ledger has those before it too
 			m.AckSync()
 		case i%2 == 0:
 			m.Ack()

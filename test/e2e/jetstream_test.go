@@ -292,8 +292,8 @@ func TestTheLegacyContextWorks(t *testing.T) {
 	}
 }
 
-// collect consumes and acknowledges until it has got each of the numbers below all once, some
-// more than once maybe.
+// collect consumes and acknowledges until it has received each of the numbers below all at least
+// once.
 func collect(t *testing.T, c jetstream.Consumer) (await func(all int)) {
 	t.Helper()
 	var mu sync.Mutex
@@ -334,7 +334,7 @@ func TestConsumeGoesOnOverRestartsOfEdgedAndOfRedis(t *testing.T) {
 
 	redistest.Eventually(t, "all are removed", func() bool { return r.Len("events") == 0 })
 	r.Kill()
-	r.Restart() // it has forgotten everything, the consumer's registration too
+	r.Restart() // it has lost all data, including the consumer's registration
 	pushNumbers(r, 2000, 3000)
 	await(3000)
 }

@@ -10,11 +10,10 @@ import (
 	"edged/internal/redistest"
 )
 
-// window is how many items of a list may be on their way: delivery.window_items.
+// window is the number of items of a list that may be in flight: delivery.window_items.
 const window = 4000
 
-// producer keeps lists filled, so that whatever is killed is killed in
-// mid-stream.
+// producer keeps lists filled, so that every process is killed in mid-stream.
 type producer struct {
 	stop   atomic.Bool
 	done   chan struct{}
@@ -55,8 +54,8 @@ func (p *producer) finish() int {
 	return p.pushed
 }
 
-// wantNoGaps checks that items came in list order but for steps back, each of
-// which is a redelivery, and returns how often that happened.
+// wantNoGaps checks that items came in list order except for steps back, each of which is a
+// redelivery, and returns the number of these.
 func wantNoGaps(t *testing.T, items []string) (stepsBack int) {
 	t.Helper()
 	next := 0
@@ -78,7 +77,7 @@ func TestKillingTheDaemonLosesNothing(t *testing.T) {
 	const kills = 20
 	lists := []string{"events", "readings"}
 	r := redistest.Start(t)
-	d := startEdged(t, r, "[delivery]", `rejoin_grace = "0s"`) // within the grace all comes again
+	d := startEdged(t, r, "[delivery]", `rejoin_grace = "0s"`) // within the grace all items come again
 	p := startProducer(t, r, lists...)
 	nc := connect(t, d)
 	var boxes []*inbox

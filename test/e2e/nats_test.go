@@ -112,7 +112,7 @@ func TestAutoUnsubscribeLeavesTheOtherItemsInTheList(t *testing.T) {
 	d := startEdged(t, r)
 	nc := connect(t, d)
 
-	// The limit is known before there are items: not one too many leaves.
+	// The daemon knows the limit before there are items, so not one too many leaves.
 	sub, box := subscribe(t, nc, "events", "")
 	if err := sub.AutoUnsubscribe(take); err != nil {
 		t.Fatal(err)
@@ -123,9 +123,8 @@ func TestAutoUnsubscribeLeavesTheOtherItemsInTheList(t *testing.T) {
 	redistest.Eventually(t, "three items are confirmed", func() bool { return r.Len("events") == n-take })
 	wantRun(t, inRedis(t, r, "events"), take, n)
 
-	// Items are there before the daemon knows the limit. The client passes over
-	// those beyond it, so they have to stay. (The daemon is frozen until the client
-	// knows its own limit.)
+	// The items are there before the daemon knows the limit. The client ignores those beyond it, so
+	// they have to stay. (The daemon is frozen until the client knows its own limit.)
 	for from := take; from < 20*take; from += take {
 		freeze(t, d.Process)
 		box, done := newInbox(), make(chan struct{})

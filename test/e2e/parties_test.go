@@ -51,7 +51,7 @@ func TestAMemberThatDiesLeavesItsItemsToTheOthers(t *testing.T) {
 	redistest.Eventually(t, "three are subscribed", func() bool { return d.subscriptions() == 3 })
 	p := startProducer(t, r, "events")
 	dies.inbox.wait(t, 1)
-	freeze(t, dies.Process) // so that it dies with items that it has not read
+	freeze(t, dies.Process) // so that it ends with unread items
 	redistest.Eventually(t, "it owes a hundred items", func() bool { return d.owed("edged sub") >= 100 })
 	dies.Kill()
 	stays.wait(t, len(stays.all())+window)
@@ -88,7 +88,7 @@ key = "readings"`)
 	nc := connect(t, d)
 	_, events := subscribe(t, nc, "events", "")
 	_, readings := subscribe(t, nc, "readings", "")
-	mute, _, _ := startMute(t, d, "events") // owes nothing: nobody waits for it
+	mute, _, _ := startMute(t, d, "events") // owes nothing, so no drain waits for it
 	redistest.Eventually(t, "three are subscribed", func() bool { return d.subscriptions() == 3 })
 	r.Push("events", numbers(0, n)...)
 	r.Push("readings", numbers(0, n)...)
@@ -98,8 +98,8 @@ key = "readings"`)
 	waitEmpty(t, r, "events", "readings")
 }
 
-// briefly lets a client that is stopped be cut off after a few seconds: its host takes
-// few bytes, each KiB of which gives it a second more.
+// briefly makes a stopped client be cut off after a few seconds: its host takes few bytes, each KiB
+// of which gives it a second more.
 const briefly = `delivery.receipt_timeout = "1s"
 delivery.window_items = 100
 delivery.batch_items = 100
@@ -138,7 +138,7 @@ func TestAClientThatStopsReadingIsCutOffAndTheOthersGoOn(t *testing.T) {
 	wantRun(t, stuck.all(), 0, len(stuck.all()))
 }
 
-// A consumer that is too far behind the others is named, cut off, and owes nothing any more.
+// A consumer that lags too much is named, cut off, and owes nothing any more.
 func TestAClientThatLagsIsCutOffAndTheListIsEmptied(t *testing.T) {
 	const n = 20_000
 	r := redistest.Start(t)
@@ -172,7 +172,7 @@ key = "readings"`)
 	late.exit(t)
 }
 
-// What was not confirmed by the one that is cut off waits for the next.
+// Items that the cut-off client has not confirmed wait for the next one.
 func TestAClientThatIsCutOffLeavesItsItemsInTheList(t *testing.T) {
 	const n = 20_000
 	r := redistest.Start(t)

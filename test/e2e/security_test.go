@@ -34,7 +34,7 @@ func file(t *testing.T, name, content string) string {
 	return path
 }
 
-// refused connects in vain and returns why.
+// refused expects that connecting fails, and returns the error.
 func refused(t *testing.T, d *daemon, opts ...nats.Option) error {
 	t.Helper()
 	nc, err := nats.Connect("nats://"+d.Address, append(opts, nats.Timeout(patience))...)
@@ -68,7 +68,7 @@ func TestUsersOfNatsGoHaveTheirRights(t *testing.T) {
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { violations <- err }))
 	all := connect(t, d, nats.UserInfo("all", "s3cret"))
 
-	// Items, their acknowledgements, and requests need no more than the rules give.
+	// Items, their acknowledgements, and requests need no more rights than the rules give.
 	items := messages(t, reader, "events")
 	r.Push("events", "one")
 	if err := next(t, items, "one").AckSync(); err != nil {
@@ -111,8 +111,8 @@ func TestUsersOfNatsGoHaveTheirRights(t *testing.T) {
 	}
 }
 
-// certificate makes one that signs itself, for servers on loopback and for
-// clients, and returns the paths of it and its key.
+// certificate makes a self-signed certificate, for servers on loopback and for clients, and returns
+// its path and that of its key.
 func certificate(t *testing.T, name string) (cert, key string) {
 	t.Helper()
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -137,7 +137,7 @@ func certificate(t *testing.T, name string) (cert, key string) {
 	return file(t, name+".pem", encode("CERTIFICATE", public)), file(t, name+".key", encode("PRIVATE KEY", secret))
 }
 
-// withTLS are settings, and the option of a client that trusts them.
+// withTLS returns settings, and the option of a client that trusts them.
 func withTLS(t *testing.T) (settings string, trust nats.Option, cert, key string) {
 	t.Helper()
 	cert, key = certificate(t, "server")
@@ -215,7 +215,7 @@ func TestRenewedCertificatesDropNoConnection(t *testing.T) {
 	if nc.Stats().Reconnects != 0 {
 		t.Error("the client had to reconnect")
 	}
-	flush(t, connect(t, d, nats.RootCAs(cert))) // which reads the renewed one
+	flush(t, connect(t, d, nats.RootCAs(cert))) // it reads the renewed certificate
 }
 
 func TestNatsGoComesBackWhenThereIsRoomAgain(t *testing.T) {
@@ -244,7 +244,7 @@ func TestMicroFindsTheDaemonsServicesAndOthers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	flush(t, theirs) // the service's subscriptions stand
+	flush(t, theirs) // the daemon has the service's subscriptions
 	if _, err := nc.Request("double", []byte("a"), patience); err != nil {
 		t.Fatal(err)
 	}

@@ -21,7 +21,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m, goleak.Cleanup(edgedtest.Exit)) }
 
-// all is a plan in which each part of the real world does something.
+// all is a plan that uses each part of the real world.
 const all = `
 world seed=1 instances=2 window=256 batch=16 lease=6 timeout=1 poll=1 ping=5 receipt=5 drain=1
 list key=l1 ack=received take=left
@@ -82,7 +82,7 @@ func TestTheLossOfAnItemIsFound(t *testing.T) {
 	defer world.End()
 	for _, e := range plan.Events {
 		world.Do(e)
-		if e.Verb == "push" { // no client is there yet, and the judge is not told
+		if e.Verb == "push" { // there is no client yet, and the judge is not told
 			parts.redis.Execute("LPOP", "l1")
 		}
 	}
@@ -91,8 +91,8 @@ func TestTheLossOfAnItemIsFound(t *testing.T) {
 	}
 }
 
-// The operator's command ends the daemon as a signal for all processes of a session would.
-// The first check waits until the daemon has delivered an item: before that it may not take a command.
+// The operator's command ends the daemon as a signal to all processes of a session would. The first
+// check waits until the daemon has delivered an item: earlier it might refuse a command.
 const ends = "world instances=1\nlist key=l1 ack=received\n0 start daemon=a\n0.1 client name=c1 daemon=a list=l1\n" +
 	"0.1 push list=l1 n=1\n0.2 check\n0.2 op daemon=a cmd=drain\n0.2 check\n"
 
@@ -203,7 +203,7 @@ func TestQuietHoursAreCompressed(t *testing.T) {
 	}
 }
 
-// folder returns one with a short path, for Unix sockets.
+// folder returns a folder with a short path, for Unix sockets.
 func folder(t *testing.T) string {
 	t.Helper()
 	name, err := os.MkdirTemp("", "e")

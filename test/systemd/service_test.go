@@ -22,7 +22,7 @@ type labDialer struct{}
 
 func (labDialer) Dial(_, address string) (net.Conn, error) { return dial(address) }
 
-// request connects as a NATS client does, asks once and leaves.
+// request connects as a NATS client does, sends one request and leaves.
 func request() error {
 	conn, err := dial(address)
 	if err != nil {
@@ -43,8 +43,8 @@ func request() error {
 // keepAsking is keep for clients of TCP.
 func keepAsking(t *testing.T) (stop func() (answered int64)) { return keep(t, request) }
 
-// keep lets four clients ask again and again until stop is called, which returns
-// how many requests were answered. One that is not fails the test.
+// keep lets four clients send requests until stop is called, which returns the number of requests
+// answered. A request without an answer fails the test.
 func keep(t *testing.T, request func() error) (stop func() (answered int64)) {
 	done := make(chan struct{})
 	var answered atomic.Int64
@@ -75,7 +75,7 @@ func keep(t *testing.T, request func() error) (stop func() (answered int64)) {
 	return stop
 }
 
-// control asks the control socket, as root.
+// control sends a command to the control socket, as root.
 func control(t *testing.T, command string) string {
 	t.Helper()
 	return sh(t, fmt.Sprintf("echo '%s' | socat -t5 - UNIX-CONNECT:/run/edged/control.sock", command))
@@ -104,7 +104,7 @@ func TestAStartedServiceIsReadyAndSaysHowItIs(t *testing.T) {
 
 func TestSocketsOfSystemdStartTheServiceAndOutliveIt(t *testing.T) {
 	prepare(t, "")
-	sh(t, "systemctl start edged.socket") // takes the control socket along
+	sh(t, "systemctl start edged.socket") // also starts the control socket
 	if got := sh(t, "systemctl is-active edged.socket edged-control.socket edged || true"); got != "active\nactive\ninactive" {
 		t.Fatalf("before the first client: %q", got)
 	}
@@ -115,10 +115,10 @@ func TestSocketsOfSystemdStartTheServiceAndOutliveIt(t *testing.T) {
 		t.Errorf("status is %q", got)
 	}
 	sh(t, "systemctl stop edged.service")
-	if got := control(t, "status"); !strings.Contains(got, "serving") { // starts it
+	if got := control(t, "status"); !strings.Contains(got, "serving") { // starts the service
 		t.Errorf("status is %q", got)
 	}
-	// The group edged may use it, others may not.
+	// Only the group edged may use it.
 	if out := sh(t, "runuser -u operator -- sh -c 'echo version | socat -t5 - UNIX-CONNECT:/run/edged/control.sock'"); !strings.Contains(out, "OK") {
 		t.Errorf("a member of the group edged gets %q", out)
 	}
@@ -144,7 +144,7 @@ func TestASocketThatIsMissingIsNamedAndTriedAgain(t *testing.T) {
 	}
 }
 
-// hasRestarted prints yes once systemd has tried twice more than it was told to.
+// hasRestarted prints yes once systemd has restarted it at least twice.
 const hasRestarted = "test $(systemctl show edged -P NRestarts) -ge 2 && echo yes || true"
 
 func TestATypoThatIsMendedEndsByItselfIfSystemdHoldsTheSockets(t *testing.T) {
@@ -182,8 +182,8 @@ func TestAFileThatComesLateIsWaitedFor(t *testing.T) {
 	await(t, "active", "systemctl is-active edged.service || true")
 }
 
-// A user that takes all connections of the status socket keeps no other out: edged sees
-// the users as they are.
+// A user that takes all connections of the status socket excludes no other user: edged sees the
+// users as they are.
 func TestOneUserCannotTakeAllConnectionsOfTheStatusSocket(t *testing.T) {
 	prepare(t, "")
 	sh(t, "systemctl start edged")
@@ -417,7 +417,8 @@ func TestItCanWriteNowhereButInItsOwnFolder(t *testing.T) {
 	if _, err := strconv.Atoi(pid); err != nil {
 		t.Fatal(err)
 	}
-	// A folder is writable for whoever made it: /run/edged, and what the kernel has for each process.
+	// Folders that belong to the process's own user are writable: /run/edged, and those of the
+	// kernel for each process.
 	got := sh(t, `nsenter -m -t `+pid+` setpriv --reuid edged --regid edged --clear-groups sh -c '
 		find / \( -path /proc -o -path /sys \) -prune -o -type d -writable -print 2>/dev/null |
 		while read -r folder; do if touch "$folder/probe" 2>/dev/null; then rm "$folder/probe"; echo "$folder"; fi; done'`)

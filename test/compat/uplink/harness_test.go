@@ -1,5 +1,5 @@
-// Package uplink tests edged's uplinks with real parts: edged, Redis and nats-server are processes, and
-// a proxy between them is not to be trusted.
+// Package uplink tests edged's uplinks with real parts: edged, Redis and nats-server are processes,
+// with an unreliable proxy between edged and nats-server.
 package uplink
 
 import (
@@ -77,7 +77,7 @@ func newHub(t testing.TB, more string) *hub {
 	return h
 }
 
-// startHub starts a server of its own.
+// startHub starts a separate server.
 func startHub(t testing.TB, more string) *hub {
 	t.Helper()
 	h := newHub(t, more)
@@ -129,7 +129,7 @@ func newStream(t testing.TB, js jetstream.JetStream, change func(*jetstream.Stre
 	return s
 }
 
-// settings are those of a box that sends the list events, and nothing else, to a hub.
+// settings returns those of a box that sends the list events, and no other list, to a hub.
 func settings(address string, more ...string) []string {
 	return []string{`instance = "box"`, `drain.timeout = "1s"`, "[[list]]\nkey = \"events\"", uplink(address, more...)}
 }
@@ -143,7 +143,7 @@ func startRedis(t testing.TB) *redistest.Server {
 	return redistest.Start(t, "--appendonly", "yes", "--appendfsync", "always")
 }
 
-// texts are n items from number from on.
+// texts returns n items from number from on.
 func texts(from, n int) []any {
 	all := make([]any, n)
 	for i := range all {
@@ -178,7 +178,7 @@ func stored(t testing.TB, s jetstream.Stream) (items []string) {
 	return items
 }
 
-// await waits until Redis has nothing more: the hub has confirmed all.
+// await waits until Redis is empty: the hub has confirmed all items.
 func await(t testing.TB, r *redistest.Server, s *edgedtest.Server) {
 	t.Helper()
 	deadline := time.Now().Add(2 * edgedtest.Patience)
@@ -204,7 +204,7 @@ func once(t testing.TB, s jetstream.Stream, n int) {
 	}
 }
 
-// headers are the headers of the messages from sequence from on, up to sequence to.
+// headers returns the headers of the messages from sequence from to sequence to.
 func headers(t testing.TB, s jetstream.Stream, from, to int) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), edgedtest.Patience)
@@ -221,20 +221,20 @@ func headers(t testing.TB, s jetstream.Stream, from, to int) string {
 	return text.String()
 }
 
-// reason waits until an uplink tells a reason with some words.
+// reason waits until an uplink reports a reason with some words.
 func reason(t testing.TB, s *edgedtest.Server, words string) {
 	t.Helper()
 	redistest.Eventually(t, "the uplink says: "+words, func() bool { return strings.Contains(s.Control("uplinks json"), words) })
 }
 
-// proxy stands between edged and the hub.
+// proxy is a proxy between edged and the hub.
 type proxy struct {
 	t        testing.TB
 	listener net.Listener
 	target   atomic.Pointer[string]
 
 	swallow atomic.Bool // answers of the hub
-	hold    atomic.Bool // everything, without an end
+	hold    atomic.Bool // everything, without end
 	refuse  atomic.Bool // new connections
 	rate    int         // bytes a second, in each direction; 0: no bound
 	delay   time.Duration
@@ -289,7 +289,7 @@ func (p *proxy) accept() {
 	}
 }
 
-// copy moves bytes to their end, each after the delay.
+// copy moves bytes to the other side, each after the delay.
 func (p *proxy) copy(to, from net.Conn, answers bool) {
 	defer to.Close()
 	defer from.Close()

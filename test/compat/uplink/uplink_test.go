@@ -54,7 +54,7 @@ func TestALinkThatBreaksAgainAndAgain(t *testing.T) {
 		p.swallow.Store(i%3 == 0)
 		time.Sleep(time.Duration(rand.IntN(30)) * time.Millisecond)
 		p.cut()
-		time.Sleep(time.Duration(rand.IntN(1500)) * time.Millisecond) // some are longer than the duplicates window
+		time.Sleep(time.Duration(rand.IntN(1500)) * time.Millisecond) // some exceed the duplicates window
 		p.swallow.Store(false)
 	}
 	await(t, r, s)
@@ -439,8 +439,8 @@ func TestASecondPublisherUsesTheStream(t *testing.T) {
 	}
 }
 
-// operated returns the configuration of a hub with an operator and an account that has JetStream, and the
-// credentials of a user of that account with some rights.
+// operated returns the configuration of a hub with an operator and an account that has JetStream,
+// and the credentials of a user of that account with some rights.
 func operated(t *testing.T, rights jwt.Permissions) (config string, all, box []byte) {
 	t.Helper()
 	pair := func(create func() (nkeys.KeyPair, error)) (nkeys.KeyPair, string) {
