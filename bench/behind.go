@@ -47,6 +47,7 @@ func (p pair) read(most int) (front, behind int, took time.Duration, err error) 
 			first <- err
 		})
 	}
+
 	err = <-first
 	took = time.Since(begin)
 	front, behind = int(got[0].Load()), int(got[1].Load())
@@ -81,6 +82,7 @@ func behind(distance, n int) run {
 			efforts.add(alone, both)
 			shares = append(shares, share)
 		}
+
 		share, rate := median(shares), efforts.rate()
 		return append(efforts.figures(), figure{"front-of-alone", share * rate}, figure{"behind-of-alone", (1 - share) * rate}), nil
 	}
@@ -135,6 +137,7 @@ func behindProducer(distance, rate int) run {
 			}
 			alone, both = alone.best(a), both.best(b)
 		}
+
 		return []figure{
 			{"msgs/s", both.rate},
 			{"of-alone", both.rate / alone.rate},
@@ -239,6 +242,7 @@ func (p pair) follow(end <-chan struct{}) error {
 func (l *lab) produce(ctx context.Context, base time.Time, rate int, total *atomic.Int64) error {
 	const every = time.Millisecond
 	padding := strings.Repeat("x", itemSize-stampSize)
+
 	args := []string{"RPUSH", lists[0]}
 	for {
 		due := int(time.Since(base).Seconds() * float64(rate))

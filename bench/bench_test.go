@@ -27,6 +27,7 @@ func TestEveryMeasurementHasFigures(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	for _, m := range measurements {
 		if !slices.ContainsFunc(r.Rows, func(row *row) bool { return row.Name == m.name }) {
 			t.Errorf("%s has no figures", m.name)
@@ -35,6 +36,7 @@ func TestEveryMeasurementHasFigures(t *testing.T) {
 			t.Errorf("%s is not in the table", m.name)
 		}
 	}
+
 	for _, row := range r.Rows {
 		for _, v := range append(row.Values, row.Median) {
 			if math.IsNaN(v) || math.IsInf(v, 0) || v < 0 {
@@ -42,6 +44,7 @@ func TestEveryMeasurementHasFigures(t *testing.T) {
 			}
 		}
 	}
+
 	for _, target := range targets {
 		if row := r.find(target.name, target.unit); row == nil || len(row.Targets) == 0 {
 			t.Errorf("the target of %s for %s is held against nothing", target.name, target.unit)
@@ -56,6 +59,7 @@ func TestCostsHaveAModel(t *testing.T) {
 	if err := bench(t.Context(), io.Discard, t.Output(), opts); err != nil {
 		t.Fatal(err)
 	}
+
 	var model strings.Builder
 	err := convert(file, &model, func(r *report, out io.Writer) error {
 		r.add("instructions", []figure{{"read/item", 400}, {"encode/item", 400}})
@@ -64,6 +68,7 @@ func TestCostsHaveAModel(t *testing.T) {
 	if err != nil || !strings.Contains(model.String(), "Raspberry") {
 		t.Fatalf("error %v, and the model is\n%s", err, &model)
 	}
+
 	for _, m := range costs {
 		if strings.Contains(m.name, "/") && !strings.Contains(model.String(), "| `"+m.name+"`") {
 			t.Errorf("the model lacks %s", m.name)
@@ -179,6 +184,7 @@ func TestTheClientCountsMessagesHoweverTheyAreCut(t *testing.T) {
 	for i := range 20 {
 		stream = fmt.Appendf(stream, "MSG events 1 5\r\nMSG \n\r\nPING\r\nMSG readings 2 _INBOX.%d 3\r\nabc\r\nPONG\r\nMSG events 1 0\r\n\r\n", i)
 	}
+
 	stream = append(stream, "INFO {\"ldm\":true}\r\n"...)
 	for size := 1; size <= len(stream); size++ {
 		c := &client{}

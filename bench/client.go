@@ -107,6 +107,7 @@ func (c *client) read() error {
 	if err != nil {
 		return err
 	}
+
 	if c.held = copy(c.buf, rest); c.held == len(c.buf) {
 		return errors.New("a line of the protocol is larger than the client's buffer")
 	}
@@ -157,6 +158,7 @@ func (c *client) consume(b []byte) (rest []byte, err error) {
 		}
 		b = b[end:]
 	}
+
 	return nil, nil
 }
 
@@ -199,15 +201,18 @@ func (c *client) msg(line, body []byte) (n int, err error) {
 		}
 		c.message(body[:size-2])
 	}
+
 	if c.refuses != nil && len(body) < size {
 		return -1, nil
 	}
+
 	if c.acknowledges {
 		line = line[:i]
 		c.out = append(c.out, "PUB "...)
 		c.out = append(c.out, line[bytes.LastIndexByte(line, ' ')+1:]...)
 		c.out = append(c.out, c.answer(body)...)
 	}
+
 	if c.message == nil && !c.acknowledges {
 		c.header, c.body = append(append(c.header[:0], line...), '\r', '\n'), size
 	}

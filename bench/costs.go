@@ -167,11 +167,13 @@ func (l *lab) durable(ctx context.Context) (*lab, func(), error) {
 			"--appendonly", "yes", "--auto-aof-rewrite-percentage", "0")); err != nil {
 		return nil, nil, err
 	}
+
 	done := func() {
 		own.conn.Close()
 		own.redis.Kill()
 		os.RemoveAll(folder)
 	}
+
 	if own.conn, err = dialRedis(own.redis.address); err != nil {
 		own.redis.Kill()
 		return nil, nil, err
@@ -219,6 +221,7 @@ func (l *lab) emptied(ctx context.Context) (asked int, err error) {
 			return asked, err
 		}
 	}
+
 	return asked, nil
 }
 
@@ -254,9 +257,11 @@ func (l *lab) books(server *process) (b books, err error) {
 			return b, err
 		}
 	}
+
 	if b.edged, err = server.counters(); err != nil {
 		return b, err
 	}
+
 	if b.redis, err = l.redis.counters(); err != nil {
 		return b, err
 	}
@@ -272,6 +277,7 @@ func (l *lab) books(server *process) (b books, err error) {
 	if err != nil {
 		return b, err
 	}
+
 	for line := range strings.Lines(text) {
 		name, rest, _ := strings.Cut(strings.TrimPrefix(line, "cmdstat_"), ":calls=")
 		number, _, _ := strings.Cut(rest, ",")
@@ -283,6 +289,7 @@ func (l *lab) books(server *process) (b books, err error) {
 			b.reads = calls
 		}
 	}
+
 	files, err := filepath.Glob(filepath.Join(filepath.Dir(l.redis.address), "appendonlydir", "*.incr.aof"))
 	for _, file := range files {
 		if info, err := os.Stat(file); err == nil {
@@ -298,6 +305,7 @@ func cores() (busy, idle time.Duration, err error) {
 	if err != nil {
 		return 0, 0, err
 	}
+
 	all, _, _ := strings.Cut(string(text), "\n")
 	for i, field := range strings.Fields(all)[1:9] { // guests are in user
 		ticks, err := strconv.Atoi(field)
@@ -311,6 +319,7 @@ func cores() (busy, idle time.Duration, err error) {
 			busy += d
 		}
 	}
+
 	return busy, idle, nil
 }
 
@@ -376,10 +385,12 @@ func countCalls(p *process) (*callCounter, error) {
 	if err != nil {
 		return nil, nil
 	}
+
 	id, err := strconv.ParseUint(strings.TrimSpace(string(text)), 10, 64)
 	if err != nil {
 		return nil, err
 	}
+
 	threads, err := os.ReadDir(filepath.Join("/proc", strconv.Itoa(p.Pid()), "task"))
 	if err != nil {
 		return nil, err
@@ -398,6 +409,7 @@ func countCalls(p *process) (*callCounter, error) {
 		}
 		c.threads = append(c.threads, fd)
 	}
+
 	return c, nil
 }
 
@@ -432,27 +444,32 @@ func rest(ctx context.Context, l *lab) ([]figure, error) {
 		return nil, err
 	}
 	defer done()
+
 	server, err := edged("received")(ctx, l)
 	if err != nil {
 		return nil, err
 	}
 	defer server.Kill()
+
 	nobody, err := server.usage()
 	if err != nil {
 		return nil, err
 	}
+
 	const clients = 1000
 	crowd, err := dialMany(ctx, server.address, clients, subscriptions()...)
 	if err != nil {
 		return nil, err
 	}
 	defer closeAll(crowd)
+
 	all, err := server.usage()
 	if err != nil {
 		return nil, err
 	}
 	closeAll(crowd[1:])
 	defer goOn(crowd[:1])()
+
 	if err := pause(ctx, l.long(3*time.Second)); err != nil {
 		return nil, err
 	}
@@ -461,6 +478,7 @@ func rest(ctx context.Context, l *lab) ([]figure, error) {
 		return nil, err
 	}
 	defer calls.close()
+
 	before, err := l.books(server)
 	if err != nil {
 		return nil, err
@@ -510,5 +528,6 @@ func redisBenchmark(ctx context.Context, l *lab) (figures []figure, err error) {
 		}
 		figures = append(figures, figure{fmt.Sprintf("pipeline-%d-SET/s", depth), rate})
 	}
+
 	return figures, nil
 }

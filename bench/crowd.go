@@ -22,6 +22,7 @@ func crowd(clients, n int) run {
 		if err != nil {
 			return nil, err
 		}
+
 		random := rand.New(rand.NewPCG(1, 1))
 		speeds := make([]float64, clients)
 		for i := range speeds {
@@ -29,6 +30,7 @@ func crowd(clients, n int) run {
 				speeds[i] = (0.01 + 0.99*random.Float64()) * alike.front
 			}
 		}
+
 		mixed, reads, err := l.gather(ctx, n, speeds)
 		return []figure{
 			{"msgs/s", mixed.front},

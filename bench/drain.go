@@ -17,6 +17,7 @@ func drain(clients int) run {
 			return nil, err
 		}
 		defer server.Kill()
+
 		crowd, err := dialMany(ctx, server.address, l.few(clients), subscriptions()...)
 		if err != nil {
 			return nil, err
@@ -27,6 +28,7 @@ func drain(clients int) run {
 		if err := server.Signal(syscall.SIGTERM); err != nil {
 			return nil, err
 		}
+
 		err = each(crowd, func(c *client) error {
 			for !c.leave {
 				if err := c.read(); err != nil {
@@ -41,11 +43,13 @@ func drain(clients int) run {
 		if err != nil {
 			return nil, err
 		}
+
 		select {
 		case <-server.Ended():
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
 		}
+
 		took := time.Since(begin)
 		if code := server.State().ExitCode(); code != 0 {
 			return nil, server.failed(fmt.Errorf("edged ends with code %d", code))

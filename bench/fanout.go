@@ -21,6 +21,7 @@ func fanOut(clients, n int) run {
 			return nil, err
 		}
 		defer server.Kill()
+
 		if err := server.command("pause all"); err != nil {
 			return nil, err
 		}
@@ -37,6 +38,7 @@ func fanOut(clients, n int) run {
 		if err := server.command("resume all"); err != nil {
 			return nil, err
 		}
+
 		if err := each(crowd, func(c *client) error { return c.receive(n) }); err != nil {
 			return nil, server.failed(err)
 		}
@@ -186,6 +188,7 @@ func each(crowd []*client, do func(*client) error) error {
 			}
 		})
 	}
+
 	running.Wait()
 	return failed
 }

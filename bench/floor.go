@@ -19,10 +19,12 @@ func floor(open func(*lab) (take func(ctx context.Context, list string) (int, er
 		if err := l.conn.ok("FLUSHALL"); err != nil {
 			return nil, err
 		}
+
 		n := l.few(n)
 		if err := l.preload(n, size); err != nil {
 			return nil, err
 		}
+
 		take, done, err := open(l)
 		if err != nil {
 			return nil, err
@@ -45,6 +47,7 @@ func floor(open func(*lab) (take func(ctx context.Context, list string) (int, er
 				return nil, fmt.Errorf("only %d of %d items are in Redis", got, n)
 			}
 		}
+
 		return []figure{{"msgs/s", float64(n) / time.Since(begin).Seconds()}}, nil
 	}
 }
@@ -65,10 +68,12 @@ func peekAndTrim(l *lab) (func(context.Context, string) (int, error), func(), er
 		client.Close()
 		return nil, nil, err
 	}
+
 	type window struct {
 		head string
 		n    int
 	}
+
 	held := make(map[string]window)
 	for _, list := range lists {
 		if err := l.conn.ok("SET", list+":lease", "bench"); err != nil {
@@ -76,6 +81,7 @@ func peekAndTrim(l *lab) (func(context.Context, string) (int, error), func(), er
 			return nil, nil, err
 		}
 	}
+
 	take := func(ctx context.Context, list string) (int, error) {
 		w := held[list]
 		pipe := client.Pipeline()
@@ -123,6 +129,7 @@ func readAndTrim(size int) func(*lab) (func(context.Context, string) (int, error
 		if err != nil {
 			return nil, nil, err
 		}
+
 		batch := max(1, min(floorBatch, 1<<20/size))
 		take := func(_ context.Context, list string) (int, error) {
 			conn.send("LRANGE", list, "0", strconv.Itoa(batch-1))

@@ -51,6 +51,7 @@ func instructions(ctx context.Context, l *lab) (figures []figure, err error) {
 		}
 		figures = append(figures, figure{path.unit, float64(twice-once) / float64(runs*path.items)})
 	}
+
 	return figures, nil
 }
 
@@ -68,6 +69,7 @@ func emulate(ctx context.Context, program, bench string, runs int) (n int, err e
 	if err != nil {
 		return 0, err
 	}
+
 	if err := cmd.Start(); err != nil {
 		return 0, fmt.Errorf("%v; `make tools` installs it", err)
 	}
@@ -79,6 +81,7 @@ func emulate(ctx context.Context, program, bench string, runs int) (n int, err e
 		}
 		passed = passed || bytes.HasSuffix(lines.Bytes(), []byte("PASS"))
 	}
+
 	if err := cmd.Wait(); err != nil || !passed {
 		return 0, fmt.Errorf("%s, emulated: %v", bench, err)
 	}

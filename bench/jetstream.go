@@ -146,6 +146,7 @@ func jsConsumer(ctx context.Context, address string) (jetstream.Consumer, *nats.
 		nc.Close()
 		return nil, nil, err
 	}
+
 	c, err := js.CreateOrUpdateConsumer(ctx, worked, jetstream.ConsumerConfig{
 		Durable: "bench", AckPolicy: jetstream.AckExplicitPolicy, MaxAckPending: 10_000,
 	})
@@ -165,6 +166,7 @@ func jsConsume(ctx context.Context, address string, n int, ready func(), got fun
 	defer nc.Close()
 	ended := make(chan error, 1)
 	left := n
+
 	running, err := c.Consume(func(m jetstream.Msg) {
 		got(m.Data())
 		if left--; left > 0 {
@@ -291,6 +293,7 @@ func (natsBroker) fill(ctx context.Context, l *lab, n int) error {
 				return context.Cause(ctx)
 			}
 		}
+
 		return nil
 	})
 }
@@ -354,5 +357,6 @@ func (b streamBroker) consume(ctx context.Context, l *lab, n int, ready func(), 
 			left--
 		}
 	}
+
 	return nil
 }

@@ -34,6 +34,7 @@ func newLab(ctx context.Context, quick bool) (l *lab, err error) {
 	if l.address, l.release, err = edgedtest.Reserve(); err != nil {
 		return nil, err
 	}
+
 	if l.folder, err = os.MkdirTemp("", "e"); err != nil {
 		l.release()
 		return nil, err
@@ -44,9 +45,11 @@ func newLab(ctx context.Context, quick bool) (l *lab, err error) {
 			made.close()
 		}
 	}()
+
 	if err := l.make(ctx); err != nil {
 		return nil, fmt.Errorf("%v\nis this the folder bench of edged?", err)
 	}
+
 	if err := l.build(ctx, "nats-server", ".", "github.com/nats-io/nats-server/v2"); err != nil {
 		return nil, err
 	}

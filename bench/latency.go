@@ -93,6 +93,7 @@ func blpop(ctx context.Context, l *lab, n int, ready func(), got func([]byte)) e
 	if err := l.conn.ok("FLUSHALL"); err != nil {
 		return err
 	}
+
 	conn, err := dialRedis(l.redis.address)
 	if err != nil {
 		return err
@@ -107,6 +108,7 @@ func blpop(ctx context.Context, l *lab, n int, ready func(), got func([]byte)) e
 		}
 		got([]byte(item))
 	}
+
 	return nil
 }
 
@@ -121,19 +123,23 @@ func peeked(ctx context.Context, l *lab, n int, ready func(), got func([]byte)) 
 		return err
 	}
 	defer hints.Close()
+
 	data, err := dialRedis(l.redis.address)
 	if err != nil {
 		return err
 	}
 	defer data.Close()
+
 	id, err := hints.number("CLIENT", "ID")
 	if err != nil {
 		return err
 	}
+
 	if err := errors.Join(hints.ok("SUBSCRIBE", "__redis__:invalidate"),
 		data.ok("CLIENT", "TRACKING", "ON", "REDIRECT", strconv.Itoa(id), "NOLOOP")); err != nil {
 		return err
 	}
+
 	for _, list := range lists { // tracks the lists that were read
 		if _, err := data.number("LLEN", list); err != nil {
 			return err
@@ -144,11 +150,13 @@ func peeked(ctx context.Context, l *lab, n int, ready func(), got func([]byte)) 
 		return err
 	}
 	defer listener.Close()
+
 	reader, err := net.Dial("tcp", listener.Addr().String())
 	if err != nil {
 		return err
 	}
 	defer reader.Close()
+
 	writer, err := listener.Accept()
 	if err != nil {
 		return err
@@ -203,5 +211,6 @@ func handOn(data *redisConn, list string, w io.Writer) error {
 		}
 		left = length
 	}
+
 	return nil
 }

@@ -43,6 +43,7 @@ func main() {
 		opts.only, err = regexp.Compile(text)
 		return err
 	})
+
 	flag.IntVar(&opts.rounds, "rounds", 6, "how often each is measured; benchstat wants six")
 	flag.BoolVar(&opts.quick, "quick", false, "a smoke test of half a minute: one round of very little; the figures mean nothing")
 	flag.BoolVar(&opts.costs, "costs", false, "account for what an item costs instead, and derive what follows")
@@ -55,6 +56,7 @@ func main() {
 		fmt.Fprintln(os.Stderr, "bench: it takes no arguments, and at least one round")
 		os.Exit(2)
 	}
+
 	// SIGPIPE too, or the end of a pager would leave servers running.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGPIPE)
 	var err error
@@ -66,6 +68,7 @@ func main() {
 	default:
 		err = bench(ctx, os.Stdout, os.Stderr, opts)
 	}
+
 	stop()
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "bench: %v\n", err)
@@ -95,6 +98,7 @@ func bench(ctx context.Context, out, progress io.Writer, opts options) error {
 	if opts.quick {
 		opts.rounds = 1
 	}
+
 	result := &report{Time: time.Now().UTC(), Machine: thisMachine()}
 	fmt.Fprintln(progress, "building edged and nats-server")
 	l, err := newLab(ctx, opts.quick)
@@ -113,6 +117,7 @@ func bench(ctx context.Context, out, progress io.Writer, opts options) error {
 			return err
 		}
 	}
+
 	if err := result.table(out); err != nil {
 		return err
 	}
@@ -138,6 +143,7 @@ func (r *report) measure(ctx context.Context, progress io.Writer, l *lab, opts o
 			r.add(m.name, figures)
 		}
 	}
+
 	return nil
 }
 

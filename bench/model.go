@@ -134,6 +134,7 @@ func (r *report) ledger(out io.Writer) {
 		}
 		fmt.Fprintln(out)
 	}
+
 	fmt.Fprintln(out)
 	for _, name := range []string{"rest", "instructions"} {
 		for _, row := range r.Rows {
@@ -142,6 +143,7 @@ func (r *report) ledger(out io.Writer) {
 			}
 		}
 	}
+
 	fmt.Fprintln(out)
 }
 

@@ -31,6 +31,7 @@ func launch(ctx context.Context, p *process, speaks bool, start func() (*edgedte
 	if p.Process, err = start(); err != nil {
 		return nil, err
 	}
+
 	for {
 		if accepts(p.address, speaks) {
 			p.started = time.Since(begin)
@@ -111,6 +112,7 @@ func (p *process) usage() (u usage, err error) {
 	if err != nil {
 		return u, err
 	}
+
 	for _, thread := range threads {
 		text, err := os.ReadFile(thread)
 		if err != nil {
@@ -123,6 +125,7 @@ func (p *process) usage() (u usage, err error) {
 		}
 		u.cpu += time.Duration(ns)
 	}
+
 	status, err := os.ReadFile(filepath.Join(folder, "status"))
 	if err != nil {
 		return u, p.failed(fmt.Errorf("%s has ended: %v", p.name, err))
@@ -137,6 +140,7 @@ func (p *process) usage() (u usage, err error) {
 			u.peak = kib / 1024
 		}
 	}
+
 	if len(threads) == 0 || u.peak == 0 {
 		return u, errors.New("this system's /proc does not say what a process uses; the benchmark needs Linux")
 	}

@@ -61,6 +61,7 @@ func (c *redisConn) skip(n int) (strings int, err error) {
 			}
 		}
 	}
+
 	return strings, nil
 }
 
@@ -120,6 +121,7 @@ func (c *redisConn) each(f func([]byte) error) error {
 			}
 		}
 	}
+
 	return nil
 }
 
@@ -153,9 +155,11 @@ func (c *redisConn) monitor(until time.Time) (n int, err error) {
 	if err := c.ok("MONITOR"); err != nil {
 		return 0, err
 	}
+
 	if err := c.SetReadDeadline(until); err != nil {
 		return 0, err
 	}
+
 	for {
 		line, err := c.in.ReadSlice('\n')
 		if errors.Is(err, os.ErrDeadlineExceeded) {

@@ -65,6 +65,7 @@ func (l *lab) feed(ctx context.Context, c *client, n int) (most extent, err erro
 	if err := l.conn.ok("RPUSH", lists[0], first); err != nil {
 		return most, err
 	}
+
 	for pushed := 0; pushed < n && ctx.Err() == nil; {
 		k := min(piece, n-pushed)
 		if err := l.fill(lists[0], k, itemSize); err != nil {
@@ -82,6 +83,7 @@ func (l *lab) feed(ctx context.Context, c *client, n int) (most extent, err erro
 		}
 		most = extent{max(most.list, now.list), max(most.aside, now.aside), max(most.ledger, now.ledger)}
 	}
+
 	return most, context.Cause(ctx)
 }
 

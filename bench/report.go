@@ -110,6 +110,7 @@ func (r *report) judge(targets []target) {
 			}
 			is, times, of = is/other.Median, "×", " "+t.against
 		}
+
 		v := verdict{Met: is >= t.atLeast && (t.atMost == 0 || is <= t.atMost)}
 		bound := "at least " + times + number(t.atLeast)
 		if t.atMost != 0 {
@@ -119,6 +120,7 @@ func (r *report) judge(targets []target) {
 			v.Met = v.Met || row.Median >= t.enough
 			bound += " or " + number(t.enough)
 		}
+
 		if v.Text = bound; times != "" {
 			v.Text = times + number(is) + of + " (" + bound + ")"
 		}
@@ -152,6 +154,7 @@ func (r *report) table(out io.Writer) error {
 		}
 		fmt.Fprintln(t)
 	}
+
 	return t.Flush()
 }
 

@@ -78,11 +78,13 @@ func (l *lab) saturated(ctx context.Context, server *process, n int) (rate float
 		return 0, err
 	}
 	defer c.Close()
+
 	other, err := dial(ctx, server.address, bigBuffer, "SUB "+lists[1]+" 1")
 	if err != nil {
 		return 0, err
 	}
 	defer goOn([]*client{other})()
+
 	producing, err := l.steady(ctx)
 	if err != nil {
 		return 0, err
@@ -104,10 +106,12 @@ func (l *lab) watched(ctx context.Context, server *process, a *audience) (rate f
 		return 0, u, err
 	}
 	defer goOn([]*client{other})()
+
 	producing, err := l.steady(ctx)
 	if err != nil {
 		return 0, u, err
 	}
+
 	window := l.long(10 * time.Second)
 	before, err := server.usage()
 	if err != nil {
@@ -127,6 +131,7 @@ func (l *lab) steady(ctx context.Context) (end func() error, err error) {
 	if err != nil {
 		return nil, err
 	}
+
 	ctx, cancel := context.WithCancel(ctx)
 	ended := make(chan error, 1)
 	go func() {
@@ -141,6 +146,7 @@ func (l *lab) steady(ctx context.Context) (end func() error, err error) {
 		}
 		ended <- nil
 	}()
+
 	return func() error {
 		cancel()
 		return <-ended
@@ -173,6 +179,7 @@ func watch(ctx context.Context, web string, viewers int) (_ *audience, err error
 		}
 		a.running.Go(func() { a.count(conn, buf) })
 	}
+
 	return a, nil
 }
 

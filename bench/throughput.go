@@ -22,10 +22,12 @@ func oneClient(start starter, read reader, n, size int) run {
 			return nil, err
 		}
 		defer server.Kill()
+
 		n := l.few(n)
 		if err := l.preload(n, size); err != nil {
 			return nil, err
 		}
+
 		before, err := server.usage()
 		if err != nil {
 			return nil, err
@@ -94,6 +96,7 @@ func natsGo(ctx context.Context, address string, n int) (time.Duration, error) {
 			return 0, err
 		}
 	}
+
 	for range lists {
 		select {
 		case <-all:
@@ -101,6 +104,7 @@ func natsGo(ctx context.Context, address string, n int) (time.Duration, error) {
 			return 0, context.Cause(ctx)
 		}
 	}
+
 	return time.Since(begin), nil
 }
 
@@ -113,6 +117,7 @@ func lines(ctx context.Context, address string, n int) (time.Duration, error) {
 	}
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
+
 	buf := make([]byte, bigBuffer)
 	for got := 0; got < n; {
 		k, err := conn.Read(buf)

@@ -221,6 +221,7 @@ func (e edgedUplink) load(ctx context.Context, l *lab, h *hub, n int) (s shippin
 	if err := h.makeStream(ctx, ofSubjects); err != nil {
 		return s, err
 	}
+
 	address, err := h.over(h.address)
 	if err != nil {
 		return s, err
@@ -249,14 +250,17 @@ func (a asyncPublisher) load(ctx context.Context, l *lab, h *hub, n int) (s ship
 	if err := h.makeStream(ctx, ofSubjects); err != nil {
 		return s, err
 	}
+
 	address, err := h.over(h.address)
 	if err != nil {
 		return s, err
 	}
+
 	nc, err := nats.Connect("nats://"+address, nats.NoReconnect())
 	if err != nil {
 		return s, err
 	}
+
 	js, err := jetstream.New(nc, jetstream.WithPublishAsyncMaxPending(a.window))
 	if err != nil {
 		nc.Close()
@@ -286,6 +290,7 @@ func (k leafNode) load(ctx context.Context, l *lab, h *hub, n int) (s shipping, 
 	if err != nil {
 		return s, err
 	}
+
 	server, err := l.natsWith(ctx, "leaf", l.address, fmt.Sprintf("leafnodes {remotes [{url: %q}]}", "nats-leaf://"+leaves))
 	if err != nil {
 		return s, err
@@ -295,6 +300,7 @@ func (k leafNode) load(ctx context.Context, l *lab, h *hub, n int) (s shipping, 
 	if err != nil {
 		return s, server.failed(err)
 	}
+
 	begin := func() error {
 		origin := jetstream.StreamSource{Name: worked, External: &jetstream.ExternalStream{APIPrefix: "$JS.leaf.API"}}
 		return h.makeStream(ctx, func(c *jetstream.StreamConfig) {

@@ -108,6 +108,7 @@ func (l *lab) trickle(ctx context.Context, boxes, rate int, lasts time.Duration)
 		}
 		time.Sleep(time.Millisecond)
 	}
+
 	return n, context.Cause(ctx)
 }
 
@@ -128,9 +129,11 @@ func (h *hub) awaitAll(ctx context.Context, boxes, n int) error {
 			}
 			got = all.Messages
 		}
+
 		if got >= n {
 			return nil
 		}
+
 		select {
 		case <-time.After(20 * time.Millisecond):
 		case <-ctx.Done():

@@ -51,6 +51,7 @@ func (w *wire) accept() {
 		if err != nil {
 			return
 		}
+
 		far, err := net.Dial("tcp", w.target)
 		if err != nil {
 			near.Close()

@@ -51,6 +51,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintf(stderr, "edged-dev: unexpected argument: %s\n%s", flags.Arg(0), usage)
 		return 2
 	}
+
 	code, err := try(args[0], stdout, stderr)
 	if err != nil {
 		fmt.Fprintf(stderr, "edged-dev: %v\n", err)
@@ -116,6 +117,7 @@ type samples struct {
 func (s *samples) start(server string) {
 	ctx, cancel := context.WithCancel(context.Background())
 	s.cancel = cancel
+
 	var keys []string
 	for _, list := range s.lists {
 		keys = append(keys, list.Key)

@@ -72,6 +72,7 @@ func start(t *testing.T, cmd *exec.Cmd) output {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)

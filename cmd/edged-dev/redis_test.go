@@ -125,6 +125,7 @@ func TestProduceLeavesFullListsAndOtherKeysAlone(t *testing.T) {
 		if n := len(inList(t, r, "full")); n != maxBacklog {
 			t.Errorf("%d items in a full list, want %d", n, maxBacklog)
 		}
+
 		// There is room again: the numbers go on without a gap.
 		if _, err := r.server.Lpop("full"); err != nil {
 			t.Fatal(err)
@@ -134,6 +135,7 @@ func TestProduceLeavesFullListsAndOtherKeysAlone(t *testing.T) {
 		if len(got) != maxBacklog || got[0] != 2 || got[len(got)-1] != maxBacklog+1 {
 			t.Errorf("%d items, %d to %d", len(got), got[0], got[len(got)-1])
 		}
+
 		if s, err := r.server.Get("text"); err != nil || s != "not a list" {
 			t.Errorf("the other key: %q, %v", s, err)
 		}

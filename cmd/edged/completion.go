@@ -76,6 +76,7 @@ func writeBash(w io.Writer) {
     case ${COMP_WORDS[1]}/${COMP_WORDS[COMP_CWORD-1]} in
       -config/* | check/* | ctl/-config | ctl/-socket | [sp]ub/-*-file | [sp]ub/-creds) COMPREPLY=($(compgen -f -- "$word")); return ;;
 `, strings.Join(names, " "))
+
 	for _, s := range subcommands() {
 		if len(s.words) == 0 {
 			continue
@@ -89,6 +90,7 @@ func writeBash(w io.Writer) {
 			fmt.Fprintf(w, "      %s/*) words=%q ;;\n", s.name, strings.Join(s.words, " "))
 		}
 	}
+
 	fmt.Fprint(w, `    esac
   fi
   COMPREPLY=($(compgen -W "$words" -- "$word"))
@@ -106,18 +108,21 @@ func writeZsh(w io.Writer, commands []uds.Command) {
 		})
 		fmt.Fprintln(w, "  )")
 	}
+
 	fmt.Fprintln(w, "#compdef edged\n_edged() {")
 	list("subcommands", func(entry func(name, summary string)) {
 		for _, s := range subcommands() {
 			entry(s.name, s.summary)
 		}
 	})
+
 	list("commands", func(entry func(name, summary string)) {
 		entry("help", "list the commands, or explain one")
 		for _, c := range commands {
 			entry(c.Name, c.Summary)
 		}
 	})
+
 	fmt.Fprint(w, `  if (( CURRENT == 2 )); then
     _describe command subcommands
     return

@@ -50,11 +50,13 @@ func runCtl(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintf(stderr, "edged ctl: a command is missing\n%s", ctlUsage)
 		return exitUsage
 	}
+
 	to, err := findSocket(*file, *socket)
 	if err != nil {
 		fmt.Fprintf(stderr, "edged ctl: %v\n", err)
 		return exitUsage
 	}
+
 	commands := strings.Join(flags.Args(), " ")
 	code, err := ask(to, commands, isHealth(commands), stdout)
 	if err != nil {

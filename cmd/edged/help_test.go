@@ -86,6 +86,7 @@ func (b *box) examples(t *testing.T) map[string]string {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	var help struct {
 		Commands []struct{ Name, Example string }
 	}
@@ -170,6 +171,7 @@ func connect(t *testing.T, address string, n int) (all []net.Conn) {
 		}
 		all = append(all, c)
 	}
+
 	return all
 }
 
@@ -182,6 +184,7 @@ func watchLines(t *testing.T, example string, n int) {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -189,6 +192,7 @@ func watchLines(t *testing.T, example string, n int) {
 		syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 		cmd.Wait()
 	}()
+
 	lines := bufio.NewScanner(out)
 	for got := 0; got < n; {
 		if !lines.Scan() {

@@ -55,6 +55,7 @@ func goFiles(t *testing.T) []goFile {
 			t.Fatal(err)
 		}
 	}
+
 	return all
 }
 
@@ -80,6 +81,7 @@ func TestComponentsImportNoComponentBesideThem(t *testing.T) {
 		if strings.HasPrefix(s.folder, "cmd/") || s.folder == "internal/daemon" {
 			continue
 		}
+
 		allowed := slices.Clone(vocabulary)
 		switch {
 		case s.folder == "internal/batch":
@@ -93,9 +95,11 @@ func TestComponentsImportNoComponentBesideThem(t *testing.T) {
 		case s.folder == "internal/ledger":
 			allowed = append(allowed, "edged/internal/redisconn")
 		}
+
 		if s.test {
 			allowed = append(allowed, "edged/"+s.folder, "edged/internal/redistest", "edged/internal/relay")
 		}
+
 		for _, imported := range s.imports {
 			switch {
 			case !strings.HasPrefix(imported, "edged/"), slices.Contains(allowed, imported):
@@ -120,6 +124,7 @@ func TestTheProductCarriesNoRedisAndNoLua(t *testing.T) {
 	if !slices.Contains(packages, "edged/internal/daemon") {
 		t.Fatalf("go list names only %d packages, and not internal/daemon", len(packages))
 	}
+
 	for _, imported := range packages {
 		for _, kept := range []string{"github.com/alicebob/miniredis", "github.com/yuin/gopher-lua", "edged/internal/redistest", "testing"} {
 			if imported == kept || strings.HasPrefix(imported, kept+"/") {
@@ -159,6 +164,7 @@ func TestOnlySignalsAsksForSignals(t *testing.T) {
 		if s.folder != "cmd/edged" {
 			t.Errorf("%s imports os/signal: signals belong to internal/signals", s.path)
 		}
+
 		ast.Inspect(s.syntax, func(n ast.Node) bool {
 			if sel, ok := n.(*ast.SelectorExpr); ok && sel.Sel.Name == "Notify" {
 				if x, ok := sel.X.(*ast.Ident); ok && x.Name == "signal" {

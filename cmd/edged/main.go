@@ -120,6 +120,7 @@ func commandNamed(name string) command {
 			return exitOK
 		}
 	}
+
 	return nil
 }
 
@@ -250,6 +251,7 @@ func parse(flags flagSet, args []string, least, most int) (code int, done bool) 
 		}
 		rest, args = append(rest, args[0]), args[1:]
 	}
+
 	if n := len(rest); n < least || n > most {
 		what := "an argument is missing"
 		if n > most {
@@ -258,6 +260,7 @@ func parse(flags flagSet, args []string, least, most int) (code int, done bool) 
 		fmt.Fprintf(flags.stderr, "%s: %s\n%s", flags.Name(), what, flags.usage)
 		return exitUsage, true
 	}
+
 	if err := flags.Parse(append([]string{"--"}, rest...)); err != nil {
 		return exitUsage, true
 	}

@@ -24,6 +24,7 @@ func runPasswd(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	if code, done := parse(flags, args, 0, 0); done {
 		return code
 	}
+
 	line, err := readPassword(stdin, stderr)
 	if err != nil {
 		fmt.Fprintf(stderr, "edged passwd: %v\n", err)
@@ -33,6 +34,7 @@ func runPasswd(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		fmt.Fprint(stderr, "edged passwd: there is no password on standard input\n")
 		return exitUsage
 	}
+
 	hash, err := password.Hash(line)
 	if err != nil {
 		fmt.Fprintf(stderr, "edged passwd: %v\n", err)

@@ -68,6 +68,7 @@ func sessionsShown(t *testing.T) (all []sessionShown) {
 			block = append(block, line)
 		}
 	}
+
 	return all
 }
 
@@ -116,11 +117,13 @@ func startSession(t *testing.T, config string) *session {
 		t: t, redis: redistest.Start(t), control: filepath.Join(folder, "control.sock"),
 		clients: make(map[string]*sessionClient), values: make(map[string]string),
 	}
+
 	file, logFile := filepath.Join(folder, "edged.toml"), filepath.Join(folder, "log")
 	config = fmt.Sprintf("redis.address = %q\ntcp.listen = \"127.0.0.1:0\"\ncontrol.socket = %q\n%s\n", s.redis.Address(), s.control, config)
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
+
 	log, err := os.Create(logFile)
 	if err != nil {
 		t.Fatal(err)
@@ -133,6 +136,7 @@ func startSession(t *testing.T, config string) *session {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
 	t.Cleanup(func() {
@@ -147,6 +151,7 @@ func startSession(t *testing.T, config string) *session {
 			t.Logf("its log:\n%s", said)
 		}
 	})
+
 	redistest.Eventually(t, "edged serves", func() bool {
 		said, err := os.ReadFile(logFile)
 		if err != nil {
@@ -160,6 +165,7 @@ func startSession(t *testing.T, config string) *session {
 		}
 		return s.tcp != ""
 	})
+
 	return s
 }
 
@@ -181,6 +187,7 @@ func (s *session) step(line string) {
 	if m == nil {
 		s.fail("%q is no line of a session", line)
 	}
+
 	who, number, what, text := m[1], m[2], m[3], m[4]
 	text = repetition.ReplaceAllStringFunc(text, func(all string) string {
 		m := repetition.FindStringSubmatch(all)
@@ -245,6 +252,7 @@ func (s *session) expect(number, want string) {
 	if got == "" || !strings.HasPrefix(want, "INFO ") {
 		got, err = c.read()
 	}
+
 	c.info = ""
 	if got == "PING" && want != "PING" && time.Since(c.since) >= 2*time.Second {
 		io.WriteString(c, "PONG\r\n")
@@ -261,10 +269,12 @@ func (s *session) expect(number, want string) {
 		}
 		pattern += regexp.QuoteMeta(literal)
 	}
+
 	values := regexp.MustCompile(pattern + "$").FindStringSubmatch(got)
 	if values == nil {
 		s.fail("got %q, want %q", got, want)
 	}
+
 	for i, name := range names {
 		s.values[name] = values[i+1]
 	}
@@ -343,6 +353,7 @@ func rows(t *testing.T, heading string) (all [][]string) {
 		}
 		all = append(all, cells)
 	}
+
 	if len(all) == 0 {
 		t.Fatalf("there is no table below %q", heading)
 	}
@@ -375,6 +386,7 @@ func constants(t *testing.T, typeName string) (all []string) {
 			return true
 		})
 	}
+
 	if len(all) == 0 {
 		t.Fatalf("internal/tcpserver has no constants of type %s", typeName)
 	}
@@ -435,12 +447,14 @@ func TestProtocolDocumentHasEveryFieldOfInfoAndConnect(t *testing.T) {
 				return false
 			})
 		}
+
 		var got []string
 		for _, row := range rows(t, heading) {
 			for name := range strings.SplitSeq(row[0], ", ") {
 				got = append(got, strings.Trim(name, "`"))
 			}
 		}
+
 		slices.SortFunc(want, cmp.Compare)
 		slices.SortFunc(got, cmp.Compare)
 		if !slices.Equal(got, want) {

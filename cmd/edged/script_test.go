@@ -84,6 +84,7 @@ func TestScripts(t *testing.T) {
 	if _, err := exec.LookPath("socat"); err != nil {
 		t.Fatal("these tests need socat: run `make tools`, or install the package socat")
 	}
+
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
 		RequireExplicitExec: true,
@@ -228,6 +229,7 @@ func startProcess(ts *testscript.TestScript, name, program string, args ...strin
 	if _, taken := w.processes[name]; taken {
 		ts.Fatalf("the name %s is taken", name)
 	}
+
 	path, err := exec.LookPath(program)
 	ts.Check(err)
 	p := &process{
@@ -238,6 +240,7 @@ func startProcess(ts *testscript.TestScript, name, program string, args ...strin
 	for _, key := range []string{"PATH", "HOME", "GORACE"} {
 		p.Env = append(p.Env, key+"="+ts.Getenv(key))
 	}
+
 	p.Dir = ts.MkAbs(".")
 	p.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	// Files rather than pipes: the process goes on without a reader.
@@ -255,12 +258,14 @@ func startProcess(ts *testscript.TestScript, name, program string, args ...strin
 		keep.Close()
 		ts.Fatalf("start %s: %v", program, err)
 	}
+
 	w.processes[name] = p
 	go func() {
 		p.Wait()
 		keep.Close()
 		close(p.done)
 	}()
+
 	return p
 }
 
@@ -441,10 +446,12 @@ func checkJSON(ts *testscript.TestScript, args []string) {
 	if more != "" {
 		ts.Fatalf("more than a line:\n%s", more)
 	}
+
 	var object map[string]any
 	if err := json.Unmarshal([]byte(line), &object); err != nil {
 		ts.Fatalf("no JSON object: %v:\n%s", err, line)
 	}
+
 	for ; len(args) > 1; args = args[2:] {
 		var value any = object
 		for key := range strings.SplitSeq(args[0], ".") {
@@ -479,6 +486,7 @@ func makeCertificate(ts *testscript.TestScript, args []string) {
 	need(ts, args, 1)
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	ts.Check(err)
+
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: args[0]}, NotAfter: time.Now().Add(time.Hour),
 		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},

@@ -103,6 +103,7 @@ func TestABadConfigurationIsTriedAgainIfSocketsArePassed(t *testing.T) {
 	if err := os.WriteFile(bad, []byte("nonsense = 1\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+
 	for passed, want := range map[bool]int{true: exitFailed, false: exitConfig} {
 		cmd, _, _ := daemonUnder(t, startManager(t, shortFolder(t)), redistest.Start(t), "127.0.0.1:0")
 		cmd.Args = []string{cmd.Args[0], "-config", bad}
@@ -120,6 +121,7 @@ func TestPassedSocketsThatDoNotFitAreNamed(t *testing.T) {
 	t.Parallel()
 	folder := shortFolder(t)
 	tcp, unix := listen(t, "tcp", "127.0.0.1:0"), listen(t, "unix", filepath.Join(folder, "s"))
+
 	redis := redistest.Start(t)
 	for _, test := range []struct {
 		names     string

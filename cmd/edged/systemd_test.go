@@ -57,6 +57,7 @@ func daemonUnder(t *testing.T, m manager, redis *redistest.Server, listen string
 	folder := filepath.Dir(m.path)
 	socket, logPath = filepath.Join(folder, "control.sock"), filepath.Join(folder, "log")
 	config := filepath.Join(folder, "edged.toml")
+
 	content := fmt.Sprintf(`
 [redis]
 address = %q
@@ -72,10 +73,12 @@ timeout = "1h"
 	if err := os.WriteFile(config, []byte(content), 0o600); err != nil {
 		t.Fatal(err)
 	}
+
 	log, err := os.Create(logPath)
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	t.Cleanup(func() { log.Close() })
 	cmd = exec.Command("edged", "-config", config)
 	cmd.Stderr = log

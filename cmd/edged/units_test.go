@@ -58,9 +58,11 @@ func TestUnitFileFitsTheProgram(t *testing.T) {
 			t.Errorf("%s=%s, want %s", key, unit[key], want)
 		}
 	}
+
 	if unit["PrivateUsers"] != "" {
 		t.Error("PrivateUsers= hides the users of the control sockets from edged")
 	}
+
 	if adjust, err := strconv.Atoi(unit["OOMScoreAdjust"]); err != nil || adjust <= 0 {
 		t.Errorf("OOMScoreAdjust=%s, want more than 0: edged loses nothing, Redis may", unit["OOMScoreAdjust"])
 	}
@@ -68,6 +70,7 @@ func TestUnitFileFitsTheProgram(t *testing.T) {
 	if !slices.Equal(args, []string{"-config", defaultConfig}) {
 		t.Errorf("ExecStart has the arguments %q, want -config %s", args, defaultConfig)
 	}
+
 	// A flag that does not exist would be a usage error, not a missing file.
 	args[len(args)-1] = filepath.Join(t.TempDir(), "missing.toml")
 	var stderr strings.Builder
@@ -78,6 +81,7 @@ func TestUnitFileFitsTheProgram(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	if folder := "/run/" + unit["RuntimeDirectory"]; filepath.Dir(defaults.Control.Socket) != folder {
 		t.Errorf("the control socket's default is %s, which is not in %s of RuntimeDirectory", defaults.Control.Socket, folder)
 	}
@@ -96,6 +100,7 @@ func TestSocketUnitsFitTheProgram(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	for file, want := range map[string]map[string]string{
 		"edged.socket":         {"FileDescriptorName": daemon.TCPSocket, "ListenStream": defaults.TCP.Listen, "Service": "edged.service"},
 		"edged-control.socket": {"FileDescriptorName": daemon.ControlSocket, "ListenStream": defaults.Control.Socket, "Service": "edged.service", "SocketMode": "0660"},

@@ -83,6 +83,7 @@ func control(doc string) string {
 			b.WriteString(term(line))
 		}
 	}
+
 	b.WriteString("\n# SEE ALSO\n\n**edged**(8), **edged.toml**(5), **socat**(1)\n")
 	return b.String()
 }
@@ -164,6 +165,7 @@ func keys(toml string) string {
 			comment = append(comment, line[1:])
 		}
 	}
+
 	b.WriteString("# SEE ALSO\n\n**edged**(8), **edged-control**(7)\n")
 	return b.String()
 }
@@ -186,5 +188,6 @@ func writeComment(b *strings.Builder, lines []string, indent string) {
 			b.WriteString(special.Replace(strings.TrimPrefix(line, " ")) + "\n")
 		}
 	}
+
 	b.WriteString("\n")
 }

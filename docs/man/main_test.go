@@ -33,6 +33,7 @@ func TestThePagesRenderWithoutAWarningAndHaveEveryKeyAndCommand(t *testing.T) {
 	if err := write(root, "1.2.3", folder); err != nil {
 		t.Fatal(err)
 	}
+
 	for _, p := range pages {
 		source, err := os.ReadFile(filepath.Join(root, p.source))
 		if err != nil {

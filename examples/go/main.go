@@ -24,6 +24,7 @@ func main() {
 	if err != nil {
 		log.Fatal("connect: ", err)
 	}
+
 	for _, subject := range []string{"events", "readings"} {
 		sub, err := nc.Subscribe(subject, func(m *nats.Msg) {
 			fmt.Printf("%s %s\n", m.Subject, m.Data)
@@ -35,6 +36,7 @@ func main() {
 		// nats.go confirms the items that it has queued here, and drops those beyond this limit.
 		sub.SetPendingLimits(-1, -1)
 	}
+
 	stop := make(chan os.Signal, 1)
 	signal.Notify(stop, syscall.SIGINT, syscall.SIGTERM)
 	<-stop

@@ -151,6 +151,7 @@ func (t *Turns) shrink() {
 			w.ends <- ErrAbandoned
 		}
 	}
+
 	if len(t.waiting) > t.limit {
 		last := t.waiting[0]
 		for _, w := range t.waiting { // of equals, the one that arrived last

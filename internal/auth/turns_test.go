@@ -143,6 +143,7 @@ func TestPeersOverTheLimitAreRefused(t *testing.T) {
 		for _, origin := range []string{"1", "1", "1", "1", "2"} {
 			all = append(all, l.from(origin))
 		}
+
 		if got := l.turns.Waiting(); got != 3 {
 			t.Errorf("%d wait, want 3", got)
 		}

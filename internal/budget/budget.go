@@ -87,12 +87,14 @@ func (h *Holder) Take(n int) (over Condemned) {
 	default:
 		heap.Fix(&b.holders, h.index)
 	}
+
 	for n > 0 && b.used > b.limit && len(b.holders) > 0 {
 		largest := heap.Pop(&b.holders).(*Holder)
 		largest.condemned = true
 		b.used -= largest.held
 		over = append(over, largest)
 	}
+
 	return over
 }
 

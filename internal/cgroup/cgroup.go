@@ -23,6 +23,7 @@ func MemoryLimit(root fs.FS) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
+
 	var smallest int64
 	for line := range strings.Lines(string(own)) {
 		// hierarchy:controllers:path; version 2 is hierarchy 0, without controllers
@@ -53,6 +54,7 @@ func MemoryLimit(root fs.FS) (int64, error) {
 			}
 		}
 	}
+
 	return smallest, nil
 }
 
@@ -78,10 +80,12 @@ func read(root fs.FS, file string) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
+
 	text := strings.TrimSpace(string(data))
 	if text == "max" {
 		return 0, nil
 	}
+
 	limit, err := strconv.ParseInt(text, 10, 64)
 	if err != nil {
 		return 0, fmt.Errorf("%s has %q, which is no number of bytes", file, text)

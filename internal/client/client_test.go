@@ -210,6 +210,7 @@ func TestAPublicationStopsAtTheFirstLineThatIsNotConfirmed(t *testing.T) {
 		sent, confirmed, err = p.Run(t.Context())
 		ended <- err
 	}()
+
 	f.accept()
 	f.expect("SUB _INBOX")
 	var replies []string
@@ -224,9 +225,11 @@ func TestAPublicationStopsAtTheFirstLineThatIsNotConfirmed(t *testing.T) {
 		}
 		replies = append(replies, fields[2])
 	}
+
 	for i, answer := range []string{`{"stream":"a","seq":1}`, `{"error":{"code":503,"err_code":10077,"description":"it is full"}}`} {
 		f.send(fmt.Sprintf("MSG %s 1 %d\r\n%s\r\n", replies[i], len(answer), answer))
 	}
+
 	if err := <-ended; err == nil || err.Error() != "line 2: it is full" {
 		t.Errorf("it ended with %v", err)
 	}

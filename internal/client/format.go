@@ -63,11 +63,13 @@ func (r *reader) text(m *nats.Msg) {
 		r.out.WriteString(strconv.Quote(header))
 		r.out.WriteByte(' ')
 	}
+
 	if isPrintable(m.Data) {
 		r.out.Write(m.Data)
 	} else {
 		r.out.WriteString(strconv.Quote(string(m.Data)))
 	}
+
 	r.out.WriteByte('\n')
 }
 

@@ -84,6 +84,7 @@ func (p Publication) read(ctx context.Context) <-chan message {
 		close(lines)
 		return lines
 	}
+
 	go func() {
 		defer close(lines)
 		in := bufio.NewReader(p.Lines)
@@ -106,6 +107,7 @@ func (p Publication) read(ctx context.Context) <-chan message {
 			}
 		}
 	}()
+
 	return lines
 }
 

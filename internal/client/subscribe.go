@@ -186,6 +186,7 @@ type connection struct {
 func (c *connection) subscribe() error {
 	c.mu.Lock() // before the first item can come
 	defer c.mu.Unlock()
+
 	for i, subject := range c.Subjects {
 		if c.Count > 0 && c.counts[i] >= c.Count {
 			continue
@@ -206,6 +207,7 @@ func (c *connection) subscribe() error {
 func (c *connection) wait(ctx context.Context) error {
 	ask := time.AfterFunc(quiet, c.ask)
 	defer ask.Stop()
+
 	for {
 		select {
 		case <-c.done:
@@ -245,6 +247,7 @@ func (c *connection) broken() error {
 		return fatal{fmt.Errorf("%s closed the connection before it confirmed the last items", c.Server)}
 	default:
 	}
+
 	var broke *net.OpError
 	switch err := c.nc.LastError(); {
 	case err == nil, errors.Is(err, io.EOF), errors.Is(err, net.ErrClosed):
@@ -358,6 +361,7 @@ func (c *connection) ask() {
 	if stream, _ := c.nc.ConnectedServerJetStream(); !stream || !c.asked.CompareAndSwap(false, true) {
 		return
 	}
+
 	var none []string
 	for _, subject := range c.Subjects {
 		streams, err := c.streams(subject)
@@ -368,6 +372,7 @@ func (c *connection) ask() {
 			none = append(none, subject)
 		}
 	}
+
 	if len(none) == 0 {
 		return
 	}
@@ -391,6 +396,7 @@ func (c *connection) streams(subject string) ([]string, error) {
 		return nil, err
 	}
 	defer sub.Unsubscribe()
+
 	if err := c.nc.PublishRequest("$JS.API.STREAM.NAMES", inbox, request); err != nil {
 		return nil, err
 	}
@@ -398,6 +404,7 @@ func (c *connection) streams(subject string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
+
 	var answer struct {
 		Streams []string `json:"streams"`
 	}

@@ -105,6 +105,7 @@ func TestAReservedAddressIsForThoseWhoKnowIt(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer release()
+
 	for range 2 {
 		ln, err := net.Listen("tcp", address)
 		if err != nil {

@@ -69,6 +69,7 @@ func New(tb testing.TB, redis string, settings ...string) *Server {
 	if err != nil {
 		tb.Fatal(err)
 	}
+
 	s := &Server{Daemon: &Daemon{Folder: folder, Redis: redis, Address: address, Settings: settings}, tb: tb}
 	tb.Cleanup(func() {
 		if s.Process != nil && !s.HasEnded() {
@@ -81,6 +82,7 @@ func New(tb testing.TB, redis string, settings ...string) *Server {
 		}
 		os.RemoveAll(folder)
 	})
+
 	return s
 }
 

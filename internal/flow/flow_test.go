@@ -28,6 +28,7 @@ func cross(w *Window, rate int, delay time.Duration, most int) (onWay, perSecond
 		w.Confirmed(size, next.sent, now, true, most)
 		queue = queue[1:]
 	}
+
 	return len(queue) * size, int(items * size / now.Sub(began).Seconds())
 }
 

@@ -31,6 +31,7 @@ func (s *Server) admit(route Route) http.Handler {
 	if route.Open {
 		return route.Handler
 	}
+
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		user, err := s.authenticate(r)
 		switch {

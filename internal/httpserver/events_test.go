@@ -41,6 +41,7 @@ func (l *lists) Read(_ context.Context, key string, from From, n, bytes int) (Pa
 	if l.err != nil {
 		return Part{}, l.err
 	}
+
 	p := *l.parts[key]
 	p.End = p.First + uint64(len(p.Items))
 	items := p.Items
@@ -52,6 +53,7 @@ func (l *lists) Read(_ context.Context, key string, from From, n, bytes int) (Pa
 		bytes -= len(it.Data)
 		p.Items = append(p.Items, it)
 	}
+
 	return p, nil
 }
 
@@ -213,6 +215,7 @@ func show(t *testing.T, e *Events, url string, user *auth.User, header ...string
 	for i := 0; i < len(header); i += 2 {
 		r.Header.Set(header[i], header[i+1])
 	}
+
 	mux := http.NewServeMux()
 	mux.Handle("/events", e)
 	mux.Handle("/events/{subject...}", e)
@@ -221,6 +224,7 @@ func show(t *testing.T, e *Events, url string, user *auth.User, header ...string
 		defer close(v.ended)
 		mux.ServeHTTP(v, r)
 	}()
+
 	t.Cleanup(func() {
 		cancel()
 		<-v.ended
@@ -397,6 +401,7 @@ func TestASlowStreamSkipsAndOthersDoNot(t *testing.T) {
 			l.loop(e, "a", large)
 			time.Sleep(leastPause)
 		}
+
 		if got := fast.got(); len(got) != 20 {
 			t.Errorf("the fast stream has %d items", len(got))
 		}
@@ -459,6 +464,7 @@ func TestRequestsThatGetNoStream(t *testing.T) {
 		for i := range maxLists + 1 {
 			l.parts[fmt.Sprintf("many.%d", i)] = &Part{}
 		}
+
 		e := newEvents(l, 9)
 		for url, want := range map[string]int{
 			"/events": 400, "/events?subject=": 400, "/events?subject=a..b": 400, "/events/a?as=xml": 400, "/events/a?since=soon": 400,
@@ -472,6 +478,7 @@ func TestRequestsThatGetNoStream(t *testing.T) {
 			}
 			v.gone()
 		}
+
 		for url, want := range map[string]int{"/events/a.b": 403, "/events/a": 200, "/events?subject=a&subject=a.b": 403, "/events/a.*": 403, "/events/*": 200} {
 			v := show(t, e, url, &auth.User{Subscribe: auth.Rules{Deny: []string{"a.b"}}})
 			if v.status != want {
@@ -564,6 +571,7 @@ func TestAListGetsItsLedger(t *testing.T) {
 		if v.id() != "" {
 			t.Errorf("an item without an id has %q", v.id())
 		}
+
 		l.set("a", func(p *Part) { p.Epoch = "a" })
 		l.loop(e, "a", "2")
 		expect(t, v, "2")
@@ -591,12 +599,14 @@ func TestTheLoopWaitsForNoFeed(t *testing.T) {
 				shown++
 			}
 		}
+
 		if shown == 0 || gaps == 0 || v.id() != "a-99999" {
 			t.Errorf("%d items, %d gaps, up to %s", shown, gaps, v.id())
 		}
 		f := (*e.shown.Load())["a"]
 		f.mu.Lock()
 		defer f.mu.Unlock()
+
 		if f.held > ringBytes+1000*(itemCost+7) {
 			t.Errorf("the ring holds %d bytes", f.held)
 		}
@@ -611,6 +621,7 @@ func TestAThousandStreamsShareWhatIsShown(t *testing.T) {
 		for range 1000 {
 			all = append(all, show(t, e, "/events/a", nil))
 		}
+
 		var want []string
 		for i := range 50 {
 			want = append(want, fmt.Sprint(i))
@@ -623,6 +634,7 @@ func TestAThousandStreamsShareWhatIsShown(t *testing.T) {
 		}
 		l.mu.Lock()
 		defer l.mu.Unlock()
+
 		if most := int(time.Minute / pollInterval); l.reads > most {
 			t.Errorf("the list was read %d times", l.reads)
 		}

@@ -103,6 +103,7 @@ func framed(f form, subject, epoch string, items []item) *frames {
 	for _, it := range items {
 		size += len(it.data) + itemCost
 	}
+
 	fr := &frames{data: make([]byte, 0, size), starts: make([]int, 0, len(items)+1), bodies: make([]int, 0, len(items))}
 	for _, it := range items {
 		fr.starts = append(fr.starts, len(fr.data))
@@ -116,6 +117,7 @@ func framed(f form, subject, epoch string, items []item) *frames {
 		fr.bodies = append(fr.bodies, len(fr.data))
 		fr.data = appendItem(fr.data, f, subject, epoch, it)
 	}
+
 	fr.starts = append(fr.starts, len(fr.data))
 	return fr
 }
@@ -277,6 +279,7 @@ func (f *feed) add(at place, state feedState, runs []*run) {
 		f.ring = f.ring[1:]
 		f.first++
 	}
+
 	if changed {
 		f.wakeAll()
 	}
@@ -308,6 +311,7 @@ func (f *feed) poll(ctx context.Context) time.Duration {
 			return leastPause
 		}
 	}
+
 	return f.events.pollEvery()
 }
 
@@ -321,6 +325,7 @@ func (f *feed) follow(at place, known bool, p Part) {
 		f.add(place{p.Epoch, p.End}, state, nil)
 		return
 	}
+
 	next, lost := p.begin(at)
 	var runs []*run
 	if lost || len(p.Items) > 0 {

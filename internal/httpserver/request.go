@@ -90,6 +90,7 @@ func (ask *request) parseSince(since string, now time.Time) error {
 		ask.all = true
 		return nil
 	}
+
 	if back, err := time.ParseDuration(since); err == nil && back > 0 {
 		ask.since = now.Add(-back)
 		return nil

@@ -51,10 +51,12 @@ func appendItem(to []byte, f form, subject, epoch string, it item) []byte {
 	case f == formAuto && !fits(it.data):
 		return appendBase64(append(to, "event: "+eventBase64+"\n"...), it.data)
 	}
+
 	rest := it.data
 	if bytes.IndexByte(rest, '\r') >= 0 { // it would end the line and let the item forge a field
 		rest = bytes.ReplaceAll(bytes.ReplaceAll(rest, []byte("\r\n"), []byte("\n")), []byte("\r"), []byte("\n"))
 	}
+
 	for {
 		line, after, more := bytes.Cut(rest, []byte{'\n'})
 		to = append(append(append(to, "data: "...), line...), '\n')
@@ -85,6 +87,7 @@ func itemJSON(subject, epoch string, it item) []byte {
 		at := it.seen.UTC().Truncate(time.Millisecond)
 		j.Time = &at
 	}
+
 	if utf8.Valid(it.data) {
 		text := string(it.data)
 		j.Data = &text

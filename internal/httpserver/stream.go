@@ -60,6 +60,7 @@ func (s *stream) serve(ctx context.Context) {
 	s.flush()
 	timer := time.NewTimer(heartbeat)
 	defer timer.Stop()
+
 	for s.broken == nil {
 		more := s.show(ctx)
 		s.flush()
@@ -146,6 +147,7 @@ func (s *stream) takeLists() {
 	if s.views != nil && s.version == s.events.version.Load() {
 		return
 	}
+
 	var lists []List
 	first := s.views == nil
 	lists, s.version = s.lists()
@@ -163,6 +165,7 @@ func (s *stream) takeLists() {
 		s.sayList(v.list, "removed")
 		return true
 	})
+
 	for _, l := range lists {
 		if slices.ContainsFunc(s.views, func(v *view) bool { return v.list == l }) {
 			continue
@@ -180,6 +183,7 @@ func (s *stream) takeLists() {
 		}
 		s.views = append(s.views, v)
 	}
+
 	if s.views == nil {
 		s.views = []*view{}
 	}
@@ -209,11 +213,13 @@ func (s *stream) place(ctx context.Context, v *view) bool {
 	if v.placed {
 		return true
 	}
+
 	ask := s.request
 	tail, known, _ := v.standing()
 	if !known {
 		return false // the feed wakes the stream
 	}
+
 	switch {
 	case v.late:
 		v.at, v.placed = tail, true
@@ -226,6 +232,7 @@ func (s *stream) place(ctx context.Context, v *view) bool {
 		s.resume(v, tail)
 		return true
 	}
+
 	p, err := s.events.read(ctx, v.list.Key, From{Since: ask.since})
 	if err != nil {
 		s.failed = true
@@ -263,12 +270,14 @@ func (s *stream) fill(ctx context.Context, v *view) (more bool) {
 		v.serial, v.live = serial, true
 		return false
 	}
+
 	p, err := s.events.read(ctx, v.list.Key, From{Number: v.at.next})
 	next, lost := p.begin(v.at)
 	if err != nil || p.Owner != "" || next == v.at && len(p.Items) == 0 { // the feed finds the reason and reports it
 		s.failed = true
 		return false
 	}
+
 	if kept, ok := v.oldest(); ok && lost && kept.epoch == v.at.epoch && kept.next > v.at.next && kept.next < next.next {
 		next, p.Items = kept, nil // the ring has more than Redis
 	}
@@ -282,6 +291,7 @@ func (s *stream) fill(ctx context.Context, v *view) (more bool) {
 			r.items = append(r.items, item{it.Number, it.Seen, it.Data, it.Duplicate})
 		}
 	}
+
 	if len(r.items) > 0 {
 		s.showRun(v, r)
 	}
@@ -313,10 +323,12 @@ func (s *stream) showRun(v *view, r *run) {
 	default:
 		s.sayGap(v, v.at.String(), from)
 	}
+
 	v.at = from
 	if i := int(from.next - r.next); i < len(r.items) {
 		s.write(v, r, i)
 	}
+
 	v.at = end
 }
 

@@ -143,6 +143,7 @@ func New(opts Options) *Writer {
 	if w.log == nil {
 		w.log = zap.NewNop()
 	}
+
 	for _, l := range opts.Lists {
 		w.lists = append(w.lists, &list{List: l, stats: Stats{Subject: l.Subject, Key: l.Key}})
 	}
@@ -188,6 +189,7 @@ func (w *Writer) Write(i int, id string, payload []byte, answer func(reply []byt
 		l.stats.WaitingBytes += it.cost()
 	}
 	w.mu.Unlock()
+
 	switch {
 	case refused == nil:
 		select {
@@ -261,6 +263,7 @@ func (w *Writer) Run(ctx context.Context) error {
 func (w *Writer) next() (next time.Time) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+
 	for _, l := range w.lists {
 		at := l.retry
 		switch {
@@ -276,6 +279,7 @@ func (w *Writer) next() (next time.Time) {
 			next = at
 		}
 	}
+
 	return next
 }
 
@@ -350,6 +354,7 @@ func (w *Writer) round(ctx context.Context) {
 		sent = append(sent, sending{l, items, cmd, client})
 	}
 	w.mu.Unlock()
+
 	errs := make(map[*redis.Client]error, len(pipes))
 	for client, cmds := range pipes {
 		// Not Pipeliner.Do: a call through the interface keeps every client's Do in the binary,
@@ -358,6 +363,7 @@ func (w *Writer) round(ctx context.Context) {
 		pipe.BatchProcess(ctx, cmds...)
 		_, errs[client] = pipe.Exec(ctx)
 	}
+
 	for _, s := range sent {
 		// Only its own result says that a command was carried out: if the connection failed,
 		// go-redis may leave a command with neither result nor error.
@@ -438,6 +444,7 @@ func (w *Writer) wrote(s sending, n int64) {
 	if l.stats.Failing != "" {
 		w.log.Info("what clients publish is written to the list again", zap.String("list", l.Key))
 	}
+
 	l.stats.Failing, l.pause, l.retry = "", 0, time.Time{}
 	var replies []reply
 	for i, it := range s.items {
@@ -464,12 +471,14 @@ func (w *Writer) wrote(s sending, n int64) {
 		}
 		replies = it.id.tell(replies, text)
 	}
+
 	switch {
 	case l.MaxLen > 0 && n < int64(len(s.items)):
 		w.refused(l)
 	case l.stats.Full != "" && !time.Now().Before(l.look):
 		w.hasRoom(l)
 	}
+
 	clear(s.items)
 	l.waiting = l.waiting[len(s.items):]
 	w.unlockAndTell(replies)
@@ -541,5 +550,6 @@ func (w *Writer) giveUp() {
 		}
 		l.waiting, l.stats.WaitingBytes = nil, 0
 	}
+
 	w.unlockAndTell(replies)
 }

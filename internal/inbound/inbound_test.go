@@ -133,9 +133,11 @@ func TestWritesInOrderAndAnswersWithTheNumberWritten(t *testing.T) {
 	if got, want := items(t, server, "left"), []string{"a", "b", "", "c\x00\r\n"}; !slices.Equal(got, want) {
 		t.Errorf("left holds %q, want %q", got, want)
 	}
+
 	if got, want := items(t, server, "right"), []string{"3", "2", "1"}; !slices.Equal(got, want) {
 		t.Errorf("right holds %q, want %q: its head is the right end", got, want)
 	}
+
 	if st := w.Stats(); st[0].Written != 4 || st[1].Written != 3 || st[0].Waiting != 0 || st[0].WaitingBytes != 0 {
 		t.Errorf("the books are %+v", st)
 	}
@@ -153,6 +155,7 @@ func TestManyItemsKeepTheirOrder(t *testing.T) {
 		w.Write(0, "", []byte(item), nil)
 		w.Write(1, "", []byte(item), nil)
 	}
+
 	wantSeq(t, ask(t, w, 0, "end"), "plain", n+1)
 	wantSeq(t, ask(t, w, 1, "end"), "bounded", n+1)
 	for _, key := range []string{"plain", "bounded"} {
@@ -177,9 +180,11 @@ func TestMaxLenRefusesAndDropsNothing(t *testing.T) {
 	if got, want := items(t, server, "l"), []string{"old", "a", "b"}; !slices.Equal(got, want) {
 		t.Fatalf("the list holds %q, want %q", got, want)
 	}
+
 	if st := w.Stats()[0]; st.RefusedMaxLen != 3 || st.Failing != "" {
 		t.Errorf("the books are %+v, want 3 refused", st)
 	}
+
 	server.Client().LPop(context.Background(), "l")
 	wantSeq(t, ask(t, w, 0, "f"), "l", 3)
 }
@@ -246,6 +251,7 @@ func TestWhileRedisIsAwayWhoAsksIsRefusedAndTheRestWaits(t *testing.T) {
 	if got, want := items(t, server, "l"), []string{"one", "two"}; !slices.Equal(got, want) {
 		t.Errorf("the list holds %q, want %q", got, want)
 	}
+
 	wantSeq(t, ask(t, w, 0, "three"), "l", 4)
 	if st := w.Stats()[0]; st.Failing != "" || st.RefusedRedis != 1 || st.WaitingBytes != 0 {
 		t.Errorf("the books are %+v", st)
@@ -347,11 +353,13 @@ func TestTheEndWritesWhatWaits(t *testing.T) {
 	for range n {
 		w.Write(0, "", []byte("x"), nil)
 	}
+
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	if err := w.Run(ctx); err != nil {
 		t.Fatal(err)
 	}
+
 	if got := server.Len("l"); got != n {
 		t.Errorf("the list holds %d items, want %d", got, n)
 	}
@@ -370,6 +378,7 @@ func TestTheEndRefusesWhatRedisDoesNotTake(t *testing.T) {
 			return nil, &net.OpError{Op: "dial", Err: os.NewSyscallError("connect", errors.New("refused"))}
 		},
 	}
+
 	w := writer(opts, 1<<20, List{Key: "l"})
 	asked := ask(t, w, 0, "a")
 	w.Write(0, "", []byte("b"), nil)
@@ -378,6 +387,7 @@ func TestTheEndRefusesWhatRedisDoesNotTake(t *testing.T) {
 	if err := w.Run(ctx); err != nil {
 		t.Fatal(err)
 	}
+
 	wantError(t, asked, 10008, "")
 	if st := w.Stats()[0]; st.RefusedRedis != 2 || st.Uncertain != 0 || st.Waiting != 0 || st.WaitingBytes != 0 {
 		t.Errorf("the books are %+v, want 2 refused", st)
@@ -399,6 +409,7 @@ func TestTheEndWaitsForARedisThatComesBack(t *testing.T) {
 	if err := <-ended; err != nil {
 		t.Fatal(err)
 	}
+
 	if n := server.Len("l"); n != 1 {
 		t.Errorf("the list holds %d items, want 1", n)
 	}
@@ -408,6 +419,7 @@ func TestAnIDIsWrittenOnceWithinItsWindow(t *testing.T) {
 	r := redistest.Start(t)
 	w := writer(client(r), 1<<20, List{Subject: "s", Key: "list", IDWindow: time.Hour})
 	defer run(t, w)()
+
 	ack := func(id, payload string) (reply string) {
 		answered := make(chan string, 1)
 		w.Write(0, id, []byte(payload), func(text []byte) { answered <- string(text) })
@@ -424,6 +436,7 @@ func TestAnIDIsWrittenOnceWithinItsWindow(t *testing.T) {
 			t.Errorf("%s is answered %s, want %s", c.payload, got, c.want)
 		}
 	}
+
 	if got := strings.Join(items(t, r, "list"), ""); got != "abdd" {
 		t.Errorf("the list has %q", got)
 	}

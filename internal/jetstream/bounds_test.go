@@ -62,16 +62,19 @@ func TestAStreamHasABoundOfConsumers(t *testing.T) {
 		durable := func(i int) (code int, text string) {
 			return s.create(fmt.Sprintf(`{"durable_name":"d%d","ack_policy":"all"}`, i))
 		}
+
 		for i := range maxEphemeral {
 			s.client.id = uint64(1 + i/maxOfClient)
 			if code := s.ephemeral([]string{"explicit", "all"}[i%2], fmt.Sprint("e", i)); code != 0 {
 				t.Fatalf("consumer %d: %d", i, code)
 			}
 		}
+
 		s.client.id = 9
 		if code := s.ephemeral("explicit", "more"); code != 10026 {
 			t.Errorf("an ephemeral one in a durable one's place: %d", code)
 		}
+
 		for i := range maxConsumers - maxEphemeral {
 			if code, text := durable(i); code != 0 {
 				t.Fatalf("durable %d: %s", i, text)
@@ -113,6 +116,7 @@ func TestClientsShareThePlacesForViewers(t *testing.T) {
 			}
 			time.Sleep(time.Second)
 		}
+
 		s.client.id = 3
 		refusedAfter := 0
 		for ; s.ephemeral("none", fmt.Sprint("of3-", refusedAfter)) == 0; refusedAfter++ {
@@ -123,6 +127,7 @@ func TestClientsShareThePlacesForViewers(t *testing.T) {
 		if s.viewers("of1-0") != 0 || s.viewers("of1-31") != 1 {
 			t.Error("not the one that was not used for longest has gone")
 		}
+
 		s.client.id = 1
 		if code := s.ephemeral("none", "of1-again"); code != 10026 {
 			t.Errorf("the client that had most has one more: %d", code)
@@ -139,6 +144,7 @@ func TestUsersShareThePlacesForViewers(t *testing.T) {
 				t.Fatalf("viewer %d: %d", i, code)
 			}
 		}
+
 		s.client.id = 99
 		if code := s.ephemeral("none", "many-more"); code != 10026 {
 			t.Errorf("one more of the same user: %d", code)
@@ -164,6 +170,7 @@ func TestRequestsForItemsHaveBounds(t *testing.T) {
 			s.pull("a", request)
 			s.want(request, want)
 		}
+
 		s.pull("a", `{"batch":1000000,"expires":86400000000000}`)
 		s.want("a request within the bounds waits")
 	})
@@ -311,10 +318,12 @@ func TestListsOfConsumersComeInParts(t *testing.T) {
 				t.Fatal(text)
 			}
 		}
+
 		answer := s.answer("CONSUMER.NAMES.S", `{"offset":3}`)
 		if fmt.Sprint(answer["consumers"]) != fmt.Sprint(want[3:]) || answer["total"] != 5.0 || answer["offset"] != 3.0 {
 			t.Errorf("the names from the fourth on are %v", answer)
 		}
+
 		answer = s.answer("CONSUMER.LIST.S", `{"offset":4}`)
 		if all := answer["consumers"].([]any); len(all) != 1 || all[0].(map[string]any)["name"] != "c4" {
 			t.Errorf("the consumers from the fifth on are %v", answer)

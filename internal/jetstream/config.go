@@ -106,6 +106,7 @@ func (c *Config) unset() {
 			*at = nil
 		}
 	}
+
 	if rate := strings.TrimSuffix(c.Sampling, "%"); strings.Trim(rate, "0") == "" {
 		c.Sampling = ""
 	}
@@ -135,10 +136,12 @@ func (c *Config) complete() {
 	if c.id() == "" {
 		c.Name = rand.Text()[:12]
 	}
+
 	c.Name = c.id()
 	if c.MaxDeliver <= 0 {
 		c.MaxDeliver = -1
 	}
+
 	c.MaxWaiting, c.MaxBatch, c.MaxBytes = max(0, c.MaxWaiting), max(0, c.MaxBatch), max(0, c.MaxBytes)
 	if !c.push() {
 		c.MaxWaiting = cmp.Or(c.MaxWaiting, defaultMaxWaiting)
@@ -205,6 +208,7 @@ func (c *Config) checkPolicies(*stream) *apiError {
 	default:
 		return errInvalidJSON.because("can not unmarshal %q as deliver policy", c.DeliverPolicy)
 	}
+
 	switch c.AckPolicy {
 	case ackNone:
 		switch {
@@ -220,11 +224,13 @@ func (c *Config) checkPolicies(*stream) *apiError {
 	default:
 		return errInvalidJSON.because("can not unmarshal %q as ack policy", c.AckPolicy)
 	}
+
 	for _, wait := range c.Backoff {
 		if wait < minInterval {
 			return errBadRequest.because("consumer backoff needs to be >= %v", minInterval)
 		}
 	}
+
 	if len(c.Backoff) > maxBackoff || c.MaxDeliver > 0 && len(c.Backoff) > c.MaxDeliver {
 		return errBackoff
 	}
@@ -242,6 +248,7 @@ func (c *Config) checkFilter(st *stream) *apiError {
 	case len(c.FilterSubjects) > maxFilters:
 		return errNotOffered.because("more than %d filter_subjects: the stream has the subject %q alone", maxFilters, st.Subject)
 	}
+
 	for _, f := range c.FilterSubjects {
 		if f == "" {
 			return errEmptyFilter
@@ -254,6 +261,7 @@ func (c *Config) checkFilter(st *stream) *apiError {
 	if len(filters) == 0 {
 		return nil
 	}
+
 	for i, f := range filters {
 		for _, other := range filters[i+1:] {
 			if subject.Matches(f, other) || subject.Matches(other, f) {
@@ -261,6 +269,7 @@ func (c *Config) checkFilter(st *stream) *apiError {
 			}
 		}
 	}
+
 	if slices.ContainsFunc(filters, func(f string) bool { return subject.Matches(f, st.Subject) }) {
 		return nil
 	}
@@ -271,6 +280,7 @@ func (c *Config) checkPush(*stream) *apiError {
 	if !c.push() {
 		return nil
 	}
+
 	to := []byte(c.DeliverSubject)
 	valid, wild := subject.Valid(to)
 	switch {
@@ -287,6 +297,7 @@ func (c *Config) checkPush(*stream) *apiError {
 	case c.MaxBatch > 0 || c.MaxExpires > 0 || c.MaxBytes > 0:
 		return errBadRequest.because("max_batch, max_expires and max_bytes are for pull consumers")
 	}
+
 	return nil
 }
 
@@ -327,6 +338,7 @@ func (c *Config) checkOffered(*stream) *apiError {
 			return errNotOffered.because("%s: %s", not.name, not.text)
 		}
 	}
+
 	return nil
 }
 
@@ -358,12 +370,14 @@ func (c *Config) checkUpdate(next *Config) *apiError {
 			return &apiError{errCreate.Code, errCreate.ErrCode, fixed.text + " can not be updated"}
 		}
 	}
+
 	switch {
 	case !c.push() && next.push():
 		return &apiError{errCreate.Code, errCreate.ErrCode, "can not update pull consumer to push based"}
 	case c.push() && !next.push():
 		return &apiError{errCreate.Code, errCreate.ErrCode, "can not update push consumer to pull based"}
 	}
+
 	return nil
 }
 

@@ -31,6 +31,7 @@ func (r *request) create(verb, rest string) {
 		r.fail(kind, errNoStream)
 		return
 	}
+
 	q, err := r.parseCreate(verb, tokens)
 	if err == nil {
 		q.Config.complete()
@@ -43,6 +44,7 @@ func (r *request) create(verb, rest string) {
 		r.fail(kind, err)
 		return
 	}
+
 	legacy := len(tokens) == 1 // the subject has no name for a user's rules to apply to
 	r.later(kind, func(ctx context.Context) {
 		if legacy && r.api.exists(ctx, st, q.Config.id()) {
@@ -63,10 +65,12 @@ func (r *request) parseCreate(verb string, tokens []string) (q createRequest, _ 
 	if err := json.Unmarshal(r.payload, &q); err != nil {
 		return q, errInvalidJSON.because("%v", err)
 	}
+
 	name := ""
 	if len(tokens) > 1 {
 		name = tokens[1]
 	}
+
 	switch cfg := q.Config; {
 	case cfg == nil:
 		return q, errConfigRequired
@@ -85,6 +89,7 @@ func (r *request) parseCreate(verb string, tokens []string) (q createRequest, _ 
 	case len(tokens) > 2 && tokens[2] != cfg.FilterSubject:
 		return q, errCreateFilter
 	}
+
 	if q.Config.Durable == "" && name != "" {
 		q.Config.Name = name
 	}
@@ -100,6 +105,7 @@ func (r *request) checkRights(cfg *Config) *apiError {
 		return &apiError{403, errBadRequest.ErrCode, fmt.Sprintf(
 			"inactive_threshold of a user with rules is %v at most without durables = true in edged's configuration", maxInactiveOfRules)}
 	}
+
 	if to := cfg.DeliverSubject; to != "" {
 		switch {
 		case r.api.opts.Owned(to):
@@ -118,12 +124,14 @@ func (a *API) make(ctx context.Context, st *stream, cfg *Config, action string, 
 	if err != nil {
 		return nil, err
 	}
+
 	switch {
 	case c == nil && action == "update":
 		return nil, errDoesNotExist
 	case c == nil:
 		return a.add(ctx, st, cfg, maker)
 	}
+
 	old := c.settings()
 	switch {
 	case old.equal(cfg):
@@ -131,6 +139,7 @@ func (a *API) make(ctx context.Context, st *stream, cfg *Config, action string, 
 	case action == "create":
 		return nil, errExists
 	}
+
 	if err = old.checkUpdate(cfg); err != nil {
 		return nil, err
 	}
@@ -202,11 +211,13 @@ func (a *API) checkOthers(st *stream, cfg *Config) *apiError {
 			pending += above(other.settings().MaxAckPending)
 		}
 	}
+
 	for _, other := range a.bound[cfg.DeliverSubject] {
 		if other.stream != st || other.name != cfg.id() {
 			return errDeliverSubject.because("another consumer has it")
 		}
 	}
+
 	if most && pending > maxAllAckPending {
 		return errResources.because("max_ack_pending above %d of all consumers of the stream is %d at most: ask for less, or delete one",
 			defaultAckPending, maxAllAckPending)
@@ -249,6 +260,7 @@ func (a *API) addViewer(ctx context.Context, st *stream, cfg *Config, maker Clie
 			n = p.End()
 		}
 	}
+
 	c := newConsumer(st, a, record{From: n, Created: time.Now().UTC(), Config: *cfg})
 	c.maker = maker
 	c.membership = st.Log.View(n, c)
@@ -281,9 +293,11 @@ func (a *API) addDurable(ctx context.Context, st *stream, cfg *Config, maker Cli
 	}
 	a.setMaking(st, name)
 	defer a.setMaking(st, "")
+
 	if err := st.Log.Set(name, cfg.terms(), provisional); err != nil {
 		return nil, errTooManyConsumers.because("%s", err)
 	}
+
 	rec, err := a.register(ctx, st, from, record{Created: time.Now().UTC(), Incarnation: newIncarnation(), Config: *cfg})
 	if err != nil {
 		st.Log.Remove(name)
@@ -417,6 +431,7 @@ func (a *API) known(ctx context.Context, st *stream, name string) (*consumer, *a
 			return c, nil
 		}
 	}
+
 	if err := a.readConsumers(ctx, st); err != nil {
 		return nil, err
 	}
@@ -521,6 +536,7 @@ func (r *record) sound(st *stream) bool {
 func (a *API) adopt(st *stream, all map[string]string, fresh bool) {
 	a.adopting.Lock()
 	defer a.adopting.Unlock()
+
 	for _, name := range slices.Sorted(maps.Keys(all)) {
 		if name == st.making {
 			continue
@@ -566,10 +582,12 @@ func (a *API) Load(key string, configs map[string]string, placed []string, lost 
 		a.mu.Unlock()
 		return
 	}
+
 	st := a.streams[i]
 	st.orphans, st.serves, st.deleted = placed, true, !lost
 	a.mu.Unlock()
 	a.adopt(st, configs, false)
+
 	again := func() { // after a second
 		a.mu.Lock()
 		st.known = false
@@ -626,9 +644,11 @@ func (a *API) expire(c *consumer) {
 	queued := c.expiring
 	c.expiring = true
 	c.mu.Unlock()
+
 	if queued {
 		return
 	}
+
 	done := func() {
 		c.mu.Lock()
 		c.expiring = false
@@ -657,9 +677,11 @@ func (a *API) Forget(ctx context.Context, key, name string) (found bool, err err
 		st = a.streams[i]
 	}
 	a.mu.Unlock()
+
 	if st == nil {
 		return false, nil
 	}
+
 	type outcome struct {
 		found bool
 		err   *apiError
@@ -672,6 +694,7 @@ func (a *API) Forget(ctx context.Context, key, name string) (found bool, err err
 		}
 		done <- outcome{c != nil, err}
 	}, func() { done <- outcome{false, errUnavailable.because("too many requests wait for Redis")} })
+
 	select {
 	case o := <-done:
 		if o.err != nil {
@@ -693,6 +716,7 @@ func (a *API) CutOff(key, name string) {
 		}
 	}
 	a.mu.Unlock()
+
 	if c == nil {
 		return
 	}
@@ -860,6 +884,7 @@ func (r *request) consumerNames(ctx context.Context, st *stream) {
 	for _, c := range r.api.sorted(st) {
 		names = append(names, c.name)
 	}
+
 	answer := struct {
 		response
 		page
@@ -880,6 +905,7 @@ func (r *request) consumerList(ctx context.Context, st *stream) {
 		r.fail(kind, errUnavailable.because("%s", err))
 		return
 	}
+
 	answer := struct {
 		response
 		page
@@ -895,5 +921,6 @@ func (r *request) consumerList(ctx context.Context, st *stream) {
 		}
 		answer.Consumers = append(answer.Consumers, info)
 	}
+
 	r.answer(answer)
 }

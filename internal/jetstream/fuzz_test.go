@@ -275,6 +275,7 @@ func (s *stage) checkNothingWaits(clients ...uint64) {
 	synctest.Wait()
 	s.api.mu.Lock()
 	defer s.api.mu.Unlock()
+
 	for _, c := range s.api.all() {
 		c.mu.Lock()
 		if len(c.waiting) > 0 || c.wanted != 0 {
@@ -282,6 +283,7 @@ func (s *stage) checkNothingWaits(clients ...uint64) {
 		}
 		c.mu.Unlock()
 	}
+
 	if s.net.held != 0 || len(s.api.work.users) > 0 {
 		s.t.Errorf("%d bytes are held, %d clients are known", s.net.held, len(s.api.work.users))
 	}

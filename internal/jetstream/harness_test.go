@@ -94,6 +94,7 @@ func (l *fakeLog) offer(name string, first uint64, items ...string) (taken int) 
 	l.mu.Lock()
 	m := l.members[name]
 	l.mu.Unlock()
+
 	all := make([][]byte, len(items))
 	for i, item := range items {
 		all[i] = []byte(item)
@@ -181,6 +182,7 @@ func (s *fakeStore) Part(_ context.Context, _ string, from uint64, n int) (Part,
 func (s *fakeStore) Register(_ context.Context, _, name, from, config string) (string, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+
 	switch from {
 	case End:
 		from = strconv.FormatUint(s.part.End(), 10)
@@ -408,11 +410,13 @@ func play(t *testing.T, test func(*stage)) {
 		s.store = &fakeStore{configs: map[string]string{}, part: Part{Epoch: "e", First: 2, Length: 3, Items: []Item{
 			{Number: 2, Data: []byte("two")}, {Number: 3, Data: []byte("three")}, {Number: 4, Data: []byte("four")},
 		}}}
+
 		s.client = fakeClient{s.net, func(string) bool { return true }, true, 1, ""}
 		s.api = New(Options{
 			Store: s.store, Outlet: s.net.outlet, Refused: func() { s.late.Add(1) },
 			Owned: func(to string) bool { return strings.HasPrefix(to, "$") || to == "s" || s.owned[to] },
 		})
+
 		s.api.Add(Stream{Name: "S", Subject: "s", Key: "list", Log: s.log})
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error, 1)

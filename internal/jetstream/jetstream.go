@@ -253,10 +253,12 @@ func (a *API) RemoveStream(key string) {
 			break
 		}
 	}
+
 	for _, c := range gone {
 		a.unbind(c)
 	}
 	a.mu.Unlock()
+
 	for _, c := range gone {
 		c.end(statusShutdown)
 	}
@@ -270,6 +272,7 @@ func (a *API) Run(ctx context.Context) error {
 	defer timing.Wait()
 	defer cancel() // in case of a panic
 	defer a.opts.Store.Close()
+
 	lasting := context.WithoutCancel(ctx)
 	for {
 		retry := time.After(retryInterval)
@@ -297,6 +300,7 @@ func (a *API) readUnknown(ctx context.Context) bool {
 	a.mu.Lock()
 	streams := slices.Clone(a.streams)
 	a.mu.Unlock()
+
 	for _, st := range streams {
 		a.mu.Lock()
 		known := st.known
@@ -382,9 +386,11 @@ func (a *API) Acknowledge(streamName, name, life string, n uint64, ack batch.Ack
 	if st == nil {
 		return batch.ErrNotGiven
 	}
+
 	if c := a.consumer(st, name); c != nil {
 		return c.acknowledge(life, n, ack, saved)
 	}
+
 	// After a start, or at another instance, an acknowledgement can arrive before this process
 	// knows the consumer.
 	answer := func(err error) {
@@ -395,6 +401,7 @@ func (a *API) Acknowledge(streamName, name, life string, n uint64, ack batch.Ack
 			saved(err)
 		}
 	}
+
 	work := func(ctx context.Context) {
 		c, err := a.known(ctx, st, name)
 		switch {

@@ -67,6 +67,7 @@ func parsePull(payload []byte) (p pullRequest, err error) {
 			p.Batch, err = 1, nil
 		}
 	}
+
 	switch {
 	case p.Heartbeat > 0 && 2*p.Heartbeat > p.Expires:
 		return p, errors.New("heartbeat value too large")
@@ -77,6 +78,7 @@ func parsePull(payload []byte) (p pullRequest, err error) {
 	case p.Group != "" || p.ID != "" || p.Priority != 0 || p.MinPending != 0 || p.MinAckPending != 0:
 		return p, errors.New("edged has no priority groups")
 	}
+
 	p.Batch = max(1, p.Batch)
 	return p, nil
 }
@@ -87,21 +89,25 @@ func (r *request) next(names string) {
 	if r.reply == "" {
 		return
 	}
+
 	st := r.find(name)
 	if st == nil {
 		r.status(statusNoResponder)
 		return
 	}
+
 	p, err := parsePull(r.payload)
 	if err != nil {
 		r.status(fmt.Sprintf("NATS/1.0 400 Bad Request - %.*v\r\n\r\n", maxReason, err))
 		return
 	}
+
 	c := r.api.consumer(st, consumer)
 	if c != nil && !p.NoWait && (c.viewer() || r.api.trusts(st)) {
 		r.pull(c, p)
 		return
 	}
+
 	// Redis knows whether another process has made or deleted the consumer, and how many items
 	// there are. While Redis is away, the request waits at a consumer that existed before.
 	before := c
@@ -141,6 +147,7 @@ func (r *request) pullNow(ctx context.Context, c *consumer, p pullRequest) {
 		r.status(statusNoMessages)
 		return
 	}
+
 	if p.there = pending; p.Expires == 0 {
 		p.Expires = noWaitLasts
 	}
@@ -172,6 +179,7 @@ func (r *request) pull(c *consumer, p pullRequest) {
 		r.status(fmt.Sprintf("NATS/1.0 409 Exceeded MaxRequestMaxBytes of %d\r\n\r\n", cfg.MaxBytes))
 		return
 	}
+
 	now := time.Now()
 	w := &pull{
 		outlet: r.client.Outlet(c.target(r.reply)), from: r.from, left: p.Batch, bytesLeft: p.MaxBytes, bounded: p.MaxBytes > 0, first: p.NoWait && p.there == 0, heartbeat: p.Heartbeat,
@@ -185,6 +193,7 @@ func (r *request) pull(c *consumer, p pullRequest) {
 	if p.Heartbeat > 0 {
 		w.beat = now.Add(p.Heartbeat)
 	}
+
 	if refused := c.wait(w, now, cfg.MaxWaiting); refused != "" {
 		w.outlet.Close()
 		// A client that expects heartbeats asks again when they are missing. A status would make it
@@ -205,6 +214,7 @@ func (c *consumer) wait(w *pull, now time.Time, most int) (refused string) {
 	if len(c.waiting) >= most {
 		c.dropClosed()
 	}
+
 	switch {
 	case c.ended:
 		refused = statusDeleted
@@ -218,6 +228,7 @@ func (c *consumer) wait(w *pull, now time.Time, most int) (refused string) {
 		c.schedule(now)
 	}
 	c.mu.Unlock()
+
 	if refused == "" {
 		c.membership.Update()
 	}
@@ -265,6 +276,7 @@ func (c *consumer) deliverPull(b *batch.Batch, from, to int, receipt batch.Recei
 		}
 		return taken
 	}
+
 	return 0
 }
 

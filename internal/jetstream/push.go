@@ -51,6 +51,7 @@ func (c *consumer) deliverPush(b *batch.Batch, from, to int, receipt batch.Recei
 	if c.config.DeliverGroup != "" {
 		to = min(to, from+groupShare)
 	}
+
 	taken = p.outlet.Deliver(b, from, to, c.count+1, receipt)
 	if taken == 0 {
 		p.interest = false
@@ -62,9 +63,11 @@ func (c *consumer) deliverPush(b *batch.Batch, from, to int, receipt batch.Recei
 	if !c.config.FlowControl {
 		return taken
 	}
+
 	for i := from; i < from+taken; i++ {
 		p.bytes += cost(b, i)
 	}
+
 	if p.bytes >= flowWindow && p.asked == "" {
 		p.requests++
 		p.bytes, p.asked = 0, fmt.Sprintf("%s%s.%s.%d", flowPrefix, c.stream.Name, c.name, p.requests)
@@ -83,6 +86,7 @@ func (a *API) Resume(reply string) {
 	if !ok || len(tokens) != 3 {
 		return
 	}
+
 	st := a.stream(tokens[0])
 	if st == nil {
 		return
@@ -97,6 +101,7 @@ func (a *API) Resume(reply string) {
 		c.push.asked = ""
 	}
 	c.mu.Unlock()
+
 	if answered {
 		c.membership.Update()
 	}
@@ -175,6 +180,7 @@ func (c *consumer) look() {
 		c.schedule(now)
 	}
 	c.mu.Unlock()
+
 	if changed {
 		c.membership.Update()
 	}

@@ -34,6 +34,7 @@ func TestALargeRequestIsRefused(t *testing.T) {
 				t.Errorf("%s is answered %v", name, failed)
 			}
 		}
+
 		for _, name := range []string{"CONSUMER.MSG.NEXT.S.w", "DIRECT.GET.S"} {
 			s.api.Request(name, []byte(large), "re", s.client)
 			s.want(name, "re: 400 Bad Request - the request is larger than 16384 bytes")
@@ -99,11 +100,13 @@ func TestRequestsGoWithTheirClient(t *testing.T) {
 			s.api.Request(name, []byte(`{"batch":5,"no_wait":true,"expires":1000000000}`), "gone", s.client)
 			synctest.Wait()
 		}
+
 		s.api.Left(s.client.id)
 		synctest.Wait()
 		if s.net.open != 1 {
 			t.Errorf("%d requests wait for items, want that of the other client", s.net.open)
 		}
+
 		parts := s.store.parts
 		resume()
 		if s.net.open != 1 || s.net.held != 0 || s.store.parts != parts+1 {
@@ -135,6 +138,7 @@ func TestAnEndThatWaitsForRedisIsQueuedOnce(t *testing.T) {
 		if code, text := s.create(`{"name":"e","ack_policy":"explicit","inactive_threshold":1000000000}`); code != 0 {
 			t.Fatal(text)
 		}
+
 		resume := s.stall()
 		s.api.Request("STREAM.INFO.S", nil, "re", s.client)
 		time.Sleep(5 * time.Second)

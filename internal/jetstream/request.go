@@ -31,6 +31,7 @@ func (a *API) Request(name string, payload []byte, reply string, from Client) {
 		r.tooLarge(verb)
 		return
 	}
+
 	switch verb {
 	case "INFO":
 		r.accountInfo()
@@ -293,6 +294,7 @@ func (r *request) streamList() {
 			}
 			answer.Streams = append(answer.Streams, info)
 		}
+
 		r.answer(answer)
 	})
 }
@@ -355,9 +357,11 @@ func (a *API) streamInfo(ctx context.Context, st *stream) (streamInfo, *apiError
 		MaxMsgsPerSubject: -1, MaxMsgSize: -1, Discard: "old", Storage: "file", Replicas: 1, Compression: "none", AllowDirect: true,
 		DenyDelete: true, DenyPurge: true, Metadata: map[string]string{"edged.list": st.Key},
 	}
+
 	info.State = streamState{
 		Messages: uint64(p.Length), FirstSeq: p.First + 1, LastSeq: p.End(), Consumers: a.count(st),
 	}
+
 	if p.Length > 0 {
 		info.State.FirstTime, info.State.LastTime = st.seen(p.First, time.Time{}), st.seen(p.End()-1, time.Time{})
 		info.State.NumSubjects = 1
@@ -372,6 +376,7 @@ func (r *request) streamInfo(ctx context.Context, st *stream) {
 	if len(bytes.TrimSpace(r.payload)) > 0 {
 		_ = json.Unmarshal(r.payload, &asked)
 	}
+
 	if err := r.api.ensure(ctx, st); err != nil {
 		r.fail("stream_info", err)
 		return
@@ -384,6 +389,7 @@ func (r *request) streamInfo(ctx context.Context, st *stream) {
 	if asked.Subjects != "" && subject.Matches(asked.Subjects, st.Subject) && info.State.Messages > 0 {
 		info.State.Subjects = map[string]uint64{st.Subject: info.State.Messages}
 	}
+
 	r.answer(struct {
 		response
 		streamInfo
@@ -428,9 +434,11 @@ func (a *API) message(ctx context.Context, st *stream, g getRequest) (*Item, *ap
 	case g.Next == "":
 		return nil, errBadRequest
 	}
+
 	if number > maxNumber {
 		return nil, nil
 	}
+
 	p, err := a.opts.Store.Part(ctx, st.Key, number, 1)
 	switch {
 	case err != nil:
@@ -438,6 +446,7 @@ func (a *API) message(ctx context.Context, st *stream, g getRequest) (*Item, *ap
 	case len(p.Items) == 0 || p.Items[0].Number != number && g.Next == "":
 		return nil, nil
 	}
+
 	return &p.Items[0], nil
 }
 
@@ -457,12 +466,14 @@ func (r *request) messageGet(ctx context.Context, st *stream) {
 		r.fail(kind, errNoMessage)
 		return
 	}
+
 	type message struct {
 		Subject string    `json:"subject"`
 		Seq     uint64    `json:"seq"`
 		Data    []byte    `json:"data,omitempty"`
 		Time    time.Time `json:"time"`
 	}
+
 	r.answer(struct {
 		response
 		Message message `json:"message"`
@@ -491,11 +502,13 @@ func (r *request) directGet(names string) {
 		status("404 Message Not Found")
 		return
 	}
+
 	g := getRequest{Last: last}
 	if last == "" && json.Unmarshal(r.payload, &g) != nil {
 		status("408 Empty Request")
 		return
 	}
+
 	work := func(ctx context.Context) {
 		item, err := r.api.message(ctx, st, g)
 		switch {

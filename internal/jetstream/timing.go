@@ -85,6 +85,7 @@ func (c *consumer) tick(now time.Time) {
 	over := c.inactive(now)
 	c.schedule(now)
 	c.mu.Unlock()
+
 	if changed {
 		c.membership.Update()
 	}
@@ -103,6 +104,7 @@ func (c *consumer) tickPulls(now time.Time) (ended bool) {
 		c.checked = now
 		ended = len(c.waiting) < before
 	}
+
 	kept := c.waiting[:0]
 	for _, p := range c.waiting {
 		switch {
@@ -169,9 +171,11 @@ func (c *consumer) schedule(now time.Time) {
 			sooner(p.beat)
 		}
 	}
+
 	if len(c.waiting) > 0 {
 		sooner(c.checked.Add(closedInterval))
 	}
+
 	sooner(c.push.beat)
 	if threshold := c.threshold(); threshold > 0 {
 		sooner(later(c.active.Add(threshold), now.Add(leastTick)))

@@ -72,6 +72,7 @@ func (c *Core) Write(e zapcore.Entry, fields []zapcore.Field) error {
 	if e.LoggerName != "" {
 		out.Fields["EDGED_LOGGER"] = e.LoggerName
 	}
+
 	var message strings.Builder
 	message.WriteString(printable(e.Message))
 	for _, list := range [][]zapcore.Field{c.fields, fields} {
@@ -94,6 +95,7 @@ func (c *Core) Write(e zapcore.Entry, fields []zapcore.Field) error {
 			}
 		}
 	}
+
 	out.Message = message.String()
 	c.put(out)
 	return nil

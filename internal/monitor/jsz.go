@@ -141,11 +141,13 @@ func (s Stream) describe(now time.Time, consumers, config bool) jsStream {
 	if !consumers {
 		return d
 	}
+
 	for _, c := range s.Consumers {
 		d.Consumers = append(d.Consumers, jsConsumer{
 			Stream: s.Name, Name: c.Name, Created: c.Created.UTC(), Delivered: jsSequence(c.Delivered), AckFloor: jsSequence(c.AckFloor),
 			AckPending: c.AckPending, Redelivered: c.Redelivered, Waiting: c.Waiting, Pending: c.Pending, PushBound: c.PushBound, Time: now,
 		})
 	}
+
 	return d
 }

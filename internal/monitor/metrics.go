@@ -178,6 +178,7 @@ func write[T any](w io.Writer, families []family[T], samples []sample[T]) {
 	if len(samples) == 0 {
 		return
 	}
+
 	for _, f := range families {
 		fmt.Fprintf(w, "# HELP %s %s\n# TYPE %s %s\n", f.name, f.help, f.name, f.kind)
 		for _, s := range samples {

@@ -25,6 +25,7 @@ func options() Options {
 		{ID: 3, Start: start.Add(2 * time.Minute), Active: start.Add(2 * time.Hour), RTT: time.Millisecond, Pending: 7, MessagesIn: 5, MessagesOut: 8,
 			BytesIn: 10, BytesOut: 200},
 	}
+
 	return Options{
 		Server: func() Server {
 			return Server{ID: "ID", Name: "box", Version: "1.2.3", Start: start, Clients: 3, Subscriptions: 5, Subscribed: 8}
@@ -126,9 +127,11 @@ func TestAConnectionTellsOnlyWhatIsAsked(t *testing.T) {
 			t.Errorf("a connection has %s although it was not asked for", key)
 		}
 	}
+
 	if plain["uptime"] != "1d2h0m0s" || plain["idle"] != "1d1h0m0s" || plain["rtt"] != "3ms" {
 		t.Errorf("uptime %v, idle %v, rtt %v", plain["uptime"], plain["idle"], plain["rtt"])
 	}
+
 	if got := first("/connz?auth=true"); got["authorized_user"] != "ann" || got["account"] != "$G" {
 		t.Errorf("the user is %v of %v", got["authorized_user"], got["account"])
 	}
@@ -151,6 +154,7 @@ func TestSubscriptionsComeInPages(t *testing.T) {
 		for _, s := range all {
 			got = append(got, s.(map[string]any)["subject"].(string))
 		}
+
 		if strings.Join(got, " ") != want {
 			t.Errorf("%s: %v, want %s", target, got, want)
 		}
@@ -278,6 +282,7 @@ func TestConsumersHaveABoundedNumberOfLabels(t *testing.T) {
 		l.Consumers = append(l.Consumers, Consumer{Name: "group-000", Owed: 2}) // a durable consumer of the same name
 		return []List{l}
 	}
+
 	owed := 0
 	got := samples(t, o)
 	for name := range got {
@@ -285,9 +290,11 @@ func TestConsumersHaveABoundedNumberOfLabels(t *testing.T) {
 			owed++
 		}
 	}
+
 	if want := MaxConsumers + 3; owed != want {
 		t.Errorf("the list has %d consumers in the metrics, want %d", owed, want)
 	}
+
 	for name, want := range map[string]string{
 		`edged_consumer_owed_items{list="events",consumer="(unnamed)"}`: "1000", `edged_consumer_lag_seconds{list="events",consumer="(unnamed)"}`: "999",
 		`edged_consumer_missed_items{list="events",consumer="(viewers)"}`: "1000", `edged_consumer_owed_items{list="events",consumer="group-000"}`: "4",
@@ -316,9 +323,11 @@ func described() (rows []string) {
 	for _, f := range serverFamilies {
 		add(f.name, f.kind, "", f.help)
 	}
+
 	for _, f := range listFamilies {
 		add(f.name, f.kind, "`list`", f.help)
 	}
+
 	for _, f := range consumerFamilies {
 		add(f.name, f.kind, "`list`, `consumer`", f.help)
 	}
@@ -356,6 +365,7 @@ func TestRulesAndDashboardUseMetricsThatThereAre(t *testing.T) {
 		if len(used) == 0 {
 			t.Errorf("%s uses no metrics", file)
 		}
+
 		for _, name := range used {
 			if !strings.Contains(known, "`"+name+"`") {
 				t.Errorf("%s uses %s, which is no metric", file, name)

@@ -37,6 +37,7 @@ func newBlocking(conn net.Conn) (*blocking, error) {
 	if err != nil {
 		return nil, err
 	}
+
 	// Go's poller does not know a copy of the descriptor.
 	var fd int
 	var failed error
@@ -54,6 +55,7 @@ func newBlocking(conn net.Conn) (*blocking, error) {
 		unix.Close(fd)
 		return nil, err
 	}
+
 	return &blocking{file: os.NewFile(uintptr(fd), "redis"), local: conn.LocalAddr(), remote: conn.RemoteAddr()}, nil
 }
 

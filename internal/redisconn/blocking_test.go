@@ -20,11 +20,13 @@ func blockingPair(t *testing.T, network string) (*blocking, net.Conn) {
 	if network == "unix" {
 		address = filepath.Join(t.TempDir(), "s")
 	}
+
 	l, err := net.Listen(network, address)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer l.Close()
+
 	conn, err := net.Dial(network, l.Addr().String())
 	if err != nil {
 		t.Fatal(err)
@@ -85,12 +87,14 @@ func TestABlockedCallGoesOnPastItsTicks(t *testing.T) {
 		if n == len(sent) || !errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Fatalf("%s: %d bytes written that nobody read, error %v", network, n, err)
 		}
+
 		b.SetWriteDeadline(time.Time{})
 		wrote := make(chan error, 1)
 		go func() {
 			_, err := b.Write(sent[n:])
 			wrote <- err
 		}()
+
 		// A read is blocked for as long as the write is.
 		b.SetReadDeadline(time.Now().Add(2 * tick))
 		if _, err := b.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
@@ -100,6 +104,7 @@ func TestABlockedCallGoesOnPastItsTicks(t *testing.T) {
 		if _, err := io.ReadFull(other, got); err != nil || !bytes.Equal(got, sent) {
 			t.Errorf("%s: other bytes arrived, error %v", network, err)
 		}
+
 		if err := <-wrote; err != nil {
 			t.Errorf("%s: the write: %v", network, err)
 		}

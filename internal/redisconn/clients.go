@@ -35,10 +35,12 @@ func (o Options) clientOptions(address string) *redis.Options {
 		PipelinePoolSize:      -1,
 		DisableIdentity:       true,
 	}
+
 	options.CredentialsProvider = func() (username, password string) {
 		current := o.current()
 		return current.Username, current.Password
 	}
+
 	options.Dialer = func(ctx context.Context, _, _ string) (net.Conn, error) {
 		ctx, cancel := context.WithTimeout(ctx, o.Timeout)
 		defer cancel()
@@ -51,6 +53,7 @@ func (o Options) clientOptions(address string) *redis.Options {
 		}
 		return newChecked(conn), nil
 	}
+
 	return options
 }
 
@@ -159,6 +162,7 @@ func (c *checked) check(p []byte) error {
 			c.line = c.line[:0]
 		}
 	}
+
 	return nil
 }
 
@@ -167,6 +171,7 @@ func (c *checked) header(line []byte) error {
 	if len(line) == 0 {
 		return errReply
 	}
+
 	if c.room -= len(line) + perValue; c.room < 0 {
 		return fmt.Errorf("%w: over %d bytes", errReply, maxReply)
 	}
@@ -179,6 +184,7 @@ func (c *checked) header(line []byte) error {
 	if !ok || kind != '$' && kind != '*' {
 		return fmt.Errorf("%w: %.32q", errReply, line)
 	}
+
 	switch {
 	case kind == '*' && (n*perValue > c.room || len(c.left) >= maxNested):
 		return fmt.Errorf("%w: an array of %d elements, %d levels deep", errReply, n, len(c.left)+1)
@@ -192,6 +198,7 @@ func (c *checked) header(line []byte) error {
 	default:
 		c.ended()
 	}
+
 	return nil
 }
 

@@ -57,10 +57,12 @@ func epollForClose(conn syscall.Conn) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
+
 	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
 		return nil, err
 	}
+
 	var failed error
 	err = raw.Control(func(watched uintptr) {
 		failed = unix.EpollCtl(fd, unix.EPOLL_CTL_ADD, int(watched), &unix.EpollEvent{Events: unix.EPOLLRDHUP})

@@ -81,6 +81,7 @@ func (c *Conn) Command(words ...any) {
 	c.out = append(c.out, '*')
 	c.out = strconv.AppendInt(c.out, int64(len(words)), 10)
 	c.out = append(c.out, "\r\n"...)
+
 	for _, word := range words {
 		var digits [20]byte
 		switch word := word.(type) {
@@ -251,6 +252,7 @@ func (c *Conn) more(n int) error {
 	if c.dead != nil {
 		return c.dead
 	}
+
 	m := c.in
 	for len(m.Data)-c.next < n {
 		if c.next > c.kept && cap(m.Data)-c.next < n {
@@ -270,6 +272,7 @@ func (c *Conn) more(n int) error {
 		}
 		c.moved(k)
 	}
+
 	return nil
 }
 
@@ -284,6 +287,7 @@ func (c *Conn) line() ([]byte, error) {
 			}
 			return rest[:i-1], nil
 		}
+
 		if looked = len(rest); looked > maxLine {
 			return nil, fmt.Errorf("%w: a line without an end", errReply)
 		}
@@ -336,6 +340,7 @@ func (c *Conn) Items(sink Sink, most int) error {
 	if n > most {
 		return fmt.Errorf("%w: %d items instead of at most %d", errReply, n, most)
 	}
+
 	for range n {
 		there, err := c.Item(sink)
 		if err := Broken(err); err != nil {
@@ -354,6 +359,7 @@ func (c *Conn) Item(sink Sink) (there bool, err error) {
 	if err != nil || size < 0 {
 		return false, err
 	}
+
 	if sink.Begin(size) {
 		if err := c.more(size + 2); err != nil {
 			return false, err
@@ -364,6 +370,7 @@ func (c *Conn) Item(sink Sink) (there bool, err error) {
 		sink.End(span)
 		return true, nil
 	}
+
 	for left := size; left > 0; {
 		if err := c.more(1); err != nil {
 			return false, err
@@ -374,6 +381,7 @@ func (c *Conn) Item(sink Sink) (there bool, err error) {
 		c.next += len(p)
 		left -= len(p)
 	}
+
 	if err := c.more(2); err != nil {
 		return false, err
 	}
@@ -424,6 +432,7 @@ func (c *Conn) value(levels int, room *int) (any, error) {
 	if err != nil || n <= 0 {
 		return []any(nil), err
 	}
+
 	if *room -= n * perValue; *room < 0 || levels == 0 {
 		return nil, fmt.Errorf("%w: an array of %d elements, %d levels deep", errReply, n, maxNested-levels+1)
 	}
@@ -435,6 +444,7 @@ func (c *Conn) value(levels int, room *int) (any, error) {
 			return nil, err
 		}
 	}
+
 	return all, nil
 }
 
@@ -454,6 +464,7 @@ func (c *Conn) scalar(room *int) (any, error) {
 		c.next += n + 2
 		return s, nil
 	}
+
 	line, err := c.line()
 	switch {
 	case err != nil:
@@ -468,6 +479,7 @@ func (c *Conn) scalar(room *int) (any, error) {
 			return n, nil
 		}
 	}
+
 	return nil, errReply
 }
 

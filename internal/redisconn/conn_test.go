@@ -95,6 +95,7 @@ func TestAReplyThatBreaksTheProtocolEndsTheConnection(t *testing.T) {
 		if c.Finish(err) == nil {
 			t.Errorf("%.40q: %v", raw, err)
 		}
+
 		if _, err := c.Do(t.Context(), "PING"); err == nil {
 			t.Errorf("%.40q: the connection is still used", raw)
 		}
@@ -181,6 +182,7 @@ func TestAReplyThatDribblesTimesOut(t *testing.T) {
 				time.Sleep(100 * time.Millisecond)
 			}
 		})
+
 		if _, err := c.Do(t.Context(), "GET"); !TimedOut(err) || time.Since(began) != 3*time.Second {
 			t.Errorf("%v after %s", err, time.Since(began))
 		}
@@ -192,6 +194,7 @@ func TestTheDeadlineOfAContextIsNotPutOff(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 		defer cancel()
 		began := time.Now()
+
 		c, _ := pipe(t, func(other net.Conn) {
 			io.ReadFull(other, make([]byte, len("*1\r\n$3\r\nGET\r\n")))
 			io.WriteString(other, "$1000000\r\n")

@@ -42,9 +42,11 @@ func (o *Options) connect(ctx context.Context, address string, blocks bool) (net
 	if err != nil {
 		return nil, err
 	}
+
 	if config := o.current().TLS; config != nil {
 		return secure(ctx, conn, config, path)
 	}
+
 	if _, ok := conn.(syscall.Conn); ok && blocks {
 		defer conn.Close()
 		return newBlocking(conn)
@@ -77,6 +79,7 @@ func (c *Conn) logIn(ctx context.Context, o *Options) error {
 	if o.Password != "" {
 		hello = append(hello, "AUTH", cmp.Or(o.Username, "default"), o.Password)
 	}
+
 	reply, err := c.Do(ctx, hello...)
 	switch {
 	case err == nil:
@@ -93,6 +96,7 @@ func (c *Conn) logIn(ctx context.Context, o *Options) error {
 	default:
 		return c.lastWords(err)
 	}
+
 	if o.DB == 0 {
 		return nil
 	}

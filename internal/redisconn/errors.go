@@ -145,6 +145,7 @@ func Explain(err error, address string) string {
 	case has("connection refused"), has("no such file or directory"):
 		return "nobody listens at " + address + "; is Redis running?"
 	}
+
 	var op *net.OpError
 	if errors.As(err, &op) { // its text has the port of this end, which differs each time
 		text = op.Op + ": " + op.Err.Error()

@@ -41,11 +41,13 @@ func (h *hints) run(ctx context.Context) {
 			h.fault.Store(Explain(err, h.address))
 			h.failed.Add(1)
 		}
+
 		wait := backoff.Next()
 		if refusedForGood(err) {
 			wait = refusedWait
 			h.failed.Add(fewFailures)
 		}
+
 		select {
 		case <-ctx.Done():
 		case <-time.After(wait):
@@ -135,6 +137,7 @@ func (h *hints) heed(message any) {
 		}
 		return
 	}
+
 	switch keys := m[2].(type) {
 	case []any:
 		for _, key := range keys {

@@ -20,6 +20,7 @@ func TestWhereARedirectionLeads(t *testing.T) {
 			t.Errorf("%s leads to %q, want %q", text, got, want)
 		}
 	}
+
 	if got := movedTo(errors.New("MOVED 3999 127.0.0.1:6381"), "10.0.0.1:7000"); got != "" {
 		t.Errorf("what Redis did not say leads to %q", got)
 	}

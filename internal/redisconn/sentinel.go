@@ -40,6 +40,7 @@ func (o Options) askSentinel(sentinel string) (address string, err error) {
 	defer client.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), o.Timeout/max(1, time.Duration(len(o.Sentinel.Addresses))))
 	defer cancel()
+
 	master, err := client.GetMasterAddrByName(ctx, o.Sentinel.Master).Result()
 	switch {
 	case errors.Is(err, redis.Nil):
@@ -49,5 +50,6 @@ func (o Options) askSentinel(sentinel string) (address string, err error) {
 	case len(master) != 2:
 		return "", errors.New("unexpected reply")
 	}
+
 	return net.JoinHostPort(master[0], master[1]), nil
 }

@@ -57,6 +57,7 @@ func (s *Server) Open(ctx context.Context) (*Conn, error) {
 		})
 		s.conn = c
 	}
+
 	s.conn.out = s.conn.out[:0]
 	return s.conn, nil
 }
@@ -121,11 +122,13 @@ func (s *Server) Heed(ctx context.Context) (broke bool) {
 	if s.conn == nil {
 		return false
 	}
+
 	if s.conn.closed.Load() && len(s.conn.waiting) == 0 {
 		s.noteClose(time.Since(s.conn.used()))
 		s.Failed(errClosed)
 		return true
 	}
+
 	if s.tracked == s.hints.id.Load() {
 		return false
 	}
@@ -163,6 +166,7 @@ func (s *Server) track(ctx context.Context, c *Conn) error {
 	default:
 		return err
 	}
+
 	return nil
 }
 
@@ -186,12 +190,14 @@ func (s *Server) Notices() (unhinted, closes string) {
 	if s.conn == nil {
 		return "", "" // it does not work
 	}
+
 	switch {
 	case s.refused != "" && s.tracked != 0:
 		unhinted = s.refused
 	case s.tracked == 0 && s.hints.failed.Load() >= fewFailures:
 		unhinted, _ = s.hints.fault.Load().(string)
 	}
+
 	if unhinted != "" {
 		unhinted = "Redis at " + s.Address + " does not tell of new items, so edged asks every 1 to 50 ms, which takes up to 7 % of a core: " + unhinted
 	}

@@ -39,6 +39,7 @@ func TestAConnectionThatIsClosedAtRestIsNoticedAtOnce(t *testing.T) {
 	if !s.Heed(t.Context()) || s.Breaks() != 1 {
 		t.Errorf("it is not told, %d breaks", s.Breaks())
 	}
+
 	if v, err := s.Do(t.Context(), "PING"); v != "PONG" || err != nil {
 		t.Errorf("on the next connection: %v, %v", v, err)
 	}
@@ -49,6 +50,7 @@ func TestRedisOwnWordsSayWhyItLetsNobodyIn(t *testing.T) {
 	full.Client().Ping(t.Context()) // takes the only place
 	locked := redistest.Start(t)
 	locked.Client().ConfigSet(t.Context(), "requirepass", "right")
+
 	for _, c := range []struct {
 		o    Options
 		want string
@@ -132,6 +134,7 @@ func TestRenewedCertificatesCountFromTheNextConnectionOn(t *testing.T) {
 		c.RootCAs.AppendCertsFromPEM(pem)
 		return c
 	}
+
 	_, other := redistest.StartTLS(t)
 	secrets := new(Secrets)
 	o := Options{Address: server.Address, TLS: read(other.CertFile, other.KeyFile), Secrets: secrets}
@@ -139,11 +142,13 @@ func TestRenewedCertificatesCountFromTheNextConnectionOn(t *testing.T) {
 	if _, err := s.Do(t.Context(), "PING"); err == nil {
 		t.Fatal("a certificate of another authority is let in")
 	}
+
 	o.TLS = read(server.CertFile, server.KeyFile)
 	secrets.Renew(o)
 	if _, err := s.Do(t.Context(), "PING"); err != nil {
 		t.Error(err)
 	}
+
 	if err := s.Client().Ping(t.Context()).Err(); err != nil {
 		t.Errorf("by go-redis: %v", err)
 	}
@@ -162,6 +167,7 @@ func TestConnectionsThatRedisClosesAtRestAreSaidUntilOneRestsLonger(t *testing.T
 		}
 		s.noteClose(3 * time.Second)
 	}
+
 	if got := says(); !strings.HasSuffix(got, "closes connections that rest for 3s; set its timeout to 0") {
 		t.Errorf("%q", got)
 	}
@@ -169,6 +175,7 @@ func TestConnectionsThatRedisClosesAtRestAreSaidUntilOneRestsLonger(t *testing.T
 	if got := says(); got != "" {
 		t.Errorf("too late: %s", got)
 	}
+
 	for _, rested := range []time.Duration{time.Minute, time.Second, time.Hour, time.Millisecond} {
 		s.noteClose(rested) // by an operator, at any time
 	}
@@ -199,6 +206,7 @@ func closing(t *testing.T, line string) (address string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	ended := make(chan struct{})
 	t.Cleanup(func() { l.Close(); <-ended })
 	go func() {
@@ -215,5 +223,6 @@ func closing(t *testing.T, line string) (address string) {
 			conn.Close()
 		}
 	}()
+
 	return l.Addr().String()
 }

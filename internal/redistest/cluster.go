@@ -52,6 +52,7 @@ const slots = 16384
 func StartCluster(tb testing.TB, masters int, replicas bool) *Cluster {
 	tb.Helper()
 	c := &Cluster{tb: tb}
+
 	start := func() *Node {
 		tb.Helper()
 		busPort := strconv.Itoa(FreePort(tb)) // the usual one, 10000 above, may be out of range
@@ -66,6 +67,7 @@ func StartCluster(tb testing.TB, masters int, replicas bool) *Cluster {
 			c.Replicas = append(c.Replicas, start())
 		}
 	}
+
 	all := c.all()
 	for _, n := range all[1:] {
 		bus := strings.Fields(n.do("CLUSTER", "NODES").(string))[1]
@@ -73,17 +75,20 @@ func StartCluster(tb testing.TB, masters int, replicas bool) *Cluster {
 		bus, _, _ = strings.Cut(bus, ",")
 		all[0].do("CLUSTER", "MEET", "127.0.0.1", n.Port, bus)
 	}
+
 	for _, n := range all {
 		Eventually(tb, "the nodes know each other", func() bool {
 			return strings.Count(n.do("CLUSTER", "NODES").(string), "\n") == len(all)
 		})
 	}
+
 	for i, n := range c.Replicas {
 		master := c.Masters[i].ID()
 		Eventually(tb, "a replica has its master", func() bool {
 			return n.client.Do(context.Background(), "CLUSTER", "REPLICATE", master).Err() == nil
 		})
 	}
+
 	for _, n := range c.Replicas {
 		Eventually(tb, "a replica has caught up", func() bool {
 			return strings.Contains(n.do("INFO", "replication").(string), "master_link_status:up")

@@ -32,11 +32,13 @@ func Start(tb testing.TB, args ...string) *Server {
 	if _, err := exec.LookPath("redis-server"); err != nil {
 		tb.Fatal("this test needs redis-server 6 or later: run `make tools`, or install Debian's package redis-server")
 	}
+
 	quiet.Do(func() { redis.SetLogger(discard{}) })
 	dir, err := os.MkdirTemp("", "edged") // t.TempDir is too long for a socket's path
 	if err != nil {
 		tb.Fatal(err)
 	}
+
 	s := &Server{tb: tb, dir: dir, args: args}
 	s.client = redis.NewClient(&redis.Options{
 		Network: "unix", Addr: s.socket(), DisableIdentity: true, Protocol: 2, MaxRetries: -1, DialerRetries: 1,

@@ -35,6 +35,7 @@ func StartSentinels(tb testing.TB, args ...string) *Sentinels {
 		}
 		s.watch = append(s.watch, StartNode(tb, file, "--sentinel"))
 	}
+
 	for _, w := range s.watch {
 		Eventually(tb, "the Sentinels know each other and the replica", func() bool {
 			others, _ := w.client.Do(context.Background(), "SENTINEL", "SENTINELS", "mymaster").Slice()
@@ -42,6 +43,7 @@ func StartSentinels(tb testing.TB, args ...string) *Sentinels {
 			return len(others) == 2 && len(replicas) == 1
 		})
 	}
+
 	return s
 }
 

@@ -54,10 +54,12 @@ func certificate(tb testing.TB, dir, name string, ca *x509.Certificate, caKey *e
 			tb.Fatal(err)
 		}
 	}
+
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	must(err)
 	serial, err := rand.Int(rand.Reader, big.NewInt(1<<62))
 	must(err)
+
 	cert := &x509.Certificate{
 		SerialNumber: serial, Subject: pkix.Name{CommonName: name}, DNSNames: []string{name + ".test"},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
@@ -78,6 +80,7 @@ func certificate(tb testing.TB, dir, name string, ca *x509.Certificate, caKey *e
 	} {
 		must(os.WriteFile(filepath.Join(dir, name+ext), pem.EncodeToMemory(block), 0o600))
 	}
+
 	return cert, key
 }
 

@@ -121,6 +121,7 @@ func TestAStandardOutputThatNobodyReadsKillsOnlyWhoDoesNotWatch(t *testing.T) {
 	if state := run("watch"); !state.Success() {
 		t.Errorf("with New: %v", state)
 	}
+
 	if status := run("do not watch").Sys().(syscall.WaitStatus); status.Signal() != syscall.SIGPIPE {
 		t.Errorf("without New: status %#x, want death by SIGPIPE", status)
 	}

@@ -27,6 +27,7 @@ func Valid(s []byte) (valid, wild bool) {
 	if len(s) == 0 || !utf8.Valid(s) {
 		return false, false
 	}
+
 	start := 0
 	for i := 0; i <= len(s); i++ {
 		if i < len(s) && s[i] != '.' {
@@ -52,6 +53,7 @@ func Valid(s []byte) (valid, wild bool) {
 		}
 		start = i + 1
 	}
+
 	return true, wild
 }
 

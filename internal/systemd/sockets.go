@@ -41,11 +41,13 @@ func Sockets() (map[string]net.Listener, error) {
 			sockets[f.Name()] = ln
 		}
 	}
+
 	if problem != nil {
 		for _, ln := range sockets {
 			_ = ln.Close()
 		}
 		return nil, problem
 	}
+
 	return sockets, nil
 }

@@ -89,6 +89,7 @@ func TestAliveSendsOnceInAThirdOfTheInterval(t *testing.T) {
 	if got := n.Watchdog(); got != 3*time.Second {
 		t.Fatalf("the watchdog interval is %v, want 3 s", got)
 	}
+
 	now := time.Now()
 	for _, step := range []struct {
 		after time.Duration

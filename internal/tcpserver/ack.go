@@ -85,12 +85,14 @@ func (c *client) nameForAcks(m *member, l List) {
 	if c.given == nil {
 		c.given = make(map[string][]*member)
 	}
+
 	m.name = l.Stream + ".edged"
 	if m.number = c.numberForAcks(m, l); m.number > 1 {
 		consumer := ".edged-" + strconv.Itoa(m.number)
 		m.name = l.Stream + consumer
 		m.key = m.sub.sid + " " + consumer // no sid contains a space
 	}
+
 	c.given[m.name] = append(c.given[m.name], m)
 	if past := c.given[m.name]; len(past) > keptMembers+1 {
 		old := past[0]
@@ -225,6 +227,7 @@ func (c *client) acknowledge(cmd command) {
 	if len(cmd.reply) > 0 && !next { // the answer to +NXT would be another item
 		saved = c.ackAnswer(cmd.reply)
 	}
+
 	err := errAckPayload
 	if known {
 		err = c.acknowledgeItem(cmd.subject, ack, saved)
@@ -236,6 +239,7 @@ func (c *client) acknowledge(cmd command) {
 	if err == nil {
 		return
 	}
+
 	// Refused: most likely an acknowledgement for an item of an earlier connection, which is
 	// redelivered. Only a client that asked gets an answer.
 	c.server.AckRefused()
@@ -255,6 +259,7 @@ func (c *client) acknowledgeItem(reply []byte, ack batch.Ack, saved func(error))
 	}
 	c.server.joining.RLock()
 	defer c.server.joining.RUnlock()
+
 	if len(c.given[string(name)]) == 0 && c.server.opts.API != nil {
 		return c.acknowledgeConsumer(reply, string(epoch), string(name), n, ack, saved)
 	}
@@ -275,6 +280,7 @@ func (c *client) ackAnswer(reply []byte) func(error) {
 	held := answerSize + len(reply)
 	c.memory.Take(held).Cut()
 	s, headers, only := c.server, c.connect.Headers, c.answersTo(reply)
+
 	msg := message{subject: bytes.Clone(reply)}
 	return func(err error) {
 		c.memory.Give(held)

@@ -146,6 +146,7 @@ func TestAcknowledgementsAreReadAsNatsServerDoes(t *testing.T) {
 			t.Errorf("%q is %+v (next %v, ok %v), want %+v", tc.payload, got, next, ok, tc.want)
 		}
 	}
+
 	for _, payload := range []string{"ACK", "+ack", "+ACKS", "+WPI now", "hello", "-", "-ERR"} {
 		if got, _, ok := parseAck([]byte(payload)); ok {
 			t.Errorf("%q is %+v, want nothing", payload, got)
@@ -166,11 +167,13 @@ func TestAcknowledgementsReachTheMember(t *testing.T) {
 	if len(calls) != 3 {
 		t.Fatalf("%d acknowledgements came, want 3", len(calls))
 	}
+
 	for i, kind := range []batch.AckKind{batch.Acked, batch.Refused, batch.Terminated} {
 		if a := calls[i]; a.seq != uint64(4+i) || a.epoch != "e" || a.ack.Kind != kind || a.saved != nil {
 			t.Errorf("acknowledgement %d is %+v", i, a)
 		}
 	}
+
 	if got := s.Stats().AcksRefused; got != 0 {
 		t.Errorf("%d acknowledgements were refused", got)
 	}
@@ -223,6 +226,7 @@ func TestAcknowledgementsOfWhatWasNeverGivenAreRefused(t *testing.T) {
 	for i := range 2 {
 		l.acker(t, i).refuse(9)
 	}
+
 	for i, subject := range []string{
 		ackSubject(9), "$JS.ACK.x", "$JS.ACK._.e.my_list.edged.1.0.0.5.0", "$JS.ACK._.e.my_list.edged.1.1.1.5.0.more",
 		"$JS.ACK._.e.my_list.edged.1.x.1.5.0", "$JS.ACK.my_list.edged.1.1.1.5.0", "$JS.ACK._.e.my_list.other.1.1.1.5.0",
@@ -234,6 +238,7 @@ func TestAcknowledgementsOfWhatWasNeverGivenAreRefused(t *testing.T) {
 			t.Fatalf("%d acknowledgements count as refused after %q, want %d", got, subject, i+1)
 		}
 	}
+
 	other.send(pub(ackSubject(0), "", "")) // without a subscription
 	other.sync()
 	other.send("SUB inbox 1\r\n" + pub(ackSubject(0), "inbox", ""))
@@ -257,6 +262,7 @@ func TestWhatIsNoAcknowledgementIsCountedAndIgnored(t *testing.T) {
 	if got := s.Stats().AcksRefused; got != 2 {
 		t.Errorf("%d count as refused, want 2", got)
 	}
+
 	if calls := l.acker(t, 0).calls(); len(calls) != 0 {
 		t.Errorf("the member got %+v", calls)
 	}
@@ -375,9 +381,11 @@ func TestTheLowestNameThatIsFreeIsGivenNext(t *testing.T) {
 	for range 5 {
 		all = append(all, name())
 	}
+
 	for _, i := range []int{3, 1, 3} { // also one that has finished already
 		all[i].finish()
 	}
+
 	for _, want := range []string{"my_list.edged-2", "my_list.edged-4", "my_list.edged-6"} {
 		if got := name().name; got != want {
 			t.Errorf("the next name is %s, want %s", got, want)
@@ -407,9 +415,11 @@ func TestPastMembershipsAreBounded(t *testing.T) {
 			}
 		}
 	}
+
 	if left, _ := l.acker(t, 0).state(); left != 1 {
 		t.Errorf("the oldest left %d times, want once", left)
 	}
+
 	c.send(pub(ackSubject(0), "", ""))
 	c.sync()
 	c.send(pub(ackSubject(n-keptMembers), "", ""))
@@ -417,6 +427,7 @@ func TestPastMembershipsAreBounded(t *testing.T) {
 	if got := len(l.acker(t, n-keptMembers).calls()); got != 1 {
 		t.Errorf("%d acknowledgements came to one that is kept, want 1", got)
 	}
+
 	c.Close()
 	eventually(t, "the client is gone", func() bool { return s.Stats().Clients == 0 })
 	for i := range n {
@@ -431,6 +442,7 @@ func FuzzAckSubject(f *testing.F) {
 	f.Add("$JS.ACK._.e.a.b.1.18446744073709551615.1.-5.0")
 	f.Add("$JS.ACK._.e.a.b.1.0.1.5.0")
 	f.Add("$JS.ACK._..........")
+
 	f.Fuzz(func(t *testing.T, subject string) {
 		epoch, name, seq, ok := parseAckSubject([]byte(subject))
 		f := strings.Split(subject, ".")

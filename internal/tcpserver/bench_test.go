@@ -83,6 +83,7 @@ func TestHotPathsCostNoAllocationAMessage(t *testing.T) {
 			t.Errorf("%s: %v allocations", what, allocs)
 		}
 	}
+
 	count := func(items int) float64 {
 		b := bytesOf(items).Stamp("epoch", time.Unix(1, 0), 0)
 		return testing.AllocsPerRun(20, func() { encode(b, "1", ackBegin(b, "items.edged")) })
@@ -159,6 +160,7 @@ func BenchmarkPublish(b *testing.B) {
 	frame := len("MSG telemetry.room.7 1 128\r\n") + 130
 	got := make([]byte, frame*perRound)
 	b.ReportAllocs()
+
 	for n := 0; b.Loop(); n++ {
 		if n%perRound != 0 {
 			continue
@@ -179,6 +181,7 @@ func BenchmarkFanOut(b *testing.B) {
 	for i := range raw {
 		raw[i] = bytes.Repeat([]byte("x"), 256)
 	}
+
 	_, size := encode(batch.Of("items", 0, raw...), "1", "").Append(nil, 0, items)
 	arrived := make(chan error, clients)
 	for i := range clients {
@@ -195,6 +198,7 @@ func BenchmarkFanOut(b *testing.B) {
 			}
 		}()
 	}
+
 	b.ReportAllocs()
 	for n := 0; b.Loop(); n++ {
 		if n%(clients*items) != 0 {

@@ -149,6 +149,7 @@ func newClient(s *Server, id uint64, conn net.Conn) *client {
 	if addr, ok := conn.RemoteAddr().(*net.TCPAddr); ok {
 		c.ip = addr.IP.String()
 	}
+
 	c.memory.Init(s.opts.Budget, func() { c.end(endMemory) })
 	c.pub.server, c.own.server = s, s
 	sec := s.opts.Gate.Security()
@@ -158,6 +159,7 @@ func newClient(s *Server, id uint64, conn net.Conn) *client {
 	if sec.TLS != nil {
 		c.tls = newTLS(c, sec)
 	}
+
 	if sc, ok := conn.(syscall.Conn); ok && c.tls == nil {
 		c.raw, _ = sc.SyscallConn()
 	}
@@ -224,6 +226,7 @@ func (c *client) end(why ending) {
 	if !c.ended.Load() {
 		owed = c.owed()
 	}
+
 	c.mu.Lock()
 	if c.ended.Load() {
 		c.mu.Unlock()
@@ -232,10 +235,12 @@ func (c *client) end(why ending) {
 		}
 		return
 	}
+
 	c.ended.Store(true)
 	if why.flush {
 		c.conn.SetWriteDeadline(time.Now().Add(flushTimeout))
 	}
+
 	c.wakeWriter()
 	c.mu.Unlock()
 	c.server.settle(c)

@@ -30,16 +30,19 @@ func TestUncorkKeepsTheOrderOfItemsAndMessages(t *testing.T) {
 	m := l.member(t, 0)
 	var sending sync.WaitGroup
 	defer sending.Wait()
+
 	sending.Go(func() {
 		for i := range items {
 			m.offerCorked(s, fmt.Sprint("item ", i))
 		}
 	})
+
 	sending.Go(func() {
 		for i := range items {
 			other.send(fmt.Sprintf("PUB news 20\r\n%-20d\r\n", i))
 		}
 	})
+
 	next := map[string]int{}
 	for next["1"] < items || next["2"] < items {
 		switch line := c.line(); {
@@ -56,6 +59,7 @@ func TestUncorkKeepsTheOrderOfItemsAndMessages(t *testing.T) {
 			t.Fatalf("the server says %q", line)
 		}
 	}
+
 	sending.Wait()
 	sending.Go(func() {
 		for { // until the connection is closed
@@ -67,6 +71,7 @@ func TestUncorkKeepsTheOrderOfItemsAndMessages(t *testing.T) {
 			}
 		}
 	})
+
 	eventually(t, "all items are confirmed", func() bool {
 		for _, n := range m.confirmed() {
 			if n != 1 {
@@ -75,6 +80,7 @@ func TestUncorkKeepsTheOrderOfItemsAndMessages(t *testing.T) {
 		}
 		return true
 	})
+
 	c.Close()
 }
 
@@ -98,6 +104,7 @@ func TestUncorkDoesNotWaitForAClientThatDoesNotRead(t *testing.T) {
 			t.Fatal("the socket takes everything")
 		}
 	}
+
 	for range offered {
 		c.expect(fmt.Sprintf("MSG items 1 %d", len(item)), item)
 	}

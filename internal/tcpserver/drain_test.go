@@ -80,6 +80,7 @@ func TestDrainIsToldAfterTheHandshake(t *testing.T) {
 		}
 		return err != nil
 	})
+
 	c.send("SUB foo 1\r\n")
 	c.expect("+OK")
 	c.send("PING\r\n")
@@ -116,6 +117,7 @@ func TestCloseEndsEverythingAndMayBeCalledAgain(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	if err := s.Serve(ln); err != nil {
 		t.Error("Serve after Close:", err)
 	}
@@ -139,6 +141,7 @@ func TestDrainClosesTheRestSpreadOverItsLastPart(t *testing.T) {
 				ends <- time.Since(start)
 			}()
 		}
+
 		s.Drain(t.Context(), 10*time.Second)
 		for i := range 4 {
 			want := 8*time.Second + time.Duration(i+1)*500*time.Millisecond

@@ -28,6 +28,7 @@ func withStepGate(t *testing.T, change func(*auth.Gate)) (*Server, string, *auth
 		<-g.goOn
 		return nil, nil
 	}
+
 	opts.Gate = gated(sec)
 	if change != nil {
 		change(opts.Gate)
@@ -62,10 +63,12 @@ func TestHandshakesAreDoneOneAtATime(t *testing.T) {
 			<-g.began
 		}
 	}
+
 	shakers(t, s, clients-1)
 	if len(g.began) > 0 {
 		t.Error("another step began before the first one had ended")
 	}
+
 	for range clients {
 		g.goOn <- struct{}{}
 	}

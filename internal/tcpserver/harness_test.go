@@ -68,6 +68,7 @@ func serve(t testing.TB, opts Options) (*Server, string) {
 			t.Error("Serve:", err)
 		}
 	})
+
 	return s, ln.Addr().String()
 }
 

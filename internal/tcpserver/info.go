@@ -54,10 +54,12 @@ func (c *client) infoLine(lameDuck bool) []byte {
 	if addr, ok := c.conn.LocalAddr().(*net.TCPAddr); ok {
 		in.Host, in.Port = addr.IP.String(), addr.Port
 	}
+
 	text, err := json.Marshal(in)
 	if err != nil {
 		panic(err) // strings and numbers always marshal
 	}
+
 	line := append([]byte("INFO "), text...)
 	return append(line, "\r\n"...)
 }

@@ -123,6 +123,7 @@ func (in *input) hold(size int) {
 func (in *input) drop(n int) {
 	full := in.have == len(in.buf)
 	in.have = copy(in.buf, in.buf[n:in.have])
+
 	tls := in.raw == nil // try, which calls trim, is not called
 	switch {
 	case in.have == 0 && len(in.buf) > largeInput: // a large message has passed

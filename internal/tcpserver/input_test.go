@@ -20,6 +20,7 @@ func inputOf(t *testing.T) (in *input, conn, peer net.Conn) {
 		t.Fatal(err)
 	}
 	defer ln.Close()
+
 	if peer, err = net.Dial("tcp", ln.Addr().String()); err != nil {
 		t.Fatal(err)
 	}
@@ -47,6 +48,7 @@ func TestInputThatWaitsHoldsWhatHasComeAndNoMore(t *testing.T) {
 			}
 			in.drop(0)
 		}
+
 		conn.SetReadDeadline(time.Now().Add(10 * time.Millisecond))
 		if err := in.fill(); !errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Fatalf("with %d bytes: %v, want the deadline", size, err)
@@ -54,6 +56,7 @@ func TestInputThatWaitsHoldsWhatHasComeAndNoMore(t *testing.T) {
 		if len(in.buf) != size || string(in.buf) != sent {
 			t.Errorf("with %d bytes it holds %d", size, len(in.buf))
 		}
+
 		conn.SetReadDeadline(time.Time{})
 		peer.Write([]byte("yz"))
 		for in.have < size+2 {
@@ -62,6 +65,7 @@ func TestInputThatWaitsHoldsWhatHasComeAndNoMore(t *testing.T) {
 			}
 			in.drop(0)
 		}
+
 		if got := string(in.buf[:in.have]); got != sent+"yz" {
 			t.Errorf("behind %d bytes came %q", size, got[size:])
 		}

@@ -106,6 +106,7 @@ func TestPatternJoinsEveryListItMatches(t *testing.T) {
 	wantConfirmed(t, a.member(t, 0), 0)
 	c.send("UNSUB 1\r\n")
 	c.sync()
+
 	for _, l := range []*fakeList{a, b} {
 		if left, _ := l.member(t, 0).state(); left != 1 {
 			t.Errorf("left %s %d times, want once", l.subject, left)
@@ -126,9 +127,11 @@ func TestUnsubLeavesAndUnwrittenItemsAreNotSent(t *testing.T) {
 	if left, _ := m.state(); left != 1 {
 		t.Fatalf("left %d times, want once", left)
 	}
+
 	if n := m.offer("two"); n != 0 {
 		t.Errorf("took %d items after it left", n)
 	}
+
 	if got := s.Clients()[0].Owed; got != 0 {
 		t.Errorf("owed is %d, want 0", got)
 	}
@@ -154,14 +157,17 @@ func TestUnsubWithCountTakesWhatIsLeft(t *testing.T) {
 	if n := m.offer("c", "d", "e"); n != 2 {
 		t.Errorf("took %d items, want 2", n)
 	}
+
 	c.expect("MSG items 1 1", "c", "MSG items 1 1", "d")
 	if n := m.offer("f"); n != 0 {
 		t.Errorf("took %d items when it was full", n)
 	}
+
 	eventually(t, "the membership is finished", func() bool {
 		_, finished := m.state()
 		return slices.Equal(finished, []int{math.MaxInt})
 	})
+
 	c.send("PONG\r\n")
 	c.expect("PING")
 	c.send("PONG\r\n")
@@ -183,11 +189,13 @@ func TestUnsubWithCountReachedExactlyFinishes(t *testing.T) {
 	if n := m.offer("a", "b"); n != 2 {
 		t.Errorf("took %d items, want 2", n)
 	}
+
 	c.expect("MSG items 1 1", "a", "MSG items 1 1", "b", "PING")
 	eventually(t, "the membership is finished", func() bool {
 		_, finished := m.state()
 		return slices.Equal(finished, []int{math.MaxInt})
 	})
+
 	c.Close() // without PONG: its items go to other clients
 	eventually(t, "the client is gone", func() bool { return s.Stats().Clients == 0 })
 	if left, _ := m.state(); left != 1 {
@@ -225,6 +233,7 @@ func TestUnsubWithCountAlreadyPassedKeepsTheFirst(t *testing.T) {
 				c.send("PONG\r\n")
 				c.expect("PING")
 			}
+
 			c.send(fmt.Sprintf("UNSUB 1 %d\r\n", tc.max))
 			c.sync()
 			left, finished := m.state()
@@ -255,6 +264,7 @@ func TestUnsubWithCountAlreadyPassedKeepsNothingOfSeveralLists(t *testing.T) {
 			t.Errorf("%s: left %d, finished %v", l.subject, left, finished)
 		}
 	}
+
 	if got := s.Clients()[0].Owed; got != 0 {
 		t.Errorf("owed is %d, want 0", got)
 	}
@@ -275,6 +285,7 @@ func TestUnsubCountsMessagesAndItemsTogether(t *testing.T) {
 	c.send("PUB items.b 1\r\ny\r\nPUB items.b 1\r\nz\r\n")
 	c.expect("MSG items.b 1 1", "y")
 	c.sync()
+
 	if n := m.offer("b"); n != 0 {
 		t.Errorf("took %d items when it was full", n)
 	}
@@ -291,6 +302,7 @@ func TestClientThatDisconnectsLeavesOnce(t *testing.T) {
 	l.member(t, 0).offer("a")
 	c.Close()
 	eventually(t, "the client is gone", func() bool { return s.Stats().Clients == 1 })
+
 	for i, want := range []int{1, 1, 0} {
 		m := l.member(t, i)
 		if left, _ := m.state(); left != want {
@@ -312,6 +324,7 @@ func TestBatchIsEncodedOncePerSidAndShared(t *testing.T) {
 		l.member(t, i)
 		clients = append(clients, c)
 	}
+
 	item := strings.Repeat("x", 300)
 	b := batch.Of("items", 0, []byte(item), []byte("\r\n\x00"), nil)
 	l.mu.Lock()
@@ -319,6 +332,7 @@ func TestBatchIsEncodedOncePerSidAndShared(t *testing.T) {
 		m.deliver(b)
 	}
 	l.mu.Unlock()
+
 	for i, c := range clients {
 		sid := l.member(t, i).key
 		c.expect("MSG items "+sid+" 300", item, "MSG items "+sid+" 3", "", "\x00", "MSG items "+sid+" 0", "", "PING")
@@ -355,6 +369,7 @@ func TestItemsOfAMegabyte(t *testing.T) {
 	for range 5 {
 		m.offer(item)
 	}
+
 	for i := 0; i < 5; {
 		switch line := c.line(); line {
 		case "PING":
@@ -372,6 +387,7 @@ func TestItemsOfAMegabyte(t *testing.T) {
 			t.Fatalf("got %q", line)
 		}
 	}
+
 	c.expect("PING")
 	c.send("PONG\r\n")
 	wantConfirmed(t, m, 1, 1, 1, 1, 1)
@@ -390,6 +406,7 @@ func TestClientThatReadsNothingIsCutOffAndOthersGoOn(t *testing.T) {
 	for range 64 {
 		m.offer(stuffed)
 	}
+
 	c.send("SUB foo 1\r\nPUB foo 2\r\nhi\r\n")
 	c.expect("MSG foo 1 2", "hi")
 	eventually(t, "the slow client is gone", func() bool { st := s.Stats(); return st.Clients == 1 && st.Stuck == 1 })
@@ -415,6 +432,7 @@ func TestClientWithTooMuchQueuedIsCutOff(t *testing.T) {
 		pub.sync()
 		return s.Stats().SlowConsumers > 0
 	})
+
 	eventually(t, "the slow client is gone", func() bool { return s.Stats().Clients == 2 })
 	pub.send("PUB bar 2\r\nhi\r\n")
 	c.expect("MSG bar 1 2", "hi")
@@ -449,6 +467,7 @@ func TestListItemsAreNotCountedAsPending(t *testing.T) {
 	for range 32 {
 		m.offer(stuffed)
 	}
+
 	pub.send("PUB foo 2\r\nhi\r\n")
 	pub.sync()
 	for i := range 32 {
@@ -459,6 +478,7 @@ func TestListItemsAreNotCountedAsPending(t *testing.T) {
 			t.Fatal(i, err)
 		}
 	}
+
 	for line := c.line(); line != "hi"; line = c.line() {
 	}
 	if st := s.Stats(); st.SlowConsumers != 0 {
@@ -504,6 +524,7 @@ func TestAfterUnsubTheServerKeepsNothingOfTheItems(t *testing.T) {
 			if reads { // but does not answer PINGs
 				go io.Copy(io.Discard, c)
 			}
+
 			for i := range 20 {
 				c.send(fmt.Sprintf("SUB items %d\r\n", i))
 				eventually(t, "the client joined", func() bool { return window.Stats().Members == 1 })
@@ -511,9 +532,11 @@ func TestAfterUnsubTheServerKeepsNothingOfTheItems(t *testing.T) {
 				c.send(fmt.Sprintf("UNSUB %d\r\n", i))
 				eventually(t, "the client left", func() bool { return window.Stats().Members == 0 })
 			}
+
 			client := s.snapshot()[0]
 			client.mu.Lock()
 			defer client.mu.Unlock()
+
 			kept := len(client.pings.covered) + len(client.pings.uncovered)
 			for _, seg := range client.queue.segments {
 				if seg.batch != nil {
@@ -564,6 +587,7 @@ func TestAClientThatOwesAReceiptIsCutOffThoughOthersWriteToIt(t *testing.T) {
 	feed(window, 1, items(1))
 	other := dial(t, addr)
 	go io.Copy(io.Discard, other)
+
 	eventually(t, "the client is cut off", func() bool {
 		other.send("PUB chat 5\r\nhello\r\n")
 		return s.Stats().Stuck == 1
@@ -682,10 +706,12 @@ func TestOwedCountsItemsUntilTheyAreAcknowledged(t *testing.T) {
 		replies = append(replies, strings.Fields(c.line())[3])
 		c.expect("x")
 	}
+
 	c.sync()
 	if got := s.Clients()[0].Owed; got != 3 {
 		t.Errorf("it owes %d items, want the 3 that it has", got)
 	}
+
 	c.send("PUB " + replies[1] + " 0\r\n\r\n")
 	c.sync()
 	if got := s.Clients()[0].Owed; got != 2 {
@@ -702,6 +728,7 @@ func TestCutOffDisconnectsTheClientOfAMember(t *testing.T) {
 	if id, ok := s.ClientOf(m.takes); !ok || id != s.Clients()[0].ID {
 		t.Errorf("the member is client %d's, want %d", id, s.Clients()[0].ID)
 	}
+
 	s.CutOff(m.takes)
 	c.expect("-ERR 'Stale Connection'")
 	c.expectEnd()

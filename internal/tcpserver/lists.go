@@ -69,9 +69,11 @@ func (c *client) quitLists(gone map[string]bool) {
 			left = append(left, m)
 		}
 	}
+
 	for _, sub := range c.subs {
 		sub.members = slices.DeleteFunc(sub.members, of)
 	}
+
 	for name := range gone {
 		delete(c.names, name)
 	}
@@ -82,6 +84,7 @@ func (c *client) quitLists(gone map[string]bool) {
 	}
 	c.dropAbandoned()
 	c.mu.Unlock()
+
 	for _, m := range left {
 		m.membership.Leave()
 	}

@@ -42,10 +42,12 @@ func TestSubscriptionsCountAsWhatTheyTake(t *testing.T) {
 				counted += one.size()
 			}
 		}
+
 		taken := inUse() - before
 		if taken > counted*11/10 || counted > taken*9/4*(64/strconv.IntSize) { // the charge assumes 64 bits
 			t.Errorf("%s: 10,000 subscriptions take %d bytes, and count as %d", name, taken, counted)
 		}
+
 		runtime.KeepAlive(r)
 		runtime.KeepAlive(clients)
 	}

@@ -116,6 +116,7 @@ func TestClientThatWaitsForEdgedMakesNoRoom(t *testing.T) {
 		sec := auth.Security{Token: auth.Secret(password.Decoy(4))}
 		o.Gate = auth.New(auth.Options{Security: sec, Compare: c.compare})
 	})
+
 	t.Cleanup(func() { c.open(1) })
 	busy := dialRaw(t, addr)
 	busy.send("CONNECT {\"auth_token\":\"right\"}\r\nPING\r\n")
@@ -146,6 +147,7 @@ func newcomersOf(t *testing.T, s *Server, addresses ...byte) (clients []*client,
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	t.Cleanup(func() { ln.Close() })
 	for _, last := range addresses {
 		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, last)}}
@@ -164,6 +166,7 @@ func newcomersOf(t *testing.T, s *Server, addresses ...byte) (clients []*client,
 		s.newcomers.add(c)
 		clients, peers = append(clients, c), append(peers, peer)
 	}
+
 	return clients, peers
 }
 
@@ -203,6 +206,7 @@ func TestFewClientsMakeRoomAtATime(t *testing.T) {
 				t.Fatal("too few can make room")
 			}
 		}
+
 		if s.awaitLeaving() {
 			t.Error("one more can make room")
 		}

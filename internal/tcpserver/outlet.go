@@ -316,5 +316,6 @@ func encodeHeaders(b *batch.Batch, sid, begin string) *batch.Encoding {
 		m.Data = append(m.Data, end+crlf...)
 		m.Mark(from)
 	}
+
 	return batch.NewWhole(m)
 }

@@ -122,6 +122,7 @@ func TestRightsToAcknowledgeForAConsumer(t *testing.T) {
 		{Name: "ann", Password: "a", Publish: auth.Rules{Allow: []string{"$JS.ACK.S.w.>"}}, Subscribe: auth.Rules{Allow: []string{"re", "items"}}},
 		{Name: "all", Password: "all", Publish: auth.Rules{Allow: []string{"$JS.>"}}, Subscribe: auth.Rules{Allow: []string{"re"}}},
 	}})
+
 	_, addr, api := withAPI(t, opts)
 	ann, all := dialWith(t, addr, asAnn), dialWith(t, addr, `{"user":"all","pass":"all","headers":true}`)
 	ann.send(pub("$JS.ACK._.e.S.w.1.5.5.0.0", "", "") + pub("$JS.ACK._.e.S.v.1.5.5.0.0", "", ""))
@@ -129,6 +130,7 @@ func TestRightsToAcknowledgeForAConsumer(t *testing.T) {
 	if got := fmt.Sprint(api.take("interest")); got != "[ack S w e 4 0]" {
 		t.Errorf("of a user who may use the consumer w it was told %s", got)
 	}
+
 	all.send(pub("$JS.ACK._.e.S.w.1.5.5.0.0", "", ""))
 	all.sync()
 	if got := api.take("interest"); len(got) > 0 {
@@ -206,6 +208,7 @@ func TestReceiptsOfAClientThatGoesAreConfirmed(t *testing.T) {
 		t.Error("an item counts as read before the PONG")
 	default:
 	}
+
 	c.Close()
 	<-r.confirmed
 	<-r.confirmed
@@ -238,10 +241,12 @@ func TestARequestThatWaitsHoldsMemoryOfItsClient(t *testing.T) {
 	if opts.Budget.Used() < outletSize {
 		t.Errorf("%d bytes are held", opts.Budget.Used())
 	}
+
 	out.Close()
 	if opts.Budget.Used() != 0 {
 		t.Errorf("%d bytes are held after Close", opts.Budget.Used())
 	}
+
 	for range 30 {
 		api.last().Outlet(OutletOptions{Subject: "inbox", Consumer: "S.w"})
 	}

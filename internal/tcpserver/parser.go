@@ -54,6 +54,7 @@ func parse(in []byte, lim limits) (cmd command, n, need int, err error) {
 	if !ok {
 		return cmd, 0, 0, errUnknownOperation
 	}
+
 	end := bytes.IndexByte(in, '\n')
 	line := in
 	if end >= 0 {
@@ -62,6 +63,7 @@ func parse(in []byte, lim limits) (cmd command, n, need int, err error) {
 	if len(line) > 0 && line[len(line)-1] == '\r' {
 		line = line[:len(line)-1]
 	}
+
 	// One byte between verb and arguments is free, so that edged takes every line that nats-server
 	// takes.
 	if len(line)-verb-1 > lim.controlLine {
@@ -70,10 +72,12 @@ func parse(in []byte, lim limits) (cmd command, n, need int, err error) {
 	if end < 0 {
 		return cmd, 0, len(in) + 1, nil
 	}
+
 	args := line[verb:]
 	if kind != opConnect && len(args) > 0 && !blank(args[0]) {
 		return cmd, 0, 0, errUnknownOperation
 	}
+
 	cmd.op = kind
 	switch kind {
 	case opConnect:
@@ -103,6 +107,7 @@ func parse(in []byte, lim limits) (cmd command, n, need int, err error) {
 			return cmd, 0, 0, errUnknownOperation
 		}
 	}
+
 	return cmd, end + 1, 0, nil
 }
 
@@ -112,6 +117,7 @@ func parsePub(cmd command, in, args []byte, body int, lim limits) (_ command, n,
 	if cmd.isHPub {
 		lengths = 2
 	}
+
 	var f [4][]byte
 	got := fields(args, f[:])
 	switch got {
@@ -122,11 +128,13 @@ func parsePub(cmd command, in, args []byte, body int, lim limits) (_ command, n,
 	default:
 		return cmd, 0, 0, errUnknownOperation
 	}
+
 	total, ok := number(f[got-1])
 	header := 0
 	if ok && cmd.isHPub {
 		header, ok = number(f[got-2])
 	}
+
 	switch {
 	case !ok:
 		return cmd, 0, 0, errUnknownOperation
@@ -135,6 +143,7 @@ func parsePub(cmd command, in, args []byte, body int, lim limits) (_ command, n,
 	case header > total:
 		return cmd, 0, 0, errUnknownOperation
 	}
+
 	end := body + total
 	if len(in) < end+len(crlf) {
 		return cmd, 0, end + len(crlf), nil
@@ -196,6 +205,7 @@ func fields(args []byte, f [][]byte) int {
 		f[count] = args[start:i]
 		count++
 	}
+
 	return count
 }
 

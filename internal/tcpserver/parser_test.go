@@ -40,6 +40,7 @@ func parseAll(input []byte, sizes []int) (ops []string, err error) {
 			buf, need = buf[length:], 1
 		}
 	}
+
 	return ops, nil
 }
 
@@ -57,15 +58,18 @@ func parseSimply(input string) (ops []string, err error) {
 		if !whole {
 			return ops, nil // incomplete: undefined here
 		}
+
 		line = strings.TrimSuffix(line, "\r")
 		m := lineForm.FindStringSubmatch(line)
 		if m == nil {
 			return ops, errors.New("bad line")
 		}
+
 		verb := strings.ToUpper(m[1] + m[3])
 		if len(line)-len(verb)-1 > testLimits.controlLine {
 			return ops, errors.New("long line")
 		}
+
 		args := strings.FieldsFunc(m[4], func(r rune) bool { return r == ' ' || r == '\t' })
 		var cmd command
 		switch n := len(args); {
@@ -106,6 +110,7 @@ func parseSimply(input string) (ops []string, err error) {
 		default:
 			return ops, errors.New("bad arguments")
 		}
+
 		ops = append(ops, describe(cmd))
 		input = rest
 	}
@@ -136,6 +141,7 @@ func FuzzParser(f *testing.F) {
 		f.Add([]byte(seed), []byte{1})
 		f.Add([]byte(seed), []byte{5, 2, 9})
 	}
+
 	f.Fuzz(func(t *testing.T, input, split []byte) {
 		sizes := make([]int, len(split))
 		for i, b := range split {

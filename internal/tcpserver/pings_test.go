@@ -144,6 +144,7 @@ func TestAPingThatCoversItemsDoesNotCountAsUnanswered(t *testing.T) {
 	for n := 1; n < 10; n++ {
 		p.tick(after(time.Duration(n)*interval), interval, true)
 	}
+
 	if p.stale() {
 		t.Error("stale though the time for the items' bytes decides")
 	}
@@ -170,6 +171,7 @@ func TestTheNextLookIsSoonerWhenItemsAreOwed(t *testing.T) {
 	if !p.owe(3) || p.owe(1) {
 		t.Error("only the first items owed begin the client's time")
 	}
+
 	look(0, 10*time.Second)
 	look(35*time.Second, 40*time.Second) // its time is over
 	p.settle(4)
@@ -242,6 +244,7 @@ func TestADribblerIsTooSlowAndASlowLinkIsNot(t *testing.T) {
 	if s := last(165); s > 3 {
 		t.Errorf("a client that takes 165 bytes a second is kept for %d s", s)
 	}
+
 	if s := last(8 << 10); s < 128 {
 		t.Errorf("a client that takes 64 kbit/s is cut off after %d s", s)
 	}

@@ -12,6 +12,7 @@ func (c *client) publish(cmd command) error {
 	if cmd.isHPub && !c.connect.Headers {
 		return errHeaders
 	}
+
 	c.received.Add(1)
 	own := c.server.lists.Load()
 	switch {
@@ -32,19 +33,23 @@ func (c *client) publish(cmd command) error {
 		c.refuse(errReply, cmd.reply)
 		return nil
 	}
+
 	if bytes.HasPrefix(cmd.subject, ackSubjects) { // needs no right: the client was given the item
 		c.acknowledge(cmd)
 		return nil
 	}
+
 	if !c.mayPublish(cmd.subject) {
 		c.server.count(func(st *Stats) { st.Denied++ })
 		c.refuse(errPublish, cmd.subject)
 		return nil
 	}
+
 	c.ok()
 	if c.callAPI(cmd) {
 		return nil
 	}
+
 	if sink := c.server.sink(cmd.subject); sink != nil {
 		sink.Write(messageID(cmd.header), cmd.payload, c.answer(cmd.reply))
 		return nil
@@ -143,6 +148,7 @@ func (s *sender) send(msg message) bool {
 	for _, sub := range to.plain {
 		sent = s.deliver(sub, msg) || sent
 	}
+
 	again, some := s.sendToGroups(msg, nil)
 	sent = sent || some
 	// The chosen member had just stopped taking messages. It is not chosen again, so this loop
@@ -183,11 +189,13 @@ func (s *sender) deliver(sub *subscription, msg message) bool {
 		to.mu.Unlock()
 		return false
 	}
+
 	if to.queue.bytes > s.server.limits.Load().MaxPending {
 		to.mu.Unlock()
 		to.end(endSlow)
 		return false
 	}
+
 	if !to.connect.Headers {
 		msg.header = nil
 	}
@@ -210,6 +218,7 @@ func appendHead(line []byte, sid string, msg message) []byte {
 	if len(msg.header) > 0 {
 		verb = "HMSG "
 	}
+
 	line = append(line, verb...)
 	line = append(line, msg.subject...)
 	line = append(line, ' ')
@@ -223,6 +232,7 @@ func appendHead(line []byte, sid string, msg message) []byte {
 		line = strconv.AppendInt(line, int64(len(msg.header)), 10)
 		line = append(line, ' ')
 	}
+
 	line = strconv.AppendInt(line, int64(len(msg.header)+len(msg.payload)), 10)
 	return append(line, crlf...)
 }

@@ -46,6 +46,7 @@ func (c *client) read() {
 		}
 		from = c.tls
 	}
+
 	c.conn.SetReadDeadline(c.since.Add(c.server.limits.Load().ConnectTimeout))
 	c.in = newInput(&c.server.inputs, &c.memory, c.conn, from)
 	go c.readOn()
@@ -91,9 +92,11 @@ func (c *client) quit(err error) {
 	default:
 		c.end(endBroken)
 	}
+
 	if c.in != nil {
 		c.in.release()
 	}
+
 	c.leave()
 	<-c.wrote
 	c.server.forget(c)
@@ -122,12 +125,15 @@ func (c *client) leave() {
 	for _, m := range left {
 		m.Leave()
 	}
+
 	for _, r := range receipts {
 		r.Confirm()
 	}
+
 	for _, sub := range subs {
 		c.server.interest(sub)
 	}
+
 	if c.server.opts.API != nil {
 		c.server.opts.API.Left(c.id)
 	}
@@ -158,9 +164,11 @@ func (c *client) executeAll() error {
 		done += length
 		in.need = 1
 	}
+
 	if active {
 		c.active.Store(time.Now().UnixNano())
 	}
+
 	in.drop(done)
 	return nil
 }
@@ -184,6 +192,7 @@ func (c *client) execute(cmd command) error {
 	case opConnect:
 		return c.readConnect(cmd.options)
 	}
+
 	return nil
 }
 
@@ -193,9 +202,11 @@ func (c *client) readConnect(options []byte) error {
 	if err != nil {
 		return err
 	}
+
 	if err := c.admit(o); err != nil {
 		return err
 	}
+
 	c.conn.SetReadDeadline(time.Time{})
 	o.Password, o.Token = "", "" // no longer needed
 	c.mu.Lock()
@@ -227,6 +238,7 @@ func (c *client) admit(o connectOptions) error {
 		c.mu.Lock()
 		c.user, c.admitted = u, sec
 		c.mu.Unlock()
+
 		if gate.Security() == sec { // otherwise Reload may have missed it
 			c.trusted = true
 			return nil
@@ -239,6 +251,7 @@ func (c *client) subscribe(cmd command) {
 	if c.ended.Load() { // perhaps because of the memory that it holds
 		return
 	}
+
 	valid, wild := subject.Valid(cmd.subject)
 	if !valid {
 		c.refuse(errSubject)
@@ -257,6 +270,7 @@ func (c *client) subscribe(cmd command) {
 		}
 		return
 	}
+
 	if wild && subject.Tokens(sub.subject) > maxTokens {
 		c.refuse(errTokens, sub.subject)
 		return
@@ -270,10 +284,12 @@ func (c *client) subscribe(cmd command) {
 		c.subs[sub.sid] = sub
 	}
 	c.mu.Unlock()
+
 	if full && !known {
 		c.refuse(errSubscriptions)
 		return
 	}
+
 	if !known {
 		c.memory.Take(sub.size()).Cut()
 		c.server.router.add(sub)
@@ -284,6 +300,7 @@ func (c *client) subscribe(cmd command) {
 		}
 		c.server.interest(sub)
 	}
+
 	c.ok()
 }
 
@@ -320,11 +337,13 @@ func (c *client) unsubscribe(cmd command) {
 		delete(c.subs, sub.sid)
 	}
 	c.mu.Unlock()
+
 	if sub != nil {
 		c.withdraw(sub)
 		c.finish(sub, cmd.max)
 		c.server.interest(sub)
 	}
+
 	c.ok()
 }
 
@@ -346,6 +365,7 @@ func (c *client) finish(sub *subscription, limit int) {
 			owed += m.owed
 		}
 	}
+
 	keep := limit - (sub.sent - owed)
 	for _, m := range sub.members {
 		m.finish()
@@ -360,6 +380,7 @@ func (c *client) finish(sub *subscription, limit int) {
 	}
 	c.dropAbandoned()
 	c.mu.Unlock()
+
 	for _, m := range sub.members {
 		switch {
 		case m.left.Load():

@@ -184,6 +184,7 @@ func add(to **set, sub *subscription) {
 func (r *router) remove(subs ...*subscription) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+
 	for _, sub := range subs {
 		s := sub.set
 		if s == nil {

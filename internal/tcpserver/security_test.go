@@ -81,6 +81,7 @@ func TestOnlyTheRightCredentialsLetAClientIn(t *testing.T) {
 					failures++
 				}
 			}
+
 			eventually(t, "the failures are counted", func() bool { return s.Stats().AuthFailures == failures })
 		})
 	}
@@ -187,6 +188,7 @@ func TestPublishingIsBoundByTheUsersRules(t *testing.T) {
 		c.expect(fmt.Sprintf("-ERR 'Permissions Violation for Publish to %q'", subject))
 		c.sync()
 	}
+
 	all.sync()
 	if got := s.Stats().Denied; got != 6 {
 		t.Errorf("%d messages were denied, want 6", got)
@@ -222,6 +224,7 @@ func TestDeniedSubjectsAreTakenOutOfAWiderSubscription(t *testing.T) {
 	if items.members() != 0 {
 		t.Error("the user is a member of a list that is denied")
 	}
+
 	all.send("PUB box.secret 2\r\nno\r\nPUB box.open q 3\r\nyes\r\n")
 	c.expect("MSG box.open 1 q 3", "yes", "MSG box.open 2 q 3", "yes")
 	c.sync()
@@ -343,6 +346,7 @@ func TestConnectDuringAReloadKeepsNoOldRights(t *testing.T) {
 	s.opts.Gate.Set(auth.Security{Users: []auth.User{ann}})
 	c.send("CONNECT " + options + "\r\n")
 	c.sync()
+
 	if n := s.Reload(); n != 1 {
 		t.Errorf("%d were disconnected, want the client that is subscribed to what it may not have", n)
 	}
@@ -396,9 +400,11 @@ func TestRecordsThatNobodyTakesAreBounded(t *testing.T) {
 			break
 		}
 	}
+
 	if total > maxWaiting {
 		t.Errorf("%d bytes wait, want at most %d", total, maxWaiting)
 	}
+
 	// The records that the writer makes are bounded by a round.
 	r.lend(nil)
 	if _, err := r.Write(make([]byte, 10*maxWaiting)); err != nil {
@@ -460,6 +466,7 @@ func (a *authority) sign(template *x509.Certificate) (*x509.Certificate, *ecdsa.
 	if err != nil {
 		a.t.Fatal(err)
 	}
+
 	parent, by := a.cert, a.key
 	if parent == nil {
 		parent, by = template, key
@@ -505,6 +512,7 @@ func (a *authority) dialTLS(addr string, first bool, config *tls.Config) (*conn,
 	}
 	a.t.Cleanup(func() { nc.Close() })
 	nc.SetReadDeadline(time.Now().Add(patience))
+
 	info := func(c net.Conn) { // byte by byte: TLS follows
 		var line strings.Builder
 		for b := make([]byte, 1); b[0] != '\n'; line.Write(b) {
@@ -522,6 +530,7 @@ func (a *authority) dialTLS(addr string, first bool, config *tls.Config) (*conn,
 	if config == nil {
 		config = &tls.Config{}
 	}
+
 	config.RootCAs, config.ServerName = a.pool(), "127.0.0.1"
 	secure := tls.Client(nc, config)
 	if err := secure.Handshake(); err != nil {
@@ -591,9 +600,11 @@ func TestClientsWithoutTLSOrWithAnOldOneAreNotLetIn(t *testing.T) {
 		if got, _ := io.ReadAll(plain); strings.Contains(string(got), "PONG") || first && strings.Contains(string(got), "INFO") {
 			t.Errorf("first %v: a client without TLS is answered %q", first, got)
 		}
+
 		if _, err := a.dialTLS(addr, first, &tls.Config{MinVersion: tls.VersionTLS11, MaxVersion: tls.VersionTLS11}); err == nil {
 			t.Errorf("first %v: a client with TLS 1.1 was let in", first)
 		}
+
 		eventually(t, "both are counted and gone", func() bool { return s.Stats().TLSFailures == 2 && s.Stats().Clients == 0 })
 	}
 }
@@ -636,6 +647,7 @@ func TestClientCertificatesAreChecked(t *testing.T) {
 			t.Error("a client without a good certificate was let in")
 		}
 	}
+
 	eventually(t, "both are counted", func() bool { return s.Stats().TLSFailures == 2 })
 }
 
@@ -651,6 +663,7 @@ func TestReloadedCertificatesAreForNewConnections(t *testing.T) {
 	if n := reload(s, renewed.secured()); n != 0 {
 		t.Errorf("%d were disconnected, want 0", n)
 	}
+
 	c.sync()
 	renewed.mustDialTLS(addr, false, nil)
 	if _, err := old.dialTLS(addr, false, nil); err == nil {
@@ -678,6 +691,7 @@ func TestTLSClientThatReadsNothingIsCutOff(t *testing.T) {
 		if st := s.Stats(); st.Stuck != 1 || st.Clients != 0 {
 			t.Errorf("stats are %+v, want 1 stuck and no client", st)
 		}
+
 		if left, _ := m.state(); left != 1 {
 			t.Errorf("it left %d times, want once", left)
 		}
@@ -720,6 +734,7 @@ func TestTLSClientThatReadsSlowlyGetsEverything(t *testing.T) {
 		c.expect("MSG items 1 50000", item, "MSG items 1 3", "end", "PING")
 		below.pause = 0
 		c.sync()
+
 		if st := s.Stats(); st.Stuck != 0 {
 			t.Error("it counts as stuck")
 		}
@@ -762,6 +777,7 @@ func TestBatchOverTLSIsWrittenAtOnce(t *testing.T) {
 	for range items {
 		c.expect("MSG items 1 1000", items[0])
 	}
+
 	c.expect("PING")
 	if n := counted.writes.Load() - before; n != 1 {
 		t.Errorf("it took %d writes, want 1", n)
@@ -796,6 +812,7 @@ func TestHandshakeIsPartOfTheTimeForCredentials(t *testing.T) {
 		if got := passed(); got != opts.ConnectTimeout {
 			t.Errorf("it came after %v, want %v", got, opts.ConnectTimeout)
 		}
+
 		c.expectEnd()
 	})
 }

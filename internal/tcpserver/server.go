@@ -237,6 +237,7 @@ func New(opts Options) *Server {
 	if opts.Gate == nil {
 		opts.Gate = auth.New(auth.Options{})
 	}
+
 	s := &Server{
 		opts:   opts,
 		id:     rand.Text(),
@@ -259,6 +260,7 @@ func New(opts Options) *Server {
 		clients:   make(map[uint64]*client),
 		addresses: make(map[string]int),
 	}
+
 	s.newcomers.from = make(map[string]int)
 	s.services = newServices(s.id, opts)
 	s.SetLimits(opts.Limits)
@@ -271,6 +273,7 @@ func New(opts Options) *Server {
 			s.sinks[sink.Subject] = sink
 		}
 	}
+
 	return s
 }
 
@@ -288,9 +291,11 @@ func (s *Server) Serve(ln net.Listener) error {
 		delete(s.listeners, ln)
 		s.mu.Unlock()
 	}()
+
 	if stopped {
 		return nil
 	}
+
 	const first, longest = 5 * time.Millisecond, time.Second
 	pause := first
 	for {
@@ -450,10 +455,12 @@ func (s *Server) forget(c *client) {
 	c.queue = queue{}
 	c.charge()
 	c.mu.Unlock()
+
 	if c.tls != nil {
 		c.tls.out.kept = 0
 		c.tls.out.hold(0)
 	}
+
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.past.add(info)
@@ -502,6 +509,7 @@ func (s *Server) Drain(ctx context.Context, timeout time.Duration) {
 	for _, c := range s.snapshot() {
 		c.lameDuck()
 	}
+
 	spread := timeout / 5
 	if s.sleep(ctx, timeout-spread) {
 		left := s.snapshot()
@@ -513,6 +521,7 @@ func (s *Server) Drain(ctx context.Context, timeout time.Duration) {
 			c.end(endDrained)
 		}
 	}
+
 	if ctx.Err() != nil {
 		s.Close()
 	}

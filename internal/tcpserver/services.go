@@ -110,6 +110,7 @@ func (s *services) describe(verb string) (reply []byte, ok bool) {
 	about := serviceIdentity{
 		Type: serviceType + strings.ToLower(verb) + "_response", Name: serviceName, ID: s.id, Version: s.version, Metadata: map[string]string{},
 	}
+
 	var answer any
 	switch verb {
 	case "PING":
@@ -140,6 +141,7 @@ func (s *services) describe(verb string) (reply []byte, ok bool) {
 	default:
 		return nil, false
 	}
+
 	reply, err := json.Marshal(answer)
 	if err != nil {
 		panic(err) // strings and numbers always marshal

@@ -34,6 +34,7 @@ func TestSinkTakesWhatIsPublishedInPlaceOfSubscribers(t *testing.T) {
 	if got := <-literal; got.payload != "one" || got.answer != nil {
 		t.Errorf("got %q, want one, and no answer to be wanted", got.payload)
 	}
+
 	if got := <-literal; got.payload != "three" {
 		t.Errorf("got %q, want three without its headers", got.payload)
 	}

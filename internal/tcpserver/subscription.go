@@ -205,11 +205,13 @@ func encode(b *batch.Batch, sid, begin string) *batch.Encoding {
 	if begin != "" {
 		reply = maxAckEnd
 	}
+
 	large := b.Large()
 	size := b.Len() * (len(prefix) + reply + digits(b.Size()) + 2*len(crlf))
 	if !large {
 		size += b.Size()
 	}
+
 	m := b.Memory(size)
 	for i := range b.Len() {
 		item := b.Item(i)
@@ -227,6 +229,7 @@ func encode(b *batch.Batch, sid, begin string) *batch.Encoding {
 		}
 		m.Mark(from)
 	}
+
 	return batch.NewEncoding(b, m)
 }
 

@@ -25,6 +25,7 @@ func TestPingTimes(t *testing.T) {
 		passed := sinceStart()
 		c := ln.dial(t)
 		c.send("CONNECT {}\r\n")
+
 		expectAt := func(line string, want time.Duration) {
 			t.Helper()
 			c.expect(line)
@@ -59,6 +60,7 @@ func TestConnectTimeout(t *testing.T) {
 		if got := passed(); got != opts.ConnectTimeout {
 			t.Errorf("it came after %v, want %v", got, opts.ConnectTimeout)
 		}
+
 		c.expectEnd()
 		in.expect("PING")
 		in.sync()
@@ -134,6 +136,7 @@ func TestClientThatReadsButNeverAnswersIsCutOff(t *testing.T) {
 		if got := passed(); got < opts.ReceiptTimeout || got > opts.ReceiptTimeout+time.Second {
 			t.Errorf("it was cut off after %v, want %v and some milliseconds for its bytes", got, opts.ReceiptTimeout)
 		}
+
 		c.expectEnd()
 		if st := s.Stats(); st.Stuck != 1 {
 			t.Errorf("stats are %+v, want 1 stuck", st)

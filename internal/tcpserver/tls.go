@@ -66,6 +66,7 @@ func (c *client) handshake() error {
 			return err
 		}
 	}
+
 	err := c.tls.Handshake()
 	c.tls.out.endTurn()
 	c.tls.out.kept, c.tls.out.unread = c.tls.out.held, 0
@@ -78,6 +79,7 @@ func (c *client) handshake() error {
 	if !c.ended.Load() {
 		c.conn.SetWriteDeadline(time.Time{})
 	}
+
 	c.secured = secured{
 		version: strings.TrimPrefix(tls.VersionName(state.Version), "TLS "),
 		cipher:  tls.CipherSuiteName(state.CipherSuite),

@@ -129,6 +129,7 @@ func TestClientsThatSendNothingMoreComeAfterTheOthers(t *testing.T) {
 		last.Conn.(*net.TCPConn).CloseWrite()
 		waits(t, s, i+1)
 	}
+
 	peersAre(t, s, func(p peer) bool { return p.closed && !p.gone })
 	c := dialRaw(t, addr)
 	login(c, "right")
@@ -136,6 +137,7 @@ func TestClientsThatSendNothingMoreComeAfterTheOthers(t *testing.T) {
 	if got := g.order(4); !slices.Equal(got, []string{"right", "wrong", "wrong", "right"}) {
 		t.Errorf("passwords were compared in the order %q", got)
 	}
+
 	c.expect("PONG")
 	last.expect("PONG")
 	last.expectEnd()
@@ -223,6 +225,7 @@ func TestClosingComparesNoMorePasswords(t *testing.T) {
 		login(dialRaw(t, addr), "right")
 		waits(t, s, i+1)
 	}
+
 	var closing sync.WaitGroup
 	closing.Go(s.Close)
 	eventually(t, "all clients have ended", func() bool {

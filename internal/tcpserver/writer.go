@@ -426,6 +426,7 @@ func (c *client) writeRest(rest *net.Buffers) error {
 	if c.raw != nil && c.tryWrite() {
 		return nil
 	}
+
 	for len(*rest) > 0 {
 		c.mu.Lock()
 		if !c.ended.Load() { // end has set its own deadline
@@ -451,5 +452,6 @@ func (c *client) writeRest(rest *net.Buffers) error {
 			return err
 		}
 	}
+
 	return nil
 }

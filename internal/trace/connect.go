@@ -187,6 +187,7 @@ func unresolved(host, server string, err error) finding {
 	if dns.Server != "" {
 		server = dns.Server
 	}
+
 	has := func(text string) bool { return strings.Contains(dns.Err, text) }
 	switch {
 	case dns.IsNotFound && server == "":
@@ -203,6 +204,7 @@ func unresolved(host, server string, err error) finding {
 	case dns.IsTimeout:
 		return fail(remedy, "the name server %s does not answer", server)
 	}
+
 	return fail(remedy, "the name server %s: %s", server, dns.Err)
 }
 
@@ -234,6 +236,7 @@ func connected(to netip.AddrPort, a attempt) finding {
 	if a.said != nil && !a.said.local && !is(a.err, syscall.ECONNREFUSED) {
 		return fail("ask the administrator of "+a.said.from.String(), "%s says: %s", a.said.from, a.said.words())
 	}
+
 	switch {
 	case a.err == errSilent:
 		return fail("a firewall may drop the packets", "no answer for %s", short(a.took))
@@ -250,6 +253,7 @@ func connected(to netip.AddrPort, a attempt) finding {
 	case is(a.err, syscall.EPERM):
 		return fail(allow(to.Addr().String()), "this box's own rules forbid it")
 	}
+
 	return fail("", "%v", a.err)
 }
 
@@ -282,6 +286,7 @@ func largest(mtu int, by netip.Addr, known bool, err error) finding {
 	default:
 		text += " on this box; nothing answers a datagram of that size"
 	}
+
 	if mtu < least {
 		return warn("%s: it is small, and if a router drops larger packets silently, connections hang", text)
 	}
@@ -306,6 +311,7 @@ func (t *tracer) connectUnix(ctx context.Context, path string) (conn net.Conn) {
 		case is(err, syscall.ECONNREFUSED):
 			return fail("is the server running?", "nothing listens at %s", path)
 		}
+
 		return fail("", "%v", err)
 	})
 	t.because(f)

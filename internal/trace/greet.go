@@ -90,6 +90,7 @@ func greeting(ctx context.Context, conn net.Conn, protocol Protocol) (info natsI
 		return info, fail("is that the client port of the hub? TLS before INFO (handshake_first) is not possible",
 			"connected, but the server says nothing for %s", greetTimeout)
 	}
+
 	return info, fail("is that the client port of the hub, and does it let this address in?", "the server closed the connection without a word")
 }
 
@@ -102,6 +103,7 @@ func (i natsInfo) words() string {
 	if i.Name != "" {
 		text += fmt.Sprintf(" (%.60s)", i.Name)
 	}
+
 	for _, part := range []struct {
 		is    bool
 		words string

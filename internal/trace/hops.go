@@ -106,6 +106,7 @@ func byUDP(ctx context.Context, to netip.AddrPort, ttl int) answer {
 			return answer{from: r.from, blocked: r.words()}
 		}
 	}
+
 	return answer{}
 }
 
@@ -156,6 +157,7 @@ func judgeHops(to netip.AddrPort, tcp, udp []answer) finding {
 	case number == 0:
 		return fail("see the gateway and the firewall of this box's network", "silence from the first hop on")
 	}
+
 	text := fmt.Sprintf("silence after %s (hop %d)", last.from, number)
 	if number > 1 {
 		text += ", the way is " + path

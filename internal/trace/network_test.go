@@ -66,6 +66,7 @@ func carryOut(text string) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
+
 	t := Target{Address: o.Address, Protocol: o.Protocol}
 	if len(o.Roots) > 0 {
 		t.TLS = &tls.Config{RootCAs: x509.NewCertPool()}
@@ -169,6 +170,7 @@ func (n *network) listen(t *testing.T, address string) net.Listener {
 		ln  net.Listener
 		err error
 	}
+
 	done := make(chan result)
 	go func() {
 		runtime.LockOSThread() // for good: the thread ends with the goroutine
@@ -183,6 +185,7 @@ func (n *network) listen(t *testing.T, address string) net.Listener {
 		}
 		done <- result{ln, err}
 	}()
+
 	r := <-done
 	if r.err != nil {
 		t.Fatal(r.err)
@@ -199,6 +202,7 @@ func (n *network) trace(t *testing.T, o order) (lines func(*testing.T) map[strin
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	cmd := exec.Command("nsenter", "-t", fmt.Sprint(n.box), "-n", "setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs", os.Args[0])
 	cmd.Env = append(os.Environ(), orders+"="+string(text))
 	var stdout, stderr bytes.Buffer
@@ -206,6 +210,7 @@ func (n *network) trace(t *testing.T, o order) (lines func(*testing.T) map[strin
 	if err := cmd.Start(); err != nil {
 		t.Fatalf("no trace; these tests need nsenter and setpriv of util-linux: %v", err)
 	}
+
 	return func(t *testing.T) map[string]Line {
 		t.Helper()
 		if err := cmd.Wait(); err != nil {
@@ -323,6 +328,7 @@ func newAuthority(t *testing.T) *authority {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "Lab CA"}, IsCA: true, BasicConstraintsValid: true,
 		NotBefore: time.Now().AddDate(-2, 0, 0), NotAfter: time.Now().AddDate(2, 0, 0), KeyUsage: x509.KeyUsageCertSign}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)

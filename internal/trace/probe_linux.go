@@ -239,6 +239,7 @@ func (s *socket) receive(fd int) *report {
 	if err != nil {
 		return nil
 	}
+
 	messages, err := unix.ParseSocketControlMessage(control[:n])
 	if err != nil {
 		return nil
@@ -251,6 +252,7 @@ func (s *socket) receive(fd int) *report {
 			return reportOf((*unix.SockExtendedErr)(unsafe.Pointer(&m.Data[0])), m.Data[size:])
 		}
 	}
+
 	return nil
 }
 
@@ -271,6 +273,7 @@ func reportOf(e *unix.SockExtendedErr, sender []byte) *report {
 	case !r.six && len(sender) >= v4+4:
 		r.from = netip.AddrFrom4([4]byte(sender[v4 : v4+4]))
 	}
+
 	return r
 }
 

@@ -56,6 +56,7 @@ func firstHop4(table string, to netip.Addr) (best hop) {
 			best.gateway = address4(gateway)
 		}
 	}
+
 	return best
 }
 
@@ -96,6 +97,7 @@ func firstHop6(table string, to netip.Addr) (best hop) {
 			best.gateway = gateway
 		}
 	}
+
 	return best
 }
 

@@ -145,6 +145,7 @@ type tracer struct {
 func (t *tracer) pass(report func(Line) error) error {
 	ticker := time.NewTicker(reportEvery)
 	defer ticker.Stop()
+
 	var current Line
 	began := time.Now()
 	for {

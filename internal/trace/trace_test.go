@@ -85,6 +85,7 @@ func TestHopsSayWherePacketsEnd(t *testing.T) {
 	first, second := at("10.0.0.1"), at("10.0.1.1")
 	blocked := second
 	blocked.blocked = "prohibited by a filter"
+
 	host := answer{from: to.Addr(), reached: true}
 	for _, test := range []struct {
 		tcp, udp []answer
@@ -122,6 +123,7 @@ func TestTheVerdictIsAboutAllServers(t *testing.T) {
 			t.Errorf("%s: %s; want %s: %s", v.Result, v.Text, test.result, test.text)
 		}
 	}
+
 	if v := judge("hub1:4222", []*tracer{well}); v.Text != "hub1:4222: reached: the stream is there" {
 		t.Error(v.Text)
 	}
@@ -150,6 +152,7 @@ func TestATraceEndsWhenItsReaderIsGone(t *testing.T) {
 		})
 		ended <- err
 	}()
+
 	if err := <-ended; err != gone {
 		t.Error(err)
 	}

@@ -103,6 +103,7 @@ func newTable(commands []Command, path string) *table {
 		t.byName[c.Name] = &c
 		t.list = append(t.list, &c)
 	}
+
 	return t
 }
 
@@ -246,9 +247,11 @@ func render(a Answer, err error, asJSON bool) []byte {
 		}
 		return buf.Bytes()
 	}
+
 	if a != nil {
 		writeText(&buf, a)
 	}
+
 	if err != nil {
 		e := clean(err)
 		fmt.Fprintf(&buf, "ERR %s %s\n", e.Code, e.Message)

@@ -23,6 +23,7 @@ func parseLine(line []byte) []request {
 		json := len(words) > 0 && words[len(words)-1] == "json"
 		return []request{{json: json, err: err}}
 	}
+
 	var requests []request
 	for command := range strings.SplitSeq(text, ";") {
 		words := strings.Fields(command)
@@ -35,6 +36,7 @@ func parseLine(line []byte) []request {
 		}
 		requests = append(requests, req)
 	}
+
 	return requests
 }
 

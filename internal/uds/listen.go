@@ -55,6 +55,7 @@ func Check(path string) error {
 			_, err = oldFile(path)
 		}
 	}
+
 	if err != nil {
 		return failed(path, err)
 	}
@@ -238,10 +239,12 @@ func removeStale(path string) error {
 	if there, err := oldFile(path); !there {
 		return err
 	}
+
 	c, err := net.DialTimeout("unix", path, time.Second)
 	if err == nil {
 		_ = c.Close()
 	}
+
 	switch {
 	case err == nil, errors.Is(err, unix.EAGAIN): // EAGAIN: its queue is full
 		return errors.New("another process answers on it; stop that one or choose another path")

@@ -64,6 +64,7 @@ func TestListenSetsTheModeWhateverTheUmaskAndNeverMore(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+
 			if born := ln.(*listener).info.Mode().Perm(); born&^mode != 0 {
 				t.Errorf("umask %04o: the file was made with mode %04o, want at most %04o", umask, born, mode)
 			}
@@ -167,6 +168,7 @@ func TestListenLeavesALiveSocketWithAFullQueueAlone(t *testing.T) {
 		t.Cleanup(func() { _ = unix.Close(fd) })
 		return fd
 	}
+
 	address := &unix.SockaddrUnix{Name: path}
 	ln := open()
 	if err := errors.Join(unix.Bind(ln, address), unix.Listen(ln, 0)); err != nil {
@@ -176,6 +178,7 @@ func TestListenLeavesALiveSocketWithAFullQueueAlone(t *testing.T) {
 	for err == nil {
 		err = unix.Connect(open(), address)
 	}
+
 	if err != unix.EAGAIN {
 		t.Fatal(err)
 	}
@@ -243,6 +246,7 @@ func TestOfManyThatListenAtOnceOneSucceeds(t *testing.T) {
 	for i := range many {
 		all.Go(func() { listeners[i], errs[i] = Listen(path, 0o600, "") })
 	}
+
 	all.Wait()
 	won := 0
 	for i, err := range errs {
@@ -253,6 +257,7 @@ func TestOfManyThatListenAtOnceOneSucceeds(t *testing.T) {
 			t.Error(err)
 		}
 	}
+
 	if won != 1 {
 		t.Errorf("%d succeeded, want 1", won)
 	}

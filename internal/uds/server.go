@@ -97,6 +97,7 @@ func New(o Options) *Server {
 	if s.log == nil {
 		s.log = zap.NewNop()
 	}
+
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	return s
 }
@@ -211,6 +212,7 @@ func (s *Server) Shutdown() {
 		s.serving.Wait()
 		close(gone)
 	}()
+
 	select {
 	case <-gone:
 	case <-time.After(shutdownGrace):
@@ -265,6 +267,7 @@ func (s *Server) answer(p *place) {
 		if err != nil && err != io.EOF {
 			return // idle, gone, or woken by stop or makePlace
 		}
+
 		for _, req := range parseLine(line) {
 			if s.isStopping() {
 				_ = s.send(p, render(nil, Errorf(ShuttingDown, "the daemon is ending"), req.json))
@@ -274,6 +277,7 @@ func (s *Server) answer(p *place) {
 				return
 			}
 		}
+
 		if err == io.EOF {
 			return
 		}

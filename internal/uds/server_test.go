@@ -85,6 +85,7 @@ func start(t *testing.T, o Options) *server {
 	if o.Commands == nil {
 		o.Commands = commands()
 	}
+
 	s := &server{New(o), path}
 	served := make(chan error, 1)
 	go func() { served <- s.Serve(ln, Admin) }()
@@ -94,6 +95,7 @@ func start(t *testing.T, o Options) *server {
 			t.Errorf("Serve returned %v", err)
 		}
 	})
+
 	return s
 }
 
@@ -154,6 +156,7 @@ func (s *server) ask(t *testing.T, input string) string {
 func TestAnswers(t *testing.T) {
 	t.Parallel()
 	s := start(t, Options{})
+
 	const status = "serving\n<2 lists>\nOK\n"
 	for _, test := range []struct{ name, input, want string }{
 		{"text", "status\n", status},
@@ -207,6 +210,7 @@ func TestHelpListsTheCommandsAligned(t *testing.T) {
 	stop := Command{Name: "stop", Args: "LIST", Summary: "stop a list, or go on with it", Stream: func(context.Context, []string, func(Answer) error) error { return nil }}
 	resume := Command{Name: "go", Args: "LIST", Summary: stop.Summary}
 	s := start(t, Options{Commands: append(commands()[:2], stop, resume)})
+
 	const want = `status        say how it is
 echo WORD...  say the words
 stop|go LIST  stop a list, or go on with it
@@ -224,9 +228,11 @@ OK
 	for _, c := range list.Commands {
 		names = append(names, c.Name)
 	}
+
 	if got := s.ask(t, "help stop"); !strings.Contains(got, "usage:   stop LIST [json]\n") || !strings.Contains(got, "echo 'stop' | socat -t99 - UNIX-CONNECT:") {
 		t.Errorf("a command that answers over time is explained as\n%s", got)
 	}
+
 	if want := []string{"help", "status", "echo", "stop", "go"}; !reflect.DeepEqual(names, want) {
 		t.Errorf("got %v, want %v", names, want)
 	}
@@ -358,6 +364,7 @@ func TestAClientThatHasGoneDisturbsNobody(t *testing.T) {
 		<-release
 		return lines{make([]string, 1<<20)}, nil
 	}})})
+
 	c := s.dial(t)
 	c.send("wait\n")
 	<-running
@@ -390,12 +397,15 @@ func TestShutdownLetsARunningCommandFinishAndRefusesTheNext(t *testing.T) {
 		s.Shutdown()
 		close(ended)
 	}()
+
 	if got := idle.rest(); got != "" {
 		t.Errorf("the idle connection got %q", got)
 	}
+
 	if _, err := net.Dial("unix", s.path); err == nil {
 		t.Error("the socket still takes connections")
 	}
+
 	close(release)
 	want := "done\nOK\n" + `{"error":{"code":"ShuttingDown","message":"the daemon is ending"}}` + "\n"
 	if got := busy.rest(); got != want {
@@ -472,6 +482,7 @@ func TestAConnectionThatCompletesNoLineIsClosedWhenItsTimeIsUp(t *testing.T) {
 		if _, err := io.ReadFull(c, make([]byte, len("a\nOK\n"))); err != nil {
 			t.Fatal(err)
 		}
+
 		// A whole command restarts the time, half a command does not.
 		for range 4 {
 			time.Sleep(time.Minute)
@@ -479,6 +490,7 @@ func TestAConnectionThatCompletesNoLineIsClosedWhenItsTimeIsUp(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
+
 		time.Sleep(time.Minute - 2*time.Nanosecond)
 		if ended(c) {
 			t.Error("it was closed too early")
@@ -508,11 +520,13 @@ func TestAClientThatNeverReadsIsCutOff(t *testing.T) {
 func TestShutdownWaitsForACommandForASecondAndThenCancelsIt(t *testing.T) {
 	t.Parallel()
 	running := make(chan struct{})
+
 	stubborn := Command{Name: "stubborn", Run: func(ctx context.Context, _ []string) (Answer, error) {
 		close(running)
 		<-ctx.Done()
 		return nil, ctx.Err()
 	}}
+
 	bubble(t, Options{Commands: []Command{stubborn}}, func(t *testing.T, s *Server, ln *pipeListener) {
 		c := ln.dial()
 		if _, err := io.WriteString(c, "stubborn\n"); err != nil {
@@ -578,6 +592,7 @@ func TestServeOutlivesALackOfFileDescriptors(t *testing.T) {
 		if _, err := io.WriteString(c, "pause jobs\n"); err != nil {
 			t.Fatal(err)
 		}
+
 		if _, err := io.ReadFull(c, make([]byte, len("OK\n"))); err != nil {
 			t.Error(err)
 		}
@@ -596,6 +611,7 @@ func TestShutdownInterruptsTheWaitBetweenAttemptsToAccept(t *testing.T) {
 				t.Errorf("Serve returned %v", err)
 			}
 		})
+
 		synctest.Wait()
 		begin := time.Now()
 		s.Shutdown()
@@ -647,6 +663,7 @@ func TestSilentConnectionsLockNobodyOutForGood(t *testing.T) {
 	for range 16 {
 		silent = append(silent, s.dial(t))
 	}
+
 	if got := s.ask(t, "status\n"); !strings.HasPrefix(got, "ERR TooManyConnections ") {
 		t.Errorf("got %q, want a refusal", got)
 	}
@@ -656,6 +673,7 @@ func TestSilentConnectionsLockNobodyOutForGood(t *testing.T) {
 	if got := silent[7].rest(); got != "" {
 		t.Errorf("got %q", got)
 	}
+
 	if got := s.ask(t, "echo b\n"); got != "b\nOK\n" {
 		t.Errorf("the place of one that has gone was not given to another: %q", got)
 	}
@@ -893,6 +911,7 @@ func TestASocketFileThatIsDeletedIsPutBack(t *testing.T) {
 	if err := os.Remove(s.path); err != nil {
 		t.Fatal(err)
 	}
+
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
 		if c, err := net.Dial("unix", s.path); err == nil {
 			_ = c.Close()
@@ -902,9 +921,11 @@ func TestASocketFileThatIsDeletedIsPutBack(t *testing.T) {
 			t.Fatal("the file did not come back")
 		}
 	}
+
 	if info, err := os.Lstat(s.path); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("the file that was put back is %v, %v", info, err)
 	}
+
 	if got := s.ask(t, "echo b\n"); got != "b\nOK\n" {
 		t.Errorf("got %q", got)
 	}
@@ -930,10 +951,12 @@ func TestAPlaceThatSomethingElseHasTakenIsLeftAloneAndSaidOnce(t *testing.T) {
 			}
 		}
 	}
+
 	other := filepath.Join(filepath.Dir(s.path), "other")
 	if err := os.WriteFile(other, []byte("theirs"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+
 	if err := os.Rename(other, s.path); err != nil {
 		t.Fatal(err)
 	}
@@ -941,6 +964,7 @@ func TestAPlaceThatSomethingElseHasTakenIsLeftAloneAndSaidOnce(t *testing.T) {
 	if data, err := os.ReadFile(s.path); err != nil || string(data) != "theirs" {
 		t.Fatalf("the other file is %q, %v", data, err)
 	}
+
 	if err := os.Remove(s.path); err != nil {
 		t.Fatal(err)
 	}
@@ -965,6 +989,7 @@ func (s *server) socat(t *testing.T, commandLine string) string {
 func TestSocat(t *testing.T) {
 	t.Parallel()
 	s := start(t, Options{MaxConnections: 1})
+
 	const status = "serving\n<2 lists>\nOK\n"
 	for commandLine, want := range map[string]string{
 		"echo status | socat - $S":                             status,

@@ -148,6 +148,7 @@ func (u *Uplink) look(ctx context.Context, link Link, subject string, lowest uin
 	if err != nil || last.Sequence == 0 {
 		return last, nil, asked(subject, err)
 	}
+
 	lost := 4 * u.opts.WindowItems
 	below, covered := last.Sequence+1, 0
 	for some, looked := []Mark{last}, 0; ; looked += lookAtOnce {
@@ -189,6 +190,7 @@ func (u *Uplink) prove(ctx context.Context, oldest Item, from uint64, marks []Ma
 	for _, m := range slices.Backward(marks) {
 		byNumber[m.Number] = m
 	}
+
 	var some []Mark
 	for n := from; ; n++ {
 		m, there := byNumber[n]
@@ -197,6 +199,7 @@ func (u *Uplink) prove(ctx context.Context, oldest Item, from uint64, marks []Ma
 		}
 		some = append(some, m)
 	}
+
 	same, _, err := u.equal(ctx, oldest, some)
 	if err != nil || same == 0 {
 		return 0, err
@@ -234,6 +237,7 @@ func (u *Uplink) equal(ctx context.Context, oldest Item, marks []Mark) (same int
 			same++
 		}
 	}
+
 	return same, false, nil
 }
 

@@ -94,6 +94,7 @@ func (l *fakeList) turn(most int) {
 		}
 		l.again = l.again[1:]
 	}
+
 	from, to := l.acked.Gap(l.cursor)
 	to = min(to, l.end())
 	if room := l.feed.Room(); from < to && room > 0 {
@@ -126,6 +127,7 @@ func (noReceipt) Confirm() {}
 func (l *fakeList) insert(items ...string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+
 	n := uint64(len(items))
 	if l.first <= n {
 		return false
@@ -143,6 +145,7 @@ func (l *fakeList) insert(items ...string) bool {
 			l.again = append(l.again, l.first+i)
 		}
 	}
+
 	return true
 }
 

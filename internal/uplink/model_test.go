@@ -59,9 +59,11 @@ func (w *world) start() {
 			}
 			panic(list)
 		}})
+
 	for _, l := range w.lists {
 		l.join(w.up.NewFeed(l.name, l.name))
 	}
+
 	ctx, cancel := context.WithCancel(context.Background())
 	w.cancel, w.ended = cancel, make(chan struct{})
 	go func() {
@@ -151,6 +153,7 @@ func (w *world) check() {
 		for _, item := range got {
 			counts[item]++
 		}
+
 		for _, item := range w.pushed[i] {
 			if n := counts[item]; n == 0 || n > 1 && w.kind != rollbacks {
 				w.t.Errorf("item %s is there %d times", item, n)
@@ -160,6 +163,7 @@ func (w *world) check() {
 		if w.kind != rollbacks && !slices.IsSorted(tail) {
 			w.t.Errorf("list %s is out of order", l.name)
 		}
+
 		if w.t.Failed() {
 			for _, m := range w.hub.messages {
 				w.t.Logf("%d: %s %d (run %d) %s", m.Sequence, m.Epoch, m.Number, m.Run, m.Data)

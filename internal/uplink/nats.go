@@ -311,10 +311,12 @@ func (l *natsLink) get(ctx context.Context, stream string, request any) (*stored
 	}
 	ctx, cancel := l.asking(ctx)
 	defer cancel()
+
 	answer, err := l.conn.RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+stream, text)
 	if err != nil {
 		return nil, l.failed(err)
 	}
+
 	var reply struct {
 		Error   *jetstream.APIError `json:"error"`
 		Message *stored             `json:"message"`
@@ -330,6 +332,7 @@ func (l *natsLink) get(ctx context.Context, stream string, request any) (*stored
 	case reply.Message == nil:
 		return nil, errors.New("the hub's answer has no message")
 	}
+
 	if reply.Message.header, err = nats.DecodeHeadersMsg(reply.Message.Header); err != nil && len(reply.Message.Header) > 0 {
 		return nil, fmt.Errorf("headers of message %d of stream %s: %w", reply.Message.Sequence, stream, err)
 	}
@@ -422,6 +425,7 @@ func (l *natsLink) Before(ctx context.Context, subject string, sequence uint64, 
 		s := sequence
 		asking.Go(func() { some[i], errs[i] = l.get(ctx, stream, map[string]uint64{"seq": s}) })
 	}
+
 	asking.Wait()
 	for i, m := range some {
 		if errs[i] != nil {
@@ -431,6 +435,7 @@ func (l *natsLink) Before(ctx context.Context, subject string, sequence uint64, 
 			marks = append(marks, m.mark())
 		}
 	}
+
 	return marks, nil
 }
 
@@ -508,6 +513,7 @@ func (s natsSending) Wait(ctx context.Context) (repeated bool, err error) {
 	size := int64(s.item.size())
 	timer := time.NewTimer(ackTimeout + time.Duration(size)*time.Second/slowest)
 	defer timer.Stop()
+
 	select {
 	case ack := <-s.future.Ok():
 		s.link.onWay.Add(-size)
@@ -567,5 +573,6 @@ func (l *natsLink) explain(err error) error {
 		}
 		return errors.New("the hub closed the connection")
 	}
+
 	return err
 }

@@ -188,6 +188,7 @@ func (u *Uplink) Run(ctx context.Context) error {
 	var confirming sync.WaitGroup
 	confirming.Go(func() { u.confirmCopies(ctx) })
 	defer confirming.Wait()
+
 	for wait := firstWait; ; wait = min(2*wait, maxWait) {
 		before := u.Status()
 		err := u.serve(ctx)
@@ -253,6 +254,7 @@ func (u *Uplink) connected(link Link) {
 	if named, ok := link.(interface{ Server() string }); ok {
 		server = named.Server()
 	}
+
 	u.mu.Lock()
 	for _, f := range u.feeds {
 		f.compared = ""
@@ -262,6 +264,7 @@ func (u *Uplink) connected(link Link) {
 	for _, f := range u.feeds {
 		owed += len(f.queue)
 	}
+
 	if owed == 0 { // otherwise the first confirmation proves that the reason is gone
 		u.state.Reason = ""
 	}
@@ -317,9 +320,11 @@ func (u *Uplink) send(ctx context.Context, link Link, out chan<- sending) error 
 			}
 			continue
 		}
+
 		if err := u.dispatch(ctx, link, limit, &s); err != nil {
 			return err
 		}
+
 		select {
 		case out <- s:
 		case <-ctx.Done():
@@ -333,9 +338,11 @@ func (u *Uplink) dispatch(ctx context.Context, link Link, limit *bucket, s *send
 	if s.known, err = u.atHub(ctx, link, s); err != nil || s.known {
 		return err
 	}
+
 	if err := limit.wait(ctx, s.item.size()); err != nil {
 		return err
 	}
+
 	var ok bool
 	if s.item.Run, ok = u.begin(s); !ok {
 		s.known = true
@@ -363,6 +370,7 @@ func (u *Uplink) awaitConfirmed(ctx context.Context, in <-chan sending) error {
 		if err == nil && !s.known {
 			repeated, err = s.Wait(ctx)
 		}
+
 		if _, final := errors.AsType[Refusal](err); err != nil && !final {
 			return err
 		}

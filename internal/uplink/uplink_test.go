@@ -43,6 +43,7 @@ func TestAnItemThatTheHubRefusesBecomesADeadLetterAndTheNextOnesGoOn(t *testing.
 		if got := w.hub.texts("a"); !slices.Equal(got, want) {
 			t.Errorf("the hub has %v", got)
 		}
+
 		if s := w.up.Status(); s.Refused != 2 || s.Sent != 18 {
 			t.Errorf("%+v", s)
 		}
@@ -86,6 +87,7 @@ func TestAnUplinkWaitsForItsHubAndSaysWhy(t *testing.T) {
 		w.hub.mu.Lock()
 		w.hub.down = true
 		w.hub.mu.Unlock()
+
 		w.hub.faults = func() fault { return cutBefore }
 		a.push(items(0, 50)...)
 		a.turn(100)
@@ -93,6 +95,7 @@ func TestAnUplinkWaitsForItsHubAndSaysWhy(t *testing.T) {
 		if s := w.up.Status(); s.State != "connecting" || s.Reason != "no hub answers" || s.InFlight != 0 {
 			t.Errorf("%+v", s)
 		}
+
 		if held, _ := w.up.feeds[0].Held(); held != 2*worldWindow {
 			t.Errorf("it holds %d items, want two windows", held)
 		}
@@ -156,6 +159,7 @@ func TestTheRateBoundsBytes(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
+
 		if took := time.Since(began); took != 9*time.Second { // a second's worth is sent at once
 			t.Errorf("10,000 bytes took %v", took)
 		}

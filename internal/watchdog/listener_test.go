@@ -34,10 +34,12 @@ func TestAnAcceptLoopWithoutClientsGoesRound(t *testing.T) {
 			}
 		}
 	}()
+
 	beats := map[int64]bool{}
 	for deadline := time.Now().Add(20 * time.Second); len(beats) < 5 && time.Now().Before(deadline); {
 		beats[h.at.Load()] = true
 	}
+
 	if len(beats) < 5 {
 		t.Error("the loop does not beat")
 	}

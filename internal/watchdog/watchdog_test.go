@@ -81,6 +81,7 @@ func TestALoopThatStandsStillIsNamed(t *testing.T) {
 	m := &manager{}
 	w := New(Options{Notify: m, Probe: func() {}, Log: zap.NewNop()})
 	accept := w.add("accept")
+
 	now := time.Now().Add(time.Hour)
 	for _, step := range []struct {
 		name             string

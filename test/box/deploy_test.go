@@ -33,6 +33,7 @@ const letOthersIn = `printf '[Socket]\nListenStream=\nListenStream=4222\n' | ins
 func TestABoxDoesAsTheDocumentSays(t *testing.T) {
 	b := &box{disk: filepath.Join(t.TempDir(), "disk")}
 	t.Cleanup(b.cutPower)
+
 	for _, part := range []struct {
 		name string
 		run  func(t *testing.T)
@@ -130,6 +131,7 @@ func keepAsking(t *testing.T, b *box) (stop func() int64) {
 			}
 		})
 	}
+
 	stop = sync.OnceValue(func() int64 {
 		close(done)
 		asking.Wait()
@@ -163,6 +165,7 @@ func subscribe(t *testing.T, b *box, list string) *inbox {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	t.Cleanup(in.conn.Close)
 	if _, err := in.conn.Subscribe(list, func(m *nats.Msg) {
 		item, err := strconv.Atoi(string(m.Data))
@@ -179,6 +182,7 @@ func subscribe(t *testing.T, b *box, list string) *inbox {
 	}); err != nil {
 		t.Fatal(err)
 	}
+
 	return in
 }
 
@@ -332,6 +336,7 @@ func keepPushing(t *testing.T, b *box, first, batch int) (pushed func() []delive
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	var answered []delivery
 	done := make(chan struct{})
 	go func() {
@@ -345,6 +350,7 @@ func keepPushing(t *testing.T, b *box, first, batch int) (pushed func() []delive
 			answered = append(answered, delivery{item, time.Now()})
 		}
 	}()
+
 	pushed = func() []delivery {
 		conn.Close()
 		<-done

@@ -40,6 +40,7 @@ func javaScriptExample(t *testing.T, name string) (file string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	packages, err := filepath.Abs(filepath.Join(nodeFolder(t), "node_modules"))
 	if err != nil {
 		t.Fatal(err)
@@ -48,6 +49,7 @@ func javaScriptExample(t *testing.T, name string) (file string) {
 	if err := os.WriteFile(file, source, 0o600); err != nil {
 		t.Fatal(err)
 	}
+
 	if err := os.Symlink(packages, filepath.Join(folder, "node_modules")); err != nil {
 		t.Fatal(err)
 	}
@@ -99,11 +101,13 @@ func TestTheReadmesTenLinesHandleEachItem(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	lines := regexp.MustCompile("(?s)```go\n(.*?)```").FindSubmatch(readme)
 	if lines == nil || !bytes.Contains(lines[1], []byte(`"nats://box:4222"`)) {
 		t.Fatalf("README.md has no lines of Go that connect to nats://box:4222: %s", lines)
 	}
 	source := filepath.Join(t.TempDir(), "main.go")
+
 	text := "package main\n" +
 		`import ("context"; "fmt"; "log"; "os"; "os/signal"; "syscall"; "github.com/nats-io/nats.go"; "github.com/nats-io/nats.go/jetstream")` + "\n" +
 		"func handle(item []byte) { fmt.Printf(\"events %s\\n\", item) }\n" +
@@ -245,6 +249,7 @@ func startExample(t *testing.T, s *server, name string, args ...string) *example
 	if err != nil {
 		t.Fatalf("start %s: %v", name, err)
 	}
+
 	lines := make(chan string)
 	go func() {
 		defer close(lines)
@@ -252,6 +257,7 @@ func startExample(t *testing.T, s *server, name string, args ...string) *example
 			lines <- out.Text()
 		}
 	}()
+
 	t.Cleanup(func() {
 		cmd.Process.Signal(syscall.SIGTERM)
 		kill := time.AfterFunc(patience, func() { cmd.Process.Kill() })
@@ -265,6 +271,7 @@ func startExample(t *testing.T, s *server, name string, args ...string) *example
 			t.Logf("what %s says:\n%s", name, stderr.Bytes())
 		}
 	})
+
 	return &example{t: t, name: name, lines: lines, late: time.After(patience)}
 }
 

@@ -30,6 +30,7 @@ func FuzzSessions(f *testing.F) {
 		}
 		f.Add(seed)
 	}
+
 	theirs := start(f, natsServer, settings{natsServer: `ping_interval: "1h"`}).tcp
 	ours := serveInProcess(f)
 	f.Fuzz(func(t *testing.T, input []byte) {
@@ -48,6 +49,7 @@ func serveInProcess(f *testing.F) (address string) {
 	if err != nil {
 		f.Fatal(err)
 	}
+
 	s := tcpserver.New(tcpserver.Options{
 		Name: "fuzz", Version: "1.2.3", MaxPayload: 1 << 20, MaxControlLine: 4096,
 		Limits: tcpserver.Limits{
@@ -55,6 +57,7 @@ func serveInProcess(f *testing.F) (address string) {
 			ConnectTimeout: time.Hour, PingInterval: time.Hour, ReceiptTimeout: time.Hour,
 		},
 	})
+
 	served := make(chan error, 1)
 	go func() { served <- s.Serve(ln) }()
 	f.Cleanup(func() {
@@ -104,6 +107,7 @@ func plan(input []byte) (rounds []round, queues map[string]string) {
 			`CONNECT {"verbose":%v,"pedantic":%v,"echo":%v,"headers":%v,"no_responders":%v,"protocol":%d}`+"\r\n",
 			d.roll(4) == 1, d.roll(4) == 1, d.roll(3) != 1, withHeaders[c], noResponders[c], d.roll(2))})
 	}
+
 	for len(d.bytes) > 0 {
 		r := round{client: d.roll(clients)}
 		known := &sids[r.client]
@@ -156,6 +160,7 @@ func plan(input []byte) (rounds []round, queues map[string]string) {
 		}
 		rounds = append(rounds, r)
 	}
+
 	return rounds, queues
 }
 
@@ -189,6 +194,7 @@ func hold(t *testing.T, address string, rounds []round, queues map[string]string
 			c.Close()
 		}
 	}()
+
 	all := make([]string, len(rounds))
 	for i, r := range rounds {
 		c := conns[r.client]
@@ -210,6 +216,7 @@ func hold(t *testing.T, address string, rounds []round, queues map[string]string
 		}
 		all[i] = saw.String()
 	}
+
 	return all
 }
 
@@ -252,6 +259,7 @@ func (a *answers) read(c *rawConn, client, pongs int) {
 			a.lines = append(a.lines, fmt.Sprintf("client %d: %s", client, line))
 		}
 	}
+
 	for _, sid := range slices.Sorted(maps.Keys(plain)) {
 		for _, m := range plain[sid] {
 			a.lines = append(a.lines, fmt.Sprintf("client %d, subscription %s: %.200s", client, sid, m))

@@ -195,6 +195,7 @@ func introduction(t *testing.T, s *server) string {
 	if err != nil || id == 0 {
 		t.Errorf("the client's ID is %d, %v", id, err)
 	}
+
 	ip, err := nc.GetClientIP()
 	if err != nil {
 		t.Error(err)
@@ -202,6 +203,7 @@ func introduction(t *testing.T, s *server) string {
 	if nc.ConnectedServerId() == "" || nc.ConnectedServerName() == "" || nc.ConnectedServerVersion() == "" {
 		t.Error("the server has no ID, name or version")
 	}
+
 	if _, err := nc.RTT(); err != nil {
 		t.Error(err)
 	}
@@ -225,6 +227,7 @@ func wildcards(t *testing.T, s *server) string {
 	for _, p := range patterns {
 		subs = append(subs, subscribe(t, nc, p, ""))
 	}
+
 	for _, subject := range []string{"a", "a.b", "a.b.c", "x.b", "A.b", "a.*x", "a*", "a.b>"} {
 		publish(t, nc, subject, subject)
 	}
@@ -246,6 +249,7 @@ func queueGroups(t *testing.T, s *server) string {
 	if len(first) == 0 || len(second) == 0 {
 		t.Errorf("the members got %d and %d of 200 jobs, want some each", len(first), len(second))
 	}
+
 	done := append(first, second...)
 	slices.Sort(done)
 	want := numbered(200)
@@ -273,6 +277,7 @@ func autoUnsubscribe(t *testing.T, s *server) string {
 	if err := before.AutoUnsubscribe(2); err != nil {
 		t.Fatal(err)
 	}
+
 	publish(t, nc, "news", "1", "2", "3")
 	if err := after.AutoUnsubscribe(1); err != nil { // it has already received more
 		t.Fatal(err)
@@ -286,6 +291,7 @@ func autoUnsubscribe(t *testing.T, s *server) string {
 		}
 		saw = append(saw, string(m.Data))
 	}
+
 	_, err := before.NextMsg(patience)
 	return fmt.Sprintf("%q, then %v; subscriptions %d", saw, err, nc.NumSubscriptions())
 }
@@ -299,12 +305,14 @@ func drainSubscription(t *testing.T, s *server) string {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	sub.SetClosedHandler(func(subject string) { closed <- subject })
 	flush(t, nc)
 	publish(t, other, "news", numbered(1000)...)
 	if err := sub.Drain(); err != nil {
 		t.Fatal(err)
 	}
+
 	subject := await(t, "the subscription is drained", closed)
 	publish(t, other, "news", "too late")
 	flush(t, nc)
@@ -321,12 +329,14 @@ func drainConnection(t *testing.T, s *server) string {
 	if _, err := nc.Subscribe("questions", func(m *nats.Msg) { m.Respond(m.Data) }); err != nil {
 		t.Fatal(err)
 	}
+
 	flush(t, nc)
 	for i := range 1000 {
 		if err := other.PublishRequest("questions", "answers", fmt.Append(nil, i)); err != nil {
 			t.Fatal(err)
 		}
 	}
+
 	flush(t, other)
 	if err := nc.Drain(); err != nil {
 		t.Fatal(err)
@@ -363,6 +373,7 @@ func requests(t *testing.T, s *server) string {
 			saw = append(saw, string(m.Data))
 		}
 	}
+
 	return fmt.Sprintf("%q", saw)
 }
 
@@ -378,12 +389,14 @@ func requestMany(t *testing.T, s *server) string {
 		}
 		flush(t, responder)
 	}
+
 	inbox := nc.NewInbox()
 	answers := subscribe(t, nc, inbox, "")
 	var saw []string
 	if err := nc.PublishRequest("roll.call", inbox, nil); err != nil {
 		t.Fatal(err)
 	}
+
 	for range 6 {
 		m, err := answers.NextMsg(patience)
 		if err != nil {
@@ -410,6 +423,7 @@ func headers(t *testing.T, s *server) string {
 		}
 		msg.Data = nil
 	}
+
 	flush(t, a)
 	var saw []string
 	for range 2 {
@@ -423,6 +437,7 @@ func headers(t *testing.T, s *server) string {
 		}
 		saw = append(saw, fmt.Sprintf("%s %q to %s", fields, m.Data, m.Reply))
 	}
+
 	return strings.Join(saw, "; ")
 }
 
@@ -434,6 +449,7 @@ func noResponders(t *testing.T, s *server) string {
 	if err := nc.PublishRequest("nobody", "answers", nil); err != nil {
 		t.Fatal(err)
 	}
+
 	m, err := sub.NextMsg(patience)
 	if err != nil && !errors.Is(err, nats.ErrNoResponders) {
 		t.Fatal(err)
@@ -484,10 +500,12 @@ func reconnect(t *testing.T, s *server) string {
 	if err := limited.AutoUnsubscribe(3); err != nil {
 		t.Fatal(err)
 	}
+
 	publish(t, nc, "few", "1")
 	if err := left.Unsubscribe(); err != nil {
 		t.Fatal(err)
 	}
+
 	s.restart()
 	err := await(t, "the client is disconnected", gone)
 	await(t, "the client is back", back)
@@ -505,6 +523,7 @@ func reconnect(t *testing.T, s *server) string {
 		}
 		saw = append(saw, string(m.Data))
 	}
+
 	if err != nil && !strings.Contains(err.Error(), "EOF") && !strings.Contains(err.Error(), "reset") {
 		t.Errorf("disconnected: %v", err)
 	}
@@ -600,11 +619,13 @@ func slowConsumer(t *testing.T, s *server) string {
 	for range 100 {
 		v.open <- struct{}{} // enough to connect and subscribe
 	}
+
 	slow := connect(t, s, nats.SetCustomDialer(v), nats.ReconnectHandler(func(*nats.Conn) { back <- struct{}{} }))
 	subscribe(t, slow, "flood", "")
 	for len(v.open) > 0 {
 		<-v.open
 	}
+
 	quick, giver := connect(t, s), connect(t, s)
 	sub := subscribe(t, quick, "flood", "")
 	for range rounds {
@@ -627,6 +648,7 @@ func fanOut(t *testing.T, s *server) string {
 			subs = append(subs, subscribe(t, nc, "news", ""))
 		}
 	}
+
 	want := numbered(messages)
 	publish(t, connect(t, s), "news", want...)
 	for i, sub := range subs {
@@ -634,6 +656,7 @@ func fanOut(t *testing.T, s *server) string {
 			t.Fatalf("subscription %d got %d messages, want %d in order", i, len(got), messages)
 		}
 	}
+
 	return fmt.Sprintf("%d × %d in order", len(subs), messages)
 }
 
@@ -657,6 +680,7 @@ func services(t *testing.T, s *server) string {
 		t.Cleanup(func() { svc.Stop() })
 		flush(t, theirs) // the server has its subscriptions
 	}
+
 	var saw []string
 	for _, payload := range []string{"1", ""} {
 		m, err := nc.Request("add.one", []byte(payload), patience)
@@ -665,11 +689,13 @@ func services(t *testing.T, s *server) string {
 		}
 		saw = append(saw, fmt.Sprintf("%q %q", m.Data, m.Header))
 	}
+
 	inbox := nc.NewInbox()
 	pongs := subscribe(t, nc, inbox, "")
 	if err := nc.PublishRequest("$SRV.PING.adder", inbox, nil); err != nil {
 		t.Fatal(err)
 	}
+
 	for range 2 {
 		m, err := pongs.NextMsg(patience)
 		if err != nil {
@@ -681,6 +707,7 @@ func services(t *testing.T, s *server) string {
 		}
 		saw = append(saw, pong.Name)
 	}
+
 	return strings.Join(saw, "; ")
 }
 
@@ -704,6 +731,7 @@ func longPattern(t *testing.T, s *server) string {
 	if len(received(t, nc, literal)) != 1 {
 		t.Error("the literal subject got nothing")
 	}
+
 	if len(received(t, nc, pattern)) == 0 {
 		if err := await(t, "the pattern is refused", refused); !errors.Is(err, nats.ErrPermissionViolation) {
 			t.Error(err)

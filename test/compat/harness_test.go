@@ -92,6 +92,7 @@ func start(t testing.TB, k kind, set settings, redis ...string) *server {
 	} else {
 		s.tcp = edgedtest.Address(t)
 	}
+
 	t.Cleanup(s.stop)
 	s.start()
 	return s

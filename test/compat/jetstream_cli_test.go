@@ -72,6 +72,7 @@ func TestTheCommandLineProgramSeesNoOtherServer(t *testing.T) {
 	if err := buildCLI(); err != nil {
 		t.Fatal(err)
 	}
+
 	saw := make(map[kind][]string)
 	for _, k := range []kind{edged, natsServer} {
 		t.Run(string(k), func(t *testing.T) {
@@ -87,9 +88,11 @@ func TestTheCommandLineProgramSeesNoOtherServer(t *testing.T) {
 			}
 		})
 	}
+
 	if t.Failed() {
 		return
 	}
+
 	for i, step := range cliSteps {
 		t.Run(step.command, func(t *testing.T) {
 			compare(t, map[kind]string{edged: saw[edged][i], natsServer: saw[natsServer][i]}, step.differs)
@@ -178,6 +181,7 @@ func runCLI(t *testing.T, s *stream, command string, terminal bool) (printed []b
 		wrapped.Env = cmd.Env
 		cmd = wrapped
 	}
+
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	if err := cmd.Start(); err != nil {
@@ -205,6 +209,7 @@ func fields(paths ...string) func([]byte) string {
 			}
 			texts = append(texts, fmt.Sprintf("%s %v", path, value))
 		}
+
 		return strings.Join(texts, ", ")
 	}
 }

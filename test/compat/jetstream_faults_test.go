@@ -54,6 +54,7 @@ func TestConsumingGoesOnAfterARestart(t *testing.T) {
 						saw[k] = acrossRestart(t, s, way.start, way.owes, func() { f.restart(s) })
 					})
 				}
+
 				compare(t, saw, nil)
 			})
 		}
@@ -213,6 +214,7 @@ func startPushGroup(t *testing.T, s *stream, came func(string)) {
 	if _, err := lastingJetStream(t, s).CreatePushConsumer(t.Context(), "events", config); err != nil {
 		t.Fatal(err)
 	}
+
 	for range 2 {
 		c, err := lastingJetStream(t, s).PushConsumer(t.Context(), "events", "worker")
 		if err != nil {
@@ -278,6 +280,7 @@ func startOlderChan(t *testing.T, s *stream, came func(string)) {
 	if _, err := olderJetStream(t, nc).ChanSubscribe("events", items, nats.Durable("worker"), nats.ManualAck(), nats.AckWait(durable.AckWait)); err != nil {
 		t.Fatal(err)
 	}
+
 	flush(t, nc)
 	ctx, cancel := context.WithCancel(context.Background())
 	inBackground(t, cancel, func() bool {
@@ -386,6 +389,7 @@ func survives(t *testing.T, s *stream) string {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	info := found.CachedInfo()
 	config := info.Config
 	before := fmt.Sprintf("acknowledged up to %d, %d owed or to come", info.AckFloor.Stream, info.NumAckPending+int(info.NumPending))

@@ -144,12 +144,14 @@ func olderBind(t *testing.T, s *stream) string {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	s.push("a", "b")
 	sub := subscribed(t)(js.PullSubscribe("events", "worker", nats.Bind("events", "worker")))
 	msgs, err := sub.Fetch(2, nats.MaxWait(patience))
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	olderAcknowledge(t, msgs[0])
 	if err := sub.Unsubscribe(); err != nil {
 		t.Error(err)
@@ -196,6 +198,7 @@ func olderSubscribe(t *testing.T, s *stream) string {
 			close(done)
 		}
 	}, nats.Durable("worker"), nats.ManualAck(), nats.AckExplicit()))
+
 	s.push(want[n/2:]...)
 	await(t, "all items come", done)
 	olderSettled(t, js, "worker")
@@ -203,6 +206,7 @@ func olderSubscribe(t *testing.T, s *stream) string {
 	if err := sub.Unsubscribe(); err != nil {
 		t.Error(err)
 	}
+
 	_, err := js.ConsumerInfo("events", "worker")
 	return fmt.Sprintf("%s; %v", saw, err)
 }
@@ -237,10 +241,12 @@ func olderSubscribeSync(t *testing.T, s *stream) string {
 	if err := msgs[2].NakWithDelay(50 * time.Millisecond); err != nil {
 		t.Error(err)
 	}
+
 	again, err := sub.NextMsg(patience)
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	err = errors.Join(again.InProgress(), again.Term())
 	return fmt.Sprintf("%s; again %s; %v; %v", olderDescribe(t, msgs...), olderDescribe(t, again), err, again.Ack())
 }
@@ -253,6 +259,7 @@ func olderDurable(t *testing.T, s *stream) string {
 	}); err != nil {
 		t.Fatal(err)
 	}
+
 	s.push(numbered(4)...)
 	var saw []string
 	for range 2 {
@@ -273,6 +280,7 @@ func olderDurable(t *testing.T, s *stream) string {
 			t.Error(err)
 		}
 	}
+
 	olderSettled(t, js, "worker")
 	slices.Sort(saw)
 	return fmt.Sprintf("%q", saw)
@@ -293,6 +301,7 @@ func olderQueue(t *testing.T, s *stream) string {
 		}, nats.Durable("worker"), nats.ManualAck()))
 		flush(t, nc)
 	}
+
 	s.push(numbered(n)...)
 	times, by := map[string]int{}, map[string]int{}
 	for range n {
@@ -300,6 +309,7 @@ func olderQueue(t *testing.T, s *stream) string {
 		by[came[0]]++
 		times[came[1]]++
 	}
+
 	olderSettled(t, js, "worker")
 	info, err := js.ConsumerInfo("events", "worker")
 	if err != nil {
@@ -348,6 +358,7 @@ func olderFlowControl(t *testing.T, s *stream) string {
 			close(done)
 		}
 	}, nats.EnableFlowControl(), nats.IdleHeartbeat(100*time.Millisecond), nats.AckNone()))
+
 	await(t, "all items come", done)
 	info, err := sub.ConsumerInfo()
 	if err != nil {
@@ -386,6 +397,7 @@ func olderOptions(t *testing.T, s *stream) string {
 			t.Error(err)
 		}
 	}
+
 	return strings.Join(saw, "; ")
 }
 
@@ -401,11 +413,13 @@ func olderManager(t *testing.T, s *stream) string {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	saw := []string{fmt.Sprintf("%s, %d items", events.Config.Name, events.State.Msgs)}
 	config := &nats.ConsumerConfig{Durable: "worker", AckPolicy: nats.AckExplicitPolicy, MaxAckPending: 5}
 	if _, err := js.AddConsumer("events", config); err != nil {
 		t.Fatal(err)
 	}
+
 	config.MaxAckPending = 6
 	changed, err := js.UpdateConsumer("events", config)
 	if err != nil {
@@ -415,9 +429,11 @@ func olderManager(t *testing.T, s *stream) string {
 	for info := range js.Consumers("events") {
 		saw = append(saw, info.Name)
 	}
+
 	for name := range js.ConsumerNames("events") {
 		saw = append(saw, name)
 	}
+
 	for name := range js.StreamNames() {
 		saw = append(saw, name)
 	}
@@ -440,6 +456,7 @@ func olderErrors(t *testing.T, s *stream) string {
 	if _, err := js.AddConsumer("events", &nats.ConsumerConfig{Durable: "pull", AckPolicy: nats.AckExplicitPolicy}); err != nil {
 		t.Fatal(err)
 	}
+
 	var saw []string
 	for _, subscribe := range []func() (*nats.Subscription, error){
 		func() (*nats.Subscription, error) { return js.SubscribeSync("others") },
@@ -453,5 +470,6 @@ func olderErrors(t *testing.T, s *stream) string {
 		_, err := subscribe()
 		saw = append(saw, fmt.Sprint(err))
 	}
+
 	return strings.Join(saw, "; ")
 }

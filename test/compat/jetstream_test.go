@@ -212,6 +212,7 @@ func wrongConsumers(t *testing.T, s *stream) string {
 		_, err := js.CreateConsumer(t.Context(), "events", c.config)
 		saw = append(saw, c.what+": "+fault(err))
 	}
+
 	return strings.Join(saw, "; ")
 }
 
@@ -346,6 +347,7 @@ func consuming(t *testing.T, s *stream) string {
 	s.push(want[:n/2]...)
 	var got []string
 	done := make(chan bool)
+
 	running, err := c.Consume(func(m jetstream.Msg) {
 		if err := m.Ack(); err != nil {
 			t.Error(err)
@@ -357,6 +359,7 @@ func consuming(t *testing.T, s *stream) string {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	s.push(want[n/2:]...)
 	await(t, "all items come", done)
 	settled(t, c)
@@ -377,6 +380,7 @@ func consumeBytes(t *testing.T, s *stream) string {
 	s.push(slices.Repeat([]string{item}, n)...)
 	left := n
 	done := make(chan bool)
+
 	running, err := c.Consume(func(m jetstream.Msg) {
 		if err := m.Ack(); err != nil {
 			t.Error(err)
@@ -530,6 +534,7 @@ func givingUpWithReason(t *testing.T, s *stream) string {
 	if err := msgs[0].TermWithReason("it is broken"); err != nil {
 		t.Error(err)
 	}
+
 	if err := msgs[1].Term(); err != nil {
 		t.Error(err)
 	}
@@ -556,6 +561,7 @@ func inProgress(t *testing.T, s *stream) string {
 		}
 		came <- m
 	}()
+
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	for {
@@ -761,6 +767,7 @@ func tooLargePull(t *testing.T, s *stream) string {
 		}
 		saw = append(saw, fmt.Sprintf("%s: %s %s", request, answer.Header.Get("Status"), answer.Header.Get("Description")))
 	}
+
 	return strings.Join(saw, "; ")
 }
 
@@ -865,6 +872,7 @@ func deletedWhileConsuming(t *testing.T, s *stream) string {
 	if err := js.DeleteConsumer(t.Context(), "events", "worker"); err != nil {
 		t.Fatal(err)
 	}
+
 	err = await(t, "the library reports it", reported)
 	await(t, "it ends", running.Closed())
 	return fmt.Sprint(err)
@@ -878,11 +886,13 @@ func deletedWhileIterating(t *testing.T, s *stream) string {
 		t.Fatal(err)
 	}
 	defer iterator.Stop()
+
 	failed := make(chan error, 1)
 	go func() {
 		_, err := iterator.Next()
 		failed <- err
 	}()
+
 	awaitPull(t, c, 1)
 	if err := js.DeleteConsumer(t.Context(), "events", "worker"); err != nil {
 		t.Fatal(err)
@@ -939,6 +949,7 @@ func looking(t *testing.T, s *stream) string {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	fetch(t, c, 50)
 	viewer := newConsumer(t, js, jetstream.ConsumerConfig{AckPolicy: jetstream.AckNonePolicy})
 	fetch(t, viewer, 50)
@@ -946,6 +957,7 @@ func looking(t *testing.T, s *stream) string {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	m, err := events.GetMsg(t.Context(), 7)
 	if err != nil {
 		t.Fatal(err)
@@ -1001,6 +1013,7 @@ func publishTwice(t *testing.T, s *stream) string {
 			t.Fatal(err)
 		}
 	}
+
 	var saw []string
 	for _, id := range []string{"1", "1", "2", "1"} {
 		ack, err := js.Publish(t.Context(), "orders", []byte(id), jetstream.WithMsgID(id))
@@ -1009,6 +1022,7 @@ func publishTwice(t *testing.T, s *stream) string {
 		}
 		saw = append(saw, fmt.Sprintf("%s in %s, duplicate %v", id, ack.Stream, ack.Duplicate))
 	}
+
 	old, err := olderJetStream(t, nc).Publish("orders", []byte("2"), nats.MsgId("2"))
 	if err != nil {
 		t.Fatal(err)
@@ -1047,10 +1061,12 @@ func pushConsumer(t *testing.T, s *stream) string {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	want := numbered(n)
 	s.push(want[:n/2]...)
 	var got []string
 	done := make(chan bool)
+
 	running, err := c.Consume(func(m jetstream.Msg) {
 		if err := m.Ack(); err != nil {
 			t.Error(err)
@@ -1062,6 +1078,7 @@ func pushConsumer(t *testing.T, s *stream) string {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	s.push(want[n/2:]...)
 	await(t, "all items come", done)
 	settled(t, c)
@@ -1069,6 +1086,7 @@ func pushConsumer(t *testing.T, s *stream) string {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	running.Stop()
 	flush(t, nc)
 	_, pull := js.Consumer(t.Context(), "events", "pushed")
@@ -1078,12 +1096,14 @@ func pushConsumer(t *testing.T, s *stream) string {
 func pushGroup(t *testing.T, s *stream) string {
 	const n = 200
 	js := js(t, s)
+
 	config := jetstream.ConsumerConfig{
 		Durable: "pushed", DeliverSubject: nats.NewInbox(), DeliverGroup: "workers", AckPolicy: jetstream.AckExplicitPolicy,
 	}
 	if _, err := js.CreatePushConsumer(t.Context(), "events", config); err != nil {
 		t.Fatal(err)
 	}
+
 	came := make(chan [2]string, n)
 	for _, name := range []string{"a", "b"} {
 		mine, nc := jetStreamOf(t, s)
@@ -1103,6 +1123,7 @@ func pushGroup(t *testing.T, s *stream) string {
 		defer running.Stop()
 		flush(t, nc)
 	}
+
 	s.push(numbered(n)...)
 	times, by := map[string]int{}, map[string]int{}
 	for range n {
@@ -1110,6 +1131,7 @@ func pushGroup(t *testing.T, s *stream) string {
 		by[came[0]]++
 		times[came[1]]++
 	}
+
 	c, err := js.PushConsumer(context.Background(), "events", "pushed")
 	if err != nil {
 		t.Fatal(err)

@@ -109,6 +109,7 @@ func observe(t *testing.T, s *server, cmd *exec.Cmd, please func(request string)
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	saw := make(map[string]string)
 	for lines := bufio.NewScanner(stdout); lines.Scan(); {
 		if request, ok := strings.CutPrefix(lines.Text(), "please "); ok {
@@ -118,6 +119,7 @@ func observe(t *testing.T, s *server, cmd *exec.Cmd, please func(request string)
 		name, what, _ := strings.Cut(strings.TrimPrefix(lines.Text(), "saw "), ": ")
 		saw[name] = what
 	}
+
 	if err := cmd.Wait(); err != nil {
 		t.Fatalf("%s: %v, after %v\n%s", cmd, err, saw, stderr.Bytes())
 	}

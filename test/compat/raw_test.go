@@ -111,6 +111,7 @@ func answersTo(t *testing.T, s *server, connect, send string, ends bool) string 
 		}
 		return fmt.Sprintf("%q, closed", all)
 	}
+
 	c.send([]byte(send + "PING\r\nPING\r\n"))
 	var lines []string
 	for {

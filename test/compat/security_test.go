@@ -88,6 +88,7 @@ func permissions(t *testing.T, s *server) string {
 	nc := connect(t, s, nats.UserInfo("reader", "open barley"),
 		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
 	var last error // handlers are called at any time; this one has been when flush returns
+
 	refusal := func(what string) {
 		t.Helper()
 		flush(t, nc)
@@ -104,6 +105,7 @@ func permissions(t *testing.T, s *server) string {
 		subscribe(t, nc, subject, "q")
 		refusal("subscribe in a group " + subject)
 	}
+
 	for _, subject := range []string{"answers.a", "answers.not", "news.today", "_INBOX.x"} {
 		publish(t, nc, subject, "x")
 		refusal("publish " + subject)
@@ -131,6 +133,7 @@ func overTLS(t *testing.T, s *server) string {
 	if got := received(t, nc, sub); !slices.Equal(got, []string{"a", large}) {
 		t.Errorf("got %d messages, want 2 unchanged", len(got))
 	}
+
 	s.restart()
 	await(t, "the client is back", back)
 	publish(t, nc, "news", "b")

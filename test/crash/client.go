@@ -118,6 +118,7 @@ var (
 func (c *client) session(ctx context.Context, conn net.Conn) error {
 	in, out := bufio.NewReader(conn), bufio.NewWriter(conn)
 	c.subscribe(out)
+
 	before, items := -1, 0 // before: number of the previous item
 	for {
 		if in.Buffered() == 0 {
@@ -262,6 +263,7 @@ func (c *client) pass(ctx context.Context, out io.Writer, items int) error {
 	if m == nil || m.left == 0 {
 		return nil
 	}
+
 	if m.left--; m.left > 0 {
 		return nil
 	}
@@ -269,6 +271,7 @@ func (c *client) pass(ctx context.Context, out io.Writer, items int) error {
 	if !m.stalls {
 		return nil
 	}
+
 	select {
 	case <-m.resume:
 	case <-ctx.Done():

@@ -51,6 +51,7 @@ func main() {
 		fmt.Fprintln(os.Stderr, "crash: it takes no arguments, at least one fault, and at least four items a fault")
 		os.Exit(2)
 	}
+
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := run(ctx, os.Stdout, opts)
 	stop()

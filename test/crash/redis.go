@@ -31,6 +31,7 @@ func startRedis(folder string) (*redis, error) {
 	if err := r.cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start redis-server: %v; install it, or run `make tools`", err)
 	}
+
 	for deadline := time.Now().Add(patience); ; time.Sleep(2 * time.Millisecond) {
 		var err error
 		if r.conn, err = net.Dial("unix", r.socket); err == nil {
@@ -55,9 +56,11 @@ func (r *redis) do(args ...string) (string, error) {
 	for _, arg := range args {
 		fmt.Fprintf(out, "$%d\r\n%s\r\n", len(arg), arg)
 	}
+
 	if err := out.Flush(); err != nil {
 		return "", fmt.Errorf("%s: %v", args[0], err)
 	}
+
 	line, err := r.in.ReadString('\n')
 	if err == nil && strings.HasPrefix(line, "-") {
 		err = errors.New(line)

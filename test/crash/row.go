@@ -181,6 +181,7 @@ func (r *row) lost(list int) (n int) {
 	if len(r.lagging) > 0 {
 		clients = append(clients, r.lagging[list])
 	}
+
 	for item := range clients[0].times {
 		misses, owed := 0, 0
 		for _, c := range clients {
@@ -196,6 +197,7 @@ func (r *row) lost(list int) (n int) {
 		}
 		n += owed
 	}
+
 	return n
 }
 
@@ -207,6 +209,7 @@ func (r *row) round(ctx context.Context, until int) error {
 		marks[i] = newMark(1+r.random.IntN(until-r.pushed[i]), r.stalls)
 		c.mark.Store(marks[i])
 	}
+
 	random := rand.New(rand.NewPCG(r.random.Uint64(), 0)) // the producer's own
 	pushed := make(chan error, 1)
 	go func() { pushed <- r.produce(until, random) }()
@@ -226,6 +229,7 @@ func (r *row) fault(ctx context.Context, marks []*mark) error {
 	if err := wait(ctx, marks[first].reached, "the clients get items"); err != nil {
 		return err
 	}
+
 	if r.stalls {
 		if err := wait(ctx, marks[1-first].reached, "the clients get items"); err != nil {
 			return err
@@ -240,10 +244,12 @@ func (r *row) fault(ctx context.Context, marks []*mark) error {
 			r.before[i] = r.serial(list)
 		}
 	}
+
 	for _, m := range marks {
 		m.dies = r.signal == 0
 		close(m.resume)
 	}
+
 	if r.signal != 0 && err == nil {
 		err = r.daemon.Start()
 	}
@@ -305,6 +311,7 @@ func (r *row) settled(ctx context.Context) error {
 				left += fmt.Sprintf(" %s%s, set aside%s, grace%s, serial%s", list, n, aside, grace, serial)
 			}
 		}
+
 		switch {
 		case left == "":
 			return nil
@@ -313,6 +320,7 @@ func (r *row) settled(ctx context.Context) error {
 		case time.Now().After(deadline):
 			return fmt.Errorf("items stay in Redis for ever:%s", left)
 		}
+
 		time.Sleep(2 * time.Millisecond)
 	}
 }

@@ -62,6 +62,7 @@ func both(t *testing.T, nc *nats.Conn) *inbox {
 			t.Fatal(err)
 		}
 	}
+
 	return got
 }
 
@@ -72,6 +73,7 @@ func pullBoth(t *testing.T, nc *nats.Conn) *inbox {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	got := newInbox()
 	for _, list := range []string{"infos", "alarms"} {
 		c, err := js.CreateOrUpdateConsumer(t.Context(), list, jetstream.ConsumerConfig{AckPolicy: jetstream.AckExplicitPolicy})
@@ -87,6 +89,7 @@ func pullBoth(t *testing.T, nc *nats.Conn) *inbox {
 		}
 		t.Cleanup(consuming.Stop)
 	}
+
 	return got
 }
 
@@ -152,6 +155,7 @@ func TestInfosGoOnUnderAFloodOfAlarms(t *testing.T) {
 				if ack == "explicit" {
 					how += "max_ack_pending = 20000\n" // the clients always have room
 				}
+
 				d := startEdged(t, r, `drain.timeout = "0s"`, alarms(how), infos(how))
 				got := both(t, connect(t, d, c.options...))
 				items := got.wait(t, c.passed+c.items)[c.passed:][:c.items]

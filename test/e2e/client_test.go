@@ -27,10 +27,12 @@ func TestEdgedSubOutlivesADaemonThatIsKilledAndLosesNoLine(t *testing.T) {
 		d.Kill()
 		d.Start()
 	}
+
 	items := sub.last(t, strconv.Itoa(n-1))
 	if twice := wantAll(t, n, items); twice > kills*window {
 		t.Errorf("%d items came twice, more than a window after each kill", twice)
 	}
+
 	wantNoGaps(t, items)
 	waitEmpty(t, r, "events")
 	sub.Signal(syscall.SIGTERM)
@@ -72,6 +74,7 @@ func TestAnEdgedSubThatIsKilledHasPrintedAllThatItConfirmed(t *testing.T) {
 			if mode != "received" {
 				settings = append(settings, explicit)
 			}
+
 			d := startEdged(t, r, settings...)
 			r.Push("events", numbers(0, n)...)
 			var seen [][]string
@@ -82,6 +85,7 @@ func TestAnEdgedSubThatIsKilledHasPrintedAllThatItConfirmed(t *testing.T) {
 				redistest.Eventually(t, "the client is gone", func() bool { return len(d.clients()) == 0 })
 				seen = append(seen, sub.all())
 			}
+
 			last := startSub(t, d, args...)
 			waitEmpty(t, r, "events")
 			last.Signal(syscall.SIGTERM)

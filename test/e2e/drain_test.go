@@ -58,12 +58,14 @@ func TestClientsThatAreToldToLeaveTakeWhatIsOnItsWay(t *testing.T) {
 					_, boxes[i] = subscribe(t, nc, "readings", "workers")
 				}
 			}
+
 			r.Push("events", numbers(0, n)...)
 			r.Push("readings", numbers(0, n)...)
 			boxes[0].wait(t, 1)
 			redistest.Eventually(t, "a member of the group gets an item", func() bool {
 				return len(boxes[1].all())+len(boxes[2].all()) > 0
 			})
+
 			way.drain(d)
 			for i := range closed {
 				select {
@@ -72,15 +74,18 @@ func TestClientsThatAreToldToLeaveTakeWhatIsOnItsWay(t *testing.T) {
 					t.Fatalf("gave up waiting: client %d drains and closes", i)
 				}
 			}
+
 			b := d.close()
 			if why := d.AwaitLog("draining")["why"]; why != way.name {
 				t.Errorf("the log says it drains for %q, want %q", why, way.name)
 			}
+
 			left := [2][]string{inRedis(t, r, "events"), inRedis(t, r, "readings")}
 			kept := finishedAndLeft(t, r, "events") + finishedAndLeft(t, r, "readings")
 			if gone := 2*n - len(left[0]) - len(left[1]); b.confirmed != gone+kept {
 				t.Errorf("%d items were confirmed, %d are gone from Redis and %d more in the ledger", b.confirmed, gone, kept)
 			}
+
 			for _, items := range left {
 				wantRun(t, items, n-len(items), n)
 			}
@@ -153,6 +158,7 @@ func startMute(t *testing.T, d *daemon, subject string) (box *inbox, told *bool,
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	box, told = newInbox(), new(bool)
 	done := make(chan struct{})
 	fmt.Fprintf(conn, "CONNECT {\"verbose\":false}\r\nPING\r\nSUB %s 1\r\n", subject)
@@ -171,6 +177,7 @@ func startMute(t *testing.T, d *daemon, subject string) (box *inbox, told *bool,
 			}
 		}
 	}()
+
 	t.Cleanup(func() { conn.Close(); <-done })
 	return box, told, done
 }
@@ -187,6 +194,7 @@ func TestAClientThatNeverLeavesIsClosedAtTheEndOfTheDrain(t *testing.T) {
 	if b := d.close(); b != (books{taken: n, returned: n}) {
 		t.Errorf("books are %+v, want all %d returned", b, n)
 	}
+
 	<-gone
 	if !*told {
 		t.Error("the client was not told that the daemon is going")
@@ -254,6 +262,7 @@ func TestClientsThatLeaveInTheMiddleOfARoundAreNoFault(t *testing.T) {
 	r := redistest.Start(t)
 	r.Push("events", numbers(0, 100_000)...)
 	r.Push("readings", numbers(0, 100_000)...)
+
 	d := startEdged(t, r, `drain.timeout = "1h"`)
 	for i := range 20 {
 		t.Run(fmt.Sprint(i), func(t *testing.T) {
@@ -283,6 +292,7 @@ func TestEdgedSubLeavesADrainingDaemonWithAllThatItPrintedConfirmed(t *testing.T
 	if code := client.exit(t); code != 0 {
 		t.Errorf("edged sub ended with code %d, want 0", code)
 	}
+
 	b := d.close()
 	left := inRedis(t, r, "events")
 	wantRun(t, client.all(), 0, n-len(left))

@@ -151,11 +151,13 @@ func TestKilledAgainAndAgainExplicitItemsAreNotLost(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
+
 	for i := range kills {
 		box.wait(t, (i+1)*n/(kills+2))
 		d.Kill()
 		d.Start()
 	}
+
 	waitEmpty(t, r, "events")
 	twice := wantAll(t, n, box.all())
 	t.Logf("%d kills: %d of %d came twice", kills, twice, n)
@@ -175,6 +177,7 @@ func TestDeadLettersAreShownAndPutBack(t *testing.T) {
 	if got := d.Control("dead events"); !strings.Contains(got, `"bad\x00item"`) || !strings.Contains(got, "given up by a client: no picture") {
 		t.Errorf("dead says %q", got)
 	}
+
 	if got := d.Control("requeue events all"); !strings.Contains(got, "1 dead letter put back") {
 		t.Errorf("requeue says %q", got)
 	}
@@ -193,6 +196,7 @@ func TestClientsWriteToListsAndAreToldWhenRedisHasTheItem(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	if ack, err := old.PublishMsg(&nats.Msg{Subject: "in.orders", Data: []byte("one")}); err != nil || ack.Stream != "orders" || ack.Sequence != 1 {
 		t.Fatalf("%+v, %v", ack, err)
 	}
@@ -200,6 +204,7 @@ func TestClientsWriteToListsAndAreToldWhenRedisHasTheItem(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	if ack, err := js.Publish(t.Context(), "in.orders", []byte("two")); err != nil || ack.Sequence != 2 {
 		t.Fatalf("%+v, %v", ack, err)
 	}
@@ -207,6 +212,7 @@ func TestClientsWriteToListsAndAreToldWhenRedisHasTheItem(t *testing.T) {
 	if _, err := js.Publish(t.Context(), "in.orders", []byte("three")); !errors.As(err, &refused) {
 		t.Fatalf("over max_len: %v", err)
 	}
+
 	if got := inRedis(t, r, "orders"); len(got) != 2 || got[0] != "one" || got[1] != "two" {
 		t.Fatalf("in Redis are %q", got)
 	}

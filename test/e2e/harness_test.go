@@ -113,6 +113,7 @@ func (d *daemon) close() books {
 	if code := d.Wait(); code != 0 {
 		d.t.Fatalf("edged ended with code %d, want 0", code)
 	}
+
 	for _, line := range d.Log() {
 		if line["level"] == "error" {
 			d.t.Errorf("edged has logged an error: %v", line)
@@ -323,6 +324,7 @@ func wantAll(t *testing.T, n int, seen ...[]string) (duplicates int) {
 			times[i]++
 		}
 	}
+
 	lost := 0
 	for i, count := range times {
 		if count == 0 {
@@ -332,6 +334,7 @@ func wantAll(t *testing.T, n int, seen ...[]string) (duplicates int) {
 		}
 		duplicates += max(0, count-1)
 	}
+
 	if lost > 0 {
 		t.Fatalf("%d of %d items are lost", lost, n)
 	}

@@ -515,13 +515,16 @@ func TestForgetEndsAConsumerForItsClients(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	redistest.Eventually(t, "the request waits", func() bool {
 		info, err := c.Info(t.Context())
 		return err == nil && info.NumWaiting > 0
 	})
+
 	if answer := d.Control("forget events nobody"); !strings.HasPrefix(answer, "ERR NotFound") {
 		t.Errorf("forget of a consumer that is none answers %q", answer)
 	}
+
 	if answer := d.Control("forget nothing worker"); !strings.HasPrefix(answer, "ERR NotFound") {
 		t.Errorf("forget of a list that is none answers %q", answer)
 	}

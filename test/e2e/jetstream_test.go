@@ -212,18 +212,22 @@ func TestAnOrderedConsumerTakesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer it.Stop()
+
 	for n := 10; n < 3000; n++ {
 		m, err := it.Next()
 		if err != nil || string(m.Data()) != strconv.Itoa(n) {
 			t.Fatalf("got %v, %v, want %d", m, err, n)
 		}
 	}
+
 	if m, err := st.GetMsg(t.Context(), 7); err != nil || string(m.Data) != "6" {
 		t.Errorf("message 7 is %v, %v", m, err)
 	}
+
 	if m, err := st.GetLastMsgForSubject(t.Context(), "events"); err != nil || string(m.Data) != "2999" {
 		t.Errorf("the last message is %v, %v", m, err)
 	}
+
 	if _, err := st.GetMsg(t.Context(), 4000); !errors.Is(err, jetstream.ErrMsgNotFound) {
 		t.Errorf("message 4000: %v", err)
 	}
@@ -298,6 +302,7 @@ func collect(t *testing.T, c jetstream.Consumer) (await func(all int)) {
 	t.Helper()
 	var mu sync.Mutex
 	got := map[string]bool{}
+
 	cc, err := c.Consume(func(m jetstream.Msg) {
 		mu.Lock()
 		got[string(m.Data())] = true
@@ -307,6 +312,7 @@ func collect(t *testing.T, c jetstream.Consumer) (await func(all int)) {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	t.Cleanup(cc.Stop)
 	return func(all int) {
 		t.Helper()
@@ -499,6 +505,7 @@ func TestAConsumerThatIsDeletedEndsConsume(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	redistest.Eventually(t, "the request waits", func() bool {
 		info, err := c.Info(t.Context())
 		return err == nil && info.NumWaiting > 0
@@ -507,6 +514,7 @@ func TestAConsumerThatIsDeletedEndsConsume(t *testing.T) {
 	if err := js.DeleteConsumer(t.Context(), "events", "worker"); err != nil {
 		t.Fatal(err)
 	}
+
 	select {
 	case err := <-ended:
 		if !errors.Is(err, jetstream.ErrConsumerDeleted) {
@@ -515,6 +523,7 @@ func TestAConsumerThatIsDeletedEndsConsume(t *testing.T) {
 	case <-time.After(patience):
 		t.Error("nothing told Consume")
 	}
+
 	<-cc.Closed()
 }
 
@@ -632,6 +641,7 @@ func TestAPushConsumerGoesOnAfterARestart(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	got := make(chan *nats.Msg, 1000)
 	if _, err := js.Subscribe("events", func(m *nats.Msg) {
 		_ = m.AckSync()
@@ -639,6 +649,7 @@ func TestAPushConsumerGoesOnAfterARestart(t *testing.T) {
 	}, nats.Durable("pushed"), nats.ManualAck()); err != nil {
 		t.Fatal(err)
 	}
+
 	pushNumbers(r, 0, 10)
 	for n := range 10 {
 		next(t, got, strconv.Itoa(n))
@@ -660,9 +671,11 @@ func TestHeartbeatsComeWhileNothingElseDoes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	for m := range batch.Messages() {
 		t.Errorf("got %s", m.Data())
 	}
+
 	if err := batch.Error(); err != nil {
 		t.Errorf("the request ended with %v", err)
 	}

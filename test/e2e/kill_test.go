@@ -30,6 +30,7 @@ func startProducer(t *testing.T, r *redistest.Server, lists ...string) *producer
 		}
 		return true
 	}
+
 	go func() {
 		defer close(p.done)
 		for !p.stop.Load() {
@@ -43,6 +44,7 @@ func startProducer(t *testing.T, r *redistest.Server, lists ...string) *producer
 			p.pushed += 1000
 		}
 	}()
+
 	t.Cleanup(func() { p.finish() })
 	return p
 }
@@ -85,6 +87,7 @@ func TestKillingTheDaemonLosesNothing(t *testing.T) {
 		_, box := subscribe(t, nc, list, "")
 		boxes = append(boxes, box)
 	}
+
 	for range kills {
 		for _, box := range boxes {
 			box.wait(t, len(box.all())+window)
@@ -92,6 +95,7 @@ func TestKillingTheDaemonLosesNothing(t *testing.T) {
 		d.Kill()
 		d.Start()
 	}
+
 	pushed := p.finish()
 	for i, list := range lists {
 		items := boxes[i].last(t, strconv.Itoa(pushed-1))
@@ -102,6 +106,7 @@ func TestKillingTheDaemonLosesNothing(t *testing.T) {
 			t.Errorf("%s: %d duplicates in %d redeliveries after %d kills, want at most %d each", list, duplicates, back, kills, window)
 		}
 	}
+
 	waitEmpty(t, r, lists...)
 }
 
@@ -118,6 +123,7 @@ func TestKillingAClientLosesNothing(t *testing.T) {
 		client.Kill()
 		outputs = append(outputs, client.all())
 	}
+
 	pushed := p.finish()
 	last := startSub(t, d, "events")
 	outputs = append(outputs, last.last(t, strconv.Itoa(pushed-1)))
@@ -152,6 +158,7 @@ func TestRestartsInMidStreamLoseNothingAndRepeatOnlyWhatWasReturned(t *testing.T
 		_, box := subscribe(t, nc, list, "")
 		boxes = append(boxes, box)
 	}
+
 	returned, confirmed := 0, 0
 	for range restarts {
 		for _, box := range boxes {
@@ -163,6 +170,7 @@ func TestRestartsInMidStreamLoseNothingAndRepeatOnlyWhatWasReturned(t *testing.T
 		confirmed += b.confirmed
 		d.Start()
 	}
+
 	pushed := p.finish()
 	duplicates := 0
 	for i := range lists {
@@ -174,6 +182,7 @@ func TestRestartsInMidStreamLoseNothingAndRepeatOnlyWhatWasReturned(t *testing.T
 	if duplicates > returned {
 		t.Errorf("%d items came twice, and only %d were returned", duplicates, returned)
 	}
+
 	waitEmpty(t, r, lists...)
 	nc.Close()
 	d.Signal(syscall.SIGTERM)

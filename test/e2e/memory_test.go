@@ -75,6 +75,7 @@ func (d *target) connect(ctx context.Context) *attacker {
 	if conn == nil {
 		return nil
 	}
+
 	in := bufio.NewReaderSize(conn, 1024)
 	if _, err := in.ReadString('\n'); err != nil {
 		return nil
@@ -119,6 +120,7 @@ func each(ctx context.Context, d *target, clients int, do func(i int, c *attacke
 			}
 		})
 	}
+
 	for i := 0; i < clients && ctx.Err() == nil; i++ {
 		next <- i
 	}
@@ -320,6 +322,7 @@ func (d *target) attacked(name string, run func(ctx context.Context)) {
 	ctx, end := context.WithCancel(d.t.Context())
 	defer end()
 	run(ctx)
+
 	// All clients have one address, so handshakes that wait for their turn can crowd this client
 	// out for a moment.
 	for c := d.connect(ctx); c == nil || !c.ask(""); c = d.connect(ctx) {

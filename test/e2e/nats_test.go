@@ -80,6 +80,7 @@ func TestOneMemberOfAQueueGroupGetsEachMessage(t *testing.T) {
 	for i := range 100 {
 		publish(t, giver, "jobs", strconv.Itoa(i))
 	}
+
 	wantRun(t, other.wait(t, 100), 0, 100)
 	redistest.Eventually(t, "100 jobs are done", func() bool { return len(a.all())+len(b.all()) == 100 })
 	if twice := wantAll(t, 100, a.all(), b.all()); twice != 0 {
@@ -186,6 +187,7 @@ func TestHeadersArrive(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	flush(t, taker)
 	msg := nats.NewMsg("with.headers")
 	msg.Header.Add("Unit", "°C")
@@ -194,6 +196,7 @@ func TestHeadersArrive(t *testing.T) {
 	if err := giver.PublishMsg(msg); err != nil {
 		t.Fatal(err)
 	}
+
 	got, err := sub.NextMsg(patience)
 	if err != nil {
 		t.Fatal(err)
@@ -218,6 +221,7 @@ func TestPublishingToAListsSubjectIsRefusedAndTheConnectionGoesOn(t *testing.T) 
 	case <-time.After(patience):
 		t.Fatal("gave up waiting: nats.go reports an error")
 	}
+
 	r.Push("events", "genuine")
 	wantItems(t, box.wait(t, 1), "genuine")
 	if nc.Stats().Reconnects != 0 {
@@ -239,10 +243,12 @@ func TestDrainingASubscriptionEndsItAndLosesNothing(t *testing.T) {
 	if err := sub.Drain(); err != nil {
 		t.Fatal(err)
 	}
+
 	<-drained
 	if n := d.subscriptions(); n != 0 {
 		t.Errorf("the daemon still has %d subscriptions", n)
 	}
+
 	_, second := subscribe(t, nc, "events", "")
 	got := second.last(t, strconv.Itoa(n-1))
 	if twice := wantAll(t, n, first.all(), got); twice > window {
@@ -264,12 +270,14 @@ func TestDrainingAConnectionClosesItAndLosesNothing(t *testing.T) {
 	if err := nc.Drain(); err != nil {
 		t.Fatal(err)
 	}
+
 	<-closed
 	_, second := subscribe(t, connect(t, d), "events", "")
 	got := second.last(t, strconv.Itoa(n-1))
 	if twice := wantAll(t, n, first.all(), got); twice > window {
 		t.Errorf("%d items came twice, want at most %d", twice, window)
 	}
+
 	waitEmpty(t, r, "events")
 }
 
@@ -304,6 +312,7 @@ func TestAnyBytesArriveUnchanged(t *testing.T) {
 	for i := range everyByte {
 		everyByte[i] = byte(i)
 	}
+
 	payloads := map[string][]byte{
 		"empty":         {},
 		"NUL":           {0},
@@ -313,6 +322,7 @@ func TestAnyBytesArriveUnchanged(t *testing.T) {
 		"random 1 MiB":  mebibyte,
 		"1 MiB of CRLF": bytes.Repeat([]byte("\r\n"), 1<<19),
 	}
+
 	r := redistest.Start(t)
 	d := startEdged(t, r)
 	nc, giver := connect(t, d), connect(t, d)
@@ -330,5 +340,6 @@ func TestAnyBytesArriveUnchanged(t *testing.T) {
 			t.Errorf("%s: the message was changed", name)
 		}
 	}
+
 	waitEmpty(t, r, "events")
 }

@@ -19,6 +19,7 @@ func TestEveryPlainSubscriberGetsAllItemsAndAQueueGroupSharesThem(t *testing.T) 
 		_, box := subscribe(t, connect(t, d), "events", "")
 		plain = append(plain, box)
 	}
+
 	for range 3 {
 		_, box := subscribe(t, connect(t, d), "events", "workers")
 		members = append(members, box)
@@ -31,11 +32,13 @@ func TestEveryPlainSubscriberGetsAllItemsAndAQueueGroupSharesThem(t *testing.T) 
 	redistest.Eventually(t, "the group has handled all", func() bool {
 		return len(members[0].all())+len(members[1].all())+len(members[2].all()) == n
 	})
+
 	for i, box := range members {
 		if len(box.all()) == 0 {
 			t.Errorf("member %d got nothing", i)
 		}
 	}
+
 	if twice := wantAll(t, n, members[0].all(), members[1].all(), members[2].all()); twice > 0 {
 		t.Errorf("%d items came to two members", twice)
 	}
@@ -61,6 +64,7 @@ func TestAMemberThatDiesLeavesItsItemsToTheOthers(t *testing.T) {
 	redistest.Eventually(t, "the group has handled all", func() bool { return distinct(stays.all(), dies.all()) == n })
 	twice := wantAll(t, n, stays.all(), dies.all())
 	t.Logf("of %d items the member that died printed %d, %d came twice", n, len(dies.all()), twice)
+
 	if twice > window {
 		t.Errorf("%d items came twice, want at most %d", twice, window)
 	}
@@ -79,6 +83,7 @@ func distinct(boxes ...[]string) int {
 func TestAListThatNobodyConfirmsIsDelivered(t *testing.T) {
 	t.Parallel()
 	const n = 20_000
+
 	r := redistest.Start(t)
 	d := startEdged(t, r, `[[list]]
 key = "events"

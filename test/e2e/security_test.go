@@ -119,6 +119,7 @@ func certificate(t *testing.T, name string) (cert, key string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, NotAfter: time.Now().Add(time.Hour),
 		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: true, BasicConstraintsValid: true,
@@ -131,6 +132,7 @@ func certificate(t *testing.T, name string) (cert, key string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	encode := func(kind string, der []byte) string {
 		return string(pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}))
 	}
@@ -165,6 +167,7 @@ func TestNatsGoGetsItemsOverTLS(t *testing.T) {
 			r.Push("events", numbers(0, n)...)
 			wantRun(t, box.wait(t, n), 0, n)
 			waitEmpty(t, r, "events")
+
 			if _, err := nc.TLSConnectionState(); err != nil {
 				t.Error(err)
 			}

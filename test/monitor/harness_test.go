@@ -187,6 +187,7 @@ func kinds(t *testing.T, data []byte) map[string]string {
 	if err := json.Unmarshal(data, &a); err != nil {
 		t.Fatal(err)
 	}
+
 	all := make(map[string]string)
 	var walk func(path string, v any)
 	walk = func(path string, v any) {

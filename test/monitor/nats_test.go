@@ -105,11 +105,13 @@ func TestTimesAndDurationsHaveTheFormThatExportersRead(t *testing.T) {
 			t.Errorf("%s: %v", field, err)
 		}
 	}
+
 	for _, field := range []string{"rtt", "uptime", "idle"} {
 		if _, err := time.ParseDuration(c[field].(string)); err != nil {
 			t.Errorf("%s: %v", field, err)
 		}
 	}
+
 	for _, field := range []string{"kind", "type", "ip", "name", "lang", "version"} {
 		if s, ok := c[field].(string); !ok || s == "" {
 			t.Errorf("%s is %v", field, c[field])
@@ -139,11 +141,13 @@ func TestTelegrafReadsEdged(t *testing.T) {
 	if err := (&telegrafnats.Nats{Server: edged.monitoring}).Gather(&a); err != nil {
 		t.Fatal(err)
 	}
+
 	for field, want := range map[string]any{"connections": 1, "total_connections": uint64(1), "slow_consumers": int64(0), "routes": 0} {
 		if a.fields[field] != want {
 			t.Errorf("Telegraf has %s = %v (%[2]T), want %v", field, a.fields[field], want)
 		}
 	}
+
 	for _, field := range []string{"in_msgs", "out_msgs", "in_bytes", "out_bytes", "uptime", "mem"} {
 		if n, ok := a.fields[field].(int64); !ok || n <= 0 {
 			t.Errorf("Telegraf has %s = %v", field, a.fields[field])

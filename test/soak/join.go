@@ -28,6 +28,7 @@ func join(ctx context.Context, a, b net.Conn, idle time.Duration) {
 		})
 	}
 	defer context.AfterFunc(ctx, func() { ends(nil) })()
+
 	var running sync.WaitGroup
 	running.Go(func() { ends(carry(b, a, idle)) })
 	running.Go(func() { ends(carry(a, b, 0)) })
@@ -61,6 +62,7 @@ func accept(ctx context.Context, running *sync.WaitGroup, l net.Listener, dial f
 		if err != nil {
 			return
 		}
+
 		running.Go(func() {
 			other, err := dial()
 			if err != nil {

@@ -48,6 +48,7 @@ func main() {
 		fmt.Fprintln(os.Stderr, "soak: it takes no arguments, and some minutes")
 		os.Exit(2)
 	}
+
 	opts.length = time.Duration(*minutes * float64(time.Minute))
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := run(ctx, os.Stdout, opts)
@@ -71,6 +72,7 @@ func run(ctx context.Context, out io.Writer, opts options) error {
 	if err != nil {
 		return err
 	}
+
 	if opts.binary == "" {
 		opts.binary = filepath.Join(folder, "edged")
 		var flags []string
@@ -81,6 +83,7 @@ func run(ctx context.Context, out io.Writer, opts options) error {
 			return err
 		}
 	}
+
 	// An episode and the quiet time after it take an hour on average.
 	seed, events := plan(opts.seed, 2*time.Hour*time.Duration(1+opts.length/time.Minute))
 	fmt.Fprintf(out, "seed %d: %s\n", seed, describe(events))

@@ -20,6 +20,7 @@ func plan(seed uint64, length time.Duration) (uint64, *scenario.Scenario) {
 		if s.World.Int("instances", 1) != 2 || s.World.Int("uplink", 0) > 0 {
 			continue
 		}
+
 		s.World = s.World.With("window", 16*s.World.Int("window", 64)).With("batch", 16*s.World.Int("batch", 16)).
 			With("memory", "4MiB").With("payload", 64<<10)
 		var events []scenario.Event
@@ -38,6 +39,7 @@ func plan(seed uint64, length time.Duration) (uint64, *scenario.Scenario) {
 			})
 			events = append(events, e)
 		}
+
 		s.Events = events
 		return seed, s
 	}

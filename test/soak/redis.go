@@ -70,6 +70,7 @@ func (s *server) files() string { return filepath.Join(s.folder, "appendonlydir"
 func (s *server) start() error {
 	os.Remove(s.socket())
 	var err error
+
 	// With appendfsync everysec a write may wait for an fsync, and be lost with the process. With
 	// no, the kernel has each command before its reply is sent.
 	s.process, err = edgedtest.Start(exec.Command("redis-server", "--port", "0", "--unixsocket", s.socket(), "--dir", s.folder,
@@ -78,6 +79,7 @@ func (s *server) start() error {
 	if err != nil {
 		return fmt.Errorf("%v; install it, or run `make tools`", err)
 	}
+
 	for deadline := time.Now().Add(edgedtest.Patience); ; time.Sleep(2 * time.Millisecond) {
 		err := s.client.Ping(s.ctx).Err()
 		if err == nil {
@@ -200,6 +202,7 @@ func (s *server) Change(commands ...[]string) (before, after redis.Data) {
 		last = p.Do(s.ctx, "EVAL", dump, 0)
 		return nil
 	})
+
 	before, okBefore := data(first)
 	after, okAfter := data(last)
 	if !okBefore || !okAfter {
@@ -241,6 +244,7 @@ func data(cmd *goredis.Cmd) (redis.Data, bool) {
 	if err != nil {
 		return nil, false
 	}
+
 	all := redis.Data{}
 	for _, k := range keys {
 		k := k.([]any)
@@ -264,6 +268,7 @@ func data(cmd *goredis.Cmd) (redis.Data, bool) {
 		}
 		all = append(all, key)
 	}
+
 	return all, true
 }
 
@@ -283,6 +288,7 @@ func (s *server) SetFault(fault redis.Fault) {
 	s.looping.Wait()
 	s.Execute("CONFIG", "SET", "maxmemory", "0", "save", "")
 	s.Execute("REPLICAOF", "NO", "ONE")
+
 	switch fault {
 	case redis.OOM:
 		s.Execute("CONFIG", "SET", "maxmemory", "1")

@@ -127,12 +127,14 @@ func (r *report) end() int {
 			}
 		}
 	}
+
 	for _, s := range []*series{&r.keys, &r.memory} {
 		fmt.Fprintln(r.out, s.summary())
 		if _, _, grew := s.grew(); grew {
 			r.found++
 		}
 	}
+
 	total := r.world.Result()
 	fmt.Fprintf(r.out, "%.1f minutes, %d faults, %d deliveries, %d of them twice, %d findings\n",
 		time.Since(r.began).Minutes(), total.Faults, total.Deliveries, total.Duplicates, r.found)

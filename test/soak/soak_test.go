@@ -73,6 +73,7 @@ func TestTheLossOfAnItemIsFound(t *testing.T) {
 	parts := &parts{ctx: processes, interrupted: processes, binary: edgedtest.Binary(t), folder: folder(t)}
 	defer parts.running.Wait()
 	defer end()
+
 	var err error
 	if parts.redis, err = startServer(processes, &parts.running, parts.folder, t.Logf); err != nil {
 		t.Fatal(err)
@@ -86,6 +87,7 @@ func TestTheLossOfAnItemIsFound(t *testing.T) {
 			parts.redis.Execute("LPOP", "l1")
 		}
 	}
+
 	if findings := world.Result().Findings; len(findings) != 1 || !strings.HasPrefix(findings[0], "lost l1:1") {
 		t.Errorf("found %q, want the loss of l1:1", findings)
 	}
@@ -107,6 +109,7 @@ func TestADaemonThatEndsByItselfIsFound(t *testing.T) {
 func TestADaemonThatEndsWithTheSoakIsNotFound(t *testing.T) {
 	ctx, interrupt := context.WithCancel(t.Context())
 	defer interrupt()
+
 	folder := folder(t)
 	go func() {
 		defer interrupt()
@@ -122,6 +125,7 @@ func TestADaemonThatEndsWithTheSoakIsNotFound(t *testing.T) {
 			time.Sleep(time.Millisecond)
 		}
 	}()
+
 	opts := options{length: time.Hour, binary: edgedtest.Binary(t)}
 	if found, err := play(ctx, t.Output(), opts, folder, parse(t, ends)); err != nil || found > 0 {
 		t.Errorf("%d findings, %v", found, err)
@@ -173,12 +177,14 @@ func TestAPlanHasTwoDaemonsAndNeverEndsTheElder(t *testing.T) {
 	if s.World.Int("instances", 0) != 2 {
 		t.Errorf("world %s", s.World)
 	}
+
 	ends := func(e scenario.Event) bool {
 		return (e.Verb == "kill" || e.Verb == "stop") && e.Args.Text("daemon", "") == elder
 	}
 	if slices.ContainsFunc(s.Events, ends) {
 		t.Errorf("%s is ended", elder)
 	}
+
 	for _, e := range s.Events {
 		if n, size := e.Args.Int("n", 0), e.Args.Int("size", 0); e.Verb == "push" && n*size > most {
 			t.Errorf("%s pushes more than %d bytes", e, most)

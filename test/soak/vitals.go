@@ -108,15 +108,18 @@ func (f *figures) take(p *process) error {
 	if err != nil {
 		return err
 	}
+
 	_, rest, _ := strings.Cut(string(status), "VmRSS:")
 	words := strings.Fields(rest)
 	if len(words) == 0 {
 		return fmt.Errorf("process %d has no VmRSS", p.Pid())
 	}
+
 	kilobytes, err := strconv.Atoi(words[0])
 	if err != nil {
 		return err
 	}
+
 	files, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", p.Pid()))
 	if err != nil {
 		return err

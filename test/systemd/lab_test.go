@@ -66,14 +66,17 @@ func inLab(run func() int) (code int) {
 		fmt.Fprintf(os.Stderr, "the lab does not boot: %v\n", err)
 		return 1
 	}
+
 	folder, err := os.MkdirTemp("", "edged-lab")
 	if err != nil {
 		return fail(err)
 	}
 	defer os.RemoveAll(folder)
+
 	if err := furnish(folder); err != nil {
 		return fail(err)
 	}
+
 	lab := exec.Command("./lab", folder)
 	lab.Stdout, lab.Stderr = os.Stderr, os.Stderr
 	lab.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -87,6 +90,7 @@ func inLab(run func() int) (code int) {
 		lab.Wait()
 		removeCgroup(cgroup)
 	}()
+
 	err = eventually(func() error {
 		children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", lab.Process.Pid))
 		if err != nil || len(strings.Fields(string(children))) != 1 {
@@ -103,6 +107,7 @@ func inLab(run func() int) (code int) {
 	if err != nil {
 		return fail(err)
 	}
+
 	if out, err := try("systemd-sysusers && mkdir -p /run/redis && chown redis:redis /run/redis && systemctl start redis-server"); err != nil {
 		return fail(fmt.Errorf("%v: %s", err, out))
 	}
@@ -155,6 +160,7 @@ func furnish(folder string) error {
 			return err
 		}
 	}
+
 	for path, text := range map[string]string{
 		filepath.Join(units, "redis-server.service"):          redisUnit,
 		filepath.Join(units, "edged-lab.target"):              target,
@@ -166,10 +172,12 @@ func furnish(folder string) error {
 			return err
 		}
 	}
+
 	programs := filepath.Join(files, "usr/bin")
 	if err := edgedtest.Build(context.Background(), filepath.Join(programs, "edged")); err != nil {
 		return err
 	}
+
 	if err := edgedtest.Build(context.Background(), filepath.Join(programs, "edged-faults"), "-tags", "faults"); err != nil {
 		return err
 	}
@@ -177,6 +185,7 @@ func furnish(folder string) error {
 	if err != nil {
 		return err
 	}
+
 	if err := exec.Command("cp", "../../deploy/deb/sysusers.conf", filepath.Join(files, "etc/sysusers.d/edged.conf")).Run(); err != nil {
 		return err
 	}
@@ -259,6 +268,7 @@ func prepare(t *testing.T, config string) {
 	clear()
 	sh(t, "journalctl --rotate --quiet; journalctl --vacuum-time=1us --quiet")
 	write(t, "/etc/edged/edged.toml", config)
+
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("the journal:\n%s", journal(t))
@@ -288,6 +298,7 @@ func dial(address string) (conn net.Conn, err error) {
 			conn, err = net.DialTimeout("tcp", address, patience) // a literal address: the socket is made on this thread
 		}
 	}()
+
 	<-done
 	return conn, err
 }

@@ -25,6 +25,7 @@ func get() error {
 		return err
 	}
 	defer answer.Body.Close()
+
 	page, err := io.ReadAll(answer.Body)
 	if err != nil || answer.StatusCode != http.StatusOK || !strings.Contains(string(page), "<title>") {
 		return fmt.Errorf("%s, %v: %.200s", answer.Status, err, page)

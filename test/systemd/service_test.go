@@ -87,9 +87,11 @@ func TestAStartedServiceIsReadyAndSaysHowItIs(t *testing.T) {
 	if got := sh(t, "systemctl is-active edged; "+show("StatusText")); got != "active\n2 lists, 0 clients, backlog 0" {
 		t.Errorf("systemctl says %q", got)
 	}
+
 	if err := request(); err != nil {
 		t.Error(err)
 	}
+
 	if got := sh(t, "stat -c '%a %U %G' /run/edged /run/edged/control.sock"); got != "755 edged edged\n660 edged edged" {
 		t.Errorf("the folder and the control socket are %q", got)
 	}
@@ -108,6 +110,7 @@ func TestSocketsOfSystemdStartTheServiceAndOutliveIt(t *testing.T) {
 	if got := sh(t, "systemctl is-active edged.socket edged-control.socket edged || true"); got != "active\nactive\ninactive" {
 		t.Fatalf("before the first client: %q", got)
 	}
+
 	if err := request(); err != nil {
 		t.Fatal(err)
 	}
@@ -118,6 +121,7 @@ func TestSocketsOfSystemdStartTheServiceAndOutliveIt(t *testing.T) {
 	if got := control(t, "status"); !strings.Contains(got, "serving") { // starts the service
 		t.Errorf("status is %q", got)
 	}
+
 	// Only the group edged may use it.
 	if out := sh(t, "runuser -u operator -- sh -c 'echo version | socat -t5 - UNIX-CONNECT:/run/edged/control.sock'"); !strings.Contains(out, "OK") {
 		t.Errorf("a member of the group edged gets %q", out)
@@ -276,6 +280,7 @@ func TestALoopThatStandsStillIsKilledAndLeavesItsGoroutinesInTheJournal(t *testi
 					t.Errorf("the journal has no %q", want)
 				}
 			}
+
 			if err := request(); err != nil {
 				t.Errorf("after the restart: %v", err)
 			}
@@ -296,6 +301,7 @@ func TestADrainLongerThanTimeoutStopSecEndsWell(t *testing.T) {
 	if _, err := bufio.NewReader(conn).ReadString('\n'); err != nil {
 		t.Fatal(err)
 	}
+
 	sh(t, "systemctl stop edged") // this client stays to the end
 	if got := sh(t, show("Result")+"; "+show("ExecMainStatus")); got != "success\n0" {
 		t.Errorf("the drain ended with %q", got)
@@ -399,10 +405,12 @@ func TestWithRedisOnAUnixSocketItNeedsNoNetwork(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer nc.Close()
+
 	sub, err := nc.SubscribeSync("events")
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	if m, err := sub.NextMsg(patience); err != nil || string(m.Data) != "item" {
 		t.Errorf("got %v, %v", m, err)
 	}
@@ -431,6 +439,7 @@ func TestLevelsFollowTheSocketAndTheUser(t *testing.T) {
 	prepare(t, "")
 	sh(t, "systemctl start edged")
 	sh(t, "id member 2>/dev/null || useradd --no-create-home --groups edged member")
+
 	ask := func(user, socket, command string) string {
 		return sh(t, fmt.Sprintf("echo '%s' | runuser -u %s -- socat -t5 - UNIX-CONNECT:/run/edged/%s.sock 2>&1 | tail -n 1", command, user, socket))
 	}

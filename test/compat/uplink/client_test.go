@@ -36,6 +36,7 @@ func awaitSubscriber(t *testing.T, nc *nats.Conn, subject string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	redistest.Eventually(t, "there is a subscriber of "+subject, func() bool {
 		before, _, _ := none.Pending()
 		if err := nc.PublishRequest(subject, none.Subject, nil); err != nil {

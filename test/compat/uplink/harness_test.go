@@ -66,6 +66,7 @@ func newHub(t testing.TB, more string) *hub {
 	if err := os.WriteFile(h.config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
+
 	t.Cleanup(func() {
 		if h.process != nil {
 			h.process.Kill()
@@ -74,6 +75,7 @@ func newHub(t testing.TB, more string) *hub {
 			}
 		}
 	})
+
 	return h
 }
 
@@ -157,6 +159,7 @@ func stored(t testing.TB, s jetstream.Stream) (items []string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), edgedtest.Patience)
 	defer cancel()
+
 	info, err := s.Info(ctx)
 	if err != nil {
 		t.Fatal(err)
@@ -165,6 +168,7 @@ func stored(t testing.TB, s jetstream.Stream) (items []string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	for left := int(info.State.Msgs); left > 0; {
 		batch, err := c.Fetch(left, jetstream.FetchMaxWait(10*time.Second))
 		if err != nil {
@@ -278,9 +282,11 @@ func (p *proxy) accept() {
 			}
 			continue
 		}
+
 		p.mu.Lock()
 		p.conns[in], p.conns[out] = true, true
 		p.mu.Unlock()
+
 		if p.rate > 0 {
 			in.(*net.TCPConn).SetReadBuffer(4096)
 		}
@@ -293,6 +299,7 @@ func (p *proxy) accept() {
 func (p *proxy) copy(to, from net.Conn, answers bool) {
 	defer to.Close()
 	defer from.Close()
+
 	type piece struct {
 		at   time.Time
 		data []byte
@@ -300,6 +307,7 @@ func (p *proxy) copy(to, from net.Conn, answers bool) {
 	pieces := make(chan piece, 4096)
 	done := make(chan struct{})
 	defer func() { close(pieces); <-done }()
+
 	go func() {
 		defer close(done)
 		for one := range pieces {
@@ -309,6 +317,7 @@ func (p *proxy) copy(to, from net.Conn, answers bool) {
 			}
 		}
 	}()
+
 	buffer := make([]byte, 1024)
 	for {
 		n, err := from.Read(buffer)

@@ -57,6 +57,7 @@ func TestALinkThatBreaksAgainAndAgain(t *testing.T) {
 		time.Sleep(time.Duration(rand.IntN(1500)) * time.Millisecond) // some exceed the duplicates window
 		p.swallow.Store(false)
 	}
+
 	await(t, r, s)
 	once(t, stream, n)
 }
@@ -81,6 +82,7 @@ func TestEdgedAndRedisAreKilledInMidStream(t *testing.T) {
 		time.Sleep(time.Duration(rand.IntN(500)) * time.Millisecond)
 		r.Restart()
 	}
+
 	await(t, r, s)
 	once(t, stream, n)
 }
@@ -93,6 +95,7 @@ func TestAStandbyGoesOnWhereTheOwnerWas(t *testing.T) {
 	with := append([]string{`redis.timeout = "1s"`, `redis.poll_interval = "1s"`, `redis.lease = "3s"`}, settings(p.address())...)
 	first := edgedtest.Run(t, r.Address(), with...)
 	second := edgedtest.Run(t, r.Address(), with...)
+
 	const n = 10_000
 	for i := range 4 {
 		r.Push("events", texts(i*n/4, n/4)...)
@@ -204,12 +207,14 @@ func TestALinkOf64KilobitsIsNotTakenForDead(t *testing.T) {
 	for i := range items {
 		items[i] = fmt.Sprintf("item-%07d%s", i, strings.Repeat("x", 600))
 	}
+
 	r.Push("events", items...)
 	await(t, r, s)
 	got := stored(t, stream)
 	if len(got) != len(items) || got[399] != items[399] {
 		t.Errorf("the stream has %d items", len(got))
 	}
+
 	var a struct {
 		Uplinks []struct{ Breaks, Repeated, Skipped uint64 }
 	}
@@ -234,12 +239,14 @@ func TestADeadLinkIsNoticed(t *testing.T) {
 			if busy {
 				r.Push("events", texts(10, 5000)...)
 			}
+
 			for !strings.Contains(s.Control("uplinks json"), "the hub has not") {
 				if time.Since(began) > 40*time.Second {
 					t.Fatalf("it is not noticed: %s", s.Control("uplinks json"))
 				}
 				time.Sleep(100 * time.Millisecond)
 			}
+
 			p.hold.Store(false)
 			p.cut()
 			if !busy {
@@ -293,11 +300,13 @@ func TestRights(t *testing.T) {
 	]}
 }
 system_account: SYS`)
+
 	stream := newStream(t, h.connect(nats.UserInfo("all", "all")), nil)
 	password := filepath.Join(t.TempDir(), "password")
 	if err := os.WriteFile(password, []byte("secret\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+
 	r := startRedis(t)
 	r.Push("events", texts(0, 100)...)
 	s := edgedtest.Run(t, r.Address(), settings(h.address, `user = "poor"`, fmt.Sprintf("password_file = %q", password))...)
@@ -319,10 +328,12 @@ func TestTLSWithATokenAndAnNKey(t *testing.T) {
 		}
 		return file
 	}
+
 	user, err := nkeys.CreateUser()
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	public, _ := user.PublicKey()
 	seed, _ := user.Seed()
 	secure := fmt.Sprintf(`[uplink.tls]
@@ -331,6 +342,7 @@ ca_file = %q
 cert_file = %q
 key_file = %q
 server_name = %q`, certificates.CAFile, certificates.CertFile, certificates.KeyFile, certificates.ServerName)
+
 	tls := fmt.Sprintf("tls: {cert_file: %q, key_file: %q, ca_file: %q, verify: true}\n",
 		filepath.Join(folder, "server.crt"), filepath.Join(folder, "server.key"), certificates.CAFile)
 	for name, c := range map[string]struct {
@@ -419,6 +431,7 @@ func TestASecondPublisherUsesTheStream(t *testing.T) {
 			time.Sleep(10 * time.Millisecond)
 		}
 	}()
+
 	r.Push("events", texts(0, 3000)...)
 	<-ended
 	await(t, r, s)
@@ -428,11 +441,13 @@ func TestASecondPublisherUsesTheStream(t *testing.T) {
 			own = append(own, item)
 		}
 	}
+
 	for i, want := range texts(0, 3000) {
 		if i >= len(own) || own[i] != want {
 			t.Fatalf("message %d of %d is not %s", i, len(own), want)
 		}
 	}
+
 	answer := s.Control("uplinks")
 	if !strings.Contains(strings.Join(strings.Fields(answer), " "), "other publishers use its stream") {
 		t.Error(answer)
