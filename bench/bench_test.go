@@ -103,7 +103,7 @@ func TestThePartsAreThoseOfTheCorners(t *testing.T) {
 	}
 }
 
-func TestWhatTargetsComparedIsMeasured(t *testing.T) {
+func TestMeasurementsThatTargetsCompareExist(t *testing.T) {
 	measured := func(name string) bool {
 		return slices.ContainsFunc(measurements, func(m measurement) bool { return m.name == name })
 	}
@@ -233,7 +233,7 @@ func TestTheClientHandsOverWholePayloads(t *testing.T) {
 	}
 }
 
-func TestTheClientRefusesWhatIsNoMessage(t *testing.T) {
+func TestTheClientRefusesMalformedMessages(t *testing.T) {
 	for _, line := range []string{"-ERR 'Slow Consumer'\r\n", "MSG a 1 x\r\n", "MSG a 1 -5\r\n", "MSG \r\n", "HTTP/1.1 400\r\n"} {
 		if _, err := new(client).consume([]byte(line)); err == nil {
 			t.Errorf("%q is taken", line)

@@ -72,9 +72,9 @@ func sessionsShown(t *testing.T) (all []sessionShown) {
 	return all
 }
 
-// TestProtocolDocumentIsWhatHappens runs every session of docs/PROTOCOL.md against a daemon of its
+// TestTheProtocolDocumentIsTrue runs every session of docs/PROTOCOL.md against a daemon of its
 // own. The document says how to read them.
-func TestProtocolDocumentIsWhatHappens(t *testing.T) {
+func TestTheProtocolDocumentIsTrue(t *testing.T) {
 	all := sessionsShown(t)
 	if len(all) == 0 {
 		t.Fatal("the document shows no session")

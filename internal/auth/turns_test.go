@@ -126,7 +126,7 @@ func TestPeersThatAreGoneAreSkipped(t *testing.T) {
 	})
 }
 
-func TestPeersThatSendNothingMoreComeAfterTheOthers(t *testing.T) {
+func TestPeersThatHaveClosedTheirSendingSideComeLast(t *testing.T) {
 	inLine(t, 100, func(t *testing.T, l *line) {
 		for i := range 2 {
 			l.join(t.Context(), fmt.Sprint("closed ", i), Peer{Look: func() (bool, bool) { return false, true }})

@@ -99,7 +99,7 @@ func TestControlSendsALineAndReturnsTheWholeAnswer(t *testing.T) {
 	}
 }
 
-func TestAReservedAddressIsForThoseWhoKnowIt(t *testing.T) {
+func TestAReservedAddressIsGivenToNoOtherProgram(t *testing.T) {
 	address, release, err := Reserve()
 	if err != nil {
 		t.Fatal(err)

@@ -255,7 +255,7 @@ func expect(t *testing.T, v *viewer, want ...string) {
 	}
 }
 
-func TestAStreamShowsWhatTheLoopReadsAndWhatItDoesNot(t *testing.T) {
+func TestAStreamShowsItemsWhetherOrNotTheLoopReadsThem(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLists("a")
 		e := newEvents(l, 9)
@@ -284,7 +284,7 @@ func TestAStreamShowsWhatTheLoopReadsAndWhatItDoesNot(t *testing.T) {
 	})
 }
 
-func TestAStreamGoesOnWhereItWas(t *testing.T) {
+func TestAStreamResumesAtItsPlace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLists("a")
 		e := newEvents(l, 9)
@@ -390,7 +390,7 @@ func TestAStreamThatRestsHasCommentsAndOneThatStallsEnds(t *testing.T) {
 	})
 }
 
-func TestASlowStreamSkipsAndOthersDoNot(t *testing.T) {
+func TestOnlyASlowStreamSkips(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLists("a")
 		e := newEvents(l, 9)
@@ -613,7 +613,7 @@ func TestTheLoopWaitsForNoFeed(t *testing.T) {
 	})
 }
 
-func TestAThousandStreamsShareWhatIsShown(t *testing.T) {
+func TestAThousandStreamsShareTheEncodedItems(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLists("a")
 		e := newEvents(l, 1000)

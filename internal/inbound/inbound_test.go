@@ -218,7 +218,7 @@ func TestAFullListIsAFaultUntilItHasRoom(t *testing.T) {
 	})
 }
 
-func TestFullBufferRefusesAndLeavesOthersTheirShare(t *testing.T) {
+func TestAFullBufferRefusesItemsOfItsListOnly(t *testing.T) {
 	server := redistest.Start(t)
 	w := writer(client(server), 2*1000, List{Key: "full"}, List{Key: "other"})
 	big := strings.Repeat("x", 1000)
@@ -235,7 +235,7 @@ func TestFullBufferRefusesAndLeavesOthersTheirShare(t *testing.T) {
 	wantSeq(t, ask(t, w, 0, "y"), "full", 2)
 }
 
-func TestWhileRedisIsAwayWhoAsksIsRefusedAndTheRestWaits(t *testing.T) {
+func TestWhileRedisIsAwayPublishersThatAskAreRefusedAndTheRestWaits(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
 	w := writer(client(server), 1<<20, List{Key: "l"})
@@ -346,7 +346,7 @@ func TestARedisThatHangsLosesNothing(t *testing.T) {
 	}
 }
 
-func TestTheEndWritesWhatWaits(t *testing.T) {
+func TestTheEndWritesWaitingItems(t *testing.T) {
 	server := redistest.Start(t)
 	w := writer(client(server), 64<<20, List{Key: "l"})
 	const n = 3 * roundItems
@@ -370,7 +370,7 @@ func TestTheEndWritesWhatWaits(t *testing.T) {
 	}
 }
 
-func TestTheEndRefusesWhatRedisDoesNotTake(t *testing.T) {
+func TestTheEndRefusesItemsThatRedisDoesNotTake(t *testing.T) {
 	t.Parallel()
 	opts := &redis.Options{
 		MaxRetries: -1, DialerRetries: 1, ContextTimeoutEnabled: true,

@@ -80,7 +80,7 @@ func TestRequestsThatCannotBeServedAreToldWhy(t *testing.T) {
 	})
 }
 
-func TestARequestThatDoesNotWaitGetsWhatIsThere(t *testing.T) {
+func TestARequestThatDoesNotWaitGetsTheAvailableItems(t *testing.T) {
 	play(t, func(s *stage) {
 		s.worker("")
 		s.log.pending = 2
@@ -228,7 +228,7 @@ func TestValuesThatMeanNothingCountAsNotSet(t *testing.T) {
 	})
 }
 
-func TestConsumersBeginWhereTheirPolicySays(t *testing.T) {
+func TestConsumersBeginAtTheItemOfTheirPolicy(t *testing.T) {
 	for policy, want := range map[string]uint64{
 		`"deliver_policy":"all"`:                                                             0,
 		`"deliver_policy":"new"`:                                                             5,
@@ -335,7 +335,7 @@ func TestConsumersThatNoClientCouldMakeAreNotTakenUp(t *testing.T) {
 	})
 }
 
-func TestWhatRedisHasLostIsRegisteredAgain(t *testing.T) {
+func TestAConsumerThatRedisHasLostIsRegisteredAgain(t *testing.T) {
 	play(t, func(s *stage) {
 		s.worker("")
 		was := s.store.configs["w"]
@@ -662,7 +662,7 @@ func TestAViewerGoesWithItsClient(t *testing.T) {
 	})
 }
 
-func TestOneClientLeavesConsumersForTheOthers(t *testing.T) {
+func TestOneClientLeavesConsumersForOtherClients(t *testing.T) {
 	play(t, func(s *stage) {
 		create := func(policy string) int {
 			code, _ := s.create(`{"ack_policy":"` + policy + `","inactive_threshold":3600000000000}`)

@@ -117,7 +117,7 @@ func TestConnectionsComeInPages(t *testing.T) {
 	}
 }
 
-func TestAConnectionTellsOnlyWhatIsAsked(t *testing.T) {
+func TestAConnectionShowsOnlyTheRequestedFields(t *testing.T) {
 	first := func(target string) map[string]any {
 		return ask(t, options(), target)["connections"].([]any)[0].(map[string]any)
 	}
@@ -404,7 +404,7 @@ type reference struct {
 	UID  string `json:"uid"`
 }
 
-func TestTheDashboardHasWhatGrafanaNeeds(t *testing.T) {
+func TestTheDashboardHasTheFieldsThatGrafanaNeeds(t *testing.T) {
 	data, err := os.ReadFile("../../deploy/grafana/edged.json")
 	if err != nil {
 		t.Fatal(err)

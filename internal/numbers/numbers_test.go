@@ -83,7 +83,7 @@ func equal(a, b *Set) bool {
 	return a.floor == b.floor && a.count == b.count && slices.Equal(a.spans, b.spans)
 }
 
-func TestASetDoesWhatAMapOfNumbersDoes(t *testing.T) {
+func TestASetBehavesLikeAMapOfNumbers(t *testing.T) {
 	for seed := range uint64(100) {
 		random := rand.New(rand.NewPCG(seed, 0))
 		var s, old Set

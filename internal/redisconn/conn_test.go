@@ -102,7 +102,7 @@ func TestAReplyThatBreaksTheProtocolEndsTheConnection(t *testing.T) {
 	}
 }
 
-func TestNoMemoryIsTakenForWhatAReplyOnlyAnnounces(t *testing.T) {
+func TestNoMemoryIsTakenForAnnouncedBytes(t *testing.T) {
 	for _, raw := range []string{
 		"$9223372036854775807\r\n", "$1073741823\r\n", "$2000000000\r\n", "*9223372036854775807\r\n", "*1073741823\r\n",
 		"*2\r\n$600000\r\n" + strings.Repeat("x", 600000) + "\r\n$600000\r\n", strings.Repeat("*1\r\n", 1<<20), "%9\r\n",

@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-func TestWhereARedirectionLeads(t *testing.T) {
+func TestARedirectionNamesTheAddress(t *testing.T) {
 	for text, want := range map[string]string{
 		"MOVED 3999 127.0.0.1:6381": "127.0.0.1:6381",
 		"MOVED 3999 node.lan:6381":  "node.lan:6381",

@@ -45,7 +45,7 @@ func TestAConnectionThatIsClosedAtRestIsNoticedAtOnce(t *testing.T) {
 	}
 }
 
-func TestRedisOwnWordsSayWhyItLetsNobodyIn(t *testing.T) {
+func TestRedisOwnWordsExplainARefusedConnection(t *testing.T) {
 	full := redistest.Start(t, "--maxclients", "1")
 	full.Client().Ping(t.Context()) // takes the only place
 	locked := redistest.Start(t)

@@ -104,7 +104,7 @@ func TestNothingArrivesAfterStop(t *testing.T) {
 	}
 }
 
-func TestAStandardOutputThatNobodyReadsKillsOnlyWhoDoesNotWatch(t *testing.T) {
+func TestAClosedStandardOutputKillsOnlyAProcessThatDoesNotWatch(t *testing.T) {
 	run := func(role string) *os.ProcessState {
 		r, w, err := os.Pipe()
 		if err != nil {

@@ -62,7 +62,7 @@ func unexpected(t *testing.T) func(error) {
 	return func(err error) { t.Errorf("reported: %v", err) }
 }
 
-func TestNotificationsAreWhatSystemdReads(t *testing.T) {
+func TestNotificationsHaveSystemdsForm(t *testing.T) {
 	abstract := "@edged-test-" + strconv.Itoa(os.Getpid())
 	for _, address := range []string{socketPath(t), abstract} {
 		m := manage(t, address, "")

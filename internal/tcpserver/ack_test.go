@@ -217,7 +217,7 @@ func TestAskingForTheNextItemIsNotAnswered(t *testing.T) {
 	}
 }
 
-func TestAcknowledgementsOfWhatWasNeverGivenAreRefused(t *testing.T) {
+func TestAcknowledgementsOfItemsThatWereNeverGivenAreRefused(t *testing.T) {
 	t.Parallel()
 	s, addr, l := withExplicit(t)
 	c, other := dial(t, addr), dial(t, addr)
@@ -248,7 +248,7 @@ func TestAcknowledgementsOfWhatWasNeverGivenAreRefused(t *testing.T) {
 	other.sync()
 }
 
-func TestWhatIsNoAcknowledgementIsCountedAndIgnored(t *testing.T) {
+func TestAMalformedAcknowledgementIsCountedAndIgnored(t *testing.T) {
 	t.Parallel()
 	s, addr, l := withExplicit(t)
 	c := dial(t, addr)

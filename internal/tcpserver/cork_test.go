@@ -112,7 +112,7 @@ func TestUncorkDoesNotWaitForAClientThatDoesNotRead(t *testing.T) {
 
 // There are more clients than Uncork writes to, and then one whose connection cannot be written to
 // without waiting.
-func TestTheWriterGoroutineWritesWhatUncorkDoesNot(t *testing.T) {
+func TestTheWriterGoroutineWritesTheRestOfUncork(t *testing.T) {
 	t.Parallel()
 	s, addr, l := withList(t, testOptions(), OnPong)
 	var clients []*conn

@@ -170,7 +170,7 @@ func TestFailingAcceptIsTriedAgain(t *testing.T) {
 	})
 }
 
-func TestListenerClosedByOthersIsAnError(t *testing.T) {
+func TestAListenerClosedByAnotherGoroutineIsAnError(t *testing.T) {
 	t.Parallel()
 	s := New(testOptions())
 	ln := newPipes()

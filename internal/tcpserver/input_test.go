@@ -36,7 +36,7 @@ func inputOf(t *testing.T) (in *input, conn, peer net.Conn) {
 	return newInput(spare, new(budget.Holder), conn, conn), conn, peer
 }
 
-func TestInputThatWaitsHoldsWhatHasComeAndNoMore(t *testing.T) {
+func TestInputThatWaitsHoldsOnlyItsBytes(t *testing.T) {
 	t.Parallel()
 	for _, size := range []int{0, 1, smallInput - 1, smallInput, smallInput + 1, largeInput - 1} {
 		in, conn, peer := inputOf(t)

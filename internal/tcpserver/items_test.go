@@ -20,7 +20,7 @@ func wantConfirmed(t *testing.T, m *fakeMembership, want ...int) {
 	eventually(t, fmt.Sprintf("confirmed is %v", want), func() bool { return slices.Equal(m.confirmed(), want) })
 }
 
-func TestPongConfirmsWhatWasWrittenBeforeItsPing(t *testing.T) {
+func TestAPongConfirmsItemsBeforeItsPing(t *testing.T) {
 	t.Parallel()
 	s, addr, l := withList(t, testOptions(), OnPong)
 	c := dial(t, addr)
@@ -61,7 +61,7 @@ func TestPongConfirmsWhatWasWrittenBeforeItsPing(t *testing.T) {
 	wantConfirmed(t, m, 1, 1, 1, 0)
 }
 
-func TestWriteConfirmsWhereTheListSaysSo(t *testing.T) {
+func TestAWriteConfirmsIfTheListIsConfiguredSo(t *testing.T) {
 	t.Parallel()
 	_, addr, l := withList(t, testOptions(), OnWrite)
 	c := dial(t, addr)
@@ -144,7 +144,7 @@ func TestUnsubLeavesAndUnwrittenItemsAreNotSent(t *testing.T) {
 	}
 }
 
-func TestUnsubWithCountTakesWhatIsLeft(t *testing.T) {
+func TestUnsubWithACountTakesTheRemainingItems(t *testing.T) {
 	t.Parallel()
 	s, addr, l := withList(t, testOptions(), OnPong)
 	c := dial(t, addr)
@@ -396,7 +396,7 @@ func TestItemsOfAMegabyte(t *testing.T) {
 // stuffed is more than the sockets' buffers of both sides.
 var stuffed = strings.Repeat("x", 1<<20)
 
-func TestClientThatReadsNothingIsCutOffAndOthersGoOn(t *testing.T) {
+func TestOnlyTheClientThatReadsNothingIsCutOff(t *testing.T) {
 	opts := testOptions()
 	opts.ReceiptTimeout = 50 * time.Millisecond
 	s, addr, l := withList(t, opts, OnPong)
@@ -574,7 +574,7 @@ func TestAPongThatComesBeforeItsPingConfirmsNothingUnwritten(t *testing.T) {
 	}
 }
 
-func TestAClientThatOwesAReceiptIsCutOffThoughOthersWriteToIt(t *testing.T) {
+func TestAClientThatOwesAReceiptIsCutOffAlthoughClientsWriteToIt(t *testing.T) {
 	window := newLog(relay.Options{Window: 100, Memory: 1 << 20})
 	opts := testOptions()
 	opts.ReceiptTimeout = 200 * time.Millisecond

@@ -92,7 +92,7 @@ func TestSubscriptionsThatComeAndGoMeanwhileJoinAListOnceAndLeaveIt(t *testing.T
 	}
 }
 
-func TestLimitsThatChangeDisconnectNobody(t *testing.T) {
+func TestLimitsThatChangeDisconnectNoClient(t *testing.T) {
 	t.Parallel()
 	s, addr := serve(t, testOptions())
 	first := dial(t, addr)

@@ -13,9 +13,9 @@ import (
 	"edged/internal/budget"
 )
 
-// TestSubscriptionsCountAsWhatTheyTake compares the memory that subscriptions of several shapes
+// TestSubscriptionsAreChargedTheMemoryThatTheyTake compares the memory that subscriptions of several shapes
 // take with the memory that is charged for them. It measures the heap, so it is not parallel.
-func TestSubscriptionsCountAsWhatTheyTake(t *testing.T) {
+func TestSubscriptionsAreChargedTheMemoryThatTheyTake(t *testing.T) {
 	deep, long := strings.Repeat(".a", maxTokens-2), strings.Repeat("x", 200)
 	for name, line := range map[string]func(i, j int) command{
 		"literal":          func(i, j int) command { return sub(fmt.Sprint("a.", i, ".", j), "", j) },

@@ -83,7 +83,7 @@ func (c counted) Confirm() { c.confirmed <- true }
 
 func receipt() counted { return counted{make(chan bool, 10)} }
 
-func TestWhatIsPublishedToTheAPIReachesIt(t *testing.T) {
+func TestMessagesToTheAPIReachIt(t *testing.T) {
 	t.Parallel()
 	_, addr, api := withAPI(t, testOptions())
 	c := dialWith(t, addr, `{"headers":true,"no_responders":true}`)

@@ -50,7 +50,7 @@ func expectConfirmed(t *testing.T, got []delivery, want ...int) {
 	}
 }
 
-func TestAPongConfirmsWhatWasWrittenBeforeItsPing(t *testing.T) {
+func TestAPongConfirmsDeliveriesBeforeItsPing(t *testing.T) {
 	var p pings
 	if !p.round(1, 2) {
 		t.Fatal("no PING though items need one")

@@ -272,7 +272,7 @@ func TestVerboseAnswersEveryCommand(t *testing.T) {
 }
 
 // Messages that are not sent on are still read, and a client that waits for +OK gets it.
-func TestVerboseClientHearsOfWhatIsNotSentOn(t *testing.T) {
+func TestAVerboseClientGetsOKForMessagesThatAreNotSentOn(t *testing.T) {
 	t.Parallel()
 	_, addr := serve(t, testOptions())
 	c := dialWith(t, addr, `{"verbose":true}`)
@@ -355,7 +355,7 @@ func TestKick(t *testing.T) {
 	eventually(t, "the client is unknown", func() bool { return s.Kick(1) != nil })
 }
 
-func TestWhatComesInPiecesIsObeyedByFrugalReadersAndOthers(t *testing.T) {
+func TestInputInPiecesIsExecutedByAllReaders(t *testing.T) {
 	t.Parallel()
 	for _, others := range []int{0, fewClients} {
 		_, addr := serve(t, testOptions())

@@ -293,7 +293,7 @@ func TestRequestAndReply(t *testing.T) {
 	c.sync()
 }
 
-func TestNoRespondersIsSaidAtOnceToWhoAskedForIt(t *testing.T) {
+func TestNoRespondersIsSentAtOnceToClientsThatAskedForIt(t *testing.T) {
 	t.Parallel()
 	_, addr := serve(t, testOptions())
 	c := dial(t, addr)
@@ -345,7 +345,7 @@ func TestLargeAndBinaryPayloads(t *testing.T) {
 	}
 }
 
-func TestHalfAMessageHoldsUpNobodyElse(t *testing.T) {
+func TestHalfAMessageDelaysNoOtherClient(t *testing.T) {
 	t.Parallel()
 	s, addr := serve(t, testOptions())
 	half, c := dial(t, addr), dial(t, addr)

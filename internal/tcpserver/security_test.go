@@ -117,7 +117,7 @@ func TestNothingIsObeyedBeforeCredentials(t *testing.T) {
 	}
 }
 
-func TestClientCannotBecomeSomebodyElse(t *testing.T) {
+func TestAClientCannotChangeItsUser(t *testing.T) {
 	t.Parallel()
 	opts := testOptions()
 	opts.Gate = gated(auth.Security{Users: []auth.User{{Name: "ann", Password: "a"}, {Name: "bob", Password: "b"}}})
@@ -236,7 +236,7 @@ func TestDeniedSubjectsAreTakenOutOfAWiderSubscription(t *testing.T) {
 }
 
 // The daemon's own answers do not carry a user's payload to a subject that the user has no right to publish to.
-func TestRepliesOfTheDaemonReachOnlyWhoMayBePublishedTo(t *testing.T) {
+func TestRepliesOfTheDaemonReachOnlySubjectsThatTheUserMayPublishTo(t *testing.T) {
 	t.Parallel()
 	_, addr, _, _ := withRules(t, auth.Rules{Allow: []string{"edged.echo", "open"}}, auth.Rules{})
 	c, all := dialWith(t, addr, asAnn), dialWith(t, addr, asAll)
@@ -316,7 +316,7 @@ func TestReloadDisconnectsOnlyClientsWhoseRightsHaveChanged(t *testing.T) {
 	}
 }
 
-func TestReloadThatAsksForCredentialsDisconnectsWhoHasGivenNone(t *testing.T) {
+func TestReloadThatRequiresCredentialsDisconnectsClientsWithoutThem(t *testing.T) {
 	t.Parallel()
 	s, addr := serve(t, testOptions())
 	c, silent := dial(t, addr), dialRaw(t, addr)
@@ -352,7 +352,7 @@ func TestConnectDuringAReloadKeepsNoOldRights(t *testing.T) {
 	}
 }
 
-func TestReloadDisconnectsWhoIsLessSecuredThanItAsks(t *testing.T) {
+func TestReloadDisconnectsClientsThatAreLessSecuredThanItRequires(t *testing.T) {
 	t.Parallel()
 	a, other := newAuthority(t), newAuthority(t)
 	verified := func(by *authority) auth.Security {
@@ -389,7 +389,7 @@ func TestReloadDisconnectsWhoIsLessSecuredThanItAsks(t *testing.T) {
 }
 
 // A client may ask for new keys as often as it likes, and read none of the answers.
-func TestRecordsThatNobodyTakesAreBounded(t *testing.T) {
+func TestRecordsThatTheClientDoesNotTakeAreBounded(t *testing.T) {
 	t.Parallel()
 	r := &records{collect: true}
 	answer := make([]byte, 30)
@@ -551,7 +551,7 @@ func (a *authority) mustDialTLS(addr string, first bool, config *tls.Config) *co
 	return c
 }
 
-func TestTLSComesBehindInfoOrBeforeIt(t *testing.T) {
+func TestTLSComesAfterInfoOrBeforeIt(t *testing.T) {
 	t.Parallel()
 	a := newAuthority(t)
 	for _, first := range []bool{false, true} {

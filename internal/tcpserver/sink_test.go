@@ -23,7 +23,7 @@ func withSinks(t *testing.T) (addr string, literal, wild chan written) {
 	return addr, literal, wild
 }
 
-func TestSinkTakesWhatIsPublishedInPlaceOfSubscribers(t *testing.T) {
+func TestASinkTakesMessagesInsteadOfSubscribers(t *testing.T) {
 	t.Parallel()
 	addr, literal, wild := withSinks(t)
 	c := dial(t, addr)

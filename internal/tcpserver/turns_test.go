@@ -119,7 +119,7 @@ func (s *Server) waitedFor() uint64 {
 
 // A client may close its sending side and wait for the answer, as socat does at the end of its
 // input. Until edged sends, it cannot be told from a client that is gone.
-func TestClientsThatSendNothingMoreComeAfterTheOthers(t *testing.T) {
+func TestClientsThatHaveClosedTheirSendingSideComeLast(t *testing.T) {
 	t.Parallel()
 	s, addr, g := withComparison(t)
 	var last *conn

@@ -358,7 +358,7 @@ func (a *authority) issue(t *testing.T, address string, from, until int) *tls.Ce
 	return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 }
 
-func TestTheVerdictSaysWhatIsWrongWithACertificate(t *testing.T) {
+func TestTheVerdictNamesTheFaultOfACertificate(t *testing.T) {
 	n, known, stranger := newNetwork(t), newAuthority(t), newAuthority(t)
 	const hub = "10.91.3.2"
 	for i, test := range []struct {

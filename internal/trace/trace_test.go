@@ -79,7 +79,7 @@ fd910001000000000000000000000000 40 00000000000000000000000000000000 00 00000000
 	}
 }
 
-func TestHopsSayWherePacketsEnd(t *testing.T) {
+func TestHopsNameTheRouterAtWhichPacketsEnd(t *testing.T) {
 	to := netip.MustParseAddrPort("10.0.9.9:4222")
 	at := func(address string) answer { return answer{from: netip.MustParseAddr(address)} }
 	first, second := at("10.0.0.1"), at("10.0.1.1")

@@ -54,7 +54,7 @@ func listenFails(t *testing.T, path, why string) {
 	}
 }
 
-func TestListenSetsTheModeWhateverTheUmaskAndNeverMore(t *testing.T) {
+func TestListenSetsTheModeUnderAnyUmaskAndNeverMore(t *testing.T) {
 	for _, umask := range []int{0, 0o022, 0o777} {
 		for _, mode := range []fs.FileMode{0o600, 0o660, 0o666} {
 			path := socketPath(t)
@@ -185,7 +185,7 @@ func TestListenLeavesALiveSocketWithAFullQueueAlone(t *testing.T) {
 	listenFails(t, path, "another process answers on it")
 }
 
-func TestListenLeavesWhatIsNoStreamSocketAlone(t *testing.T) {
+func TestListenLeavesFilesThatAreNoStreamSocketsAlone(t *testing.T) {
 	t.Parallel()
 	path := socketPath(t)
 	if err := os.WriteFile(path, nil, 0o600); err != nil {
@@ -216,7 +216,7 @@ func TestListenLeavesWhatIsNoStreamSocketAlone(t *testing.T) {
 	listenFails(t, path, "cannot tell whether another process uses it")
 }
 
-func TestListenSaysWhatIsWrongWithThePath(t *testing.T) {
+func TestListenNamesTheFaultOfThePath(t *testing.T) {
 	t.Parallel()
 	path := socketPath(t)
 	listenFails(t, filepath.Join(path, "missing", "s"), "does not exist")

@@ -339,7 +339,7 @@ func TestMoreConnectionsThanAllowedAreRefusedWithAReason(t *testing.T) {
 	}
 }
 
-func TestConnectionsDoNotWaitForEachOthersCommands(t *testing.T) {
+func TestConnectionsDoNotWaitForCommandsOfOtherConnections(t *testing.T) {
 	t.Parallel()
 	running, release := make(chan struct{}), make(chan struct{})
 	s := start(t, Options{Commands: append(commands(), Command{Name: "wait", Run: func(context.Context, []string) (Answer, error) {
@@ -356,7 +356,7 @@ func TestConnectionsDoNotWaitForEachOthersCommands(t *testing.T) {
 	first.expect("OK\na\nOK\n")
 }
 
-func TestAClientThatHasGoneDisturbsNobody(t *testing.T) {
+func TestAClientThatHasGoneDisturbsNoOtherClient(t *testing.T) {
 	t.Parallel()
 	running, release := make(chan struct{}), make(chan struct{})
 	s := start(t, Options{MaxConnections: 1, Commands: append(commands(), Command{Name: "wait", Run: func(context.Context, []string) (Answer, error) {
@@ -554,7 +554,7 @@ func TestServeAfterShutdownClosesTheListener(t *testing.T) {
 	<-ln.closed
 }
 
-func TestServeFailsWhereTheListenerIsClosedBySomebodyElse(t *testing.T) {
+func TestServeFailsIfAnotherGoroutineClosesTheListener(t *testing.T) {
 	t.Parallel()
 	s, ln := New(Options{}), newPipeListener()
 	_ = ln.Close()
@@ -656,7 +656,7 @@ func TestEachListenerHasItsOwnNumberOfConnections(t *testing.T) {
 	}
 }
 
-func TestSilentConnectionsLockNobodyOutForGood(t *testing.T) {
+func TestSilentConnectionsLockNoClientOutForGood(t *testing.T) {
 	t.Parallel()
 	s := start(t, Options{})
 	var silent []*client
@@ -769,7 +769,7 @@ func levelled() []Command {
 	}
 }
 
-func TestNobodyIsAboveTheCeilingOfTheSocket(t *testing.T) {
+func TestNoClientIsAboveTheCeilingOfTheSocket(t *testing.T) {
 	t.Parallel()
 	s := start(t, Options{Commands: levelled()}) // we are the daemon's own user
 	for ceiling, want := range map[Level]string{
@@ -798,7 +798,7 @@ func TestLevelsOfUsers(t *testing.T) {
 	}
 }
 
-func TestWhoIsNotKnownToTheKernelOnlyLooks(t *testing.T) {
+func TestAClientThatTheKernelDoesNotKnowIsAUser(t *testing.T) {
 	t.Parallel()
 	ours, theirs := net.Pipe()
 	defer ours.Close()

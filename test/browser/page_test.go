@@ -141,7 +141,7 @@ func TestTheKeyboardReachesEverything(t *testing.T) {
 	}
 }
 
-func TestThePlotsSayWhatThePointerIsAt(t *testing.T) {
+func TestThePlotsShowTheValueUnderThePointer(t *testing.T) {
 	p := open(t, (&example{history: true}).serve(t), looks[0], false)
 	p.awaitState("Everything is well")
 	x := eval[float64](p, "(b => b.left + b.width / 2)(document.querySelector('#plot-rate svg').getBoundingClientRect())")
@@ -150,7 +150,7 @@ func TestThePlotsSayWhatThePointerIsAt(t *testing.T) {
 	p.await(`/^\d\d:\d\d:\d\d +[\d.]+ \/ [\d.]+$/.test(document.querySelector('#plot-rate .read').textContent)`)
 }
 
-func TestMotionStopsForThoseWhoAskForIt(t *testing.T) {
+func TestMotionStopsIfTheUserPrefersSo(t *testing.T) {
 	p := open(t, (&example{}).serve(t), looks[0], false)
 	const moving = "[...document.querySelectorAll('*')].filter(e => { const s = getComputedStyle(e); return s.transitionDuration !== '0s' || s.animationName !== 'none' }).length"
 	if eval[int](p, moving) == 0 {

@@ -100,7 +100,7 @@ func TestTheCommandLineProgramSeesNoOtherServer(t *testing.T) {
 	}
 }
 
-func TestTheCommandLineProgramPrintsWhatIsPushed(t *testing.T) {
+func TestTheCommandLineProgramPrintsPushedItems(t *testing.T) {
 	t.Parallel()
 	for _, k := range []kind{edged, natsServer} {
 		t.Run(string(k), func(t *testing.T) {

@@ -123,12 +123,18 @@ func logErrors(t *testing.T) jetstream.ConsumeErrHandler {
 	return func(_ jetstream.ConsumeContext, err error) { t.Logf("Consume reports: %v", err) }
 }
 
+// acknowledgingIfConnected passes each item to came, and acknowledges it. Without a connection that
+// fails, and the item comes again.
+func acknowledgingIfConnected(came func(string)) jetstream.MessageHandler {
+	return func(m jetstream.Msg) {
+		came(string(m.Data()))
+		m.Ack()
+	}
+}
+
 func startConsume(t *testing.T, s *stream, came func(string)) {
 	c := newConsumer(t, lastingJetStream(t, s), durable)
-	running, err := c.Consume(func(m jetstream.Msg) {
-		came(string(m.Data()))
-		m.Ack() // fails without a connection: then the item comes again
-	}, jetstream.PullMaxMessages(50), logErrors(t))
+	running, err := c.Consume(acknowledgingIfConnected(came), jetstream.PullMaxMessages(50), logErrors(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -197,10 +203,7 @@ func startPush(t *testing.T, s *stream, came func(string)) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	running, err := c.Consume(func(m jetstream.Msg) {
-		came(string(m.Data()))
-		m.Ack()
-	}, logErrors(t))
+	running, err := c.Consume(acknowledgingIfConnected(came), logErrors(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -220,10 +223,7 @@ func startPushGroup(t *testing.T, s *stream, came func(string)) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		running, err := c.Consume(func(m jetstream.Msg) {
-			came(string(m.Data()))
-			m.Ack()
-		}, logErrors(t))
+		running, err := c.Consume(acknowledgingIfConnected(came), logErrors(t))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -168,6 +168,12 @@ func newConsumer(t *testing.T, js jetstream.JetStream, config jetstream.Consumer
 	return c
 }
 
+// explicitConsumer makes a durable pull consumer with explicit acknowledgement.
+func explicitConsumer(t *testing.T, js jetstream.JetStream, name string) jetstream.Consumer {
+	t.Helper()
+	return newConsumer(t, js, jetstream.ConsumerConfig{Durable: name, AckPolicy: jetstream.AckExplicitPolicy})
+}
+
 // fetcher is the common method of ordinary and ordered consumers.
 type fetcher interface {
 	Fetch(batch int, opts ...jetstream.FetchOpt) (jetstream.MessageBatch, error)
@@ -258,10 +264,13 @@ func describe(t *testing.T, msgs ...jetstream.Msg) string {
 	return strings.Join(texts, " ")
 }
 
-// standing describes the state of a consumer.
-func standing(t *testing.T, c interface {
+// informer is the common method of pull and push consumers.
+type informer interface {
 	Info(context.Context) (*jetstream.ConsumerInfo, error)
-}) string {
+}
+
+// standing describes the state of a consumer.
+func standing(t *testing.T, c informer) string {
 	t.Helper()
 	info, err := c.Info(t.Context())
 	if err != nil {
@@ -273,9 +282,7 @@ func standing(t *testing.T, c interface {
 }
 
 // settled waits until a consumer owes nothing and has nothing left to deliver.
-func settled(t *testing.T, c interface {
-	Info(context.Context) (*jetstream.ConsumerInfo, error)
-}) {
+func settled(t *testing.T, c informer) {
 	t.Helper()
 	redistest.Eventually(t, "the consumer owes nothing", func() bool {
 		info, err := c.Info(t.Context())

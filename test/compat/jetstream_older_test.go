@@ -303,20 +303,14 @@ func olderQueue(t *testing.T, s *stream) string {
 	}
 
 	s.push(numbered(n)...)
-	times, by := map[string]int{}, map[string]int{}
-	for range n {
-		came := await(t, "all items come", came)
-		by[came[0]]++
-		times[came[1]]++
-	}
+	shares := countShares(t, came, n)
 
 	olderSettled(t, js, "worker")
 	info, err := js.ConsumerInfo("events", "worker")
 	if err != nil {
 		t.Fatal(err)
 	}
-	return fmt.Sprintf("%d different items, both have some: %v; group %q; %s", len(times), by["a"] > 0 && by["b"] > 0,
-		info.Config.DeliverGroup, olderStanding(t, js, "worker"))
+	return fmt.Sprintf("%s; group %q; %s", shares, info.Config.DeliverGroup, olderStanding(t, js, "worker"))
 }
 
 func olderChan(t *testing.T, s *stream) string {

@@ -315,6 +315,16 @@ func nextItem(t *testing.T, s *stream) string {
 	saw := fmt.Sprint(err)
 
 	// A waiting pull gets an item that arrives later.
+	came := nextLater(t, c)
+	awaitPull(t, c, 1)
+	s.push("a")
+	m := await(t, "an item comes", came)
+	acknowledge(t, m)
+	return saw + "; " + describe(t, m) + "; " + standing(t, c)
+}
+
+// nextLater waits for an item in the background.
+func nextLater(t *testing.T, c jetstream.Consumer) <-chan jetstream.Msg {
 	came := make(chan jetstream.Msg, 1)
 	go func() {
 		m, err := c.Next(jetstream.FetchMaxWait(patience))
@@ -323,11 +333,7 @@ func nextItem(t *testing.T, s *stream) string {
 		}
 		came <- m
 	}()
-	awaitPull(t, c, 1)
-	s.push("a")
-	m := await(t, "an item comes", came)
-	acknowledge(t, m)
-	return saw + "; " + describe(t, m) + "; " + standing(t, c)
+	return came
 }
 
 // awaitPull waits until n pulls wait at the server.
@@ -343,34 +349,51 @@ func awaitPull(t *testing.T, c jetstream.Consumer, n int) {
 func consuming(t *testing.T, s *stream) string {
 	const n = 3000
 	c := consume(t, s, explicitWorker)
+	inOrder, running := consumeNumbers(t, s, n, func(handle jetstream.MessageHandler) (jetstream.ConsumeContext, error) {
+		return c.Consume(handle, reportTo(t))
+	})
+	settled(t, c)
+	running.Drain()
+	await(t, "it ends", running.Closed())
+	return fmt.Sprintf("in order %v; %s", inOrder, standing(t, c))
+}
+
+// reportTo fails the test when Consume reports an error.
+func reportTo(t *testing.T) jetstream.ConsumeErrHandler {
+	return func(_ jetstream.ConsumeContext, err error) { t.Errorf("Consume reports: %v", err) }
+}
+
+// acknowledging acknowledges each item, and passes it to came.
+func acknowledging(t *testing.T, came func(item string)) jetstream.MessageHandler {
+	return func(m jetstream.Msg) {
+		if err := m.Ack(); err != nil {
+			t.Error(err)
+		}
+		came(string(m.Data()))
+	}
+}
+
+// consumeNumbers waits until a consumer has acknowledged n items, half of which are pushed after it
+// has started, and reports whether they came in order.
+func consumeNumbers(t *testing.T, s *stream, n int, start func(jetstream.MessageHandler) (jetstream.ConsumeContext, error)) (inOrder bool, running jetstream.ConsumeContext) {
+	t.Helper()
 	want := numbered(n)
 	s.push(want[:n/2]...)
 	var got []string
 	done := make(chan bool)
 
-	running, err := c.Consume(func(m jetstream.Msg) {
-		if err := m.Ack(); err != nil {
-			t.Error(err)
-		}
-		if got = append(got, string(m.Data())); len(got) == n {
+	running, err := start(acknowledging(t, func(item string) {
+		if got = append(got, item); len(got) == n {
 			close(done)
 		}
-	}, reportTo(t))
+	}))
 	if err != nil {
 		t.Fatal(err)
 	}
 
 	s.push(want[n/2:]...)
 	await(t, "all items come", done)
-	settled(t, c)
-	running.Drain()
-	await(t, "it ends", running.Closed())
-	return fmt.Sprintf("in order %v; %s", slices.Equal(got, want), standing(t, c))
-}
-
-// reportTo fails the test when Consume reports an error.
-func reportTo(t *testing.T) jetstream.ConsumeErrHandler {
-	return func(_ jetstream.ConsumeContext, err error) { t.Errorf("Consume reports: %v", err) }
+	return slices.Equal(got, want), running
 }
 
 func consumeBytes(t *testing.T, s *stream) string {
@@ -381,14 +404,11 @@ func consumeBytes(t *testing.T, s *stream) string {
 	left := n
 	done := make(chan bool)
 
-	running, err := c.Consume(func(m jetstream.Msg) {
-		if err := m.Ack(); err != nil {
-			t.Error(err)
-		}
+	running, err := c.Consume(acknowledging(t, func(string) {
 		if left--; left == 0 {
 			close(done)
 		}
-	}, jetstream.PullMaxBytes(5000), reportTo(t))
+	}), jetstream.PullMaxBytes(5000), reportTo(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -433,12 +453,7 @@ func sharing(t *testing.T, s *stream) string {
 	}
 	came := make(chan [2]string, n)
 	for name, c := range map[string]jetstream.Consumer{"a": a, "b": b} {
-		running, err := c.Consume(func(m jetstream.Msg) {
-			if err := m.Ack(); err != nil {
-				t.Error(err)
-			}
-			came <- [2]string{name, string(m.Data())}
-		}, jetstream.PullMaxMessages(10), reportTo(t))
+		running, err := c.Consume(acknowledging(t, func(item string) { came <- [2]string{name, item} }), jetstream.PullMaxMessages(10), reportTo(t))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -447,20 +462,27 @@ func sharing(t *testing.T, s *stream) string {
 	awaitPull(t, a, 2)
 
 	s.push(numbered(n)...)
+	shares := countShares(t, came, n)
+	settled(t, a)
+	return fmt.Sprintf("%s; %s", shares, standing(t, a))
+}
+
+// countShares waits for n deliveries, each with the program a or b and the item, and describes them.
+func countShares(t *testing.T, came <-chan [2]string, n int) string {
+	t.Helper()
 	times, by := map[string]int{}, map[string]int{}
 	for range n {
 		came := await(t, "all items come", came)
 		by[came[0]]++
 		times[came[1]]++
 	}
-	settled(t, a)
-	return fmt.Sprintf("%d different items, both have some: %v; %s", len(times), by["a"] > 0 && by["b"] > 0, standing(t, a))
+	return fmt.Sprintf("%d different items, both have some: %v", len(times), by["a"] > 0 && by["b"] > 0)
 }
 
 func twoConsumers(t *testing.T, s *stream) string {
 	js := js(t, s)
-	first := newConsumer(t, js, jetstream.ConsumerConfig{Durable: "first", AckPolicy: jetstream.AckExplicitPolicy})
-	second := newConsumer(t, js, jetstream.ConsumerConfig{Durable: "second", AckPolicy: jetstream.AckExplicitPolicy})
+	first := explicitConsumer(t, js, "first")
+	second := explicitConsumer(t, js, "second")
 	s.push(numbered(3)...)
 	acknowledge(t, fetch(t, first, 3)...)
 	msgs := fetch(t, second, 2)
@@ -553,14 +575,7 @@ func inProgress(t *testing.T, s *stream) string {
 	c := consume(t, s, config)
 	s.push("held", "let go")
 	msgs := fetch(t, c, 2)
-	came := make(chan jetstream.Msg, 1)
-	go func() {
-		m, err := c.Next(jetstream.FetchMaxWait(patience))
-		if err != nil {
-			t.Error(err)
-		}
-		came <- m
-	}()
+	came := nextLater(t, c)
 
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
@@ -629,14 +644,7 @@ func maxAckPending(t *testing.T, s *stream) string {
 	saw := []string{fmt.Sprintf("%q", items(few)), standing(t, c)}
 
 	// A waiting pull goes on when an item is acknowledged.
-	came := make(chan jetstream.Msg, 1)
-	go func() {
-		m, err := c.Next(jetstream.FetchMaxWait(patience))
-		if err != nil {
-			t.Error(err)
-		}
-		came <- m
-	}()
+	came := nextLater(t, c)
 	awaitPull(t, c, 1)
 	acknowledge(t, few[1])
 	saw = append(saw, describe(t, await(t, "the third comes", came)), standing(t, c))
@@ -687,7 +695,7 @@ func deliverPolicies(t *testing.T, s *stream) string {
 // startBeforeFirst begins with an item that is gone.
 func startBeforeFirst(t *testing.T, s *stream) string {
 	js := js(t, s)
-	keeper := newConsumer(t, js, jetstream.ConsumerConfig{Durable: "keeper", AckPolicy: jetstream.AckExplicitPolicy})
+	keeper := explicitConsumer(t, js, "keeper")
 	s.push(numbered(5)...)
 	acknowledge(t, fetch(t, keeper, 2)...)
 	redistest.Eventually(t, "two are removed", func() bool { return s.left() == 3 })
@@ -1032,8 +1040,8 @@ func publishTwice(t *testing.T, s *stream) string {
 
 func emptied(t *testing.T, s *stream) string {
 	js := js(t, s)
-	first := newConsumer(t, js, jetstream.ConsumerConfig{Durable: "first", AckPolicy: jetstream.AckExplicitPolicy})
-	second := newConsumer(t, js, jetstream.ConsumerConfig{Durable: "second", AckPolicy: jetstream.AckExplicitPolicy})
+	first := explicitConsumer(t, js, "first")
+	second := explicitConsumer(t, js, "second")
 	s.push(numbered(100)...)
 	acknowledge(t, fetch(t, first, 100)...)
 	saw := fmt.Sprintf("%d are left", s.left())
@@ -1045,7 +1053,7 @@ func emptied(t *testing.T, s *stream) string {
 	redistest.Eventually(t, "nothing is left", func() bool { return s.left() == 0 })
 
 	// A consumer that is made later gets later items only.
-	third := newConsumer(t, js, jetstream.ConsumerConfig{Durable: "third", AckPolicy: jetstream.AckExplicitPolicy})
+	third := explicitConsumer(t, js, "third")
 	s.push("new")
 	return saw + "; " + describe(t, next(t, third))
 }
@@ -1062,25 +1070,9 @@ func pushConsumer(t *testing.T, s *stream) string {
 		t.Fatal(err)
 	}
 
-	want := numbered(n)
-	s.push(want[:n/2]...)
-	var got []string
-	done := make(chan bool)
-
-	running, err := c.Consume(func(m jetstream.Msg) {
-		if err := m.Ack(); err != nil {
-			t.Error(err)
-		}
-		if got = append(got, string(m.Data())); len(got) == n {
-			close(done)
-		}
-	}, reportTo(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-
-	s.push(want[n/2:]...)
-	await(t, "all items come", done)
+	inOrder, running := consumeNumbers(t, s, n, func(handle jetstream.MessageHandler) (jetstream.ConsumeContext, error) {
+		return c.Consume(handle, reportTo(t))
+	})
 	settled(t, c)
 	bound, err := c.Info(t.Context())
 	if err != nil {
@@ -1090,7 +1082,7 @@ func pushConsumer(t *testing.T, s *stream) string {
 	running.Stop()
 	flush(t, nc)
 	_, pull := js.Consumer(t.Context(), "events", "pushed")
-	return fmt.Sprintf("in order %v, bound %v; %s; as a pull consumer: %v", slices.Equal(got, want), bound.PushBound, standing(t, c), pull)
+	return fmt.Sprintf("in order %v, bound %v; %s; as a pull consumer: %v", inOrder, bound.PushBound, standing(t, c), pull)
 }
 
 func pushGroup(t *testing.T, s *stream) string {
@@ -1111,12 +1103,7 @@ func pushGroup(t *testing.T, s *stream) string {
 		if err != nil {
 			t.Fatal(err)
 		}
-		running, err := c.Consume(func(m jetstream.Msg) {
-			if err := m.Ack(); err != nil {
-				t.Error(err)
-			}
-			came <- [2]string{name, string(m.Data())}
-		}, reportTo(t))
+		running, err := c.Consume(acknowledging(t, func(item string) { came <- [2]string{name, item} }), reportTo(t))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -1125,17 +1112,12 @@ func pushGroup(t *testing.T, s *stream) string {
 	}
 
 	s.push(numbered(n)...)
-	times, by := map[string]int{}, map[string]int{}
-	for range n {
-		came := await(t, "all items come", came)
-		by[came[0]]++
-		times[came[1]]++
-	}
+	shares := countShares(t, came, n)
 
 	c, err := js.PushConsumer(context.Background(), "events", "pushed")
 	if err != nil {
 		t.Fatal(err)
 	}
 	settled(t, c)
-	return fmt.Sprintf("%d different items, both have some: %v; %s", len(times), by["a"] > 0 && by["b"] > 0, standing(t, c))
+	return fmt.Sprintf("%s; %s", shares, standing(t, c))
 }

@@ -33,7 +33,7 @@ var waysToDrain = []struct {
 
 // In lame duck mode these clients do as an application should: take the items in flight, and leave.
 // Nothing else bounds the drain.
-func TestClientsThatAreToldToLeaveTakeWhatIsOnItsWay(t *testing.T) {
+func TestClientsThatAreToldToLeaveTakeTheItemsInFlight(t *testing.T) {
 	t.Parallel()
 	const n = 20_000
 	for _, way := range waysToDrain {

@@ -121,7 +121,7 @@ func TestEveryKindOfAcknowledgementOfNatsGoWorks(t *testing.T) {
 	waitEmpty(t, r, "events")
 }
 
-func TestWhatAClientDidNotAcknowledgeComesToTheNext(t *testing.T) {
+func TestUnacknowledgedItemsGoToTheNextClient(t *testing.T) {
 	t.Parallel()
 	r := redistest.Start(t)
 	d := startEdged(t, r, explicit)

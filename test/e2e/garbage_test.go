@@ -13,7 +13,7 @@ import (
 	"edged/internal/redistest"
 )
 
-func TestGarbageOnThePortDisturbsNobody(t *testing.T) {
+func TestGarbageOnThePortDisturbsNoOtherClient(t *testing.T) {
 	t.Parallel()
 	const n = 100_000
 	noise := make([]byte, 1<<20)

@@ -452,7 +452,7 @@ func TestAUserReachesNoConsumerButItsOwn(t *testing.T) {
 	ack(t, held...)
 }
 
-func TestAPushConsumerSendsOnlyWhereItsMakerMayListen(t *testing.T) {
+func TestAPushConsumerSendsOnlyToSubjectsThatItsMakerMaySubscribeTo(t *testing.T) {
 	t.Parallel()
 	r := redistest.Start(t)
 	d := startEdged(t, r, shortGrace, fmt.Sprintf("[[tcp.user]]\nname = \"ann\"\npassword_file = %q\n%s", file(t, "ann", "a\n"), rulesForMine))
@@ -540,7 +540,7 @@ func TestForgetEndsAConsumerForItsClients(t *testing.T) {
 	}
 }
 
-func TestAStandbyAnswersWithWhatRedisHas(t *testing.T) {
+func TestAStandbyAnswersFromRedis(t *testing.T) {
 	t.Parallel()
 	r := redistest.Start(t)
 	first := &daemon{edgedtest.Run(t, r.Address(), `instance = "first"`), t}

@@ -79,7 +79,7 @@ func TestAJetStreamWorkerConsumesAList(t *testing.T) {
 	}
 }
 
-func TestFetchGetsWhatItAsksFor(t *testing.T) {
+func TestFetchGetsTheRequestedItems(t *testing.T) {
 	t.Parallel()
 	r := redistest.Start(t)
 	d := startEdged(t, r, shortGrace)
@@ -144,7 +144,7 @@ func TestFetchGetsWhatItAsksFor(t *testing.T) {
 	redistest.Eventually(t, "the item is a dead letter", func() bool { return r.Len("{events}:dead") == 1 && r.Len("events") == 0 })
 }
 
-func TestADurableConsumerGoesOnWhereItWasAfterAKill(t *testing.T) {
+func TestADurableConsumerResumesAfterAKill(t *testing.T) {
 	t.Parallel()
 	r := redistest.Start(t)
 	d := startEdged(t, r, shortGrace)

@@ -145,7 +145,7 @@ func TestKillingAClientLosesNothing(t *testing.T) {
 	}
 }
 
-func TestRestartsInMidStreamLoseNothingAndRepeatOnlyWhatWasReturned(t *testing.T) {
+func TestRestartsInMidStreamLoseNothingAndRepeatOnlyReturnedItems(t *testing.T) {
 	t.Parallel()
 	const restarts = 10
 	lists := []string{"events", "readings"}

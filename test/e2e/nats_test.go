@@ -33,7 +33,7 @@ func wantItems(t *testing.T, got []string, want ...string) {
 	}
 }
 
-func TestNatsGoGetsWhatOthersPublishToItsSubjects(t *testing.T) {
+func TestNatsGoGetsMessagesOfOtherClients(t *testing.T) {
 	t.Parallel()
 	d := startEdged(t, redistest.Start(t))
 	taker, giver := connect(t, d), connect(t, d)
@@ -170,7 +170,7 @@ func TestRequestsAreAnswered(t *testing.T) {
 	}
 }
 
-func TestARequestToNobodyFailsAtOnce(t *testing.T) {
+func TestARequestWithoutAResponderFailsAtOnce(t *testing.T) {
 	t.Parallel()
 	d := startEdged(t, redistest.Start(t))
 	nc := connect(t, d)

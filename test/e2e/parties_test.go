@@ -44,7 +44,7 @@ func TestEveryPlainSubscriberGetsAllItemsAndAQueueGroupSharesThem(t *testing.T) 
 	}
 }
 
-func TestAMemberThatDiesLeavesItsItemsToTheOthers(t *testing.T) {
+func TestItemsOfAMemberThatDiesGoToOtherMembers(t *testing.T) {
 	t.Parallel()
 	r := redistest.Start(t)
 	d := startEdged(t, r)
@@ -80,7 +80,7 @@ func distinct(boxes ...[]string) int {
 	return len(seen)
 }
 
-func TestAListThatNobodyConfirmsIsDelivered(t *testing.T) {
+func TestAListWithoutConfirmationsIsDelivered(t *testing.T) {
 	t.Parallel()
 	const n = 20_000
 
@@ -110,7 +110,7 @@ delivery.window_items = 100
 delivery.batch_items = 100
 `
 
-func TestAClientThatStopsReadingIsCutOffAndTheOthersGoOn(t *testing.T) {
+func TestOnlyTheClientThatStopsReadingIsCutOff(t *testing.T) {
 	const n = 50_000
 	r := redistest.Start(t)
 	d := startEdged(t, r, briefly)

@@ -108,7 +108,7 @@ func TestListsComeAndGoUnderLoadAndNothingIsLostOrDoubled(t *testing.T) {
 }
 
 // A list that is removed and added again finds its consumers where they were.
-func TestAConsumerThatIsFarBehindMissesNothingOfAListThatComesBack(t *testing.T) {
+func TestAConsumerThatLagsMissesNothingOfAListThatComesBack(t *testing.T) {
 	const items = 500
 	r := redistest.Start(t)
 	list := "[[list]]\nkey = \"events\"\nack = \"explicit\"\nmax_ack_pending = 10\n"

@@ -236,7 +236,7 @@ func TestNatsGoComesBackWhenThereIsRoomAgain(t *testing.T) {
 	flush(t, second)
 }
 
-func TestMicroFindsTheDaemonsServicesAndOthers(t *testing.T) {
+func TestMicroFindsServicesOfTheDaemonAndOfClients(t *testing.T) {
 	t.Parallel()
 	d := startEdged(t, redistest.Start(t), "tcp.services = true")
 	nc := connect(t, d)

@@ -206,7 +206,7 @@ func TestOneUserCannotTakeAllConnectionsOfTheStatusSocket(t *testing.T) {
 }
 
 // Requests all the time, a subscriber, a producer, and three restarts.
-func TestARestartUnderLoadRefusesNobodyAndLosesNothing(t *testing.T) {
+func TestARestartUnderLoadRefusesNoClientAndLosesNoItem(t *testing.T) {
 	prepare(t, "[drain]\ntimeout = \"500ms\"\n")
 	sh(t, "systemctl start edged.socket edged.service")
 

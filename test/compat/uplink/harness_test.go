@@ -145,6 +145,27 @@ func startRedis(t testing.TB) *redistest.Server {
 	return redistest.Start(t, "--appendonly", "yes", "--appendfsync", "always")
 }
 
+// startDirect starts a hub with the stream of a box, Redis, and edged with an uplink to the hub.
+func startDirect(t testing.TB) (h *hub, stream jetstream.Stream, r *redistest.Server, s *edgedtest.Server) {
+	t.Helper()
+	h = startHub(t, "")
+	stream = newStream(t, h.connect(), nil)
+	r = startRedis(t)
+	s = edgedtest.Run(t, r.Address(), settings(h.address)...)
+	return h, stream, r, s
+}
+
+// startProxied is startDirect with a proxy between edged and the hub.
+func startProxied(t testing.TB, rate int, delay time.Duration) (p *proxy, stream jetstream.Stream, r *redistest.Server, s *edgedtest.Server) {
+	t.Helper()
+	h := startHub(t, "")
+	stream = newStream(t, h.connect(), nil)
+	p = startProxy(t, h.address, rate, delay)
+	r = startRedis(t)
+	s = edgedtest.Run(t, r.Address(), settings(p.address())...)
+	return p, stream, r, s
+}
+
 // texts returns n items from number from on.
 func texts(from, n int) []any {
 	all := make([]any, n)

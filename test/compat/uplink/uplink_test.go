@@ -21,10 +21,7 @@ import (
 )
 
 func TestItemsReachTheStreamWithTheirHeaders(t *testing.T) {
-	h := startHub(t, "")
-	stream := newStream(t, h.connect(), nil)
-	r := startRedis(t)
-	s := edgedtest.Run(t, r.Address(), settings(h.address)...)
+	_, stream, r, s := startDirect(t)
 	r.Push("events", texts(0, 5000)...)
 	await(t, r, s)
 	once(t, stream, 5000)
@@ -42,11 +39,7 @@ func TestItemsReachTheStreamWithTheirHeaders(t *testing.T) {
 }
 
 func TestALinkThatBreaksAgainAndAgain(t *testing.T) {
-	h := startHub(t, "")
-	stream := newStream(t, h.connect(), nil)
-	p := startProxy(t, h.address, 0, 2*time.Millisecond)
-	r := startRedis(t)
-	s := edgedtest.Run(t, r.Address(), settings(p.address())...)
+	p, stream, r, s := startProxied(t, 0, 2*time.Millisecond)
 	const n = 20_000
 	for i := range 10 {
 		r.Push("events", texts(i*n/10, n/10)...)
@@ -63,11 +56,7 @@ func TestALinkThatBreaksAgainAndAgain(t *testing.T) {
 }
 
 func TestEdgedAndRedisAreKilledInMidStream(t *testing.T) {
-	h := startHub(t, "")
-	stream := newStream(t, h.connect(), nil)
-	p := startProxy(t, h.address, 0, 5*time.Millisecond)
-	r := startRedis(t)
-	s := edgedtest.Run(t, r.Address(), settings(p.address())...)
+	_, stream, r, s := startProxied(t, 0, 5*time.Millisecond)
 	const n = 20_000
 	for i := range 10 {
 		r.Push("events", texts(i*n/10, n/10)...)
@@ -87,7 +76,7 @@ func TestEdgedAndRedisAreKilledInMidStream(t *testing.T) {
 	once(t, stream, n)
 }
 
-func TestAStandbyGoesOnWhereTheOwnerWas(t *testing.T) {
+func TestAStandbyResumesAtTheOwnersPlace(t *testing.T) {
 	h := startHub(t, "")
 	stream := newStream(t, h.connect(), nil)
 	p := startProxy(t, h.address, 0, 5*time.Millisecond)
@@ -198,11 +187,7 @@ func TestALeaderIsKilledInMidStream(t *testing.T) {
 }
 
 func TestALinkOf64KilobitsIsNotTakenForDead(t *testing.T) {
-	h := startHub(t, "")
-	stream := newStream(t, h.connect(), nil)
-	p := startProxy(t, h.address, 8_000, 300*time.Millisecond) // 64 kbit/s, 600 ms
-	r := startRedis(t)
-	s := edgedtest.Run(t, r.Address(), settings(p.address())...)
+	_, stream, r, s := startProxied(t, 8_000, 300*time.Millisecond) // 64 kbit/s, 600 ms
 	items := make([]any, 400)
 	for i := range items {
 		items[i] = fmt.Sprintf("item-%07d%s", i, strings.Repeat("x", 600))
@@ -227,11 +212,7 @@ func TestADeadLinkIsNoticed(t *testing.T) {
 	for name, busy := range map[string]bool{"idle": false, "busy": true} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			h := startHub(t, "")
-			stream := newStream(t, h.connect(), nil)
-			p := startProxy(t, h.address, 0, 0)
-			r := startRedis(t)
-			s := edgedtest.Run(t, r.Address(), settings(p.address())...)
+			p, stream, r, s := startProxied(t, 0, 0)
 			r.Push("events", texts(0, 10)...)
 			await(t, r, s)
 			p.hold.Store(true)
@@ -367,10 +348,7 @@ server_name = %q`, certificates.CAFile, certificates.CertFile, certificates.KeyF
 }
 
 func TestPauseReloadAndForget(t *testing.T) {
-	h := startHub(t, "")
-	stream := newStream(t, h.connect(), nil)
-	r := startRedis(t)
-	s := edgedtest.Run(t, r.Address(), settings(h.address)...)
+	h, stream, r, s := startDirect(t)
 	s.Control("pause uplink hub")
 	r.Push("events", texts(0, 100)...)
 	redistest.Eventually(t, "the uplink is paused, and behind", func() bool {
