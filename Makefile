@@ -120,7 +120,7 @@ bench: tools ## measure edged beside others, about an hour; docs/PERFORMANCE.md
 	cd bench && CGO_ENABLED=0 go run . -run '$(RUN)' -rounds $(ROUNDS) -json '$(abspath $(OUT))'
 
 COSTS ?= bin/costs.json
-costs: tools ## account for what an item costs, and derive what a box can do, about 20 minutes
+costs: tools ## measure the costs of an item, and estimate those of a box, about 20 minutes
 	@mkdir -p bin
 	cd bench && CGO_ENABLED=0 go run . -costs -run '$(RUN)' -rounds $(ROUNDS) -json '$(abspath $(COSTS))'
 	cd bench && go run . -model '$(abspath $(COSTS))'

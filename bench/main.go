@@ -39,14 +39,14 @@ const patience = 3 * time.Minute
 
 func main() {
 	var opts options
-	flag.Func("run", "measure only what `REGEXP` matches, such as '^fan-out'", func(text string) (err error) {
+	flag.Func("run", "measure only names that `REGEXP` matches, such as '^fan-out'", func(text string) (err error) {
 		opts.only, err = regexp.Compile(text)
 		return err
 	})
 
 	flag.IntVar(&opts.rounds, "rounds", 6, "how often each is measured; benchstat wants six")
 	flag.BoolVar(&opts.quick, "quick", false, "a smoke test of half a minute: one round of very little; the figures mean nothing")
-	flag.BoolVar(&opts.costs, "costs", false, "account for what an item costs instead, and derive what follows")
+	flag.BoolVar(&opts.costs, "costs", false, "measure the costs of an item instead, and derive an estimate")
 	flag.IntVar(&opts.items, "items", 1_000_000, "how many items `N` pass by in the measurement refused, and wait in uplink/down")
 	flag.StringVar(&opts.json, "json", "", "write the figures to `FILE` too")
 	benchfmt := flag.String("benchfmt", "", "measure nothing: print `FILE`, written by -json, for benchstat")

@@ -142,7 +142,7 @@ func (p *process) usage() (u usage, err error) {
 	}
 
 	if len(threads) == 0 || u.peak == 0 {
-		return u, errors.New("this system's /proc does not say what a process uses; the benchmark needs Linux")
+		return u, errors.New("this system's /proc does not show the resources of a process; the benchmark needs Linux")
 	}
 	return u, nil
 }

@@ -31,7 +31,7 @@ func subcommands() []subcommand {
 	return []subcommand{
 		{"check", "say all that is wrong with a configuration", nil},
 		{"ctl", "send a command to the daemon that runs", ctl},
-		{"sub", "print what arrives on subjects", append([]string{"-ack", "-count", "-json", "-queue", "-raw", "-reconnect=false", "-timeout"}, connectFlags...)},
+		{"sub", "print the messages of subjects", append([]string{"-ack", "-count", "-json", "-queue", "-raw", "-reconnect=false", "-timeout"}, connectFlags...)},
 		{"pub", "publish to a list that clients write to", append([]string{"-timeout"}, connectFlags...)},
 		{"passwd", "print the bcrypt hash of a password", []string{}},
 		{"version", "version, commit, platform and Go version", []string{}},

@@ -234,7 +234,7 @@ func TestALongRequeueSaysItsOutcomeAndIsCancelledByClosing(t *testing.T) {
 
 	said := regexp.MustCompile(`"msg":"a requeue was cancelled: its client left","list":"events","requeued":(\d+),"of":400000`)
 	var requeued string
-	redistest.Eventually(t, "the log says what was done", func() bool {
+	redistest.Eventually(t, "the log has the command", func() bool {
 		if m := said.FindStringSubmatch(b.logged(t)); m != nil {
 			requeued = m[1]
 		}

@@ -40,7 +40,7 @@ const usage = `edged relays the items of Redis lists to TCP clients, and loses n
   edged check [FILE]          say all that keeps edged from starting, all that a
                               start warns of, and what it would run
   edged ctl COMMAND...        send a command to the daemon (edged ctl help)
-  edged sub SUBJECT...        print what arrives on subjects
+  edged sub SUBJECT...        print the messages of subjects
   edged pub SUBJECT [TEXT]    publish to a list that clients write to
   edged passwd                ask for a password and print its bcrypt hash
   edged version               version, commit, platform and Go version

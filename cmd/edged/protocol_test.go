@@ -86,7 +86,7 @@ func TestTheProtocolDocumentIsTrue(t *testing.T) {
 				s.at = fmt.Sprintf("%s:%d", protocolFile, tr.line+i)
 				s.step(line)
 			}
-			s.at = fmt.Sprintf("%s:%d, behind the last line", protocolFile, tr.line+len(tr.lines)-1)
+			s.at = fmt.Sprintf("%s:%d, after the last line", protocolFile, tr.line+len(tr.lines)-1)
 			s.end()
 		})
 	}

@@ -519,7 +519,7 @@ func free(ts *testscript.TestScript, args []string) {
 	need(ts, args, 1)
 	ln, err := net.Listen("tcp", args[0])
 	if err != nil {
-		ts.Fatalf("this test needs %s to be free; stop what listens there: %v", args[0], err)
+		ts.Fatalf("this test needs %s to be free; stop the process that listens there: %v", args[0], err)
 	}
 	ln.Close()
 }

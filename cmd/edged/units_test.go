@@ -157,7 +157,7 @@ func installUnits(t *testing.T) string {
 
 func haveAnalyze(t *testing.T) bool {
 	if _, err := exec.LookPath("systemd-analyze"); err != nil {
-		t.Log("NOT CHECKED: systemd-analyze is not installed, so nobody has looked at the units")
+		t.Log("NOT CHECKED: systemd-analyze is not installed, so the units are unchecked")
 		return false
 	}
 	return true

@@ -74,7 +74,7 @@ func TestCredentialsAreForgottenWithTheirSecurity(t *testing.T) {
 		t.Errorf("it is not authenticated under the Security that it asked for: %v", err)
 	}
 	if r.again(right); w.take() != 0 {
-		t.Error("it has made others be compared again")
+		t.Error("it has made other credentials be compared again")
 	}
 }
 

@@ -187,7 +187,7 @@ func (p Publication) explain(err error) error {
 	var api *jetstream.APIError
 	switch {
 	case errors.Is(err, nats.ErrNoResponders), errors.Is(err, jetstream.ErrNoStreamResponse):
-		return errTold{fmt.Sprintf("no list takes what is published to %s: it is not the subject of an [[inbound]]", p.Subject), err}
+		return errTold{fmt.Sprintf("no list takes messages to %s: it is not the subject of an [[inbound]]", p.Subject), err}
 	case errors.Is(err, nats.ErrMaxPayload):
 		return errTold{fmt.Sprintf("it is larger than %s takes (max_payload)", p.Server), err}
 	case errors.As(err, &api):

@@ -264,7 +264,7 @@ func (c *connection) broken() error {
 func (c *connection) farewell() error {
 	for range 2 {
 		if err := c.nc.FlushTimeout(answerTimeout); err != nil {
-			return fmt.Errorf("%s did not confirm what it was told at the end: %s", c.Server, said(err))
+			return fmt.Errorf("%s did not answer at the end: %s", c.Server, said(err))
 		}
 	}
 	return nil
@@ -380,7 +380,7 @@ func (c *connection) ask() {
 	if err != nil {
 		return
 	}
-	fmt.Fprintf(c.Err, "edged sub: no list has the subject %s: only what clients publish to it comes (lists: %s)\n",
+	fmt.Fprintf(c.Err, "edged sub: no list has the subject %s: only messages of clients come (lists: %s)\n",
 		strings.Join(none, ", "), strings.Join(all, ", "))
 }
 

@@ -48,7 +48,7 @@ func TestTheWindowFollowsTheTimeOfConfirmations(t *testing.T) {
 		w := New(16<<10, 4<<10, 2*time.Second)
 		onWay, perSecond := cross(&w, c.rate, c.delay, 256<<10)
 		if onWay < c.least || onWay > c.most {
-			t.Errorf("at %d bytes a second %d are on their way", c.rate, onWay)
+			t.Errorf("at %d bytes a second %d are in flight", c.rate, onWay)
 		}
 		if perSecond < c.rate/3 {
 			t.Errorf("%d bytes of %d arrive in a second", perSecond, c.rate)

@@ -316,7 +316,7 @@ func (w *Writer) refused(l *list) {
 	if l.stats.Full == "" {
 		l.stats.Full = fmt.Sprintf("the list is full: it has max_len = %d items, and more are refused", l.MaxLen)
 		l.stats.FullSince = now
-		w.log.Warn("the list is full, and refuses what clients publish; see that a program takes its items, or raise max_len",
+		w.log.Warn("the list is full and refuses messages; see that a program takes its items, or raise max_len",
 			zap.String("list", l.Key), zap.Int64("max_len", l.MaxLen))
 	}
 }
@@ -442,7 +442,7 @@ func (w *Writer) wrote(s sending, n int64) {
 	w.mu.Lock()
 	l := s.list
 	if l.stats.Failing != "" {
-		w.log.Info("what clients publish is written to the list again", zap.String("list", l.Key))
+		w.log.Info("messages are written to the list again", zap.String("list", l.Key))
 	}
 
 	l.stats.Failing, l.pause, l.retry = "", 0, time.Time{}
@@ -490,7 +490,7 @@ func (w *Writer) failed(s sending, err error) {
 	w.mu.Lock()
 	l := s.list
 	if l.stats.Failing == "" {
-		w.log.Warn("what clients publish cannot be written to the list, trying again; see that Redis runs and that the key holds a list",
+		w.log.Warn("messages cannot be written to the list, trying again; see that Redis runs and that the key holds a list",
 			zap.String("list", l.Key), zap.Error(err))
 	}
 	l.stats.Failing = "Redis does not take it: " + err.Error()
@@ -539,7 +539,7 @@ func (w *Writer) giveUp() {
 	var replies []reply
 	for _, l := range w.lists {
 		if len(l.waiting) > 0 {
-			w.log.Error("what clients published to the list is given up: Redis did not take it in time",
+			w.log.Error("messages to the list are dropped: Redis did not take them in time",
 				zap.String("list", l.Key), zap.Int("items", len(l.waiting)), zap.String("reason", l.stats.Failing))
 		}
 		for _, it := range l.waiting {

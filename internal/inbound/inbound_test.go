@@ -247,7 +247,7 @@ func TestWhileRedisIsAwayPublishersThatAskAreRefusedAndTheRestWaits(t *testing.T
 	wantError(t, ask(t, w, 0, "refused"), 10008, "Redis does not take it")
 	w.Write(0, "", []byte("two"), nil)
 	server.Restart()
-	redistest.Eventually(t, "what waited is written", func() bool { return w.Stats()[0].Waiting == 0 })
+	redistest.Eventually(t, "waiting items are written", func() bool { return w.Stats()[0].Waiting == 0 })
 	if got, want := items(t, server, "l"), []string{"one", "two"}; !slices.Equal(got, want) {
 		t.Errorf("the list holds %q, want %q", got, want)
 	}
@@ -280,7 +280,7 @@ func TestAKeyThatHoldsNoListStopsNoOther(t *testing.T) {
 	redistest.Eventually(t, "the fault is visible", func() bool { return strings.Contains(w.Stats()[0].Failing, "WRONGTYPE") })
 	wantSeq(t, ask(t, w, 1, "1"), "good", 1)
 	server.Client().Del(ctx, "bad")
-	redistest.Eventually(t, "what waited is written", func() bool { return w.Stats()[0].Written == 1 })
+	redistest.Eventually(t, "waiting items are written", func() bool { return w.Stats()[0].Written == 1 })
 	if st := w.Stats(); st[0].Failing != "" || st[0].Uncertain != 0 || st[2].RefusedRedis != 1 {
 		t.Errorf("the books are %+v", st)
 	}
@@ -322,7 +322,7 @@ func TestALostReplyIsToldOrElseTheItemIsWrittenAgain(t *testing.T) {
 	asked := ask(t, w, 0, "asked")
 	run(t, w)
 	wantError(t, asked, 10008, "may be in the list or not")
-	redistest.Eventually(t, "what waited is written", func() bool { return w.Stats()[0].Waiting == 0 })
+	redistest.Eventually(t, "waiting items are written", func() bool { return w.Stats()[0].Waiting == 0 })
 	if got, want := items(t, server, "l"), []string{"first", "kept", "asked", "kept"}; !slices.Equal(got, want) {
 		t.Errorf("the list holds %q, want %q", got, want)
 	}
@@ -340,7 +340,7 @@ func TestARedisThatHangsLosesNothing(t *testing.T) {
 	w.Write(0, "", []byte("kept"), nil)
 	redistest.Eventually(t, "a round trip timed out", func() bool { return w.Stats()[0].Uncertain > 0 })
 	server.Signal(syscall.SIGCONT)
-	redistest.Eventually(t, "what waited is written", func() bool { return w.Stats()[0].Waiting == 0 })
+	redistest.Eventually(t, "waiting items are written", func() bool { return w.Stats()[0].Waiting == 0 })
 	if got := items(t, server, "l"); got[len(got)-1] != "kept" {
 		t.Errorf("the list holds %q, want kept at its end", got)
 	}

@@ -43,7 +43,7 @@ func TestARequestEndsWhenItsTimeIsOver(t *testing.T) {
 		time.Sleep(time.Second)
 		s.want("the rest is told", "a: 408 Request Timeout|Nats-Pending-Messages: 2|Nats-Pending-Bytes: 934")
 		if s.log.offer("w", 8, "y") != 0 {
-			t.Error("an item was taken that nobody asks for")
+			t.Error("an item was taken without a request")
 		}
 	})
 }
@@ -580,7 +580,7 @@ func TestAnUpdateKeepsTheBoundsThatCreateHas(t *testing.T) {
 		}
 
 		if code := create("d", ""); code != 0 {
-			t.Errorf("others have all that may be pending, and one with the default gets %d", code)
+			t.Errorf("other consumers have all that may be pending, and one with the default gets %d", code)
 		}
 	})
 }
@@ -690,7 +690,7 @@ func TestAPushConsumerWaitsForInterestAndForItsClient(t *testing.T) {
 		s.net.closed["to"] = true
 		s.worker(`,"deliver_subject":"to","idle_heartbeat":1000000000,"flow_control":true`)
 		if s.log.offer("w", 0, "x") != 0 {
-			t.Error("an item went to nobody")
+			t.Error("an item went to no client")
 		}
 		s.net.closed["to"] = false
 		s.api.Interest("t*")

@@ -201,7 +201,7 @@ func FuzzParse(f *testing.F) {
 			added.Add(p.From, p.To)
 		}
 		if !equal(&s, &added) {
-			t.Fatalf("%q: %v is not what its spans make: %v", text, &s, &added)
+			t.Fatalf("%q: %v differs from the set of its spans: %v", text, &s, &added)
 		}
 	})
 }

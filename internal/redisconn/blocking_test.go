@@ -57,7 +57,7 @@ func TestABlockedCallEndsAtItsDeadline(t *testing.T) {
 		much := make([]byte, 64<<20) // more than the socket's buffers take
 		b.SetDeadline(time.Now().Add(3 * tick))
 		if n, err := b.Write(much); n == len(much) || !errors.Is(err, os.ErrDeadlineExceeded) {
-			t.Errorf("%s: a write that nobody read: %d bytes, error %v", network, n, err)
+			t.Errorf("%s: a write without a reader: %d bytes, error %v", network, n, err)
 		}
 	}
 }
@@ -85,7 +85,7 @@ func TestABlockedCallGoesOnPastItsTicks(t *testing.T) {
 		b.SetWriteDeadline(time.Now().Add(2 * tick))
 		n, err := b.Write(sent)
 		if n == len(sent) || !errors.Is(err, os.ErrDeadlineExceeded) {
-			t.Fatalf("%s: %d bytes written that nobody read, error %v", network, n, err)
+			t.Fatalf("%s: %d bytes written without a reader, error %v", network, n, err)
 		}
 
 		b.SetWriteDeadline(time.Time{})

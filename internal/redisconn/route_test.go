@@ -22,6 +22,6 @@ func TestARedirectionNamesTheAddress(t *testing.T) {
 	}
 
 	if got := movedTo(errors.New("MOVED 3999 127.0.0.1:6381"), "10.0.0.1:7000"); got != "" {
-		t.Errorf("what Redis did not say leads to %q", got)
+		t.Errorf("a reply that Redis does not send leads to %q", got)
 	}
 }

@@ -121,7 +121,7 @@ func TestExplicitItemsCarryTheReplySubjectOfJetStream(t *testing.T) {
 	m.give(b.Again(1, 3, 7))
 	c.expect("MSG items 1 $JS.ACK._.e.my_list.edged.3.9.9.1700000000123456789.7 3", "two")
 	c.sync() // no PING follows them
-	eventually(t, "what is written is not owed", func() bool { return s.Clients()[0].Owed == 0 })
+	eventually(t, "written items are not owed", func() bool { return s.Clients()[0].Owed == 0 })
 }
 
 func TestAcknowledgementsAreReadAsNatsServerDoes(t *testing.T) {
@@ -213,7 +213,7 @@ func TestAskingForTheNextItemIsNotAnswered(t *testing.T) {
 	c.send("SUB items 1\r\nSUB inbox 2\r\n" + pub(ackSubject(0), "inbox", "+NXT 1"))
 	c.sync()
 	if calls := l.acker(t, 0).calls(); len(calls) != 1 || calls[0].ack.Kind != batch.Acked || calls[0].saved != nil {
-		t.Errorf("the acknowledgements are %+v, want one that nobody waits for", calls)
+		t.Errorf("the acknowledgements are %+v, want one without a waiting publisher", calls)
 	}
 }
 
@@ -448,7 +448,7 @@ func FuzzAckSubject(f *testing.F) {
 		f := strings.Split(subject, ".")
 		if len(f) != 11 || f[0] != "$JS" || f[1] != "ACK" || f[2] != "_" {
 			if ok {
-				t.Fatal("read what is no reply subject of an item")
+				t.Fatal("parsed a malformed reply subject")
 			}
 			return
 		}
@@ -474,13 +474,13 @@ func TestWithReceiptsAPongConfirmsThatItemsArrived(t *testing.T) {
 	m.give(batch.Of("items", 7, []byte("one")).Stamp("e", taken, 0))
 	c.expect("MSG items 1 "+ackSubject(7)+" 3", "one", "PING")
 	if n := m.Owed(); n != 1 {
-		t.Errorf("%d items are on their way before the PONG, want 1", n)
+		t.Errorf("%d items are in flight before the PONG, want 1", n)
 	}
 
 	c.send(pub(ackSubject(7), "", ""))
 	c.send("PONG\r\n")
 	c.sync()
 	if n := m.Owed(); n != 0 || len(m.calls()) != 1 {
-		t.Errorf("%d items are on their way after the PONG, and %d acknowledgements came", n, len(m.calls()))
+		t.Errorf("%d items are in flight after the PONG, and %d acknowledgements came", n, len(m.calls()))
 	}
 }

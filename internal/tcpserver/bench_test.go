@@ -75,9 +75,9 @@ func TestHotPathsCostNoAllocationAMessage(t *testing.T) {
 	var to receivers
 	r.match(subject, &to) // allocates the memory
 	for what, do := range map[string]func(){
-		"parsing PUB":                   func() { parse(pub, lim) },
-		"parsing an acknowledgement":    func() { parseAckSubject(ack) },
-		"looking up who gets a message": func() { r.match(subject, &to) },
+		"parsing PUB":                           func() { parse(pub, lim) },
+		"parsing an acknowledgement":            func() { parseAckSubject(ack) },
+		"looking up the receivers of a message": func() { r.match(subject, &to) },
 	} {
 		if allocs := testing.AllocsPerRun(100, do); allocs != 0 {
 			t.Errorf("%s: %v allocations", what, allocs)

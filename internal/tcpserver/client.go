@@ -88,7 +88,7 @@ var (
 	endClosed  = ending{reason: "the server is closing", level: zap.DebugLevel}
 	endDrained = ending{reason: "it had not left at the end of the drain", level: zap.InfoLevel}
 	endKicked  = ending{reason: "kicked", level: zap.InfoLevel}
-	endSlow    = ending{reason: "too much was queued for it: it reads more slowly than others publish",
+	endSlow    = ending{reason: "too much was queued for it: it reads more slowly than other clients publish",
 		level: zap.WarnLevel, count: func(st *Stats) { st.SlowConsumers++ }}
 	endMemory = ending{reason: "it held the most when tcp.memory was used up",
 		level: zap.WarnLevel, count: func(st *Stats) { st.OverMemory++ }}
@@ -98,7 +98,7 @@ var (
 		level: zap.WarnLevel, count: func(st *Stats) { st.Lagged++ }, flush: true}
 	endStale = ending{reason: "it did not answer PING",
 		level: zap.WarnLevel, count: func(st *Stats) { st.Stale++ }, flush: true}
-	endReloaded = ending{reason: "what it connected with is not valid any more, or not for the same",
+	endReloaded = ending{reason: "its credentials are no longer valid, or not for the same",
 		level: zap.InfoLevel, flush: true}
 	endTimeout = ending{reason: "it was not authenticated in time",
 		level: zap.InfoLevel, count: func(st *Stats) { st.ConnectTimeouts++ }, flush: true}

@@ -148,7 +148,7 @@ func TestHandshakesOfClientsThatAreGoneAreNotDone(t *testing.T) {
 	<-g.began
 	g.goOn <- struct{}{}
 	shaking.Wait()
-	eventually(t, "the others are counted", func() bool { return s.Stats().Abandoned == gone })
+	eventually(t, "the rest is counted", func() bool { return s.Stats().Abandoned == gone })
 }
 
 func TestHandshakesThatWaitAreBounded(t *testing.T) {

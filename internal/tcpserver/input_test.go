@@ -67,7 +67,7 @@ func TestInputThatWaitsHoldsOnlyItsBytes(t *testing.T) {
 		}
 
 		if got := string(in.buf[:in.have]); got != sent+"yz" {
-			t.Errorf("behind %d bytes came %q", size, got[size:])
+			t.Errorf("after %d bytes came %q", size, got[size:])
 		}
 	}
 }

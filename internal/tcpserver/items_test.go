@@ -544,7 +544,7 @@ func TestAfterUnsubTheServerKeepsNothingOfTheItems(t *testing.T) {
 				}
 			}
 			if kept > 0 {
-				t.Errorf("%d deliveries are remembered that nobody owes", kept)
+				t.Errorf("%d deliveries are remembered that no client owes", kept)
 			}
 		})
 	}
@@ -665,7 +665,7 @@ func TestClientThatPausesSlowsItsListDownAndMissesNothing(t *testing.T) {
 	}
 	eventually(t, "all are confirmed", func() bool { return window.Stats().Confirmed == n })
 	if st := s.Stats(); st.SlowConsumers+st.Stuck != 0 {
-		t.Errorf("stats are %+v, want nobody cut off", st)
+		t.Errorf("stats are %+v, want no client cut off", st)
 	}
 }
 

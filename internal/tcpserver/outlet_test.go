@@ -128,13 +128,13 @@ func TestRightsToAcknowledgeForAConsumer(t *testing.T) {
 	ann.send(pub("$JS.ACK._.e.S.w.1.5.5.0.0", "", "") + pub("$JS.ACK._.e.S.v.1.5.5.0.0", "", ""))
 	ann.sync()
 	if got := fmt.Sprint(api.take("interest")); got != "[ack S w e 4 0]" {
-		t.Errorf("of a user who may use the consumer w it was told %s", got)
+		t.Errorf("of a user with a right to the consumer w it was told %s", got)
 	}
 
 	all.send(pub("$JS.ACK._.e.S.w.1.5.5.0.0", "", ""))
 	all.sync()
 	if got := api.take("interest"); len(got) > 0 {
-		t.Errorf("of a user who may not subscribe to the list it was told %q", got)
+		t.Errorf("of a user without a right to the list it was told %q", got)
 	}
 }
 

@@ -153,7 +153,7 @@ func TestAPingThatCoversItemsDoesNotCountAsUnanswered(t *testing.T) {
 		p.tick(after(time.Duration(n)*interval), interval, true)
 	}
 	if !p.stale() {
-		t.Error("not stale after the items have gone to others")
+		t.Error("not stale after the items have gone to other clients")
 	}
 }
 

@@ -198,7 +198,7 @@ func TestQueueGroupGetsEachMessageOnce(t *testing.T) {
 		t.Error("one member of the group got everything")
 	}
 	if count["aMSG foo 2 0"] != n || count["bMSG foo 3 0"] != n {
-		t.Errorf("the others got %v, want all", count)
+		t.Errorf("the other clients got %v, want all", count)
 	}
 }
 

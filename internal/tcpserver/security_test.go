@@ -348,7 +348,7 @@ func TestConnectDuringAReloadKeepsNoOldRights(t *testing.T) {
 	c.sync()
 
 	if n := s.Reload(); n != 1 {
-		t.Errorf("%d were disconnected, want the client that is subscribed to what it may not have", n)
+		t.Errorf("%d were disconnected, want the client with a subscription that it has no right to", n)
 	}
 }
 
@@ -379,7 +379,7 @@ func TestReloadDisconnectsClientsThatAreLessSecuredThanItRequires(t *testing.T) 
 	known.send("CONNECT {}\r\n")
 	known.sync()
 	if n := reload(s, verified(a)); n != 0 {
-		t.Errorf("the same authorities again disconnected %d, want nobody", n)
+		t.Errorf("the same authorities again disconnected %d, want none", n)
 	}
 	known.sync()
 	if n := reload(s, verified(other)); n != 1 {

@@ -91,7 +91,7 @@ func TestPasswordsOfClientsThatAreGoneAreNotCompared(t *testing.T) {
 	for i := range gone {
 		c := dialRaw(t, addr)
 		login(c, "wrong")
-		eventually(t, "it waits, or others have left", func() bool { return s.waitedFor() > uint64(i) })
+		eventually(t, "it waits, or other clients have left", func() bool { return s.waitedFor() > uint64(i) })
 		c.Conn.(*net.TCPConn).SetLinger(0)
 		c.Close()
 		peersAre(t, s, func(p peer) bool { return p.gone })
@@ -104,7 +104,7 @@ func TestPasswordsOfClientsThatAreGoneAreNotCompared(t *testing.T) {
 		t.Errorf("the password %q was compared", got[0])
 	}
 	c.expect("PONG")
-	eventually(t, "the others are counted", func() bool { return s.Stats().Abandoned == gone })
+	eventually(t, "the rest is counted", func() bool { return s.Stats().Abandoned == gone })
 	if st := s.Stats(); st.Crowded != 0 || st.AuthFailures != 1 {
 		t.Errorf("%d were refused as too many and %d for their password, want 0 and 1", st.Crowded, st.AuthFailures)
 	}

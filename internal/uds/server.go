@@ -194,7 +194,7 @@ func (f *watchedFile) check() {
 		f.log.Warn("the file of the control socket was gone; it is back", zap.String("path", f.ln.path))
 	case err != nil && !f.lost:
 		f.lost = true
-		f.log.Error("nobody can reach the control socket: its file is gone and cannot be put back; trying again",
+		f.log.Error("the control socket cannot be reached: its file is gone and cannot be restored; trying again",
 			zap.String("path", f.ln.path), zap.Error(err))
 	case err == nil:
 		f.lost = false

@@ -190,7 +190,7 @@ func TestAnswers(t *testing.T) {
 			`ERR UnknownCommand there is no command "` + strings.Repeat("é", 40) + `"; "help" lists the commands` + "\n"},
 		{"NUL", "status\x00\nstatus\n", `ERR BadInput byte 7 of the line is '\x00'; commands are printable text` + "\n" + status},
 		{"no UTF-8, in JSON", "a\xff json\n", `{"error":{"code":"BadInput","message":"byte 2 of the line, \"\\xff\", is not UTF-8"}}` + "\n"},
-		{"what follows garbage on its line is not executed", "\x1b[A;status", `ERR BadInput byte 1 of the line is '\x1b'; commands are printable text` + "\n"},
+		{"a command after garbage on its line is not executed", "\x1b[A;status", `ERR BadInput byte 1 of the line is '\x1b'; commands are printable text` + "\n"},
 		{"the longest line", strings.Repeat(" ", maxLine-len("status")) + "status\r\nstatus\n", status + status},
 		{"an answer that is an error too", "check\ncheck json\n", "one is bad\nERR Bad it is not as it should be\n" + `{"lines":["one is bad"]}` + "\n"},
 		{"help on one command", "help ECHO\n", "usage:   echo WORD... [json]\n         say the words\nlevel:   user\nexample:\n  echo 'echo a b' | socat - UNIX-CONNECT:/run/x.sock\nOK\n"},
@@ -933,7 +933,7 @@ func TestASocketFileThatIsDeletedIsPutBack(t *testing.T) {
 	old.expect("c\nOK\n")
 	s.Shutdown()
 	if _, err := os.Lstat(s.path); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("the file that was put back stays behind: %v", err)
+		t.Errorf("the restored file is left over: %v", err)
 	}
 }
 
@@ -941,7 +941,7 @@ func TestAPlaceThatSomethingElseHasTakenIsLeftAloneAndSaidOnce(t *testing.T) {
 	t.Parallel()
 	core, logged := observer.New(zap.InfoLevel)
 	s := start(t, Options{FileCheck: time.Millisecond, Log: zap.New(core)})
-	lost := func() int { return logged.FilterMessageSnippet("nobody can reach the control socket").Len() }
+	lost := func() int { return logged.FilterMessageSnippet("the control socket cannot be reached").Len() }
 	back := func() int { return logged.FilterMessageSnippet("it is back").Len() }
 	await := func(what string, is func() bool) {
 		t.Helper()

@@ -301,7 +301,7 @@ func powerCut(t *testing.T, b *box) {
 		had[d.item] = true
 	}
 	if twice > window+recent {
-		t.Errorf("%d items came again, more than the %d on their way and the %d of the last %v", twice, window, recent, unsynced)
+		t.Errorf("%d items came again, more than the %d in flight and the %d of the last %v", twice, window, recent, unsynced)
 	}
 
 	durable := stored

@@ -88,7 +88,7 @@ func TestThePageComesBackAfterARestart(t *testing.T) {
 		t.Errorf("the page shows process %d, which was killed", pid)
 	}
 	if eval[int](p, "past.at.length") < 2 {
-		t.Error("the plots lost what was before the restart")
+		t.Error("the plots lost the time before the restart")
 	}
 }
 

@@ -154,7 +154,7 @@ func TestMotionStopsIfTheUserPrefersSo(t *testing.T) {
 	p := open(t, (&example{}).serve(t), looks[0], false)
 	const moving = "[...document.querySelectorAll('*')].filter(e => { const s = getComputedStyle(e); return s.transitionDuration !== '0s' || s.animationName !== 'none' }).length"
 	if eval[int](p, moving) == 0 {
-		t.Error("nothing moves even for the others: this test sees nothing")
+		t.Error("nothing moves even without the preference: this test sees nothing")
 	}
 	p.show(look{width: 1280, height: 900, still: true})
 	if n := eval[int](p, moving); n > 0 {

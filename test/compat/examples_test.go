@@ -268,7 +268,7 @@ func startExample(t *testing.T, s *server, name string, args ...string) *example
 			t.Errorf("%s ends with %v", name, err)
 		}
 		if t.Failed() {
-			t.Logf("what %s says:\n%s", name, stderr.Bytes())
+			t.Logf("the output of %s:\n%s", name, stderr.Bytes())
 		}
 	})
 

@@ -24,7 +24,7 @@ var goScenarios = []struct {
 	settings settings
 	differs  *difference
 }{
-	{name: "what the server says of itself", run: introduction,
+	{name: "the INFO of the server", run: introduction,
 		settings: settings{natsServer: `jetstream: {store_dir: "FILES/introduction"}`}},
 	{name: "plain subscriptions", run: plain},
 	{name: "wildcards", run: wildcards},

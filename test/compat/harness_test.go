@@ -180,7 +180,7 @@ func compare(t *testing.T, saw map[kind]string, differs *difference) {
 	switch {
 	case t.Failed():
 	case differs == nil && saw[edged] != saw[natsServer]:
-		t.Errorf("a difference that nobody named:\nedged:       %s\nnats-server: %s", saw[edged], saw[natsServer])
+		t.Errorf("an unlisted difference:\nedged:       %s\nnats-server: %s", saw[edged], saw[natsServer])
 	case differs != nil && saw[edged] == saw[natsServer]:
 		t.Errorf("the difference is gone, both: %s", saw[edged])
 	case differs != nil && saw[edged] != differs.saw:

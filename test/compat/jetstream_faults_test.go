@@ -320,7 +320,7 @@ var faultScenarios = []scenario{
 	{name: "an acknowledgement after a reconnect", run: acknowledgeAfter(reconnecting)},
 	{name: "an acknowledgement after a restart of the server", run: acknowledgeAfter(restarting), differs: &difference{
 		saw:     `<nil>; then "b" again: false; then []`,
-		because: "edged keeps what is acknowledged across its end, not how often an item was delivered: that is counted anew",
+		because: "edged keeps acknowledgements across its end, but counts deliveries anew",
 	}},
 	{name: "an acknowledgement after a restart of Redis", run: acknowledgeAfter(func(_ *testing.T, s *stream, _ *nats.Conn, _ <-chan bool) { s.restartStore() })},
 	{name: "an acknowledgement by another connection", run: acknowledgeElsewhere},

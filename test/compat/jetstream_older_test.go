@@ -29,7 +29,7 @@ var olderScenarios = []scenario{
 	{name: "options of a subscription", run: olderOptions},
 	{name: "a rate limit", run: olderRateLimit, differs: &difference{
 		saw:     "nats: not offered by edged: rate_limit_bps: use a pull consumer, and ask for items at that rate",
-		because: "edged refuses what it can't keep to",
+		because: "edged refuses settings that it can't honour",
 	}},
 	{name: "consumers and items by hand", run: olderManager},
 	{name: "wrong subscriptions", run: olderErrors},

@@ -35,7 +35,7 @@ var jetStreamScenarios = []scenario{
 		saw:     "400/10093",
 		because: "edged refuses it as NATS 2.10 does; later ones make a consumer that gets nothing",
 	}},
-	{name: "what a consumer tells of itself", run: consumerInfo},
+	{name: "the info of a consumer", run: consumerInfo},
 
 	{name: "Fetch", run: fetching},
 	{name: "Fetch with a limit of bytes", run: fetchBytes},

@@ -65,11 +65,11 @@ var rawScenarios = []struct {
 	}},
 	{name: "options that CONNECT leaves out", connect: "{}", send: "SUB a 1\r\n", differs: &difference{
 		saw:     `[]`,
-		because: "who types CONNECT {} by hand does not ask for an answer to each line; nats-server takes verbose and pedantic to be meant",
+		because: "a person who types CONNECT {} does not want an answer to each line; nats-server takes verbose and pedantic to be meant",
 	}},
 	{name: "503 and a limit", send: "SUB re 1\r\nUNSUB 1 1\r\nPUB nobody re 0\r\n\r\nPUB re 2\r\nhi\r\n", differs: &difference{
 		saw:     `["HMSG re 1 38 38" "NATS/1.0 503" "Nats-Subject: nobody" "" ""]`,
-		because: "the client counts the 503, and nobody would ever end the subscription",
+		because: "the client counts the 503, and the subscription would never end",
 	}},
 }
 
@@ -77,7 +77,7 @@ var rawScenarios = []struct {
 func saysWhy(text string) *difference {
 	return &difference{
 		saw:     fmt.Sprintf("%q, closed", "-ERR '"+text+"'\r\n"),
-		because: "who speaks the protocol by hand learns what was wrong",
+		because: "a person who types commands learns the reason",
 	}
 }
 

@@ -110,7 +110,7 @@ func (c *client) run(ctx context.Context) {
 }
 
 var (
-	errGarbled = errors.New("what came is not the NATS protocol")
+	errGarbled = errors.New("the server does not speak the NATS protocol")
 	errDied    = errors.New("told to die")
 )
 

@@ -93,7 +93,7 @@ func TestClientsThatAreToldToLeaveTakeTheItemsInFlight(t *testing.T) {
 			wantAll(t, n, boxes[1].all(), boxes[2].all(), left[1])
 			both := inBoth(left[0], boxes[0].all()) + inBoth(left[1], boxes[1].all(), boxes[2].all())
 			if both > b.returned+kept {
-				t.Errorf("%d items came and are still in Redis, and only %d were returned or wait for others", both, b.returned+kept)
+				t.Errorf("%d items came and are still in Redis, and only %d were returned or wait for earlier ones", both, b.returned+kept)
 			}
 			t.Logf("%+v, %d came and are still in Redis", b, both)
 		})

@@ -74,7 +74,7 @@ func TestEveryKindOfAcknowledgementOfNatsGoWorks(t *testing.T) {
 	if meta, err := m.Metadata(); err != nil || meta.NumDelivered != 1 || meta.Stream != "events" || meta.Sequence.Stream != 2 {
 		t.Fatalf("metadata %+v, %v", meta, err)
 	}
-	redistest.Eventually(t, "the first is removed, and the others stay", func() bool { return r.Len("events") == 6 })
+	redistest.Eventually(t, "the first is removed, and the rest stays", func() bool { return r.Len("events") == 6 })
 	if err := m.AckSync(); err != nil {
 		t.Fatal(err)
 	}

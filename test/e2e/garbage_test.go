@@ -33,11 +33,11 @@ func TestGarbageOnThePortDisturbsNoOtherClient(t *testing.T) {
 	}
 	// These do not violate the protocol yet; they hold their connection until it is closed.
 	half := map[string][]byte{
-		"a half-sent PUB":         []byte("CONNECT {}\r\nPING\r\nPUB a 100\r\nhalf"),
-		"a half-sent line":        []byte("CONNECT {}\r\nPING\r\nSU"),
-		"bad subjects":            []byte("CONNECT {}\r\nPING\r\nSUB a..b 1\r\nSUB \xff\xfe\x00 2\r\nPUB a.* 1\r\nx\r\n"),
-		"more SUBs than one may":  append([]byte("CONNECT {}\r\nPING\r\n"), manySubs(3000)...),
-		"PONGs that nobody wants": append([]byte("CONNECT {}\r\nPING\r\n"), bytes.Repeat([]byte("PONG\r\n"), 10_000)...),
+		"a half-sent PUB":        []byte("CONNECT {}\r\nPING\r\nPUB a 100\r\nhalf"),
+		"a half-sent line":       []byte("CONNECT {}\r\nPING\r\nSU"),
+		"bad subjects":           []byte("CONNECT {}\r\nPING\r\nSUB a..b 1\r\nSUB \xff\xfe\x00 2\r\nPUB a.* 1\r\nx\r\n"),
+		"more SUBs than one may": append([]byte("CONNECT {}\r\nPING\r\n"), manySubs(3000)...),
+		"PONGs without a PING":   append([]byte("CONNECT {}\r\nPING\r\n"), bytes.Repeat([]byte("PONG\r\n"), 10_000)...),
 	}
 
 	r := redistest.Start(t)

@@ -319,7 +319,7 @@ func wantAll(t *testing.T, n int, seen ...[]string) (duplicates int) {
 		for _, item := range items {
 			i, err := strconv.Atoi(item)
 			if err != nil || i < 0 || i >= n {
-				t.Fatalf("an item that nobody pushed came: %.40q", item)
+				t.Fatalf("an item that was not pushed came: %.40q", item)
 			}
 			times[i]++
 		}

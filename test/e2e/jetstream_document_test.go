@@ -237,7 +237,7 @@ func TestKeptItemsAreReplayedWithTheirTimes(t *testing.T) {
 		return err == nil
 	})
 	if gap := after.Time.Sub(before.Time); string(after.Data) != "0" || gap.Abs() > time.Second {
-		t.Errorf("item %q is %v away from what it was", after.Data, gap)
+		t.Errorf("item %q differs by %v from before", after.Data, gap)
 	}
 	c, err := js.OrderedConsumer(ctx, "events", jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: 2})
 	if err != nil {

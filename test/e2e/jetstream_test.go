@@ -172,7 +172,7 @@ func TestADurableConsumerResumesAfterAKill(t *testing.T) {
 	if err := late.DoubleAck(t.Context()); err != nil {
 		t.Errorf("an item from before the restart can't be acknowledged: %v", err)
 	}
-	redistest.Eventually(t, "what was acknowledged is removed", func() bool { return r.Len("events") == 6 })
+	redistest.Eventually(t, "acknowledged items are removed", func() bool { return r.Len("events") == 6 })
 	batch, err = c.Fetch(6)
 	if err != nil {
 		t.Fatal(err)
@@ -553,10 +553,10 @@ subscribe = { allow = ["_INBOX.>", "readings"] }
 	}
 	js, _ := jetstream.New(bob)
 	if _, err := js.Stream(t.Context(), "events"); !errors.Is(err, jetstream.ErrStreamNotFound) {
-		t.Errorf("a user who may not subscribe to the list: %v", err)
+		t.Errorf("a user without a right to the list: %v", err)
 	}
 	if _, err := js.CreateConsumer(t.Context(), "events", jetstream.ConsumerConfig{}); !errors.Is(err, jetstream.ErrStreamNotFound) {
-		t.Errorf("a user who may not subscribe to the list: %v", err)
+		t.Errorf("a user without a right to the list: %v", err)
 	}
 	if _, err := js.CreateConsumer(t.Context(), "readings", jetstream.ConsumerConfig{Durable: "x", AckPolicy: jetstream.AckExplicitPolicy}); err == nil || !strings.Contains(err.Error(), "durables") {
 		t.Errorf("a user without the grant made a durable consumer: %v", err)

@@ -175,7 +175,7 @@ func TestARequestWithoutAResponderFailsAtOnce(t *testing.T) {
 	d := startEdged(t, redistest.Start(t))
 	nc := connect(t, d)
 	if _, err := nc.Request("nobody", nil, patience); !errors.Is(err, nats.ErrNoResponders) {
-		t.Errorf("a request to nobody fails with %v, want nats.ErrNoResponders", err)
+		t.Errorf("a request without a responder fails with %v, want nats.ErrNoResponders", err)
 	}
 }
 

@@ -153,7 +153,7 @@ func TestNatsGoGetsItemsOverTLS(t *testing.T) {
 		setting string
 		opts    []nats.Option
 	}{
-		"behind INFO":  {"", nil},
+		"after INFO":   {"", nil},
 		"before INFO":  {"tcp.tls.first = true", []nats.Option{nats.TLSHandshakeFirst()}},
 		"with a token": {fmt.Sprintf("tcp.auth.token_file = %q", file(t, "token", "t")), []nats.Option{nats.Token("t")}},
 	} {

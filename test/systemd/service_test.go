@@ -333,7 +333,7 @@ func TestABadConfigurationIsNotTriedAgain(t *testing.T) {
 		t.Errorf("state, exit code and restarts: %q", got)
 	}
 	if log := journal(t); !strings.Contains(log, "/etc/edged/edged.toml:1: nonsense:") {
-		t.Errorf("the journal does not say what is wrong:\n%s", log)
+		t.Errorf("the journal does not name the mistake:\n%s", log)
 	}
 }
 

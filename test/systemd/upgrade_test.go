@@ -103,7 +103,7 @@ func TestThePackageIsInstalledUpgradedUnderLoadRemovedAndPurged(t *testing.T) {
 	pid := sh(t, show("MainPID"))
 	sh(t, "echo nonsense = 1 >>/etc/edged/edged.toml")
 	if out := sh(t, "dpkg -i "+"/srv/edged_"+shipped+"_*.deb 2>&1"); !strings.Contains(out, "nonsense") {
-		t.Errorf("the installation does not say what is wrong: %s", out)
+		t.Errorf("the installation does not name the mistake: %s", out)
 	}
 	if now := sh(t, show("MainPID")); now != pid {
 		t.Error("edged was restarted with a configuration that it would not start with")
