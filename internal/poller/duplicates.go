@@ -2,6 +2,7 @@ package poller
 
 import (
 	"context"
+	"slices"
 	"sync"
 
 	"go.uber.org/zap"
@@ -30,6 +31,7 @@ type repeats struct {
 	judged      numbers.Set   // items with a verdict
 	seen        ledger.Seen   // Redis's
 	unreadable  bool          // its keys, as the log says
+	keys        []byte        // of the last call
 
 	mu         sync.Mutex
 	duplicates map[uint64]*page // guarded by mu; by number / pageItems
@@ -279,17 +281,18 @@ func (d *repeats) write(call *ledger.Call, first, to uint64) {
 	if !covers(w, max(first, from), to) {
 		w = d.back
 	}
+	keys := slices.Grow(d.keys[:0], int(to-from)*dedup.KeySize)
+	d.keys = keys
 	for from < to {
 		place := from % size
 		n := min(to-from, size-place)
-		var keys []byte
 		if from < first {
 			n = min(n, first-from)
-			keys = make([]byte, n*dedup.KeySize)
+			keys = append(keys, make([]byte, n*dedup.KeySize)...)
 		} else {
-			keys = w.AppendKeys(nil, from, from+n)
+			keys = w.AppendKeys(keys, from, from+n)
 		}
-		call.Seen = append(call.Seen, ledger.Part{Offset: place * dedup.KeySize, Bytes: string(keys)})
+		call.Seen = append(call.Seen, ledger.Part{Offset: place * dedup.KeySize, Bytes: keys[len(keys)-int(n)*dedup.KeySize:]})
 		from += n
 	}
 	seen := d.seen
@@ -358,7 +361,7 @@ func (r *reader) recall(ctx context.Context, w *dedup.Window) error {
 	for i := range n {
 		var key dedup.Key
 		if at := i * dedup.KeySize; at+dedup.KeySize <= uint64(len(text)) {
-			key = dedup.ParseKey(text[at : at+dedup.KeySize])
+			key = dedup.Key([]byte(text[at : at+dedup.KeySize]))
 		}
 		w.Add(key)
 	}
