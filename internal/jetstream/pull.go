@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"strconv"
 	"strings"
 	"time"
@@ -21,6 +22,7 @@ type pull struct {
 	bytesLeft int // if it is bounded
 	bounded   bool
 	short     bool      // fewer items are there than it asks for: then it ends
+	there     int       // items that are there and have not come; 0: it waits for others too
 	first     bool      // no item is there: it ends with the first ones that come
 	expires   time.Time // zero: never
 	heartbeat time.Duration
@@ -176,8 +178,9 @@ func (r *request) pull(c *consumer, p pullRequest) {
 	w := &pull{
 		outlet: r.client.Outlet(c.target(r.reply)), from: r.from, left: p.Batch, bytesLeft: p.MaxBytes, bounded: p.MaxBytes > 0, first: p.NoWait && p.there == 0, heartbeat: p.Heartbeat,
 	}
-	if p.NoWait && p.there > 0 && p.there < uint64(p.Batch) {
-		w.left, w.short = int(p.there), true
+	if p.NoWait {
+		w.there = int(min(p.there, math.MaxInt32))
+		w.left, w.short = fewer(w.left, w.there)
 	}
 	if p.Expires > 0 {
 		w.expires = now.Add(p.Expires)
@@ -193,6 +196,15 @@ func (r *request) pull(c *consumer, p pullRequest) {
 			r.status(refused)
 		}
 	}
+}
+
+// fewer returns how many items a request gets that does not wait for others than those there, if any are,
+// and whether these are fewer than it asks for.
+func fewer(left, there int) (_ int, short bool) {
+	if there > 0 && there < left {
+		return there, true
+	}
+	return left, false
 }
 
 // wait adds a request, unless it is refused.
@@ -248,6 +260,7 @@ func (c *consumer) deliverPull(b *batch.Batch, from, to int, receipt batch.Recei
 			continue
 		}
 		p.left -= taken
+		p.there = max(0, p.there-taken)
 		c.wanted -= int64(taken)
 		for i := from; i < from+taken && p.bounded; i++ {
 			p.bytesLeft -= cost(b, i)
@@ -263,9 +276,34 @@ func (c *consumer) deliverPull(b *batch.Batch, from, to int, receipt batch.Recei
 		case len(c.waiting) > 1:
 			c.waiting = append(c.waiting[1:], p)
 		}
+		c.passPulls(taken, p)
 		return taken
 	}
 	return 0
+}
+
+// passPulls notes that n items that were there do not come to any request but one; nil: to none. mu is held.
+func (c *consumer) passPulls(n int, to *pull) {
+	kept := c.waiting[:0]
+	for _, p := range c.waiting {
+		if p == to {
+			kept = append(kept, p)
+			continue
+		}
+		if p.there > 0 && p.left > p.there-n {
+			left := max(0, p.there-n)
+			c.wanted -= int64(p.left - left)
+			p.left, p.short = left, true
+		}
+		p.there = max(0, p.there-n)
+		if p.left > 0 {
+			kept = append(kept, p)
+		} else {
+			c.finish(p, statusNoMessages)
+		}
+	}
+	clear(c.waiting[len(kept):])
+	c.waiting = kept
 }
 
 // msgOverhead is about the size of an item without its payload, in bytes: max_bytes counts

@@ -132,17 +132,14 @@ func (d *repeats) lacking(plan *batch.Place) (w *dedup.Window, to uint64) {
 		plan.Items = int(min(uint64(plan.Items), unjudged-from))
 		return nil, 0
 	}
-	if d.back != nil && d.back.Next() < d.ahead {
-		return d.back, d.ahead
-	}
-	for _, w := range []*dedup.Window{d.front, d.back} {
-		if w != nil && w.Next() == from && w.From() <= d.start(from) {
-			return nil, 0
-		}
-	}
-
-	if d.front == nil || from > d.front.Next() {
+	reads := d.back != nil && d.back.Next() < d.ahead // back does, for keys
+	switch {
+	case ready(d.front, from, d.start(from)), !reads && ready(d.back, from, d.start(from)):
+		return nil, 0
+	case d.front == nil || from > d.front.Next():
 		return d.seek(&d.front, from), from
+	case reads:
+		return d.back, d.ahead
 	}
 	if d.back == nil || d.back.Next() > from || from-d.back.Next() > uint64(d.items) {
 		d.seeks++
@@ -152,6 +149,11 @@ func (d *repeats) lacking(plan *batch.Place) (w *dedup.Window, to uint64) {
 		d.ahead = min(from+4*uint64(d.items), next)
 	}
 	return d.seek(&d.back, from), d.ahead
+}
+
+// ready reports whether a window takes item n next, and has all keys from start on.
+func ready(w *dedup.Window, n, start uint64) bool {
+	return w != nil && w.Next() == n && w.From() <= start
 }
 
 // seek makes a window that is to have the keys before item n: it goes on, or begins anew. It

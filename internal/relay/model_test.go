@@ -105,6 +105,8 @@ type tap struct {
 
 func (m *tap) Room() int { return m.wants }
 
+func (m *tap) Passed(int) {}
+
 func (m *tap) Deliver(b *batch.Batch, from, to int, receipt batch.Receipt) int {
 	n := min(to-from, m.wants, m.w.rand.IntN(8))
 	if n == 0 {

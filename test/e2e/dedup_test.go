@@ -118,3 +118,35 @@ func TestReloadTurnsDedupOnAndOff(t *testing.T) {
 		t.Errorf("came %v, want %v", items, want)
 	}
 }
+
+func TestAFetchThatDoesNotWaitEndsAmongDuplicates(t *testing.T) {
+	t.Parallel()
+	r := redistest.Start(t)
+	d := startEdged(t, r, deduped)
+	js, err := jetstream.New(connect(t, d))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := js.CreateOrUpdateConsumer(t.Context(), "events", jetstream.ConsumerConfig{Durable: "worker", AckPolicy: jetstream.AckExplicitPolicy})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Push("events", `{"id":1}`, `{"id":2}`, `{"id":1}`, `{"id":2}`)
+	for _, want := range []int{2, 0} {
+		batch, err := c.FetchNoWait(10)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := 0
+		for m := range batch.Messages() {
+			got++
+			if err := m.DoubleAck(t.Context()); err != nil {
+				t.Error(err)
+			}
+		}
+		if got != want || batch.Error() != nil {
+			t.Errorf("%d items came, want %d: %v", got, want, batch.Error())
+		}
+	}
+	waitEmpty(t, r, "events")
+}
