@@ -5,11 +5,13 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"net"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 )
@@ -255,5 +257,41 @@ func BenchmarkConsume(b *testing.B) {
 		if rest, err := c.consume(stream); err != nil || len(rest) > 0 {
 			b.Fatal(err)
 		}
+	}
+}
+
+func TestAWireDelaysWhatItCarries(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	go func() { // an echo
+		conn, err := listener.Accept()
+		if err == nil {
+			io.Copy(conn, conn)
+			conn.Close()
+		}
+	}()
+	w, err := newWire(listener.Addr().String(), far.delay, far.rate)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.close()
+	conn, err := net.Dial("tcp", w.address())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+
+	begin := time.Now()
+	if _, err := conn.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(conn, make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(begin); took < 2*far.delay {
+		t.Errorf("a byte and its echo took %v over a wire of %v each way", took, far.delay)
 	}
 }

@@ -103,10 +103,14 @@ func (w *wire) carry(to, from net.Conn, count *atomic.Int64) {
 	for {
 		n, err := from.Read(buf)
 		if n > 0 {
-			free = later(free, time.Now().Add(-oversleep)).Add(w.takes(n))
-			time.Sleep(time.Until(free))
+			begins := time.Now()
+			if w.rate > 0 {
+				free = later(free, begins.Add(-oversleep)).Add(w.takes(n))
+				time.Sleep(time.Until(free))
+				begins = free
+			}
 			count.Add(int64(n))
-			under <- piece{free.Add(w.delay), append([]byte(nil), buf[:n]...)}
+			under <- piece{begins.Add(w.delay), append([]byte(nil), buf[:n]...)}
 		}
 		if err != nil {
 			return
@@ -114,10 +118,8 @@ func (w *wire) carry(to, from net.Conn, count *atomic.Int64) {
 	}
 }
 
+// takes is how long a wire with a bound takes for n bytes.
 func (w *wire) takes(n int) time.Duration {
-	if w.rate == 0 {
-		return 0
-	}
 	return time.Duration(n) * time.Second / time.Duration(w.rate)
 }
 

@@ -320,6 +320,9 @@ type Metered interface {
 	Member
 	// Room is how many items it takes now. It is called with the relay's lock held.
 	Room() int
+	// Passed notes that it does not get n items that were still to be handed to it: they are
+	// duplicates. It is called with the relay's lock held, and must not call the relay back.
+	Passed(n int)
 }
 
 // Consumption is the Membership of a Metered member.

@@ -227,7 +227,7 @@ func (p *parser) validateLists(lists []List) {
 		p.oneOf(path+".take_from", l.TakeFrom, TakeLeft, TakeRight)
 		between(p, path+".keep", l.Keep, 0, 100_000_000)
 		between(p, path+".class", l.Class, 0, MaxClass)
-		between(p, path+".dedup_items", l.DedupItems, 1, 1_000_000)
+		between(p, path+".dedup_items", l.DedupItems, 1, dedup.MaxItems)
 		if _, err := dedup.ParseBy(l.Dedup); err != nil {
 			p.problem(path+".dedup", "%v", err)
 		}

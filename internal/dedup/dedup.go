@@ -10,7 +10,6 @@
 package dedup
 
 import (
-	"encoding/binary"
 	"fmt"
 	"strings"
 	"unsafe"
@@ -24,18 +23,7 @@ const KeySize = 16
 
 // Key stands for the bytes of an item, or for the value of its field. The zero Key is that
 // of an item which is never a duplicate.
-type Key struct{ high, low uint64 }
-
-// Append appends the key in KeySize bytes.
-func (k Key) Append(b []byte) []byte {
-	return binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(b, k.high), k.low)
-}
-
-// ParseKey reads the KeySize bytes of a key.
-func ParseKey(text string) Key {
-	b := []byte(text)
-	return Key{binary.BigEndian.Uint64(b), binary.BigEndian.Uint64(b[8:])}
-}
+type Key [KeySize]byte
 
 // By says which part of an item counts. The zero By is that no item is a duplicate.
 type By struct {
@@ -79,7 +67,7 @@ func (b By) Key(item []byte) Key {
 	}
 	sum := xxh3.HashString128(text)
 	if sum.Hi == 0 && sum.Lo == 0 {
-		return Key{0, 1}
+		sum.Lo = 1
 	}
-	return Key{sum.Hi, sum.Lo}
+	return sum.Bytes()
 }

@@ -1,6 +1,9 @@
 package dedup
 
-import "slices"
+import (
+	"encoding/binary"
+	"slices"
+)
 
 // more is how many keys a Window has beside those that it compares: the items that are on
 // their way need theirs when they are removed.
@@ -9,9 +12,9 @@ const more = 8192
 // Window holds the keys of the last items of a list that it was given, in a ring, and a hash table
 // of their places. Of items with equal keys the table has the last.
 type Window struct {
-	items uint64   // so many before an item count
-	ring  []Key    // the key of item n at n % len(ring)
-	table []uint32 // places in the ring, from 1 on; 0: free
+	items uint64 // so many before an item count
+	ring  []Key  // the key of item n at n % len(ring)
+	table []entry
 	from  uint64   // number of the first item whose key it has
 	next  uint64   // one past the last
 	least uint64   // items below do not count for next
@@ -31,7 +34,7 @@ func tableSize(items int) int {
 
 // NewWindow returns a Window in which so many items before an item count. Start begins it.
 func NewWindow(items int) *Window {
-	return &Window{items: uint64(items), ring: make([]Key, items+more), table: make([]uint32, tableSize(items))}
+	return &Window{items: uint64(items), ring: make([]Key, items+more), table: make([]entry, tableSize(items))}
 }
 
 // Start empties the Window. The next item is n. For the items from a cut on, those below it do not
@@ -66,11 +69,11 @@ func (w *Window) Add(k Key) (duplicate bool) {
 	}
 
 	slot := w.find(k)
-	if at := w.table[slot]; at != 0 {
-		before := w.number(uint64(at - 1))
+	if e := w.table[slot]; e != 0 {
+		before := w.number(e.place())
 		duplicate = n-before <= w.items && before >= w.least
 	}
-	w.table[slot] = uint32(place + 1)
+	w.table[slot] = entryOf(place, w.home(k))
 	return duplicate
 }
 
@@ -82,7 +85,7 @@ func (w *Window) AppendKeys(b []byte, from, to uint64) []byte {
 		if n >= w.from && n < w.next {
 			k = w.ring[n%uint64(len(w.ring))]
 		}
-		b = k.Append(b)
+		b = append(b, k[:]...)
 	}
 	return b
 }
@@ -95,14 +98,38 @@ func (w *Window) number(place uint64) uint64 {
 	return last - (last%size+size-place)%size
 }
 
+// entry is a slot of the table: 0 if it is free, otherwise a place in the ring, from 1 on, and above it
+// the last bits of the key's home, the slot that it would have in an empty table. So most searches read
+// one line of the processor's cache, and no key but the right one.
+type entry uint32
+
+const (
+	placeBits = 20
+	homeMask  = 1<<(32-placeBits) - 1
+)
+
+// MaxItems is how many items before an item can count: their places have placeBits.
+const MaxItems = 1_000_000
+
+func (e entry) place() uint64 { return uint64(e&(1<<placeBits-1)) - 1 }
+
+func (e entry) home() uint64 { return uint64(e >> placeBits) }
+
+func entryOf(place, home uint64) entry { return entry(home&homeMask<<placeBits | place + 1) }
+
+func (w *Window) home(k Key) uint64 {
+	return binary.LittleEndian.Uint64(k[:]) & uint64(len(w.table)-1)
+}
+
 // find returns the slot of the table that has a key, or the free one that it would have.
 func (w *Window) find(k Key) uint64 {
-	mask := uint64(len(w.table) - 1)
-	slot := k.low & mask
-	for w.table[slot] != 0 && w.ring[w.table[slot]-1] != k {
-		slot = (slot + 1) & mask
+	home := w.home(k)
+	for slot := home; ; slot = (slot + 1) & uint64(len(w.table)-1) {
+		e := w.table[slot]
+		if e == 0 || e.home() == home&homeMask && w.ring[e.place()] == k {
+			return slot
+		}
 	}
-	return slot
 }
 
 // drop takes the key at a place out of the table, unless a later item has it too. The keys after
@@ -112,20 +139,19 @@ func (w *Window) drop(place uint64) {
 		return
 	}
 	slot := w.find(w.ring[place])
-	if w.table[slot] != uint32(place+1) {
+	if w.table[slot] == 0 || w.table[slot].place() != place {
 		return
 	}
 	mask := uint64(len(w.table) - 1)
 	for free := slot; ; {
 		slot = (slot + 1) & mask
-		at := w.table[slot]
-		if at == 0 {
+		e := w.table[slot]
+		if e == 0 {
 			w.table[free] = 0
 			return
 		}
-		home := w.ring[at-1].low & mask
-		if (slot-home)&mask >= (slot-free)&mask {
-			w.table[free] = at
+		if away := (slot - e.home()) & mask & homeMask; away >= (slot-free)&mask {
+			w.table[free] = e
 			free = slot
 		}
 	}

@@ -16,6 +16,7 @@ import (
 
 	"edged/internal/auth"
 	"edged/internal/batch"
+	"edged/internal/numbers"
 )
 
 // lists is a Source in memory.
@@ -63,9 +64,12 @@ func (l *lists) push(key string, items ...string) {
 	defer l.mu.Unlock()
 	p := l.parts[key]
 	for _, it := range items {
-		p.Items = append(p.Items, Item{Number: p.First + uint64(len(p.Items)), Seen: time.Now(), Data: []byte(it)})
+		p.Items = append(p.Items, Item{Number: p.First + uint64(len(p.Items)), Seen: time.Now(), Data: []byte(it), Duplicate: strings.HasPrefix(it, duplicate)})
 	}
 }
+
+// duplicate begins the items that repeat an earlier one.
+const duplicate = "again "
 
 // trim removes the items below a number.
 func (l *lists) trim(key string, below uint64) {
@@ -97,11 +101,20 @@ func (l *lists) loop(e *Events, key string, items ...string) {
 	p.First, p.Items = first+uint64(len(items)), nil
 	epoch := p.Epoch
 	l.mu.Unlock()
+
 	var data [][]byte
 	for _, it := range items {
 		data = append(data, []byte(it))
 	}
+
 	b := batch.Of(key, first, data...).Stamp(epoch, time.Now(), 0)
+	var duplicates []numbers.Span
+	for i, it := range items {
+		if strings.HasPrefix(it, duplicate) {
+			duplicates = append(duplicates, numbers.Span{From: first + uint64(i), To: first + uint64(i) + 1})
+		}
+	}
+	b.SetDuplicates(duplicates)
 	e.Show(key, b)
 	b.Release()
 }
@@ -306,6 +319,26 @@ func TestAStreamResumesAtItsPlace(t *testing.T) {
 		expect(t, show(t, e, "/events/a", nil, "Last-Event-ID", "a-1000"), "1001") // from memory: Redis no longer has it
 		expect(t, show(t, e, "/events/a", nil, "Last-Event-ID", "a-990"),
 			`gap {"list":"a","after":"a-990","next":"a-1000"}`, "1000", "1001")
+	})
+}
+
+func TestNoStreamShowsADuplicate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLists("a", "b")
+		e := newEvents(l, 9)
+		one, both := show(t, e, "/events/a", nil), show(t, e, "/events?subject=a&subject=b", nil)
+		l.loop(e, "a", "one", "again one", "two", "again two")
+		expect(t, one, "one", "two")
+		expect(t, both, "one", "two")
+		if one.id() != "a-2" {
+			t.Errorf("the id is %q, not that of the last event", one.id())
+		}
+
+		l.push("a", "again one", "three")
+		time.Sleep(pollInterval)
+		expect(t, one, "three")
+		expect(t, both, "three")
+		expect(t, show(t, e, "/events/a", nil, "Last-Event-ID", "a-3"), "three")
 	})
 }
 

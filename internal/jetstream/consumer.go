@@ -91,6 +91,13 @@ func (c *consumer) Room() int {
 	return int(min(c.wanted, math.MaxInt32))
 }
 
+// Passed implements batch.Metered.
+func (c *consumer) Passed(n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.passPulls(n, nil)
+}
+
 // Deliver implements batch.Member. It hands the items to one request only, so that each request has
 // a receipt of its own. The relay calls again with the rest.
 func (c *consumer) Deliver(b *batch.Batch, from, to int, receipt batch.Receipt) (taken int) {

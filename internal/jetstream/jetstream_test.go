@@ -101,6 +101,27 @@ func TestARequestThatDoesNotWaitGetsTheAvailableItems(t *testing.T) {
 	})
 }
 
+func TestARequestThatDoesNotWaitEndsWithDuplicates(t *testing.T) {
+	play(t, func(s *stage) {
+		s.worker("")
+		s.log.pending = 4
+		s.pull("a", `{"batch":5,"no_wait":true}`)
+		s.pull("b", `{"batch":2,"no_wait":true}`)
+		s.pull("c", `{"batch":9,"expires":60000000000}`)
+		w := s.log.members["w"]
+		w.Passed(1)
+		s.log.offer("w", 3, "x")
+		w.Passed(2)
+		s.want("three of the four are duplicates", "a: S.w 3/1 x", "b: 404 No Messages", "a: 404 No Messages")
+		w.Passed(3)
+		s.want("and the one that waits goes on")
+
+		if room := w.Room(); room != 9 {
+			t.Errorf("there is room for %d items, want 9", room)
+		}
+	})
+}
+
 // The older Fetch of nats.go and that of nats.py request items in this way.
 func TestARequestThatDoesNotWaitForMoreWaitsForTheFirst(t *testing.T) {
 	play(t, func(s *stage) {

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"strconv"
 	"strings"
 	"time"
@@ -21,6 +22,7 @@ type pull struct {
 	bytesLeft int // if the request has a bound
 	bounded   bool
 	short     bool      // fewer items are available than requested: it ends when they are delivered
+	there     int       // available items that have not come yet; 0: it also waits for later ones
 	first     bool      // no item is available: it ends with the first that arrive
 	expires   time.Time // zero: never
 	heartbeat time.Duration
@@ -184,8 +186,9 @@ func (r *request) pull(c *consumer, p pullRequest) {
 	w := &pull{
 		outlet: r.client.Outlet(c.target(r.reply)), from: r.from, left: p.Batch, bytesLeft: p.MaxBytes, bounded: p.MaxBytes > 0, first: p.NoWait && p.there == 0, heartbeat: p.Heartbeat,
 	}
-	if p.NoWait && p.there > 0 && p.there < uint64(p.Batch) {
-		w.left, w.short = int(p.there), true
+	if p.NoWait {
+		w.there = int(min(p.there, math.MaxInt32))
+		w.left, w.short = fewer(w.left, w.there)
 	}
 	if p.Expires > 0 {
 		w.expires = now.Add(p.Expires)
@@ -202,6 +205,15 @@ func (r *request) pull(c *consumer, p pullRequest) {
 			r.status(refused)
 		}
 	}
+}
+
+// fewer returns how many items a request gets if it does not wait for later ones unless there are none,
+// and whether these are fewer than requested.
+func fewer(left, there int) (_ int, short bool) {
+	if there > 0 && there < left {
+		return there, true
+	}
+	return left, false
 }
 
 // wait adds a request, unless it is refused.
@@ -259,6 +271,7 @@ func (c *consumer) deliverPull(b *batch.Batch, from, to int, receipt batch.Recei
 			continue
 		}
 		p.left -= taken
+		p.there = max(0, p.there-taken)
 		c.wanted -= int64(taken)
 		for i := from; i < from+taken && p.bounded; i++ {
 			p.bytesLeft -= cost(b, i)
@@ -274,10 +287,36 @@ func (c *consumer) deliverPull(b *batch.Batch, from, to int, receipt batch.Recei
 		case len(c.waiting) > 1:
 			c.waiting = append(c.waiting[1:], p)
 		}
+		c.passPulls(taken, p)
 		return taken
 	}
 
 	return 0
+}
+
+// passPulls notes that n available items go to no request except to, which may be nil. mu is held.
+func (c *consumer) passPulls(n int, to *pull) {
+	kept := c.waiting[:0]
+	for _, p := range c.waiting {
+		if p == to {
+			kept = append(kept, p)
+			continue
+		}
+		if p.there > 0 && p.left > p.there-n {
+			left := max(0, p.there-n)
+			c.wanted -= int64(p.left - left)
+			p.left, p.short = left, true
+		}
+		p.there = max(0, p.there-n)
+
+		if p.left > 0 {
+			kept = append(kept, p)
+		} else {
+			c.finish(p, statusNoMessages)
+		}
+	}
+	clear(c.waiting[len(kept):])
+	c.waiting = kept
 }
 
 // msgOverhead is the approximate size of an item without its payload, in bytes: max_bytes counts

@@ -78,7 +78,7 @@ type Time struct {
 // Part is a part of a string, from an offset on in bytes.
 type Part struct {
 	Offset uint64
-	Bytes  string
+	Bytes  []byte // not kept
 }
 
 // AllTimes are all of the times that Redis has.

@@ -2,6 +2,7 @@ package poller
 
 import (
 	"context"
+	"slices"
 	"sync"
 
 	"go.uber.org/zap"
@@ -30,6 +31,7 @@ type repeats struct {
 	judged      numbers.Set   // items with a verdict
 	seen        ledger.Seen   // Redis's
 	unreadable  bool          // its keys, as the log says
+	keys        []byte        // of the last call
 
 	mu         sync.Mutex
 	duplicates map[uint64]*page // guarded by mu; by number / pageItems
@@ -130,17 +132,14 @@ func (d *repeats) lacking(plan *batch.Place) (w *dedup.Window, to uint64) {
 		plan.Items = int(min(uint64(plan.Items), unjudged-from))
 		return nil, 0
 	}
-	if d.back != nil && d.back.Next() < d.ahead {
-		return d.back, d.ahead
-	}
-	for _, w := range []*dedup.Window{d.front, d.back} {
-		if w != nil && w.Next() == from && w.From() <= d.start(from) {
-			return nil, 0
-		}
-	}
-
-	if d.front == nil || from > d.front.Next() {
+	reads := d.back != nil && d.back.Next() < d.ahead // back does, for keys
+	switch {
+	case ready(d.front, from, d.start(from)), !reads && ready(d.back, from, d.start(from)):
+		return nil, 0
+	case d.front == nil || from > d.front.Next():
 		return d.seek(&d.front, from), from
+	case reads:
+		return d.back, d.ahead
 	}
 	if d.back == nil || d.back.Next() > from || from-d.back.Next() > uint64(d.items) {
 		d.seeks++
@@ -150,6 +149,11 @@ func (d *repeats) lacking(plan *batch.Place) (w *dedup.Window, to uint64) {
 		d.ahead = min(from+4*uint64(d.items), next)
 	}
 	return d.seek(&d.back, from), d.ahead
+}
+
+// ready reports whether a window takes item n next, and has all keys from start on.
+func ready(w *dedup.Window, n, start uint64) bool {
+	return w != nil && w.Next() == n && w.From() <= start
 }
 
 // seek makes a window that is to have the keys before item n: it goes on, or begins anew. It
@@ -279,17 +283,18 @@ func (d *repeats) write(call *ledger.Call, first, to uint64) {
 	if !covers(w, max(first, from), to) {
 		w = d.back
 	}
+	keys := slices.Grow(d.keys[:0], int(to-from)*dedup.KeySize)
+	d.keys = keys
 	for from < to {
 		place := from % size
 		n := min(to-from, size-place)
-		var keys []byte
 		if from < first {
 			n = min(n, first-from)
-			keys = make([]byte, n*dedup.KeySize)
+			keys = append(keys, make([]byte, n*dedup.KeySize)...)
 		} else {
-			keys = w.AppendKeys(nil, from, from+n)
+			keys = w.AppendKeys(keys, from, from+n)
 		}
-		call.Seen = append(call.Seen, ledger.Part{Offset: place * dedup.KeySize, Bytes: string(keys)})
+		call.Seen = append(call.Seen, ledger.Part{Offset: place * dedup.KeySize, Bytes: keys[len(keys)-int(n)*dedup.KeySize:]})
 		from += n
 	}
 	seen := d.seen
@@ -358,7 +363,7 @@ func (r *reader) recall(ctx context.Context, w *dedup.Window) error {
 	for i := range n {
 		var key dedup.Key
 		if at := i * dedup.KeySize; at+dedup.KeySize <= uint64(len(text)) {
-			key = dedup.ParseKey(text[at : at+dedup.KeySize])
+			key = dedup.Key([]byte(text[at : at+dedup.KeySize]))
 		}
 		w.Add(key)
 	}

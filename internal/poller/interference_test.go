@@ -211,6 +211,8 @@ type sated struct {
 
 func (c *sated) Room() int { return max(0, c.wants-c.count()) }
 
+func (c *sated) Passed(int) {}
+
 // TestAListWhoseOnlyConsumerIsFullStaysThisProcesssOverALossOfTheOwner has an uplink whose window is full: it sends
 // nothing before the list is this process's again.
 func TestAListWhoseOnlyConsumerIsFullStaysThisProcesssOverALossOfTheOwner(t *testing.T) {

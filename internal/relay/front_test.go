@@ -113,6 +113,8 @@ type meter struct {
 
 func (m *meter) Room() int { return m.wants }
 
+func (m *meter) Passed(int) {}
+
 func (m *meter) Deliver(b *batch.Batch, from, to int, receipt batch.Receipt) int {
 	n := m.prompt.Deliver(b, from, from+min(to-from, m.wants), receipt)
 	m.wants -= n

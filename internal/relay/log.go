@@ -422,6 +422,9 @@ func (l *Log) passDuplicate(c *consumer, from, to uint64) {
 		l.stats.Taken += new
 		l.stats.Duplicates += new
 	}
+	if c.meter != nil {
+		c.meter.Passed(int(to - from))
+	}
 	l.confirm(c, from, to)
 }
 

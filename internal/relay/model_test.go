@@ -63,6 +63,7 @@ type world struct {
 	keep     uint64 // finished items that stay in the list
 	quiet    quiet
 	durables map[string]*owes
+	dedup    bool
 }
 
 // quiet is the last Plan, if it had no work.
@@ -104,6 +105,8 @@ type tap struct {
 
 func (m *tap) Room() int { return m.wants }
 
+func (m *tap) Passed(int) {}
+
 func (m *tap) Deliver(b *batch.Batch, from, to int, receipt batch.Receipt) int {
 	n := min(to-from, m.wants, m.w.rand.IntN(8))
 	if n == 0 {
@@ -135,7 +138,7 @@ type owes struct {
 }
 
 func newWorld(t *testing.T, seed uint64, explicit bool) *world {
-	w := &world{t: t, rand: rand.New(rand.NewPCG(seed, 1)), now: time.Unix(1000, 0)}
+	w := &world{t: t, rand: rand.New(rand.NewPCG(seed, 1)), now: time.Unix(1000, 0), dedup: seed%3 == 2}
 	w.opts = Options{
 		Changed: func() { w.quiet.woken = true },
 		Window:  1 + w.rand.IntN(12), Memory: 1 << 20, Now: func() time.Time { return w.now },
@@ -244,7 +247,7 @@ func (w *world) join(group string) {
 		c.owes.confirmed = mem.consumer.acked.Clone()
 		for n := range c.owes.start {
 			dying := func(g grave) bool { return g.number == n } // a dead letter may not be written yet
-			if !w.known.Has(n) && !slices.Contains(w.log.dead, n) && !slices.ContainsFunc(slices.Concat(w.log.records.graves, w.log.records.written), dying) {
+			if !w.known.Has(n) && !w.repeats(n) && !slices.Contains(w.log.dead, n) && !slices.ContainsFunc(slices.Concat(w.log.records.graves, w.log.records.written), dying) {
 				w.t.Errorf("%s begins at %d, but %d is not done", c.name, c.owes.start, n)
 			}
 		}
@@ -329,6 +332,9 @@ func (c *client) Deliver(b *batch.Batch, from, to int, receipt batch.Receipt) in
 		if string(b.Item(int(n-b.First()))) != fmt.Sprint(n) {
 			c.w.t.Errorf("%s got %q as number %d", c.name, b.Item(int(n-b.First())), n)
 		}
+		if c.w.repeats(n) {
+			c.w.t.Errorf("%s got %d, which is a duplicate", c.name, n)
+		}
 		c.owes.given.Add(n, n+1)
 		twice := c.viewer && c.w.aside[n] // of a run with items set aside in its middle, the end comes again
 		if c.owes.confirmed.Has(n) && (n >= c.owes.start || c.viewer) && !twice {
@@ -350,7 +356,7 @@ func (c *client) Deliver(b *batch.Batch, from, to int, receipt batch.Receipt) in
 // skipped reports whether all items of a range are dead.
 func (c *client) skipped(from, to uint64) bool {
 	for n := from; n < to; n++ {
-		if !c.w.dead.Has(n) && !c.owes.confirmed.Has(n) && n >= c.w.first {
+		if !c.w.dead.Has(n) && !c.w.repeats(n) && !c.owes.confirmed.Has(n) && n >= c.w.first {
 			return false
 		}
 	}
@@ -527,11 +533,21 @@ func (w *world) read(p batch.Place) *batch.Batch {
 		items = append(items, []byte(fmt.Sprint(n)))
 	}
 	b := batch.Of("list", p.From, items...)
+	var repeats numbers.Set
+	for n := p.From; n < to; n++ {
+		if w.repeats(n) {
+			repeats.Add(n, n+1)
+		}
+	}
+	b.SetDuplicates(repeats.Spans())
 	if w.opts.Explicit {
 		b.Stamp("", w.now, 0)
 	}
 	return b
 }
+
+// repeats reports whether an item is a duplicate: some of them are, in a third of the lives.
+func (w *world) repeats(n uint64) bool { return w.dedup && n > 0 && n*0x9e3779b97f4a7c15>>62 == 0 }
 
 // write is the script: it writes the ledger, and removes the finished items.
 func (w *world) write(ch *batch.Changes) {
@@ -597,7 +613,7 @@ func (w *world) checkWoken() {
 
 // isOwed reports whether a consumer has to confirm an item.
 func (w *world) isOwed(o *owes, n uint64) bool {
-	return n >= o.start && !o.confirmed.Has(n) && !o.finished.Has(n) && !w.dead.Has(n)
+	return n >= o.start && !o.confirmed.Has(n) && !o.finished.Has(n) && !w.dead.Has(n) && !w.repeats(n)
 }
 
 // check looks whether an item is gone that a consumer still owed.
@@ -608,7 +624,7 @@ func (w *world) check() {
 		if w.aside[n] {
 			continue
 		}
-		if !w.known.Has(n) {
+		if !w.known.Has(n) && !w.repeats(n) {
 			w.t.Errorf("%d is gone, but no consumer has confirmed it", n)
 		}
 		for name, o := range w.durables {

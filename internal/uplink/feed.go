@@ -86,6 +86,9 @@ func (f *Feed) Room() int {
 	return f.room()
 }
 
+// Passed implements batch.Metered.
+func (f *Feed) Passed(int) {}
+
 // low reports whether the feed takes more items. It holds at most two windows, and takes more when
 // one is left, so that the list is read in large pieces. mu is held.
 func (f *Feed) low() bool {
