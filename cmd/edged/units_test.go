@@ -116,7 +116,7 @@ func TestSocketUnitsFitTheProgram(t *testing.T) {
 	}
 }
 
-// A reader who hardens, or loosens, the unit must see why a line is there: there is a comment above
+// To harden or loosen the unit, a reader must see why a line is there. So there is a comment above
 // each setting, or above the first of its group.
 func TestEverySettingOfTheServiceHasAComment(t *testing.T) {
 	for _, file := range []string{"edged.service", "redis-socket.conf", "uplink-hub.conf"} {

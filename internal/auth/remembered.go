@@ -57,7 +57,7 @@ func (r *Remembered) Authenticate(ctx context.Context, sec *Security, with Crede
 	return u, err
 }
 
-// digest returns the HMAC of credentials. The lengths tell where each part ends.
+// digest returns the HMAC of credentials. The lengths separate the parts.
 func (r *Remembered) digest(c Credentials) (sum [sha256.Size]byte) {
 	mac := hmac.New(sha256.New, r.key[:])
 	for _, part := range []string{c.User, c.Password, c.Token} {

@@ -1,4 +1,4 @@
-// Package client is a small NATS client for boxes without another. It prints what arrives on
+// Package client is a small NATS client for boxes without another. It prints the messages of
 // subjects, and publishes to lists that clients write to. It is nats.go with two changes: an item
 // is printed before its receipt is confirmed, and the package reconnects itself.
 package client

@@ -15,7 +15,7 @@ type Source interface {
 	Read(ctx context.Context, key string, from From, n, bytes int) (Part, error)
 }
 
-// From says where a Read begins.
+// From is the beginning of a Read.
 type From struct {
 	Number uint64    // with this item, or with the head if it is gone
 	Since  time.Time // not zero: with the first item that was seen then, in place of Number

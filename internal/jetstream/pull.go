@@ -207,8 +207,8 @@ func (r *request) pull(c *consumer, p pullRequest) {
 	}
 }
 
-// fewer returns how many items a request gets if it does not wait for later ones unless there are none,
-// and whether these are fewer than requested.
+// fewer returns how many items a request gets: those that are available, if there are any. short says
+// that these are fewer than requested.
 func fewer(left, there int) (_ int, short bool) {
 	if there > 0 && there < left {
 		return there, true

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// Options say where Redis is and how to log in.
+// Options are the addresses of Redis and the login.
 type Options struct {
 	Address  string          // host:port, or unix:///path
 	Cluster  []string        // instead of Address: addresses of some nodes of a cluster
@@ -59,7 +59,7 @@ func (o Options) current() Options {
 	return o
 }
 
-// Where describes in words where Redis is.
+// Where describes the place of Redis in words.
 func (o Options) Where() string {
 	switch {
 	case len(o.Cluster) > 0:

@@ -12,7 +12,7 @@ import (
 	"go.uber.org/goleak"
 )
 
-// In a test's child process this variable says what to do.
+// In a test's child process this variable selects the role.
 const childRole = "EDGED_SIGNALS_TEST_CHILD"
 
 func TestMain(m *testing.M) {

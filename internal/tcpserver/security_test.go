@@ -151,7 +151,7 @@ func TestCredentialsHaveToComeInTime(t *testing.T) {
 	})
 }
 
-// withRules serves the lists "items" and "box.items" to ann, who has rules, and to the token "all".
+// withRules serves the lists "items" and "box.items" to ann, a user with rules, and to the token "all".
 func withRules(t *testing.T, publish, subscribe auth.Rules) (s *Server, addr string, items, boxItems *fakeList) {
 	items, boxItems = &fakeList{subject: "items"}, &fakeList{subject: "box.items"}
 	opts := testOptions()

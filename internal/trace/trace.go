@@ -67,7 +67,7 @@ type Target struct {
 // Step is a step of the caller.
 type Step struct {
 	Name string
-	// Run returns the outcome in words. The text of an error says what to do.
+	// Run returns the outcome in words. The text of an error has the remedy.
 	Run func(ctx context.Context, address string) (text string, err error)
 }
 
