@@ -54,6 +54,10 @@ var measurements = []measurement{
 	{"fan-out/1000/edged", fanOut(1000, 10_000)},
 	{"fan-out/1000/nats-server", pubSub(natsServer, 1000, 10_000)},
 
+	{"dedup/payload/edged", deduplicated("payload", 500_000, 0)},
+	{"dedup/json/edged", deduplicated("json:id", 500_000, 0)},
+	{"dedup/json-half/edged", deduplicated("json:id", 500_000, 2)},
+
 	{"pub-sub/edged", pubSub(edged("received"), 1, 1_000_000)},
 	{"pub-sub/nats-server", pubSub(natsServer, 1, 1_000_000)},
 
@@ -146,6 +150,8 @@ var targets = []target{
 	{name: "fan-out/100/edged", unit: "msgs/s", against: "fan-out/100/nats-server", atLeast: 4},
 	{name: "fan-out/1000/edged", unit: "msgs/s", against: "fan-out/1000/nats-server", atLeast: 9},
 	{name: "fan-out/1000/edged", unit: "peak-MiB", atMost: 20},
+	{name: "dedup/payload/edged", unit: "of-alone", atLeast: 0.8},
+	{name: "dedup/json/edged", unit: "of-alone", atLeast: 0.6},
 	{name: "pub-sub/edged", unit: "msgs/s", against: "pub-sub/nats-server", atLeast: 0.8},
 	{name: "pub-sub/edged", unit: "peak-MiB", against: "pub-sub/nats-server", atMost: 0.5},
 	{name: "latency/1000/one-list/edged", unit: "p50-µs", against: "latency/1000/one-list/blpop", atMost: 1.25},

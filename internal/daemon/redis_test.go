@@ -280,6 +280,38 @@ func aclRule(t *testing.T) (args []any) {
 	return args
 }
 
+// rightsOptions are those of a loop whose lists use all that there is.
+func rightsOptions(redis redisconn.Options, lists ...poller.List) poller.Options {
+	for i := range lists {
+		lists[i].Dedup, lists[i].DedupItems = dedupOf(config.List{Dedup: "payload", DedupItems: 100})
+	}
+	return poller.Options{
+		Redis: redis, Instance: "x", PollInterval: 100 * time.Millisecond, Lease: 300 * time.Millisecond,
+		MaxPayload: 1000, BatchItems: 10, BatchBytes: 10000, Lists: lists,
+	}
+}
+
+// servesAgain serves the list "events" once more until it is empty: a process that reads the keys of the items
+// that another one has removed.
+func servesAgain(t *testing.T, s *redistest.Server, redis redisconn.Options) {
+	t.Helper()
+	var loop *poller.Loop
+	log := relay.New(relay.Options{Window: 10, Memory: 1 << 20, Changed: func() { loop.Wake("events") }})
+	loop = poller.New(rightsOptions(redis, poller.List{Key: "events", Subject: "e", Log: log}))
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- loop.Run(ctx) }()
+	join(t, log)
+	redistest.Eventually(t, "the list is empty", func() bool { return s.Len("events") == 0 })
+	if n := log.Stats().Duplicates; n != 1 {
+		t.Errorf("%d items were duplicates, want 1", n)
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
+
 func TestTheRightsInTheDocumentsAreEnough(t *testing.T) {
 	s := redistest.Start(t)
 	if err := s.Client().Do(t.Context(), append([]any{"ACL", "SETUSER"}, aclRule(t)...)...).Err(); err != nil {
@@ -296,11 +328,8 @@ func TestTheRightsInTheDocumentsAreEnough(t *testing.T) {
 	var loop *poller.Loop
 	received := relay.New(relay.Options{Window: 10, Memory: 1 << 20, Changed: func() { loop.Wake("events") }})
 	explicit := relay.New(relay.Options{Window: 10, Memory: 1 << 20, Changed: func() { loop.Wake("readings") }, Terms: relay.Terms{Explicit: true, AckWait: time.Hour, MaxAckPending: 10}})
-	loop = poller.New(poller.Options{
-		Redis: redis, Instance: "x", PollInterval: 100 * time.Millisecond, Lease: 300 * time.Millisecond,
-		MaxPayload: 1000, BatchItems: 10, BatchBytes: 10000,
-		Lists: []poller.List{{Key: "events", Subject: "e", Log: received}, {Key: "readings", Subject: "r", Log: explicit}},
-	})
+	loop = poller.New(rightsOptions(redis,
+		poller.List{Key: "events", Subject: "e", Log: received}, poller.List{Key: "readings", Subject: "r", Log: explicit}))
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- loop.Run(ctx) }()
@@ -341,6 +370,8 @@ func TestTheRightsInTheDocumentsAreEnough(t *testing.T) {
 	if err := <-ended; err != nil {
 		t.Error(err)
 	}
+	s.Push("events", "published", "four")
+	servesAgain(t, s, redis)
 	if refused, err := s.Client().Do(t.Context(), "ACL", "LOG").Slice(); err != nil || len(refused) > 0 {
 		t.Errorf("refused: %v %v", refused, err)
 	}

@@ -10,6 +10,7 @@
 package dedup
 
 import (
+	"bytes"
 	"fmt"
 	"strings"
 	"unsafe"
@@ -54,13 +55,19 @@ func (b By) String() string { return b.text }
 // IsZero reports whether no item is a duplicate.
 func (b By) IsZero() bool { return b.text == "" }
 
-// Key returns the key of an item. An item that is no JSON, or whose field is missing or null,
-// has the zero Key.
+// Key returns the key of an item. One that is no JSON object at first sight, or whose field is missing
+// or null, has the zero Key.
 func (b By) Key(item []byte) Key {
+	if b.path != "" {
+		item = bytes.TrimSpace(item)
+		if len(item) < 2 || item[0] != '{' || item[len(item)-1] != '}' {
+			return Key{}
+		}
+	}
 	text := unsafe.String(unsafe.SliceData(item), len(item)) // kept by none of the calls below
 	if b.path != "" {
 		field := gjson.Get(text, b.path)
-		if field.Type == gjson.Null || !gjson.Valid(text) {
+		if field.Type == gjson.Null {
 			return Key{}
 		}
 		text = field.Raw
@@ -71,3 +78,7 @@ func (b By) Key(item []byte) Key {
 	}
 	return sum.Bytes()
 }
+
+// Allows reports whether an item may be a duplicate, its key apart: an item that is no JSON has no field. It takes
+// longer than Key, so it is for items whose key was found.
+func (b By) Allows(item []byte) bool { return b.path == "" || gjson.ValidBytes(item) }

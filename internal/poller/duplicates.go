@@ -219,7 +219,7 @@ func (d *repeats) see(only *dedup.Window, b *batch.Batch) {
 			if !made {
 				key, made = d.by.Key(b.Item(i)), true
 			}
-			d.add(w, key)
+			d.add(w, key, b.Item(i))
 		}
 	}
 	b.SetDuplicates(d.among(b.First(), b.Next()))
@@ -229,16 +229,16 @@ func (d *repeats) see(only *dedup.Window, b *batch.Batch) {
 func (d *repeats) seeNone(only *dedup.Window, n uint64) {
 	for _, w := range []*dedup.Window{d.front, d.back} {
 		if w != nil && w.Next() == n && (only == nil || only == w) {
-			d.add(w, dedup.Key{})
+			d.add(w, dedup.Key{}, nil)
 		}
 	}
 }
 
 // add adds the next key to a window. If the window has all keys that count there is a verdict. It is called
 // with mu held, unless the key is zero.
-func (d *repeats) add(w *dedup.Window, key dedup.Key) {
+func (d *repeats) add(w *dedup.Window, key dedup.Key, item []byte) {
 	n := w.Next()
-	duplicate := w.Add(key)
+	duplicate := w.Add(key) && d.by.Allows(item)
 	if n < d.seen.To || w.From() > d.start(n) || d.judged.Has(n) {
 		return
 	}
