@@ -62,6 +62,26 @@ func (p *parser) validate(c *Config) {
 	p.validateInbound(c.Inbound, c.Lists)
 	p.validateUplinks(c.Uplinks, c.Lists)
 
+	p.validateDelivery(c)
+	p.validateTCP(c)
+	p.validateTLS(c.TCP.TLS)
+	p.validateUsers(c.TCP.Users)
+
+	p.validateHTTP(c.HTTP)
+
+	p.check("control.socket", checkSocket(c.Control.Socket))
+	if c.Control.StatusSocket != "" {
+		p.check("control.status_socket", checkSocket(c.Control.StatusSocket))
+		p.relate(c.Control.StatusSocket != c.Control.Socket, "control.status_socket", "control.socket",
+			"control.socket and control.status_socket are the same: give one of them another path")
+	}
+	between(p, "drain.timeout", c.Drain.Timeout, 0, hour)
+	p.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
+	p.oneOf("log.format", c.Log.Format, "auto", "json", "console")
+}
+
+// validateDelivery checks what is on its way.
+func (p *parser) validateDelivery(c *Config) {
 	between(p, "delivery.batch_items", c.Delivery.BatchItems, 1, 100_000)
 	between(p, "delivery.batch_bytes", c.Delivery.BatchBytes, kib, 64*mib)
 	between(p, "delivery.window_items", c.Delivery.WindowItems, 1, 10_000_000)
@@ -78,7 +98,10 @@ func (p *parser) validate(c *Config) {
 		p.problem("delivery.share", "this must be between 2 and 1000, or 0 for no turn as long as a lower class has items")
 	}
 	between(p, "delivery.inbound_buffer", c.Delivery.InboundBuffer, 64*kib, gib)
+}
 
+// validateTCP checks the server's addresses and bounds.
+func (p *parser) validateTCP(c *Config) {
 	p.check("tcp.listen", checkListen(c.TCP.Listen))
 	between(p, "tcp.max_connections", c.TCP.MaxConnections, 1, 1_000_000)
 	between(p, "tcp.max_connections_per_address", c.TCP.MaxPerAddress, 0, 1_000_000)
@@ -95,20 +118,6 @@ func (p *parser) validate(c *Config) {
 		c.TCP.Memory, c.TCP.MaxPayload)
 	between(p, "tcp.connect_timeout", c.TCP.ConnectTimeout, 100*millisecond, minute)
 	between(p, "tcp.ping_interval", c.TCP.PingInterval, second, hour)
-	p.validateTLS(c.TCP.TLS)
-	p.validateUsers(c.TCP.Users)
-
-	p.validateHTTP(c.HTTP)
-
-	p.check("control.socket", checkSocket(c.Control.Socket))
-	if c.Control.StatusSocket != "" {
-		p.check("control.status_socket", checkSocket(c.Control.StatusSocket))
-		p.relate(c.Control.StatusSocket != c.Control.Socket, "control.status_socket", "control.socket",
-			"control.socket and control.status_socket are the same: give one of them another path")
-	}
-	between(p, "drain.timeout", c.Drain.Timeout, 0, hour)
-	p.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
-	p.oneOf("log.format", c.Log.Format, "auto", "json", "console")
 }
 
 // validateDedup bounds the memory of the lists' windows. It takes memory from the items on their way.

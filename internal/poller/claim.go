@@ -35,6 +35,12 @@ func (r *reader) claim(ctx context.Context, now time.Time) error {
 		r.standsBy, r.more = out.Ends, false // more: the owner has given the list back
 		return r.watchFree(ctx)
 	}
+	r.owns(out, now)
+	return nil
+}
+
+// owns takes over how list and ledger stand, after a claim that made the list this process's.
+func (r *reader) owns(out ledger.Outcome, now time.Time) {
 	st := out.State
 	if st.RunChanged || st.Created {
 		r.forgetCuts()
@@ -43,6 +49,7 @@ func (r *reader) claim(ctx context.Context, now time.Time) error {
 	executed := r.unknown != 0 && ours && st.Serial == r.unknown
 	same := ours && (st.Serial == r.serial || st.Serial == r.updated || executed) && (st.RunChanged || st.Epoch == r.epoch)
 	back := r.placed && !st.Created && !same && st.Serial < r.serial
+
 	r.saved(executed)
 	r.claimed, r.renewed = true, now
 	if !same || out.First != r.first {
@@ -53,6 +60,7 @@ func (r *reader) claim(ctx context.Context, now time.Time) error {
 		r.removed(out.First)
 	}
 	r.first, r.end = out.First, out.First+uint64(out.Length)
+
 	if r.repeats != nil {
 		r.repeats.heed(st.Seen, out.First, same)
 	}
@@ -64,6 +72,7 @@ func (r *reader) claim(ctx context.Context, now time.Time) error {
 		r.log.Error("a field of the list's ledger can't be read; what it said is not known",
 			zap.String("ledger", r.keys.Ledger), zap.String("field", name))
 	}
+
 	switch {
 	case same || back:
 		r.relay.Renew(r.epoch)
@@ -79,7 +88,6 @@ func (r *reader) claim(ctx context.Context, now time.Time) error {
 		r.begin(st)
 	}
 	r.started, r.placed = true, true
-	return nil
 }
 
 // carryOut is the round trip of a call by itself.

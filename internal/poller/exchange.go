@@ -420,54 +420,66 @@ func (r *reader) take(x *exchange) {
 	}
 	switch {
 	case len(got.memory.Spans) > 0:
-		r.idle = 0
-		b := batch.New(r.list.Subject, x.from, got.memory)
-		b.Stamp(r.epoch, x.now, max(0, int64(r.end-b.Next())))
-		if x.aside {
-			r.relay.Offer(b, x.plan.Sweep)
-			b.Release()
-			return
-		}
-		if !r.recognizes(b) {
-			r.astray = true
-			b.Release()
-			return
-		}
-		if x.from > r.first {
-			r.marks.follow(x.from-1, b.Item(0))
-		}
-		r.marks.add(b.Next()-1, printOf(r.seed, b.Item(b.Len()-1)))
-		if r.repeats != nil {
-			r.repeats.see(x.keys, b)
-		}
-		if x.keys != nil {
-			r.more = true
-			b.Release()
-			return
-		}
-		r.relay.Offer(b, x.plan.Sweep)
-		if !x.plan.Sweep {
-			r.hold(b)
-		} else {
-			b.Release()
-		}
+		r.takeItems(x)
 	case got.large != nil:
 		got.memory.Free()
-		if !x.aside { // if it is, max_payload is another one now
-			r.top = max(r.top, x.from+1)
-			r.marks.add(x.from, print{Mark: got.large.mark})
-			if r.repeats != nil {
-				r.repeats.seeNone(x.keys, x.from)
-			}
-		}
-		if x.keys != nil {
-			r.more = true
-			return
-		}
-		r.log.Warn("an item is too large to deliver; it is in the dead-letter list",
-			zap.Int("bytes", got.large.size), zap.String("dead", r.keys.Dead))
-		r.relay.Bury(x.from, fmt.Sprintf("larger than max_payload (%d bytes)", r.loop.opts.MaxPayload))
+		r.takeLarge(x)
 	default:
 		got.memory.Free()
 	}
+}
+
+// takeItems offers the items that fit into memory, if they are the known ones.
+func (r *reader) takeItems(x *exchange) {
+	r.idle = 0
+	b := batch.New(r.list.Subject, x.from, x.got.memory)
+	b.Stamp(r.epoch, x.now, max(0, int64(r.end-b.Next())))
+	if x.aside {
+		r.relay.Offer(b, x.plan.Sweep)
+		b.Release()
+		return
+	}
+	if !r.recognizes(b) {
+		r.astray = true
+		b.Release()
+		return
+	}
+
+	if x.from > r.first {
+		r.marks.follow(x.from-1, b.Item(0))
+	}
+	r.marks.add(b.Next()-1, printOf(r.seed, b.Item(b.Len()-1)))
+	if r.repeats != nil {
+		r.repeats.see(x.keys, b)
+	}
+	if x.keys != nil {
+		r.more = true
+		b.Release()
+		return
+	}
+	r.relay.Offer(b, x.plan.Sweep)
+	if !x.plan.Sweep {
+		r.hold(b)
+	} else {
+		b.Release()
+	}
+}
+
+// takeLarge makes a dead letter of an item that is too large.
+func (r *reader) takeLarge(x *exchange) {
+	large := x.got.large
+	if !x.aside { // if it is, max_payload is another one now
+		r.top = max(r.top, x.from+1)
+		r.marks.add(x.from, print{Mark: large.mark})
+		if r.repeats != nil {
+			r.repeats.seeNone(x.keys, x.from)
+		}
+	}
+	if x.keys != nil {
+		r.more = true
+		return
+	}
+	r.log.Warn("an item is too large to deliver; it is in the dead-letter list",
+		zap.Int("bytes", large.size), zap.String("dead", r.keys.Dead))
+	r.relay.Bury(x.from, fmt.Sprintf("larger than max_payload (%d bytes)", r.loop.opts.MaxPayload))
 }
