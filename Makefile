@@ -1,5 +1,5 @@
-# `make` lists the targets. They need Go and make; `make test` installs what else
-# it needs where it can, and says what to install where it can't.
+# `make` lists the targets. They need Go and make; `make test` installs the other
+# packages that it needs if it can, and lists them if it can't.
 
 VERSION ?= 0.1.0
 # The tools that the checks and packages need, in a module of their own.
@@ -56,7 +56,7 @@ install: build man ## install edged, unit, configuration, manual, completion (DE
 build-armv7: ## build bin/edged-armv7 for a 32-bit one
 	GOOS=linux GOARCH=arm GOARM=7 $(BUILD) -o bin/edged-armv7 ./cmd/edged
 
-test: tools build ## run all tests with -race; installs what they need
+test: tools build ## run all tests with -race; installs their packages
 	cd test/js && npm ci --silent --no-audit --no-fund
 	CGO_ENABLED=1 go test -race ./...
 	cd test && CGO_ENABLED=1 go test -race -count=1 ./...
@@ -65,7 +65,7 @@ test: tools build ## run all tests with -race; installs what they need
 	cd test/browser && go test -count=1 ./...
 	cd bench && go test -count=1 ./...
 
-test-compat: tools ## compare edged with nats-server, as clients that others wrote see them
+test-compat: tools ## compare edged with nats-server, as third-party clients see them
 	cd test/js && npm ci --silent --no-audit --no-fund
 	cd test/compat && go test -count=1 ./...
 
@@ -115,12 +115,12 @@ soak: build tools ## the same bad luck for real processes, MINUTES= long, and th
 OUT ?= bin/bench.json
 ROUNDS ?= 6
 RUN ?= .
-bench: tools ## measure edged beside others, about an hour; docs/PERFORMANCE.md
+bench: tools ## measure edged and other programs, about an hour; docs/PERFORMANCE.md
 	@mkdir -p bin
 	cd bench && CGO_ENABLED=0 go run . -run '$(RUN)' -rounds $(ROUNDS) -json '$(abspath $(OUT))'
 
 COSTS ?= bin/costs.json
-costs: tools ## account for what an item costs, and derive what a box can do, about 20 minutes
+costs: tools ## measure the costs of an item, and estimate those of a box, about 20 minutes
 	@mkdir -p bin
 	cd bench && CGO_ENABLED=0 go run . -costs -run '$(RUN)' -rounds $(ROUNDS) -json '$(abspath $(COSTS))'
 	cd bench && go run . -model '$(abspath $(COSTS))'
@@ -131,7 +131,7 @@ bench-compare: ## hold two outcomes of bench side by side: OLD=old.json NEW=new.
 	@cd bench && go run . -benchfmt '$(abspath $(OLD))' >../bin/old.txt && go run . -benchfmt '$(abspath $(NEW))' >../bin/new.txt
 	@$(TOOL) benchstat bin/old.txt bin/new.txt
 
-tools: ## install what the tests need and this machine lacks
+tools: ## install the packages that the tests need and this machine lacks
 	@scripts/tools.sh
 
 tools-box:
@@ -151,5 +151,5 @@ update: ## bring every Go module and npm package up to date, check, test, and li
 fmt: ## format the Go files
 	gofmt -w cmd internal docs test examples bench scripts
 
-clean: ## remove what was built
+clean: ## remove built files
 	rm -rf bin test/js/node_modules

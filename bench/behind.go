@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// pair are two clients of one list: the front, and one that begins to read when it is a
-// number of items behind.
+// pair is two clients of one list: the front, and one that begins to read when it lags by a number
+// of items.
 type pair struct {
 	front, behind *client
 }
@@ -29,7 +29,8 @@ func (l *lab) dialPair(ctx context.Context, server *process, distance int) (p pa
 	return p, l.advance(p.front, distance)
 }
 
-// read lets both clients read until one of them has a number of items more. It returns how many items each has got.
+// read lets both clients read until one of them has most more items. It returns how many each has
+// got.
 func (p pair) read(most int) (front, behind int, took time.Duration, err error) {
 	var got [2]atomic.Int64
 	first := make(chan error, 2)
@@ -46,6 +47,7 @@ func (p pair) read(most int) (front, behind int, took time.Duration, err error) 
 			first <- err
 		})
 	}
+
 	err = <-first
 	took = time.Since(begin)
 	front, behind = int(got[0].Load()), int(got[1].Load())
@@ -62,8 +64,8 @@ func (p pair) close() {
 	}
 }
 
-// behind is the rate of two clients, one of which is a distance behind the other, as a
-// part of the rate of one client alone. There are n items to come for the front.
+// behind measures the rate of two clients, one of which lags by a distance, relative to the rate of
+// one client alone. There are n more items for the front.
 func behind(distance, n int) run {
 	return func(ctx context.Context, l *lab) ([]figure, error) {
 		var efforts comparison
@@ -80,13 +82,14 @@ func behind(distance, n int) run {
 			efforts.add(alone, both)
 			shares = append(shares, share)
 		}
+
 		share, rate := median(shares), efforts.rate()
 		return append(efforts.figures(), figure{"front-of-alone", share * rate}, figure{"behind-of-alone", (1 - share) * rate}), nil
 	}
 }
 
-// catchUp measures two clients while both have items to read. It returns the front's share
-// of what both get.
+// catchUp measures two clients while both have items to read. It returns the front's share of their
+// deliveries.
 func (l *lab) catchUp(ctx context.Context, distance, n int) (share float64, e effort, err error) {
 	server, err := oneList("received").start(ctx, l)
 	if err != nil {
@@ -118,9 +121,8 @@ func (l *lab) catchUp(ctx context.Context, distance, n int) (share float64, e ef
 	return float64(front) / float64(front+behind), effortOf(front+behind, took, before, after), err
 }
 
-// behindProducer is how a client fares that gets the items of a producer, so many a
-// second, while another client that is a distance behind catches up; as a part of how
-// it fares alone.
+// behindProducer measures a client that gets a producer's items, rate a second, while another
+// client that lags by a distance catches up. Its figures are relative to those of the client alone.
 func behindProducer(distance, rate int) run {
 	return func(ctx context.Context, l *lab) ([]figure, error) {
 		var alone, both pushed
@@ -135,6 +137,7 @@ func behindProducer(distance, rate int) run {
 			}
 			alone, both = alone.best(a), both.best(b)
 		}
+
 		return []figure{
 			{"msgs/s", both.rate},
 			{"of-alone", both.rate / alone.rate},
@@ -145,7 +148,7 @@ func behindProducer(distance, rate int) run {
 	}
 }
 
-// pushed is what a client gets of a producer.
+// pushed is how a client gets a producer's items.
 type pushed struct {
 	rate   float64
 	p99    float64 // µs from just before the RPUSH
@@ -160,8 +163,8 @@ func (p pushed) best(other pushed) pushed {
 	return pushed{max(p.rate, other.rate), min(p.p99, other.p99), max(p.behind, other.behind)}
 }
 
-// followProducer measures a client that gets a producer's items, beside one that is a
-// distance behind, until that one has caught up; with a distance of 0 it is alone.
+// followProducer measures a client that gets a producer's items, beside one that lags by a
+// distance, until that one has caught up. With a distance of 0 the client is alone.
 func (l *lab) followProducer(ctx context.Context, distance, rate int) (f pushed, err error) {
 	server, err := oneList("received").start(ctx, l)
 	if err != nil {
@@ -234,11 +237,12 @@ func (p pair) follow(end <-chan struct{}) error {
 	}
 }
 
-// produce pushes items, rate of them a second, which begin with the time since a moment,
-// until ctx is done.
+// produce pushes items, rate of them a second, until ctx is done. Each begins with the time since
+// base.
 func (l *lab) produce(ctx context.Context, base time.Time, rate int, total *atomic.Int64) error {
 	const every = time.Millisecond
 	padding := strings.Repeat("x", itemSize-stampSize)
+
 	args := []string{"RPUSH", lists[0]}
 	for {
 		due := int(time.Since(base).Seconds() * float64(rate))

@@ -18,7 +18,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// What the figures are is nobody's business here: the machine is busy with tests.
+// The values do not matter here, because the machine is busy with tests.
 func TestEveryMeasurementHasFigures(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "quick.json")
 	var table bytes.Buffer
@@ -29,6 +29,7 @@ func TestEveryMeasurementHasFigures(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	for _, m := range measurements {
 		if !slices.ContainsFunc(r.Rows, func(row *row) bool { return row.Name == m.name }) {
 			t.Errorf("%s has no figures", m.name)
@@ -37,6 +38,7 @@ func TestEveryMeasurementHasFigures(t *testing.T) {
 			t.Errorf("%s is not in the table", m.name)
 		}
 	}
+
 	for _, row := range r.Rows {
 		for _, v := range append(row.Values, row.Median) {
 			if math.IsNaN(v) || math.IsInf(v, 0) || v < 0 {
@@ -44,6 +46,7 @@ func TestEveryMeasurementHasFigures(t *testing.T) {
 			}
 		}
 	}
+
 	for _, target := range targets {
 		if row := r.find(target.name, target.unit); row == nil || len(row.Targets) == 0 {
 			t.Errorf("the target of %s for %s is held against nothing", target.name, target.unit)
@@ -58,6 +61,7 @@ func TestCostsHaveAModel(t *testing.T) {
 	if err := bench(t.Context(), io.Discard, t.Output(), opts); err != nil {
 		t.Fatal(err)
 	}
+
 	var model strings.Builder
 	err := convert(file, &model, func(r *report, out io.Writer) error {
 		r.add("instructions", []figure{{"read/item", 400}, {"encode/item", 400}})
@@ -66,6 +70,7 @@ func TestCostsHaveAModel(t *testing.T) {
 	if err != nil || !strings.Contains(model.String(), "Raspberry") {
 		t.Fatalf("error %v, and the model is\n%s", err, &model)
 	}
+
 	for _, m := range costs {
 		if strings.Contains(m.name, "/") && !strings.Contains(model.String(), "| `"+m.name+"`") {
 			t.Errorf("the model lacks %s", m.name)
@@ -100,7 +105,7 @@ func TestThePartsAreThoseOfTheCorners(t *testing.T) {
 	}
 }
 
-func TestWhatTargetsComparedIsMeasured(t *testing.T) {
+func TestMeasurementsThatTargetsCompareExist(t *testing.T) {
 	measured := func(name string) bool {
 		return slices.ContainsFunc(measurements, func(m measurement) bool { return m.name == name })
 	}
@@ -181,6 +186,7 @@ func TestTheClientCountsMessagesHoweverTheyAreCut(t *testing.T) {
 	for i := range 20 {
 		stream = fmt.Appendf(stream, "MSG events 1 5\r\nMSG \n\r\nPING\r\nMSG readings 2 _INBOX.%d 3\r\nabc\r\nPONG\r\nMSG events 1 0\r\n\r\n", i)
 	}
+
 	stream = append(stream, "INFO {\"ldm\":true}\r\n"...)
 	for size := 1; size <= len(stream); size++ {
 		c := &client{}
@@ -229,7 +235,7 @@ func TestTheClientHandsOverWholePayloads(t *testing.T) {
 	}
 }
 
-func TestTheClientRefusesWhatIsNoMessage(t *testing.T) {
+func TestTheClientRefusesMalformedMessages(t *testing.T) {
 	for _, line := range []string{"-ERR 'Slow Consumer'\r\n", "MSG a 1 x\r\n", "MSG a 1 -5\r\n", "MSG \r\n", "HTTP/1.1 400\r\n"} {
 		if _, err := new(client).consume([]byte(line)); err == nil {
 			t.Errorf("%q is taken", line)
@@ -237,8 +243,8 @@ func TestTheClientRefusesWhatIsNoMessage(t *testing.T) {
 	}
 }
 
-// BenchmarkConsume is what the client costs for a message, which should be little
-// beside what a server does for it.
+// BenchmarkConsume measures the client's cost of a message, which should be small compared with the
+// server's.
 func BenchmarkConsume(b *testing.B) {
 	const messages = 1000
 	stream := bytes.Repeat([]byte("MSG events 1 256\r\n"+strings.Repeat("x", itemSize)+"\r\n"), messages)

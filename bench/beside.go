@@ -14,12 +14,12 @@ import (
 	"edged/internal/edgedtest"
 )
 
-// turns is how often a measurement that compares two of its own does both, in turn. Of
-// rates it takes the best one: whatever else the machine does only lowers them.
+// turns is how often a measurement that compares two runs does both, in turn. Of rates it takes the
+// best: other activity of the machine can only lower them.
 const turns = 5
 
-// oneList is edged with the first list only. It cuts no consumer off, however long that
-// one takes.
+// oneList is edged with the first list only. It cuts no consumer off, however long the measurement
+// takes.
 func oneList(ack string) configured {
 	c := configured{
 		lists:    lists[:1],
@@ -32,13 +32,13 @@ func oneList(ack string) configured {
 	return c
 }
 
-// A companion is a consumer beside the one that is measured. It is there before the first
-// item; end removes it.
+// A companion is a consumer beside the measured one. It is there before the first item; end removes
+// it.
 type companion func(ctx context.Context, l *lab, server *process) (end func(), err error)
 
-// beside is the rate of a client that reads as fast as it can, beside a companion, as a
-// part of its rate alone. It is measured while the number of items between the companion
-// and the client grows from one number to another.
+// beside measures the rate of a client that reads as fast as it can, beside a companion, relative
+// to its rate alone. It measures while the companion's lag grows from one number of items to
+// another.
 func beside(ack string, from, to int, c companion) run {
 	return func(ctx context.Context, l *lab) ([]figure, error) {
 		var efforts comparison
@@ -68,14 +68,14 @@ func effortOf(n int, took time.Duration, before, after usages) effort {
 	}
 }
 
-// comparison is one effort as a part of another.
+// comparison compares an effort with another.
 type comparison struct{ alone, both []effort }
 
 func (c *comparison) add(alone, both effort) {
 	c.alone, c.both = append(c.alone, alone), append(c.both, both)
 }
 
-// rate is the best rate, as a part of the other one's best.
+// rate returns the best rate beside the companion, relative to the best rate alone.
 func (c *comparison) rate() float64 { return best(c.both).rate / best(c.alone).rate }
 
 func best(efforts []effort) effort {
@@ -150,7 +150,7 @@ func (l *lab) advance(c *client, to int) error {
 	return c.sync() // it has answered PINGs
 }
 
-// holds fails unless the list has that many items: a companion owes them.
+// holds fails unless the list has that many items, which a companion owes.
 func (l *lab) holds(n int) error {
 	length, err := l.conn.number("LLEN", lists[0])
 	if err == nil && length < n {
@@ -159,7 +159,7 @@ func (l *lab) holds(n int) error {
 	return err
 }
 
-// joined is a companion that does something as a client.
+// joined is a companion that acts as a client.
 func joined(do func(context.Context, *client) error) companion {
 	return func(ctx context.Context, _ *lab, server *process) (func(), error) {
 		ctx, cancel := context.WithCancel(ctx)
@@ -189,7 +189,7 @@ var silent = joined(func(_ context.Context, c *client) error {
 	}
 })
 
-// stopped is a process that was stopped by SIGSTOP after its first item.
+// stopped is a process that SIGSTOP has stopped after its first item.
 func stopped(_ context.Context, l *lab, server *process) (func(), error) {
 	p, err := edgedtest.Start(exec.Command(l.path("edged"), "sub", "-server", server.address, lists[0]))
 	if err != nil {

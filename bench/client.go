@@ -11,39 +11,39 @@ import (
 	"time"
 )
 
-// client is a NATS client that counts the messages that come, and answers PING as
-// every NATS client does. It is as cheap as can be, so that it is not what is
-// measured: it reads as much as there is, and parses only headers that differ
-// from the one before. It belongs to one goroutine.
+// client is a NATS client that counts the messages it receives, and answers PING as every NATS
+// client does. It is as cheap as possible, so that it is not the bottleneck: it reads as much as is
+// available, and parses only headers that differ from the previous one. It belongs to one
+// goroutine.
 type client struct {
 	net.Conn
 	unwatch      func() bool
 	acknowledges bool         // each message, by an empty PUB to its reply subject
-	message      func([]byte) // gets the payload of each message, where not nil
-	refuses      []byte       // a payload that begins so gets -NAK in place of an acknowledgement
+	message      func([]byte) // gets the payload of each message, if not nil
+	refuses      []byte       // payloads with this prefix get -NAK instead of an acknowledgement
 
 	got     int  // messages
-	refused int  // of them, those with -NAK
+	refused int  // the messages with -NAK
 	pongs   int  // answers to PINGs of this client
-	leave   bool // the server has said that it is going
+	leave   bool // the server has announced its end
 
 	buf  []byte
-	held int    // bytes at the start of buf that are no whole frame yet
-	skip int    // bytes of the current message that are still to come
-	out  []byte // to be written when all that was read is seen to
+	held int    // bytes of an incomplete frame at the start of buf
+	skip int    // bytes of the current message that are still missing
+	out  []byte // to be written when all bytes read are handled
 
-	header []byte // of the message before; where one has the same, so is its size
+	header []byte // of the previous message; an equal header means an equal size
 	body   int    // its payload and CR LF
 }
 
-// bigBuffer suits a few clients; a thousand of them have enough with smallBuffer.
+// bigBuffer suits a few clients; for a thousand, smallBuffer is enough.
 const (
 	bigBuffer   = 1 << 20
 	smallBuffer = 64 << 10
 )
 
-// dial connects, and returns when the server has seen to what is sent, which are
-// lines of the protocol. When ctx is done the connection is closed.
+// dial connects, and returns when the server has handled lines, which are lines of the protocol.
+// When ctx is done the connection is closed.
 func dial(ctx context.Context, address string, buffer int, lines ...string) (*client, error) {
 	conn, err := new(net.Dialer).DialContext(ctx, "tcp", address)
 	if err != nil {
@@ -65,7 +65,7 @@ func (c *client) Close() error {
 	return c.Conn.Close()
 }
 
-// subscriptions are the lines that subscribe to all lists.
+// subscriptions returns the lines that subscribe to all lists.
 func subscriptions() (lines []string) {
 	for i, list := range lists {
 		lines = append(lines, fmt.Sprintf("SUB %s %d", list, i+1))
@@ -73,7 +73,7 @@ func subscriptions() (lines []string) {
 	return lines
 }
 
-// sync sends lines, and returns when the server has seen to them.
+// sync sends lines, and returns when the server has handled them.
 func (c *client) sync(lines ...string) error {
 	pongs := c.pongs
 	if _, err := c.Write([]byte(strings.Join(append(lines, "PING"), "\r\n") + "\r\n")); err != nil {
@@ -97,7 +97,7 @@ func (c *client) receive(n int) error {
 	return nil
 }
 
-// read reads once from the connection, and sees to all that came.
+// read reads once from the connection, and handles all frames.
 func (c *client) read() error {
 	n, err := c.Read(c.buf[c.held:])
 	if err != nil {
@@ -107,6 +107,7 @@ func (c *client) read() error {
 	if err != nil {
 		return err
 	}
+
 	if c.held = copy(c.buf, rest); c.held == len(c.buf) {
 		return errors.New("a line of the protocol is larger than the client's buffer")
 	}
@@ -117,8 +118,7 @@ func (c *client) read() error {
 	return err
 }
 
-// consume sees to the frames in b, and returns the beginning of one that is not
-// whole yet.
+// consume handles the frames in b, and returns the beginning of an incomplete one.
 func (c *client) consume(b []byte) (rest []byte, err error) {
 	for len(b) > 0 {
 		if c.skip > 0 {
@@ -158,10 +158,11 @@ func (c *client) consume(b []byte) (rest []byte, err error) {
 		}
 		b = b[end:]
 	}
+
 	return nil, nil
 }
 
-// answer is the end of the PUB that acknowledges a message.
+// answer returns the end of the PUB that acknowledges a message.
 func (c *client) answer(body []byte) string {
 	if c.refuses == nil || !bytes.HasPrefix(body, c.refuses) {
 		return " 0\r\n\r\n"
@@ -184,8 +185,8 @@ func (c *client) crawl(ctx context.Context, rate float64) error {
 	}
 }
 
-// msg sees to a message of which the header line is there, and returns how much
-// of what follows belongs to it. It is -1 where more must come first.
+// msg handles a message whose header line is complete, and returns how many of the bytes after it
+// belong to it. It returns -1 if more must arrive first.
 func (c *client) msg(line, body []byte) (n int, err error) {
 	line = line[:len(line)-2]
 	i := bytes.LastIndexByte(line, ' ')
@@ -200,15 +201,18 @@ func (c *client) msg(line, body []byte) (n int, err error) {
 		}
 		c.message(body[:size-2])
 	}
+
 	if c.refuses != nil && len(body) < size {
 		return -1, nil
 	}
+
 	if c.acknowledges {
 		line = line[:i]
 		c.out = append(c.out, "PUB "...)
 		c.out = append(c.out, line[bytes.LastIndexByte(line, ' ')+1:]...)
 		c.out = append(c.out, c.answer(body)...)
 	}
+
 	if c.message == nil && !c.acknowledges {
 		c.header, c.body = append(append(c.header[:0], line...), '\r', '\n'), size
 	}

@@ -17,16 +17,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A load is some traffic whose costs are accounted: what edged, Redis and the
-// clients take from the machine for each item.
+// A load is traffic whose costs are measured: those that an item causes in edged, Redis and the
+// clients.
 type load struct {
 	items, size, clients int
 	ack                  string
-	rate                 int // items a second, pushed one by one; 0: all of them are in Redis before
+	rate                 int // items a second, pushed one by one; 0: all are in Redis before
 }
 
-// costs are what -costs measures. The model in model.go is fitted to the first
-// four, the corners of a square, and held against the others.
+// costs are the measurements of -costs. The model in model.go is fitted to the first four, the
+// corners of a square, and compared with the other loads.
 var costs = []measurement{
 	{"64B/1", account(load{items: 1_000_000, size: 64, clients: 1})},
 	{"1KiB/1", account(load{items: 400_000, size: 1 << 10, clients: 1})},
@@ -45,8 +45,8 @@ var costs = []measurement{
 	{"redis-benchmark", redisBenchmark},
 }
 
-// account measures a load with a Redis of its own, which has an append-only file.
-// Figures are for an item unless their unit says otherwise.
+// account measures a load with its own Redis, which has an append-only file. Figures are for an
+// item unless their unit says otherwise.
 func account(w load) run {
 	return func(ctx context.Context, l *lab) ([]figure, error) {
 		l, done, err := l.durable(ctx)
@@ -155,7 +155,7 @@ func account(w load) run {
 	}
 }
 
-// durable is the lab with a Redis that has an append-only file.
+// durable returns the lab with a Redis that has an append-only file.
 func (l *lab) durable(ctx context.Context) (*lab, func(), error) {
 	folder, err := os.MkdirTemp(l.folder, "d")
 	if err != nil {
@@ -167,11 +167,13 @@ func (l *lab) durable(ctx context.Context) (*lab, func(), error) {
 			"--appendonly", "yes", "--auto-aof-rewrite-percentage", "0")); err != nil {
 		return nil, nil, err
 	}
+
 	done := func() {
 		own.conn.Close()
 		own.redis.Kill()
 		os.RemoveAll(folder)
 	}
+
 	if own.conn, err = dialRedis(own.redis.address); err != nil {
 		own.redis.Kill()
 		return nil, nil, err
@@ -179,8 +181,8 @@ func (l *lab) durable(ctx context.Context) (*lab, func(), error) {
 	return &own, done, nil
 }
 
-// push pushes items one by one, rate of them a second, into the lists in turn. It
-// returns how many bytes that makes in the append-only file.
+// push pushes items one by one, rate of them a second, into the lists in turn. It returns the bytes
+// that this takes in the append-only file.
 func (l *lab) push(n, size, rate int) (bytes int, err error) {
 	padding := strings.Repeat("x", size-stampSize)
 	begin := time.Now()
@@ -198,8 +200,8 @@ func (l *lab) push(n, size, rate int) (bytes int, err error) {
 	return bytes, nil
 }
 
-// emptied returns when all was removed from Redis: then the last round trip is over.
-// It tells how many commands that took.
+// emptied returns when all items are removed from Redis, so that the last round trip is over. It
+// returns how many commands that took.
 func (l *lab) emptied(ctx context.Context) (asked int, err error) {
 	for left := 1; left > 0; {
 		left = 0
@@ -219,11 +221,11 @@ func (l *lab) emptied(ctx context.Context) (asked int, err error) {
 			return asked, err
 		}
 	}
+
 	return asked, nil
 }
 
-// goOn lets clients answer PINGs, until the function that it returns is called,
-// which closes them.
+// goOn lets clients answer PINGs until the returned function is called, which closes them.
 func goOn(crowd []*client) (end func()) {
 	var running sync.WaitGroup
 	for _, c := range crowd {
@@ -238,26 +240,28 @@ func goOn(crowd []*client) (end func()) {
 	}
 }
 
-// books are all counters at a moment.
+// books are all counters at one moment.
 type books struct {
 	edged, redis counters
 	clients      time.Duration // this process
-	commands     float64       // that Redis has carried out, but for those that ask for the books
+	commands     float64       // commands carried out by Redis, without those that read the books
 	reads        float64       // LRANGE
 	aof          float64       // size of the append-only file
 	busy, idle   time.Duration // of all cores
 }
 
 func (l *lab) books(server *process) (b books, err error) {
-	// Redis writes later to its file while the disk is busy with what came before.
+	// Redis writes to its file late while the disk is busy with earlier writes.
 	for text := ""; !strings.Contains(text, "aof_buffer_length:0\r\n"); {
 		if text, err = l.conn.text("INFO", "persistence"); err != nil {
 			return b, err
 		}
 	}
+
 	if b.edged, err = server.counters(); err != nil {
 		return b, err
 	}
+
 	if b.redis, err = l.redis.counters(); err != nil {
 		return b, err
 	}
@@ -273,6 +277,7 @@ func (l *lab) books(server *process) (b books, err error) {
 	if err != nil {
 		return b, err
 	}
+
 	for line := range strings.Lines(text) {
 		name, rest, _ := strings.Cut(strings.TrimPrefix(line, "cmdstat_"), ":calls=")
 		number, _, _ := strings.Cut(rest, ",")
@@ -284,6 +289,7 @@ func (l *lab) books(server *process) (b books, err error) {
 			b.reads = calls
 		}
 	}
+
 	files, err := filepath.Glob(filepath.Join(filepath.Dir(l.redis.address), "appendonlydir", "*.incr.aof"))
 	for _, file := range files {
 		if info, err := os.Stat(file); err == nil {
@@ -293,12 +299,13 @@ func (l *lab) books(server *process) (b books, err error) {
 	return b, err
 }
 
-// cores is how long all cores together have worked, and have not.
+// cores returns how long all cores together were busy and idle.
 func cores() (busy, idle time.Duration, err error) {
 	text, err := os.ReadFile("/proc/stat")
 	if err != nil {
 		return 0, 0, err
 	}
+
 	all, _, _ := strings.Cut(string(text), "\n")
 	for i, field := range strings.Fields(all)[1:9] { // guests are in user
 		ticks, err := strconv.Atoi(field)
@@ -312,15 +319,16 @@ func cores() (busy, idle time.Duration, err error) {
 			busy += d
 		}
 	}
+
 	return busy, idle, nil
 }
 
-// counters are what the system counts of a process.
+// counters are the system's counters of a process.
 type counters struct {
 	cpu           time.Duration
-	ticks, system float64 // of the clock by which the kernel divides cpu: all, and its own
-	switches      int64   // of context
-	read, written int64   // bytes, by system calls
+	ticks, system float64 // of the kernel's clock, used to divide cpu: all, and system time
+	switches      int64   // context switches
+	read, written int64   // bytes by system calls
 	peak          float64
 }
 
@@ -353,7 +361,7 @@ func (p *process) counters() (c counters, err error) {
 	return c, nil
 }
 
-// sum adds the numbers that some keys have in a file of /proc.
+// sum adds the values of some keys in a file of /proc.
 func sum(file string, keys ...string) (total int64) {
 	text, _ := os.ReadFile(file)
 	for line := range strings.Lines(string(text)) {
@@ -368,9 +376,8 @@ func sum(file string, keys ...string) (total int64) {
 	return total
 }
 
-// callCounter counts the system calls of a process, by a tracepoint of the kernel:
-// it only counts, so it slows the process down by little. It is nil where this user
-// may not do that.
+// callCounter counts the system calls of a process by a tracepoint of the kernel, which slows the
+// process down only slightly. It is nil if this user is not allowed to.
 type callCounter struct{ threads []int }
 
 func countCalls(p *process) (*callCounter, error) {
@@ -378,10 +385,12 @@ func countCalls(p *process) (*callCounter, error) {
 	if err != nil {
 		return nil, nil
 	}
+
 	id, err := strconv.ParseUint(strings.TrimSpace(string(text)), 10, 64)
 	if err != nil {
 		return nil, err
 	}
+
 	threads, err := os.ReadDir(filepath.Join("/proc", strconv.Itoa(p.Pid()), "task"))
 	if err != nil {
 		return nil, err
@@ -400,6 +409,7 @@ func countCalls(p *process) (*callCounter, error) {
 		}
 		c.threads = append(c.threads, fd)
 	}
+
 	return c, nil
 }
 
@@ -426,35 +436,40 @@ func (c *callCounter) close() {
 	}
 }
 
-// rest is what is held and done while nothing moves: memory of a client, of an
-// item on its way, and what a minute costs.
+// rest measures the state without traffic: memory of a client, memory of an item in flight, and the
+// cost of a minute.
 func rest(ctx context.Context, l *lab) ([]figure, error) {
 	l, done, err := l.durable(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer done()
+
 	server, err := edged("received")(ctx, l)
 	if err != nil {
 		return nil, err
 	}
 	defer server.Kill()
+
 	nobody, err := server.usage()
 	if err != nil {
 		return nil, err
 	}
+
 	const clients = 1000
 	crowd, err := dialMany(ctx, server.address, clients, subscriptions()...)
 	if err != nil {
 		return nil, err
 	}
 	defer closeAll(crowd)
+
 	all, err := server.usage()
 	if err != nil {
 		return nil, err
 	}
 	closeAll(crowd[1:])
 	defer goOn(crowd[:1])()
+
 	if err := pause(ctx, l.long(3*time.Second)); err != nil {
 		return nil, err
 	}
@@ -463,6 +478,7 @@ func rest(ctx context.Context, l *lab) ([]figure, error) {
 		return nil, err
 	}
 	defer calls.close()
+
 	before, err := l.books(server)
 	if err != nil {
 		return nil, err
@@ -492,8 +508,8 @@ func rest(ctx context.Context, l *lab) ([]figure, error) {
 	return figures, nil
 }
 
-// redisBenchmark is what Redis's documentation has been measured by on a Raspberry
-// Pi 3, here: https://redis.io/docs/latest/operate/oss_and_stack/reference/arm/
+// redisBenchmark runs the benchmark that Redis's documentation ran on a Raspberry Pi 3:
+// https://redis.io/docs/latest/operate/oss_and_stack/reference/arm/
 func redisBenchmark(ctx context.Context, l *lab) (figures []figure, err error) {
 	for _, depth := range []int{1, 8} {
 		if err := l.conn.ok("FLUSHALL"); err != nil {
@@ -512,5 +528,6 @@ func redisBenchmark(ctx context.Context, l *lab) (figures []figure, err error) {
 		}
 		figures = append(figures, figure{fmt.Sprintf("pipeline-%d-SET/s", depth), rate})
 	}
+
 	return figures, nil
 }

@@ -11,9 +11,9 @@ import (
 // redisReply is the length of an item of itemSize in a reply of Redis.
 const redisReply = len("$256\r\n") + itemSize + len("\r\n")
 
-// crowd is the rate of the fastest among so many clients that read at random speeds, from
-// 1 to 100 % of the rate that they have when all of them are fast, and how often Redis
-// reads an item until the fastest have n of them.
+// crowd measures the rate of the fastest among many clients. They read at random speeds, from 1 to
+// 100 % of the rate that they have when all are fast. It also measures how often Redis reads an
+// item until the fastest have n of them.
 func crowd(clients, n int) run {
 	return func(ctx context.Context, l *lab) ([]figure, error) {
 		clients, n := l.few(clients), l.few(n)
@@ -22,13 +22,15 @@ func crowd(clients, n int) run {
 		if err != nil {
 			return nil, err
 		}
+
 		random := rand.New(rand.NewPCG(1, 1))
 		speeds := make([]float64, clients)
 		for i := range speeds {
-			if i >= max(1, clients/100) { // those are the fastest
+			if i >= max(1, clients/100) { // these are the fastest
 				speeds[i] = (0.01 + 0.99*random.Float64()) * alike.front
 			}
 		}
+
 		mixed, reads, err := l.gather(ctx, n, speeds)
 		return []figure{
 			{"msgs/s", mixed.front},
@@ -46,8 +48,8 @@ type gathered struct {
 	front float64
 }
 
-// gather lets clients read at some speeds in items a second, until those without a bound
-// have n items. It tells how often Redis has read an item.
+// gather lets clients read at some speeds in items a second, until those without a bound have n
+// items. It returns how often Redis has read an item.
 func (l *lab) gather(ctx context.Context, n int, speeds []float64) (g gathered, reads float64, err error) {
 	server, err := configured{lists: lists, list: []string{`max_lag = "0s"`}, settings: []string{`delivery.receipt_timeout = "1h"`}}.start(ctx, l)
 	if err != nil {

@@ -12,7 +12,7 @@ import (
 // memory shows, and larger than the processor's caches.
 const dedupItems = 60_000
 
-// deduplicated is the rate of items that are in Redis already and come to one client, with and
+// deduplicated measures the rate of items that are in Redis already and go to one client, with and
 // without dedup in the same measurement, in turn. Items are JSON objects; every repeats-th one has
 // the id, or all the bytes, of the one before it.
 func deduplicated(by string, n, repeats int) run {
@@ -32,6 +32,7 @@ func deduplicated(by string, n, repeats int) run {
 			with.add(plain.effort, deduped.effort)
 			peaks = [2]float64{max(peaks[0], plain.peak), max(peaks[1], deduped.peak)}
 		}
+
 		figures := with.figures()
 		if repeats == 0 {
 			figures = append(figures, figure{"B/window-item", (peaks[1] - peaks[0]) * (1 << 20) / dedupItems})
@@ -53,9 +54,11 @@ func (l *lab) dedup(ctx context.Context, by string, n, repeats int) (e dedupEffo
 		return e, err
 	}
 	defer server.Kill()
+
 	if err := l.fillObjects(lists[0], n, repeats); err != nil {
 		return e, err
 	}
+
 	want := n
 	if by != "" && repeats > 0 {
 		want -= n / repeats
@@ -74,6 +77,7 @@ func (l *lab) dedup(ctx context.Context, by string, n, repeats int) (e dedupEffo
 	if err := c.sync("SUB " + lists[0] + " 1"); err != nil {
 		return e, server.failed(err)
 	}
+
 	if err := c.receive(want); err != nil {
 		return e, server.failed(err)
 	}

@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// drain is how long it takes from SIGTERM until so many clients know that edged
-// is going, and until it has gone. The clients close as soon as they know.
+// drain measures the time from SIGTERM until all clients know that edged is shutting down, and
+// until it has ended. The clients close as soon as they know.
 func drain(clients int) run {
 	return func(ctx context.Context, l *lab) ([]figure, error) {
 		server, err := edged("received")(ctx, l)
@@ -17,16 +17,18 @@ func drain(clients int) run {
 			return nil, err
 		}
 		defer server.Kill()
+
 		crowd, err := dialMany(ctx, server.address, l.few(clients), subscriptions()...)
 		if err != nil {
 			return nil, err
 		}
 		defer closeAll(crowd)
 		begin := time.Now()
-		var told atomic.Int64 // when the last client was
+		var told atomic.Int64 // when the last client was told
 		if err := server.Signal(syscall.SIGTERM); err != nil {
 			return nil, err
 		}
+
 		err = each(crowd, func(c *client) error {
 			for !c.leave {
 				if err := c.read(); err != nil {
@@ -41,11 +43,13 @@ func drain(clients int) run {
 		if err != nil {
 			return nil, err
 		}
+
 		select {
 		case <-server.Ended():
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
 		}
+
 		took := time.Since(begin)
 		if code := server.State().ExitCode(); code != 0 {
 			return nil, server.failed(fmt.Errorf("edged ends with code %d", code))

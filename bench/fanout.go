@@ -9,11 +9,11 @@ import (
 	"time"
 )
 
-// itemSize is the payload of a message where nothing else is said.
+// itemSize is the default payload of a message.
 const itemSize = 256
 
-// fanOut is how fast n items in Redis come to so many clients, each of which
-// gets all of them: deliveries a second.
+// fanOut measures how fast n items in Redis reach many clients, each of which gets all of them, in
+// deliveries a second.
 func fanOut(clients, n int) run {
 	return func(ctx context.Context, l *lab) ([]figure, error) {
 		server, err := edged("received")(ctx, l)
@@ -21,6 +21,7 @@ func fanOut(clients, n int) run {
 			return nil, err
 		}
 		defer server.Kill()
+
 		if err := server.command("pause all"); err != nil {
 			return nil, err
 		}
@@ -37,6 +38,7 @@ func fanOut(clients, n int) run {
 		if err := server.command("resume all"); err != nil {
 			return nil, err
 		}
+
 		if err := each(crowd, func(c *client) error { return c.receive(n) }); err != nil {
 			return nil, server.failed(err)
 		}
@@ -44,7 +46,7 @@ func fanOut(clients, n int) run {
 	}
 }
 
-// pubSub is how fast n messages of one client come to so many others.
+// pubSub measures how fast n messages of one client reach many other clients.
 func pubSub(start starter, clients, n int) run {
 	return func(ctx context.Context, l *lab) ([]figure, error) {
 		server, err := start(ctx, l)
@@ -89,13 +91,13 @@ func deliveries(server *process, n int, took time.Duration) ([]figure, error) {
 	return []figure{{"msgs/s", float64(n) / took.Seconds()}, {"peak-MiB", u.peak}}, err
 }
 
-// publisher sends messages in chunks, of which a few are on their way at a time,
-// so that no server drops a message or a client.
+// publisher sends messages in chunks, a few of which are in flight at a time, so that no server
+// drops a message or a client.
 type publisher struct {
 	chunks   int
 	clients  int64
-	behind   []atomic.Int64 // for each chunk, the clients that have it
-	finished chan struct{}  // a value for each chunk that all clients have
+	behind   []atomic.Int64 // for each chunk, the number of clients that have it
+	finished chan struct{}  // receives a value for each chunk that all clients have
 }
 
 const (
@@ -111,7 +113,7 @@ func newPublisher(n, clients int) *publisher {
 	}
 }
 
-// total is how many messages there are.
+// total returns the number of messages.
 func (p *publisher) total() int { return p.chunks * chunkSize }
 
 func (p *publisher) publish(ctx context.Context, c *client) error {
@@ -168,8 +170,8 @@ func closeAll(crowd []*client) {
 	}
 }
 
-// each lets all clients do something, each in a goroutine, and waits for them.
-// When one fails the connections are closed, so that the others end too.
+// each runs do for all clients, each in a goroutine, and waits for them. If one fails, all
+// connections are closed, so that the other goroutines end too.
 func each(crowd []*client, do func(*client) error) error {
 	var running sync.WaitGroup
 	var once sync.Once
@@ -186,6 +188,7 @@ func each(crowd []*client, do func(*client) error) error {
 			}
 		})
 	}
+
 	running.Wait()
 	return failed
 }

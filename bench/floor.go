@@ -9,20 +9,22 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// floorBatch is how many items a floor takes in a round trip, as edged does.
+// floorBatch is the number of items that a floor takes in a round trip, as edged does.
 const floorBatch = 500
 
-// floor is how fast n items of size bytes can be taken from Redis without
-// handing them to anybody. take takes some from a list and returns how many.
+// floor measures how fast n items of size bytes can be taken from Redis without delivering them.
+// take takes some from a list and returns their number.
 func floor(open func(*lab) (take func(ctx context.Context, list string) (int, error), done func(), err error), n, size int) run {
 	return func(ctx context.Context, l *lab) ([]figure, error) {
 		if err := l.conn.ok("FLUSHALL"); err != nil {
 			return nil, err
 		}
+
 		n := l.few(n)
 		if err := l.preload(n, size); err != nil {
 			return nil, err
 		}
+
 		take, done, err := open(l)
 		if err != nil {
 			return nil, err
@@ -45,12 +47,12 @@ func floor(open func(*lab) (take func(ctx context.Context, list string) (int, er
 				return nil, fmt.Errorf("only %d of %d items are in Redis", got, n)
 			}
 		}
+
 		return []figure{{"msgs/s", float64(n) / time.Since(begin).Seconds()}}, nil
 	}
 }
 
-// guarded removes items from a list whose lease is held and whose head is the
-// item that was read.
+// guarded removes items from a list whose lease is held and whose head is the item that was read.
 var guarded = redis.NewScript(`
 if redis.call('GET', KEYS[2]) ~= ARGV[1] then return 'standby' end
 if ARGV[3] ~= '' and redis.call('LINDEX', KEYS[1], 0) ~= ARGV[3] then return 'moved' end
@@ -58,18 +60,20 @@ redis.call('LTRIM', KEYS[1], ARGV[2], -1)
 return 'ok'
 `)
 
-// peekAndTrim is what edged does for a list with ack = "received", by go-redis
-// alone: each round trip reads a batch and removes the one before.
+// peekAndTrim does edged's work for a list with ack = "received", with go-redis alone: each round
+// trip reads a batch and removes the previous one.
 func peekAndTrim(l *lab) (func(context.Context, string) (int, error), func(), error) {
 	client := redis.NewClient(&redis.Options{Network: "unix", Addr: l.redis.address, PoolSize: 1, MaxRetries: -1, DisableIdentity: true, Protocol: 2})
 	if err := guarded.Load(context.Background(), client).Err(); err != nil {
 		client.Close()
 		return nil, nil, err
 	}
+
 	type window struct {
 		head string
 		n    int
 	}
+
 	held := make(map[string]window)
 	for _, list := range lists {
 		if err := l.conn.ok("SET", list+":lease", "bench"); err != nil {
@@ -77,6 +81,7 @@ func peekAndTrim(l *lab) (func(context.Context, string) (int, error), func(), er
 			return nil, nil, err
 		}
 	}
+
 	take := func(ctx context.Context, list string) (int, error) {
 		w := held[list]
 		pipe := client.Pipeline()
@@ -97,8 +102,8 @@ func peekAndTrim(l *lab) (func(context.Context, string) (int, error), func(), er
 	return take, func() { client.Close() }, nil
 }
 
-// moveAndRemove is what a list with ack = "explicit" asks of Redis: each item is
-// moved by an LMOVE, and removed, in a pipeline.
+// moveAndRemove does Redis's work for a list with ack = "explicit": each item is moved by an LMOVE,
+// and removed, in a pipeline.
 func moveAndRemove(l *lab) (func(context.Context, string) (int, error), func(), error) {
 	conn, err := dialRedis(l.redis.address)
 	if err != nil {
@@ -117,13 +122,14 @@ func moveAndRemove(l *lab) (func(context.Context, string) (int, error), func(), 
 	return take, func() { conn.Close() }, nil
 }
 
-// readAndTrim is all that Redis has to do for items of size bytes.
+// readAndTrim does only Redis's work for items of size bytes.
 func readAndTrim(size int) func(*lab) (func(context.Context, string) (int, error), func(), error) {
 	return func(l *lab) (func(context.Context, string) (int, error), func(), error) {
 		conn, err := dialRedis(l.redis.address)
 		if err != nil {
 			return nil, nil, err
 		}
+
 		batch := max(1, min(floorBatch, 1<<20/size))
 		take := func(_ context.Context, list string) (int, error) {
 			conn.send("LRANGE", list, "0", strconv.Itoa(batch-1))

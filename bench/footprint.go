@@ -7,9 +7,8 @@ import (
 	"time"
 )
 
-// idle is the load that a server at rest puts on the machine and on Redis, after it has
-// had some time to come to rest. A client sends some lines first; without lines there is
-// no client.
+// idle measures the load of an idle server on the machine and on Redis, after it has settled for
+// some time. A client sends lines first; without lines there is no client.
 func idle(start starter, settles time.Duration, lines ...string) run {
 	return func(ctx context.Context, l *lab) ([]figure, error) {
 		server, err := start(ctx, l)
@@ -56,7 +55,7 @@ func idle(start starter, settles time.Duration, lines ...string) run {
 // settling is how long a server is left alone after its start.
 const settling = 3 * time.Second
 
-// manyLists is edged with so many lists.
+// manyLists is edged with n lists.
 func manyLists(n int) starter {
 	return func(ctx context.Context, l *lab) (*process, error) {
 		keys := make([]string, l.few(n))
@@ -76,8 +75,7 @@ func pause(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// startTime is how long a server takes from its start to the first connection
-// that it accepts.
+// startTime measures the time from the start of a server to the first connection that it accepts.
 func startTime(start starter) run {
 	return func(ctx context.Context, l *lab) ([]figure, error) {
 		server, err := start(ctx, l)
@@ -89,7 +87,7 @@ func startTime(start starter) run {
 	}
 }
 
-// binarySize is the size of a program, stripped.
+// binarySize measures the size of a program, stripped.
 func binarySize(name string) run {
 	return func(_ context.Context, l *lab) ([]figure, error) {
 		info, err := os.Stat(l.path(name))

@@ -10,13 +10,13 @@ import (
 	"strings"
 )
 
-// hotPath is a microbenchmark of edged, and how many items one run of it is for.
+// hotPath is a microbenchmark of edged, and the number of items in one run of it.
 type hotPath struct {
 	unit, pkg, bench string
 	runs, items      int
 }
 
-// hotPaths are what happens in user space to an item, and to a batch.
+// hotPaths are the steps in user space for an item, and for a batch.
 var hotPaths = []hotPath{
 	{"read/item", "poller", "BenchmarkReply", 10, 500},                    // a reply of Redis, 256 B each
 	{"encode/item", "tcpserver", "BenchmarkEncodeBatch", 10, 500},         // once for each subscription ID
@@ -24,9 +24,9 @@ var hotPaths = []hotPath{
 	{"explicit/item", "relay", "BenchmarkAcknowledge", 1000, 1},
 }
 
-// instructions counts those of an arm64 processor, which qemu emulates: how many
-// there are does not depend on the machine. It counts a benchmark of N and one of
-// 2N runs; the difference is what N runs take.
+// instructions counts those of an arm64 processor emulated by qemu, because their number does not
+// depend on the machine. It counts a benchmark of N runs and one of 2N runs; the difference is the
+// count for N runs.
 func instructions(ctx context.Context, l *lab) (figures []figure, err error) {
 	for _, path := range hotPaths {
 		program := l.path(path.pkg + ".arm64")
@@ -51,15 +51,15 @@ func instructions(ctx context.Context, l *lab) (figures []figure, err error) {
 		}
 		figures = append(figures, figure{path.unit, float64(twice-once) / float64(runs*path.items)})
 	}
+
 	return figures, nil
 }
 
-// monitor is how qemu's lines for the second thread begin, which is the one of Go's
-// runtime that looks after the others every few microseconds of real time.
+// monitor is the beginning of qemu's lines for the second thread: the one of Go's runtime that
+// checks the other threads every few microseconds of real time.
 var monitor = []byte("Trace 1:")
 
-// emulate runs a benchmark and returns how many instructions that took: qemu writes
-// a line for each.
+// emulate runs a benchmark and returns the number of instructions: qemu writes a line for each.
 func emulate(ctx context.Context, program, bench string, runs int) (n int, err error) {
 	pattern := "^" + strings.ReplaceAll(bench, "/", "$/^") + "$"
 	cmd := exec.CommandContext(ctx, "qemu-aarch64-static", "-singlestep", "-d", "exec,nochain", "-D", "/dev/stdout",
@@ -69,6 +69,7 @@ func emulate(ctx context.Context, program, bench string, runs int) (n int, err e
 	if err != nil {
 		return 0, err
 	}
+
 	if err := cmd.Start(); err != nil {
 		return 0, fmt.Errorf("%v; `make tools` installs it", err)
 	}
@@ -80,6 +81,7 @@ func emulate(ctx context.Context, program, bench string, runs int) (n int, err e
 		}
 		passed = passed || bytes.HasSuffix(lines.Bytes(), []byte("PASS"))
 	}
+
 	if err := cmd.Wait(); err != nil || !passed {
 		return 0, fmt.Errorf("%s, emulated: %v", bench, err)
 	}

@@ -14,14 +14,12 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// worked is the name of the list, or of the stream of nats-server or Redis, that is
-// consumed.
+// worked is the name of the list, or of the stream of nats-server or Redis, that is consumed.
 const worked = "events"
 
 // broker is a server whose items one client consumes and acknowledges.
 type broker interface {
-	// start starts the server, with nothing in it, and returns it and the Redis that it
-	// uses.
+	// start starts the server empty, and returns it and the Redis that it uses.
 	start(ctx context.Context, l *lab) ([]*process, error)
 	// producer returns a function that appends an item and waits for the answer.
 	producer(ctx context.Context, l *lab) (push func(item string) error, done func(), err error)
@@ -31,7 +29,7 @@ type broker interface {
 	consume(ctx context.Context, l *lab, n int, ready func(), got func([]byte)) error
 }
 
-// pull is how fast one client consumes n items that are there, each acknowledged.
+// pull measures how fast one client consumes n stored items and acknowledges each.
 func pull(b broker, n int) run {
 	return onFreshRedis(func(ctx context.Context, l *lab) ([]figure, error) {
 		servers, err := b.start(ctx, l)
@@ -74,8 +72,8 @@ func pull(b broker, n int) run {
 	})
 }
 
-// pullLatency is how long an item takes from just before it is appended until its
-// consumer has it, at a rate of items a second.
+// pullLatency measures the time from just before an item is appended until its consumer has it, at
+// a rate of items a second.
 func pullLatency(b broker, rate int) run {
 	return onFreshRedis(func(ctx context.Context, l *lab) ([]figure, error) {
 		servers, err := b.start(ctx, l)
@@ -92,8 +90,8 @@ func pullLatency(b broker, rate int) run {
 	})
 }
 
-// onFreshRedis measures with a Redis that nothing was in before, so that its peak
-// memory is that of this measurement.
+// onFreshRedis measures with a new, empty Redis, so that its peak memory is that of this
+// measurement.
 func onFreshRedis(measure run) run {
 	return func(ctx context.Context, l *lab) (_ []figure, err error) {
 		fresh := *l
@@ -110,7 +108,7 @@ func onFreshRedis(measure run) run {
 	}
 }
 
-// killAll ends the servers. onFreshRedis ends its Redis once more, which is no harm.
+// killAll ends the servers. onFreshRedis ends its Redis once more, which does no harm.
 func killAll(servers []*process) {
 	for _, s := range servers {
 		s.Kill()
@@ -128,7 +126,7 @@ func usagesOf(servers []*process) ([]usage, error) {
 	return all, nil
 }
 
-// ownCPU is the processor time of this process, which is the client.
+// ownCPU returns the processor time of this process, which is the client.
 func ownCPU() time.Duration {
 	var u syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
@@ -137,7 +135,7 @@ func ownCPU() time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// jsConsumer is a durable pull consumer, by the official Go client.
+// jsConsumer makes a durable pull consumer with the official Go client.
 func jsConsumer(ctx context.Context, address string) (jetstream.Consumer, *nats.Conn, error) {
 	nc, err := nats.Connect("nats://"+address, nats.NoReconnect())
 	if err != nil {
@@ -148,6 +146,7 @@ func jsConsumer(ctx context.Context, address string) (jetstream.Consumer, *nats.
 		nc.Close()
 		return nil, nil, err
 	}
+
 	c, err := js.CreateOrUpdateConsumer(ctx, worked, jetstream.ConsumerConfig{
 		Durable: "bench", AckPolicy: jetstream.AckExplicitPolicy, MaxAckPending: 10_000,
 	})
@@ -158,7 +157,7 @@ func jsConsumer(ctx context.Context, address string) (jetstream.Consumer, *nats.
 	return c, nc, nil
 }
 
-// jsConsume consumes by the library's Consume, as it is.
+// jsConsume consumes by the library's unmodified Consume.
 func jsConsume(ctx context.Context, address string, n int, ready func(), got func([]byte)) error {
 	c, nc, err := jsConsumer(ctx, address)
 	if err != nil {
@@ -167,12 +166,13 @@ func jsConsume(ctx context.Context, address string, n int, ready func(), got fun
 	defer nc.Close()
 	ended := make(chan error, 1)
 	left := n
+
 	running, err := c.Consume(func(m jetstream.Msg) {
 		got(m.Data())
 		if left--; left > 0 {
 			m.Ack()
 		} else if left == 0 {
-			ended <- m.DoubleAck(ctx) // the server has all of them
+			ended <- m.DoubleAck(ctx) // the server has all acknowledgements
 		}
 	}, jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) {
 		select {
@@ -214,8 +214,8 @@ func (edgedBroker) consume(ctx context.Context, l *lab, n int, ready func(), got
 	return jsConsume(ctx, l.address, n, ready, got)
 }
 
-// natsBroker is nats-server with a stream. A stream with WorkQueuePolicy removes
-// acknowledged items, as edged does; one with LimitsPolicy keeps them.
+// natsBroker is nats-server with a stream. A stream with WorkQueuePolicy removes acknowledged
+// items, as edged does; a stream with LimitsPolicy keeps them.
 type natsBroker struct {
 	storage   jetstream.StorageType
 	retention jetstream.RetentionPolicy
@@ -293,6 +293,7 @@ func (natsBroker) fill(ctx context.Context, l *lab, n int) error {
 				return context.Cause(ctx)
 			}
 		}
+
 		return nil
 	})
 }
@@ -301,10 +302,10 @@ func (natsBroker) consume(ctx context.Context, l *lab, n int, ready func(), got 
 	return jsConsume(ctx, l.address, n, ready, got)
 }
 
-// streamBroker is a stream of Redis with a consumer group, by go-redis. It keeps
-// acknowledged entries.
+// streamBroker is a stream of Redis with a consumer group, used by go-redis. It keeps acknowledged
+// entries.
 type streamBroker struct {
-	one bool // the acknowledgements of a batch are one command, not one each
+	one bool // one command for the acknowledgements of a batch, instead of one each
 }
 
 func (streamBroker) start(_ context.Context, l *lab) ([]*process, error) {
@@ -356,5 +357,6 @@ func (b streamBroker) consume(ctx context.Context, l *lab, n int, ready func(), 
 			left--
 		}
 	}
+
 	return nil
 }

@@ -13,10 +13,10 @@ import (
 	"edged/internal/edgedtest"
 )
 
-// The two lists that everything travels through, half of the items in each.
+// lists are the two lists, each with half of the items.
 var lists = []string{"events", "readings"}
 
-// lab is what measurements work with: the programs, built, and a Redis.
+// lab holds the built programs and a Redis for the measurements.
 type lab struct {
 	folder string // short: it holds Unix sockets
 	quick  bool
@@ -24,8 +24,8 @@ type lab struct {
 	redis  *process
 	conn   *redisConn // the producer's
 
-	address string // where the server that is measured listens
-	release func() // gives the address back
+	address string // address of the measured server
+	release func() // releases the address
 }
 
 // newLab builds edged and nats-server and starts Redis.
@@ -34,6 +34,7 @@ func newLab(ctx context.Context, quick bool) (l *lab, err error) {
 	if l.address, l.release, err = edgedtest.Reserve(); err != nil {
 		return nil, err
 	}
+
 	if l.folder, err = os.MkdirTemp("", "e"); err != nil {
 		l.release()
 		return nil, err
@@ -44,9 +45,11 @@ func newLab(ctx context.Context, quick bool) (l *lab, err error) {
 			made.close()
 		}
 	}()
+
 	if err := l.make(ctx); err != nil {
 		return nil, fmt.Errorf("%v\nis this the folder bench of edged?", err)
 	}
+
 	if err := l.build(ctx, "nats-server", ".", "github.com/nats-io/nats-server/v2"); err != nil {
 		return nil, err
 	}
@@ -64,7 +67,7 @@ func newLab(ctx context.Context, quick bool) (l *lab, err error) {
 	return l, nil
 }
 
-// startRedis starts a Redis at a Unix socket of this name.
+// startRedis starts a Redis on a Unix socket of this name.
 func startRedis(ctx context.Context, folder, name string) (*process, error) {
 	socket := filepath.Join(folder, name)
 	return launch(ctx, &process{name: "redis-server", address: socket}, false,
@@ -92,7 +95,7 @@ func (l *lab) make(ctx context.Context) error {
 	return l.command(ctx, "..", "cp", "bin/edged", l.path("edged"))
 }
 
-// build builds a program without what only debuggers need, as `make build` does.
+// build builds a program without debugging information, as `make build` does.
 func (l *lab) build(ctx context.Context, name, folder, pkg string) error {
 	return l.command(ctx, folder, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", l.path(name), pkg)
 }
@@ -107,7 +110,7 @@ func (l *lab) command(ctx context.Context, folder, name string, args ...string) 
 	return nil
 }
 
-// few is n, or much less where only a smoke test is wanted.
+// few returns n, or far less for a smoke test.
 func (l *lab) few(n int) int {
 	if l.quick {
 		return max(n/100, 20)
@@ -115,7 +118,7 @@ func (l *lab) few(n int) int {
 	return n
 }
 
-// long is d, or much less where only a smoke test is wanted.
+// long returns d, or far less for a smoke test.
 func (l *lab) long(d time.Duration) time.Duration {
 	if l.quick {
 		return d / 40
@@ -123,7 +126,7 @@ func (l *lab) long(d time.Duration) time.Duration {
 	return d
 }
 
-// starter starts a server with nothing in Redis before.
+// starter starts a server with an empty Redis.
 type starter func(context.Context, *lab) (*process, error)
 
 // edged starts edged with the two lists in an ack mode.
@@ -158,7 +161,7 @@ func (c configured) start(ctx context.Context, l *lab) (*process, error) {
 	return launch(ctx, &process{name: "edged", address: l.address, control: d.Socket()}, true, start)
 }
 
-// natsServer starts nats-server, which has nothing to do with Redis.
+// natsServer starts nats-server, which does not use Redis.
 func natsServer(ctx context.Context, l *lab) (*process, error) {
 	host, port, _ := strings.Cut(l.address, ":")
 	return launch(ctx, &process{name: "nats-server", address: l.address}, true,
@@ -185,11 +188,11 @@ func (l *lab) preload(n, size int) error {
 			return err
 		}
 	}
-	runtime.GC() // the items, so that it is not done while the clock runs
+	runtime.GC() // collects the items, so that this is not done during the measurement
 	return nil
 }
 
-// fill pushes n items of size bytes into a list, no two of them the same.
+// fill pushes n different items of size bytes into a list.
 func (l *lab) fill(list string, n, size int) error {
 	const bytesPerCommand = 1 << 20
 	padding := strings.Repeat("x", size-stampSize)

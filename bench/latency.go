@@ -13,12 +13,11 @@ import (
 	"time"
 )
 
-// A waiter has got items when each calls got with what it is, until ctx is done
-// or the item that ends it has come.
+// A waiter waits for items and calls got with each, until ctx is done or the final item has come.
 type waiter func(ctx context.Context, l *lab, n int, ready func(), got func([]byte)) error
 
-// latency is how long an item takes from just before its RPUSH until its reader
-// has it, at a rate of items a second, which go to the first busy lists in turn.
+// latency measures the time from just before an item's RPUSH until its reader has it, at a rate of
+// items a second, which go to the first busy lists in turn.
 func latency(wait waiter, rate, busy int) run {
 	return func(ctx context.Context, l *lab) ([]figure, error) {
 		return timed(ctx, l, rate, wait, func(i int, item string) error { return l.conn.ok("RPUSH", lists[i%busy], item) })
@@ -66,8 +65,8 @@ func timed(ctx context.Context, l *lab, rate int, wait waiter, push func(i int, 
 	}, nil
 }
 
-// stampSize is how many digits an item begins with: when it was pushed, or which
-// it is.
+// stampSize is the number of digits at the beginning of an item: the time of its push, or its
+// number.
 const stampSize = 20
 
 func micros(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1000 }
@@ -89,11 +88,12 @@ func relayed(ctx context.Context, l *lab, n int, ready func(), got func([]byte))
 	return c.receive(n)
 }
 
-// blpop is the floor: nobody stands between the list and its reader.
+// blpop is the floor: the reader reads the list itself.
 func blpop(ctx context.Context, l *lab, n int, ready func(), got func([]byte)) error {
 	if err := l.conn.ok("FLUSHALL"); err != nil {
 		return err
 	}
+
 	conn, err := dialRedis(l.redis.address)
 	if err != nil {
 		return err
@@ -108,12 +108,12 @@ func blpop(ctx context.Context, l *lab, n int, ready func(), got func([]byte)) e
 		}
 		got([]byte(item))
 	}
+
 	return nil
 }
 
-// peeked is the floor of what does not pop: somebody is told by Redis that a list
-// has changed, reads it, hands on what is new over TCP, and removes it. Nothing is
-// guarded and nothing is confirmed.
+// peeked is the floor without popping. A program learns from Redis that a list has changed, reads
+// it, passes new items on over TCP, and removes them. Nothing is guarded and nothing is confirmed.
 func peeked(ctx context.Context, l *lab, n int, ready func(), got func([]byte)) error {
 	if err := l.conn.ok("FLUSHALL"); err != nil {
 		return err
@@ -123,20 +123,24 @@ func peeked(ctx context.Context, l *lab, n int, ready func(), got func([]byte)) 
 		return err
 	}
 	defer hints.Close()
+
 	data, err := dialRedis(l.redis.address)
 	if err != nil {
 		return err
 	}
 	defer data.Close()
+
 	id, err := hints.number("CLIENT", "ID")
 	if err != nil {
 		return err
 	}
+
 	if err := errors.Join(hints.ok("SUBSCRIBE", "__redis__:invalidate"),
 		data.ok("CLIENT", "TRACKING", "ON", "REDIRECT", strconv.Itoa(id), "NOLOOP")); err != nil {
 		return err
 	}
-	for _, list := range lists { // what was read is tracked
+
+	for _, list := range lists { // tracks the lists that were read
 		if _, err := data.number("LLEN", list); err != nil {
 			return err
 		}
@@ -146,11 +150,13 @@ func peeked(ctx context.Context, l *lab, n int, ready func(), got func([]byte)) 
 		return err
 	}
 	defer listener.Close()
+
 	reader, err := net.Dial("tcp", listener.Addr().String())
 	if err != nil {
 		return err
 	}
 	defer reader.Close()
+
 	writer, err := listener.Accept()
 	if err != nil {
 		return err
@@ -160,7 +166,7 @@ func peeked(ctx context.Context, l *lab, n int, ready func(), got func([]byte)) 
 	end := func() { writer.Close(); reader.Close(); data.Close(); hints.Close() }
 	defer end()
 	defer context.AfterFunc(ctx, end)()
-	var failed error // read when the connection has ended
+	var failed error // read after the connection has ended
 	running.Go(func() {
 		defer writer.Close()
 		for failed == nil {
@@ -205,5 +211,6 @@ func handOn(data *redisConn, list string, w io.Writer) error {
 		}
 		left = length
 	}
+
 	return nil
 }

@@ -1,19 +1,18 @@
-// Bench measures edged beside what stands next to it: a relay that people write in
-// an afternoon (baseline.py), nats-server, and for each thing that edged does what
-// Redis and its libraries do alone, which is the floor.
+// Bench compares edged with its alternatives: a relay that takes an afternoon to write
+// (baseline.py), nats-server, and for each task of edged the same task done by Redis and its
+// libraries alone, which is the floor.
 //
 //	cd bench && go run . [-run REGEXP] [-rounds N] [-items N] [-quick] [-json FILE]
 //	cd bench && go run . -benchfmt FILE
 //	cd bench && go run . -costs [-run REGEXP] [-rounds N] [-quick] [-json FILE]
 //	cd bench && go run . -model FILE
 //
-// It builds and starts all programs itself, on loopback and Unix sockets. In each
-// round it runs every measurement once, so that what slows the machine down for a
-// while hits all of them; the table shows the medians over the rounds, and beside
-// them how they stand to the targets. Ratios travel to other machines, absolute
-// figures do not. docs/PERFORMANCE.md says how to read it.
+// It builds and starts all programs itself, on loopback and Unix sockets. In each round it runs
+// every measurement once, so that a slow phase of the machine affects all of them. The table shows
+// the medians over the rounds, and how they compare with the targets. Ratios are valid on other
+// machines, absolute figures are not. docs/PERFORMANCE.md says how to read it.
 //
-// What is measured is in table.go, one line each.
+// The measurements are in table.go, one line each.
 package main
 
 import (
@@ -35,18 +34,19 @@ import (
 //go:embed baseline.py
 var baseline []byte
 
-// patience is how long one measurement may take.
+// patience bounds the time of one measurement.
 const patience = 3 * time.Minute
 
 func main() {
 	var opts options
-	flag.Func("run", "measure only what `REGEXP` matches, such as '^fan-out'", func(text string) (err error) {
+	flag.Func("run", "measure only names that `REGEXP` matches, such as '^fan-out'", func(text string) (err error) {
 		opts.only, err = regexp.Compile(text)
 		return err
 	})
+
 	flag.IntVar(&opts.rounds, "rounds", 6, "how often each is measured; benchstat wants six")
 	flag.BoolVar(&opts.quick, "quick", false, "a smoke test of half a minute: one round of very little; the figures mean nothing")
-	flag.BoolVar(&opts.costs, "costs", false, "account for what an item costs instead, and derive what follows")
+	flag.BoolVar(&opts.costs, "costs", false, "measure the costs of an item instead, and derive an estimate")
 	flag.IntVar(&opts.items, "items", 1_000_000, "how many items `N` pass by in the measurement refused, and wait in uplink/down")
 	flag.StringVar(&opts.json, "json", "", "write the figures to `FILE` too")
 	benchfmt := flag.String("benchfmt", "", "measure nothing: print `FILE`, written by -json, for benchstat")
@@ -56,7 +56,8 @@ func main() {
 		fmt.Fprintln(os.Stderr, "bench: it takes no arguments, and at least one round")
 		os.Exit(2)
 	}
-	// SIGPIPE too, or the end of a pager would leave servers behind.
+
+	// SIGPIPE too, or the end of a pager would leave servers running.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGPIPE)
 	var err error
 	switch {
@@ -67,6 +68,7 @@ func main() {
 	default:
 		err = bench(ctx, os.Stdout, os.Stderr, opts)
 	}
+
 	stop()
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "bench: %v\n", err)
@@ -90,12 +92,13 @@ func (o options) measurements() []measurement {
 	return measurements
 }
 
-// bench measures, and prints the table. Where something fails, or ctx is done, it
-// prints what it has by then.
+// bench measures, and prints the table. If a measurement fails, or ctx is done, it prints the
+// results so far.
 func bench(ctx context.Context, out, progress io.Writer, opts options) error {
 	if opts.quick {
 		opts.rounds = 1
 	}
+
 	result := &report{Time: time.Now().UTC(), Machine: thisMachine()}
 	fmt.Fprintln(progress, "building edged and nats-server")
 	l, err := newLab(ctx, opts.quick)
@@ -114,6 +117,7 @@ func bench(ctx context.Context, out, progress io.Writer, opts options) error {
 			return err
 		}
 	}
+
 	if err := result.table(out); err != nil {
 		return err
 	}
@@ -139,6 +143,7 @@ func (r *report) measure(ctx context.Context, progress io.Writer, l *lab, opts o
 			r.add(m.name, figures)
 		}
 	}
+
 	return nil
 }
 

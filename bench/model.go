@@ -9,7 +9,7 @@ import (
 	"text/tabwriter"
 )
 
-// A line is what something costs by the bytes of an item: at + by×size, in µs.
+// A line is a cost as a function of an item's bytes: at + by×size, in µs.
 type line struct{ at, by float64 }
 
 func (l line) of(size float64) float64 { return l.at + l.by*size }
@@ -19,20 +19,20 @@ func through(x1, y1, x2, y2 float64) line {
 	return line{y1 - by*x1, by}
 }
 
-// part is what one process takes for an item, and for its delivery to each client.
+// part is the cost of an item in one process, and of its delivery to each client.
 type part struct{ item, delivery line }
 
 func (p part) of(size, clients float64) float64 {
 	return p.item.of(size) + clients*p.delivery.of(size)
 }
 
-// The corners of the square that the model is fitted to: item size and clients.
+// The corners of the square to which the model is fitted: item size and clients.
 const (
 	smallItem, largeItem = 64, 1 << 10
 	fewClients, many     = 1, 10
 )
 
-// fit solves for a part by the four corners.
+// fit solves for a part from the four corners.
 func (r *report) fit(unit string) part {
 	at := func(name string) float64 {
 		if row := r.find(name, unit); row != nil {
@@ -49,20 +49,20 @@ func (r *report) fit(unit string) part {
 	}
 }
 
-// An A53 is a box with a Cortex-A53 at 1.2 GHz: what is known of it, at best and
-// at worst. docs/PERFORMANCE.md names the sources.
+// An a53 describes a box with a Cortex-A53 at 1.2 GHz, with its best and worst assumed values.
+// docs/PERFORMANCE.md names the sources.
 type a53 struct {
 	perCycle float64 // instructions
 	copies   float64 // bytes a µs that a core copies
-	call     float64 // µs that a system call takes
-	wake     float64 // µs that a switch to another thread takes
-	slower   float64 // than this machine, where nothing else is known
+	call     float64 // µs of a system call
+	wake     float64 // µs of a switch to another thread
+	slower   float64 // factor relative to this machine, if nothing else is known
 }
 
 const (
 	a53Clock   = 1200   // cycles a µs
 	a53Cores   = 4      // all of them for Redis and edged
-	a53Network = 0.0126 // µs a byte that TCP takes to send, in a system call and behind it
+	a53Network = 0.0126 // µs a byte for TCP to send, in and after the system call
 	piUnpiped  = 28_000 // SET a second by redis-benchmark on a Raspberry Pi 3
 	piPiped    = 80_000 // the same in groups of 8
 )
@@ -72,12 +72,12 @@ var sizes = []struct {
 	bytes float64
 }{{"64 B", 64}, {"256 B", 256}, {"1 KiB", 1 << 10}, {"16 KiB", 16 << 10}}
 
-// model prints, as Markdown, the model of what was measured by -costs, how it
-// stands to what was measured, and what follows for a Cortex-A53.
+// model prints, as Markdown, the model of the results of -costs, how it compares with the results,
+// and the prediction for a Cortex-A53.
 func (r *report) model(out io.Writer) error {
 	edged, redis, clients := r.fit("edged-µs"), r.fit("redis-µs"), r.fit("clients-µs")
 	redis.item = through(smallItem, redis.of(smallItem, 1), largeItem, redis.of(largeItem, 1))
-	redis.delivery = line{} // it knows of no clients
+	redis.delivery = line{} // it does not depend on clients
 	t := tabwriter.NewWriter(out, 0, 0, 1, ' ', 0)
 	r.ledger(t)
 	for _, m := range costs {
@@ -116,7 +116,7 @@ func (r *report) model(out io.Writer) error {
 	return t.Flush()
 }
 
-// ledger prints what was measured, a line for each load.
+// ledger prints the results, a line for each load.
 func (r *report) ledger(out io.Writer) {
 	units := []string{"items/read", "edged-µs", "edged-in-kernel-%", "redis-µs", "system-calls", "switches", "redis-commands", "aof-B", "written-B", "peak-MiB"}
 	fmt.Fprintf(out, "| load\t| %s\t|\n|---\t%s|\n", strings.Join(units, "\t| "), strings.Repeat("|---\t", len(units)))
@@ -134,6 +134,7 @@ func (r *report) ledger(out io.Writer) {
 		}
 		fmt.Fprintln(out)
 	}
+
 	fmt.Fprintln(out)
 	for _, name := range []string{"rest", "instructions"} {
 		for _, row := range r.Rows {
@@ -142,10 +143,11 @@ func (r *report) ledger(out io.Writer) {
 			}
 		}
 	}
+
 	fmt.Fprintln(out)
 }
 
-// derive prints what a Cortex-A53 can be expected to do, with clients on the network.
+// derive prints the expected figures of a Cortex-A53, with clients on the network.
 func (r *report) derive(out io.Writer, edged, redis part) error {
 	value := func(name, unit string) float64 {
 		if row := r.find(name, unit); row != nil {
@@ -153,7 +155,7 @@ func (r *report) derive(out io.Writer, edged, redis part) error {
 		}
 		return math.NaN()
 	}
-	most := func(unit string) float64 { // of all rounds: others can only have slowed it down
+	most := func(unit string) float64 { // of all rounds: other activity can only have slowed it down
 		if row := r.find("redis-benchmark", unit); row != nil {
 			return slices.Max(row.Values)
 		}
@@ -180,7 +182,7 @@ func (r *report) derive(out io.Writer, edged, redis part) error {
 				item := userSpace + size.bytes/b.copies
 				delivery := (size.bytes + frame) * a53Network
 				built = item + calls + clients*delivery
-				// One thread of Redis; the loop of edged; all cores.
+				// Bounds: one thread of Redis; the loop of edged; all cores.
 				rate = 1e6 / max(d, item, (d+max(scaled, built))/a53Cores)
 				return d, scaled, built, rate
 			}
@@ -203,10 +205,10 @@ func (r *report) derive(out io.Writer, edged, redis part) error {
 
 const (
 	frame        = 20   // bytes around an item: MSG events 1 256, two line ends
-	payloadShare = 0.94 // of what Ethernet carries is TCP's payload: 1448 of 1538 bytes
+	payloadShare = 0.94 // share of TCP's payload in the bytes on Ethernet: 1448 of 1538 bytes
 )
 
-// rounded leaves two digits: there is no more in an estimate.
+// rounded keeps two digits: an estimate has no more.
 func rounded(v float64) float64 {
 	if v <= 0 || math.IsNaN(v) {
 		return v

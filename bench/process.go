@@ -15,22 +15,23 @@ import (
 	"edged/internal/edgedtest"
 )
 
-// process is a server that is measured.
+// process is a measured server.
 type process struct {
 	*edgedtest.Process
 	name    string
-	address string // where clients connect
+	address string // address for clients
 	control string // edged's control socket
 	started time.Duration
 }
 
-// launch starts a server and waits until it accepts a connection, and has said
-// INFO where it speaks the NATS protocol.
+// launch starts a server and waits until it accepts a connection and, if it speaks the NATS
+// protocol, has sent INFO.
 func launch(ctx context.Context, p *process, speaks bool, start func() (*edgedtest.Process, error)) (_ *process, err error) {
 	begin := time.Now()
 	if p.Process, err = start(); err != nil {
 		return nil, err
 	}
+
 	for {
 		if accepts(p.address, speaks) {
 			p.started = time.Since(begin)
@@ -71,13 +72,13 @@ func accepts(address string, speaks bool) bool {
 	return err == nil
 }
 
-// failed ends the process, and is err with what the process has said.
+// failed ends the process, and returns err with the process's output.
 func (p *process) failed(err error) error {
 	p.Kill()
 	return fmt.Errorf("%v\n%s", err, p.Output())
 }
 
-// command gives edged a command on its control socket.
+// command sends a command to edged's control socket.
 func (p *process) command(line string) error {
 	answer, err := edgedtest.Control(p.control, line)
 	if err == nil && !strings.HasSuffix(answer, "OK\n") {
@@ -86,11 +87,11 @@ func (p *process) command(line string) error {
 	return err
 }
 
-// usage is what a process has taken from the machine.
+// usage is the resources that a process has used.
 type usage struct {
-	cpu      time.Duration // of all its threads that live
+	cpu      time.Duration // of all its living threads
 	resident float64       // MiB now
-	peak     float64       // MiB at most since its start
+	peak     float64       // maximum MiB since its start
 }
 
 // usages are those of a server and of Redis.
@@ -103,14 +104,15 @@ func (l *lab) usages(server *process) (u usages, err error) {
 	return u, err
 }
 
-// usage reads /proc, which counts processor time there in nanoseconds: the
-// ticks of getrusage and ps are too coarse for a process that does next to nothing.
+// usage reads /proc, which counts processor time in nanoseconds: the ticks of getrusage and ps are
+// too coarse for a process that is almost idle.
 func (p *process) usage() (u usage, err error) {
 	folder := filepath.Join("/proc", strconv.Itoa(p.Pid()))
 	threads, err := filepath.Glob(filepath.Join(folder, "task", "*", "schedstat"))
 	if err != nil {
 		return u, err
 	}
+
 	for _, thread := range threads {
 		text, err := os.ReadFile(thread)
 		if err != nil {
@@ -123,6 +125,7 @@ func (p *process) usage() (u usage, err error) {
 		}
 		u.cpu += time.Duration(ns)
 	}
+
 	status, err := os.ReadFile(filepath.Join(folder, "status"))
 	if err != nil {
 		return u, p.failed(fmt.Errorf("%s has ended: %v", p.name, err))
@@ -137,8 +140,9 @@ func (p *process) usage() (u usage, err error) {
 			u.peak = kib / 1024
 		}
 	}
+
 	if len(threads) == 0 || u.peak == 0 {
-		return u, errors.New("this system's /proc does not say what a process uses; the benchmark needs Linux")
+		return u, errors.New("this system's /proc does not show the resources of a process; the benchmark needs Linux")
 	}
 	return u, nil
 }

@@ -13,9 +13,9 @@ import (
 	"time"
 )
 
-// redisConn is a connection to Redis for commands in a pipeline: send any number,
-// flush, and skip as many replies. Where it is the floor of a measurement it
-// costs next to nothing: it looks at no reply.
+// redisConn is a connection to Redis for commands in a pipeline: send any number, flush, and skip
+// as many replies. As the floor of a measurement it costs next to nothing, because it inspects no
+// reply.
 type redisConn struct {
 	net.Conn
 	in  *bufio.Reader
@@ -30,7 +30,7 @@ func dialRedis(socket string) (*redisConn, error) {
 	return &redisConn{conn, bufio.NewReaderSize(conn, 256<<10), bufio.NewWriterSize(conn, 256<<10)}, nil
 }
 
-// send puts a command into the buffer.
+// send appends a command to the buffer.
 func (c *redisConn) send(args ...string) {
 	c.out.WriteByte('*')
 	c.out.WriteString(strconv.Itoa(len(args)))
@@ -43,8 +43,8 @@ func (c *redisConn) send(args ...string) {
 	c.out.WriteString("\r\n")
 }
 
-// skip reads n replies and returns how many strings they held, counting those of
-// arrays. A nil counts nothing.
+// skip reads n replies and returns the number of strings in them, including those in arrays. A nil
+// does not count.
 func (c *redisConn) skip(n int) (strings int, err error) {
 	for ; n > 0; n-- {
 		kind, value, err := c.header()
@@ -61,6 +61,7 @@ func (c *redisConn) skip(n int) (strings int, err error) {
 			}
 		}
 	}
+
 	return strings, nil
 }
 
@@ -89,8 +90,8 @@ func (c *redisConn) ok(args ...string) error {
 	return nil
 }
 
-// text sends one command, and returns its reply where that is one string, or the
-// last one of an array.
+// text sends one command, and returns its reply if that is a string, or the last string of an
+// array.
 func (c *redisConn) text(args ...string) (string, error) {
 	c.send(args...)
 	if err := c.out.Flush(); err != nil {
@@ -101,7 +102,7 @@ func (c *redisConn) text(args ...string) (string, error) {
 	return last, err
 }
 
-// each reads a reply, and calls f for each string that it holds, at any depth.
+// each reads a reply, and calls f for each string in it, at any depth.
 func (c *redisConn) each(f func([]byte) error) error {
 	for n := 1; n > 0; n-- {
 		kind, value, err := c.header()
@@ -120,10 +121,11 @@ func (c *redisConn) each(f func([]byte) error) error {
 			}
 		}
 	}
+
 	return nil
 }
 
-// number sends one command, and returns its reply, which is one.
+// number sends one command that returns a number, and returns it.
 func (c *redisConn) number(args ...string) (int, error) {
 	c.send(args...)
 	if err := c.out.Flush(); err != nil {
@@ -133,7 +135,7 @@ func (c *redisConn) number(args ...string) (int, error) {
 	return n, err
 }
 
-// stat is a number of Redis's INFO stats.
+// stat returns a number of Redis's INFO stats.
 func (c *redisConn) stat(name string) (int, error) {
 	text, err := c.text("INFO", "stats")
 	if err != nil {
@@ -147,15 +149,17 @@ func (c *redisConn) stat(name string) (int, error) {
 	return strconv.Atoi(text)
 }
 
-// monitor counts the commands that Redis gets from now on until a moment. Those that
-// scripts carry out are not among them.
+// monitor counts the commands that Redis receives from now on until a moment, without those that
+// scripts carry out.
 func (c *redisConn) monitor(until time.Time) (n int, err error) {
 	if err := c.ok("MONITOR"); err != nil {
 		return 0, err
 	}
+
 	if err := c.SetReadDeadline(until); err != nil {
 		return 0, err
 	}
+
 	for {
 		line, err := c.in.ReadSlice('\n')
 		if errors.Is(err, os.ErrDeadlineExceeded) {

@@ -7,9 +7,9 @@ import (
 	"time"
 )
 
-// refused is how large a list and its ledger get when a client acknowledges all items
-// except one, which it refuses for ever. The producer pushes no more than the client can
-// take at once, so what is in the list is finished or on its way.
+// refused measures how large a list and its ledger get when a client acknowledges all items except
+// one, which it refuses for ever. The producer pushes no more than the client can take at once, so
+// the items in the list are finished or in flight.
 func refused(ctx context.Context, l *lab) ([]figure, error) {
 	server, err := oneList("explicit").start(ctx, l)
 	if err != nil {
@@ -47,8 +47,8 @@ func refused(ctx context.Context, l *lab) ([]figure, error) {
 	}, err
 }
 
-// refusedNumber is what the refused item begins with; see fill. The last item of each
-// fill has the number 1, so the producer pushes that one alone.
+// refusedNumber is the beginning of the refused item; see fill. The last item of each fill has the
+// number 1, so the producer pushes that item alone.
 const refusedNumber = 999_999_999
 
 // extent is the size of a list and of the keys that belong to it.
@@ -57,14 +57,15 @@ type extent struct {
 	ledger      int // bytes
 }
 
-// feed pushes n items, as fast as a client acknowledges them, and the one that it refuses
-// before them. It returns the largest extent.
+// feed pushes the item that the client refuses and n more, as fast as the client acknowledges them.
+// It returns the largest extent.
 func (l *lab) feed(ctx context.Context, c *client, n int) (most extent, err error) {
 	const piece = 1000
 	first := fmt.Sprintf("%0*d", stampSize, refusedNumber)
 	if err := l.conn.ok("RPUSH", lists[0], first); err != nil {
 		return most, err
 	}
+
 	for pushed := 0; pushed < n && ctx.Err() == nil; {
 		k := min(piece, n-pushed)
 		if err := l.fill(lists[0], k, itemSize); err != nil {
@@ -82,6 +83,7 @@ func (l *lab) feed(ctx context.Context, c *client, n int) (most extent, err erro
 		}
 		most = extent{max(most.list, now.list), max(most.aside, now.aside), max(most.ledger, now.ledger)}
 	}
+
 	return most, context.Cause(ctx)
 }
 

@@ -15,21 +15,21 @@ import (
 	"unicode"
 )
 
-// report is the outcome of some rounds, and what -json writes.
+// report is the outcome of some rounds, and the content of -json.
 type report struct {
 	Time    time.Time `json:"time"`
 	Machine machine   `json:"machine"`
 	Rows    []*row    `json:"rows"`
 }
 
-// machine is what the figures depend on.
+// machine describes the conditions on which the figures depend.
 type machine struct {
 	System string `json:"system"`
 	CPU    string `json:"cpu"`
 	Cores  int    `json:"cores"`
 	Go     string `json:"go"`
 	Redis  string `json:"redis"`
-	Load   string `json:"load"` // load averages when the first round began
+	Load   string `json:"load"` // load averages at the start of the first round
 }
 
 // row is one figure of one measurement.
@@ -41,7 +41,7 @@ type row struct {
 	Targets []verdict `json:"targets,omitempty"`
 }
 
-// verdict is how a row stands to a target.
+// verdict compares a row with a target.
 type verdict struct {
 	Text string `json:"text"` // "×1.31 of nats-server (at least ×0.8)"
 	Met  bool   `json:"met"`
@@ -64,7 +64,7 @@ func thisMachine() machine {
 	return m
 }
 
-// add notes the figures of one measurement in one round.
+// add records the figures of one measurement in one round.
 func (r *report) add(name string, figures []figure) {
 	for _, f := range figures {
 		found := r.find(name, f.unit)
@@ -95,7 +95,7 @@ func median(values []float64) float64 {
 	return sorted[middle]
 }
 
-// judge holds the rows against targets, where both sides were measured.
+// judge compares the rows with targets, if both sides were measured.
 func (r *report) judge(targets []target) {
 	for _, t := range targets {
 		row := r.find(t.name, t.unit)
@@ -110,6 +110,7 @@ func (r *report) judge(targets []target) {
 			}
 			is, times, of = is/other.Median, "×", " "+t.against
 		}
+
 		v := verdict{Met: is >= t.atLeast && (t.atMost == 0 || is <= t.atMost)}
 		bound := "at least " + times + number(t.atLeast)
 		if t.atMost != 0 {
@@ -119,6 +120,7 @@ func (r *report) judge(targets []target) {
 			v.Met = v.Met || row.Median >= t.enough
 			bound += " or " + number(t.enough)
 		}
+
 		if v.Text = bound; times != "" {
 			v.Text = times + number(is) + of + " (" + bound + ")"
 		}
@@ -152,6 +154,7 @@ func (r *report) table(out io.Writer) error {
 		}
 		fmt.Fprintln(t)
 	}
+
 	return t.Flush()
 }
 

@@ -15,12 +15,12 @@ import (
 	"edged/internal/edgedtest"
 )
 
-// sseRate is how many items a second viewers are shown.
+// sseRate is the number of items a second that viewers are shown.
 const sseRate = 1000
 
-// sse measures viewers of a list with sseRate items a second: the items they get, and their cost. Meanwhile a NATS
-// client takes n items from another list as fast as it can; its rate is held against the one that
-// it has without viewers, in the same run.
+// sse measures viewers of a list with sseRate items a second: the items they get, and their cost.
+// Meanwhile a NATS client takes n items from another list as fast as it can. Its rate is compared
+// with its rate without viewers in the same run.
 func sse(viewers, n int) run {
 	return func(ctx context.Context, l *lab) ([]figure, error) {
 		viewers, n := l.few(viewers), l.few(n)
@@ -67,7 +67,8 @@ func sse(viewers, n int) run {
 	}
 }
 
-// saturated is the rate of a client of the first list while the second has sseRate items a second.
+// saturated measures the rate of a client of the first list while the second has sseRate items a
+// second.
 func (l *lab) saturated(ctx context.Context, server *process, n int) (rate float64, err error) {
 	if err := errors.Join(server.command("pause all"), l.fill(lists[0], n, itemSize)); err != nil {
 		return 0, err
@@ -77,11 +78,13 @@ func (l *lab) saturated(ctx context.Context, server *process, n int) (rate float
 		return 0, err
 	}
 	defer c.Close()
+
 	other, err := dial(ctx, server.address, bigBuffer, "SUB "+lists[1]+" 1")
 	if err != nil {
 		return 0, err
 	}
 	defer goOn([]*client{other})()
+
 	producing, err := l.steady(ctx)
 	if err != nil {
 		return 0, err
@@ -95,18 +98,20 @@ func (l *lab) saturated(ctx context.Context, server *process, n int) (rate float
 	return float64(n) / took.Seconds(), errors.Join(err, producing())
 }
 
-// watched is how many items a second an audience gets, all viewers together, and the memory that edged takes
-// for that: its memory afterwards, and its processor time a second.
+// watched measures how many items a second an audience gets, all viewers together, and the memory
+// and the processor time a second that edged uses for that.
 func (l *lab) watched(ctx context.Context, server *process, a *audience) (rate float64, u usage, err error) {
 	other, err := dial(ctx, server.address, bigBuffer, "SUB "+lists[1]+" 1")
 	if err != nil {
 		return 0, u, err
 	}
 	defer goOn([]*client{other})()
+
 	producing, err := l.steady(ctx)
 	if err != nil {
 		return 0, u, err
 	}
+
 	window := l.long(10 * time.Second)
 	before, err := server.usage()
 	if err != nil {
@@ -126,6 +131,7 @@ func (l *lab) steady(ctx context.Context) (end func() error, err error) {
 	if err != nil {
 		return nil, err
 	}
+
 	ctx, cancel := context.WithCancel(ctx)
 	ended := make(chan error, 1)
 	go func() {
@@ -140,13 +146,14 @@ func (l *lab) steady(ctx context.Context) (end func() error, err error) {
 		}
 		ended <- nil
 	}()
+
 	return func() error {
 		cancel()
 		return <-ended
 	}, nil
 }
 
-// audience are viewers, which count the items that they get.
+// audience are viewers that count their items.
 type audience struct {
 	got     atomic.Int64
 	conns   []net.Conn
@@ -172,10 +179,11 @@ func watch(ctx context.Context, web string, viewers int) (_ *audience, err error
 		}
 		a.running.Go(func() { a.count(conn, buf) })
 	}
+
 	return a, nil
 }
 
-// count counts items, whose text stands after this.
+// count counts items, which begin with this text.
 func (a *audience) count(conn net.Conn, buf []byte) {
 	mark := []byte("data: x")
 	for held := 0; ; {

@@ -7,24 +7,23 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// A run measures once, with servers of its own.
+// A run measures once, with its own servers.
 type run func(context.Context, *lab) ([]figure, error)
 
-// figure is what was measured.
+// figure is a measured value.
 type figure struct {
 	unit  string
 	value float64
 }
 
-// measurement has the name what/how much/who; who is last, so that names which
-// belong together stand together.
+// measurement has the name what/how much/who; who is last, so that related names are sorted
+// together.
 type measurement struct {
 	name string
 	run  run
 }
 
-// measurements are all there are, in the order in which a round runs them: what is
-// compared stands side by side.
+// measurements are in the order in which a round runs them: those that are compared are neighbours.
 var measurements = []measurement{
 	{"one-client/python", oneClient(python, lines, 40_000, itemSize)},
 	{"one-client/edged", oneClient(edged("received"), raw, 1_000_000, itemSize)},
@@ -129,14 +128,14 @@ var measurements = []measurement{
 	{"binary/nats-server", binarySize("nats-server")},
 }
 
-// target is what a figure of edged should be: a number, or a multiple of what
-// another measurement has in the same unit.
+// target is the goal for a figure of edged: a number, or a multiple of another measurement's figure
+// in the same unit.
 type target struct {
 	name, unit string
-	against    string  // the other measurement; empty where the bound is a number
-	atLeast    float64 // 0 where there is no such bound
-	atMost     float64 // the same
-	enough     float64 // a number that will do whatever the other one has
+	against    string  // the other measurement; empty if the bound is a number
+	atLeast    float64 // 0 if there is no lower bound
+	atMost     float64 // 0 if there is no upper bound
+	enough     float64 // a value that is good enough whatever the other one is
 }
 
 var targets = []target{

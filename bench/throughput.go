@@ -10,12 +10,11 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// A reader is a client that takes n items. It returns how long that took, from
-// the moment it asked for them.
+// A reader is a client that takes n items. It returns how long that took, from the moment when it
+// asked for them.
 type reader func(ctx context.Context, address string, n int) (time.Duration, error)
 
-// oneClient is how fast n items of size bytes, which are in Redis already, come
-// to one client.
+// oneClient measures how fast n items of size bytes, which are in Redis already, reach one client.
 func oneClient(start starter, read reader, n, size int) run {
 	return func(ctx context.Context, l *lab) ([]figure, error) {
 		server, err := start(ctx, l)
@@ -23,10 +22,12 @@ func oneClient(start starter, read reader, n, size int) run {
 			return nil, err
 		}
 		defer server.Kill()
+
 		n := l.few(n)
 		if err := l.preload(n, size); err != nil {
 			return nil, err
 		}
+
 		before, err := server.usage()
 		if err != nil {
 			return nil, err
@@ -44,7 +45,7 @@ func oneClient(start starter, read reader, n, size int) run {
 	}
 }
 
-// raw reads as this program's own client.
+// raw reads with this program's own client.
 func raw(ctx context.Context, address string, n int) (time.Duration, error) {
 	return readRaw(ctx, address, n, false)
 }
@@ -69,7 +70,7 @@ func readRaw(ctx context.Context, address string, n int, acknowledges bool) (tim
 	return time.Since(begin), err
 }
 
-// natsGo reads by the official Go client.
+// natsGo reads with the official Go client.
 func natsGo(ctx context.Context, address string, n int) (time.Duration, error) {
 	nc, err := nats.Connect("nats://"+address, nats.NoReconnect())
 	if err != nil {
@@ -95,6 +96,7 @@ func natsGo(ctx context.Context, address string, n int) (time.Duration, error) {
 			return 0, err
 		}
 	}
+
 	for range lists {
 		select {
 		case <-all:
@@ -102,10 +104,11 @@ func natsGo(ctx context.Context, address string, n int) (time.Duration, error) {
 			return 0, context.Cause(ctx)
 		}
 	}
+
 	return time.Since(begin), nil
 }
 
-// lines reads what baseline.py sends: an item is a line.
+// lines reads the lines of baseline.py, one for each item.
 func lines(ctx context.Context, address string, n int) (time.Duration, error) {
 	begin := time.Now()
 	conn, err := net.Dial("tcp", address)
@@ -114,6 +117,7 @@ func lines(ctx context.Context, address string, n int) (time.Duration, error) {
 	}
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
+
 	buf := make([]byte, bigBuffer)
 	for got := 0; got < n; {
 		k, err := conn.Read(buf)

@@ -22,21 +22,21 @@ type route struct {
 	rate  int           // bytes a second; 0: no bound
 }
 
-// The routes: none, and one whose round trip takes 50 ms.
+// The routes: a direct one, and one whose round trip takes 50 ms.
 var (
 	loopback = route{}
 	far      = route{delay: 25 * time.Millisecond}
 )
 
-// shipper brings items to a stream of a hub.
+// shipper sends items to a stream of a hub.
 type shipper interface {
-	// load starts what is needed, with n items waiting. begin lets them go.
+	// load starts the servers with n items waiting. begin releases the items.
 	load(ctx context.Context, l *lab, h *hub, n int) (s shipping, err error)
 }
 
 // shipping is a shipper with its items.
 type shipping struct {
-	servers []*process // the one that is measured, and Redis if it takes part
+	servers []*process // the measured one, and Redis if it takes part
 	begin   func() error
 	end     func()
 }
@@ -45,15 +45,16 @@ type shipping struct {
 type hub struct {
 	*process
 	js        jetstream.JetStream
-	leaves    string // where leaf nodes connect
-	monitored string // where its monitoring is
+	leaves    string // address for leaf nodes
+	monitored string // address of its monitoring
 	wires     []*wire
 	via       route
 	close     func()
 }
 
-// uplink is how fast a shipper brings n items to a stream of file storage with one replica. It is
-// measured from the first tenth of them to the last one: the beginning is a matter of round trips.
+// uplink measures how fast a shipper sends n items to a stream with file storage and one replica.
+// It measures from the first tenth of the items to the last, because the beginning is dominated by
+// round trips.
 func uplink(s shipper, via route, n int) run {
 	return onFreshRedis(func(ctx context.Context, l *lab) ([]figure, error) {
 		h, err := l.startHub(ctx, via)
@@ -82,7 +83,7 @@ func uplink(s shipper, via route, n int) run {
 			return nil, err
 		}
 		if first == n {
-			first = 0 // so few, in a quick run, that all are there already
+			first = 0 // so few, in a quick run, that all have arrived already
 		} else if before, err = usagesOf(servers); err != nil {
 			return nil, err
 		} else {
@@ -159,8 +160,8 @@ func (l *lab) startHub(ctx context.Context, via route) (h *hub, err error) {
 	return h, err
 }
 
-// natsWith starts a nats-server with JetStream and more lines of its configuration. Its name is
-// that of its domain too.
+// natsWith starts a nats-server with JetStream and more lines of configuration. Its name is also
+// that of its domain.
 func (l *lab) natsWith(ctx context.Context, name, address, more string) (*process, error) {
 	store, config := l.path(name+"-store"), l.path(name+".conf")
 	text := fmt.Sprintf("server_name: %s\nlisten: %q\njetstream {store_dir: %q, domain: %s}\n%s\n", name, address, store, name, more)
@@ -171,7 +172,7 @@ func (l *lab) natsWith(ctx context.Context, name, address, more string) (*proces
 	return launch(ctx, &process{name: "nats-server", address: address}, true, program(l.path("nats-server"), "-c", config))
 }
 
-// over is an address by which to reach one of the hub's.
+// over returns an address by which to reach one of the hub's addresses.
 func (h *hub) over(address string) (string, error) {
 	if h.via == loopback {
 		return address, nil
@@ -192,7 +193,7 @@ func (h *hub) makeStream(ctx context.Context, change func(*jetstream.StreamConfi
 	return err
 }
 
-// ofSubjects lets the stream get what is published.
+// ofSubjects lets the stream receive published messages.
 func ofSubjects(c *jetstream.StreamConfig) { c.Subjects = []string{"edge.>"} }
 
 // await waits until the hub's stream has n items, and returns how many it has.
@@ -220,6 +221,7 @@ func (e edgedUplink) load(ctx context.Context, l *lab, h *hub, n int) (s shippin
 	if err := h.makeStream(ctx, ofSubjects); err != nil {
 		return s, err
 	}
+
 	address, err := h.over(h.address)
 	if err != nil {
 		return s, err
@@ -240,22 +242,25 @@ func (e edgedUplink) start(ctx context.Context, l *lab, address string) (*proces
 	return configured{lists: []string{worked}, list: settings}.start(ctx, l)
 }
 
-// asyncPublisher is nats.go in this process: as many messages as the window are on their way. That is
-// what `nats bench js pub async` does, which waits for all of a window before the next one.
+// asyncPublisher is nats.go in this process: as many messages as the window are in flight. This is
+// like `nats bench js pub async`, which waits for a whole window before it sends the next one.
 type asyncPublisher struct{ window int }
 
 func (a asyncPublisher) load(ctx context.Context, l *lab, h *hub, n int) (s shipping, err error) {
 	if err := h.makeStream(ctx, ofSubjects); err != nil {
 		return s, err
 	}
+
 	address, err := h.over(h.address)
 	if err != nil {
 		return s, err
 	}
+
 	nc, err := nats.Connect("nats://"+address, nats.NoReconnect())
 	if err != nil {
 		return s, err
 	}
+
 	js, err := jetstream.New(nc, jetstream.WithPublishAsyncMaxPending(a.window))
 	if err != nil {
 		nc.Close()
@@ -276,8 +281,8 @@ func (a asyncPublisher) load(ctx context.Context, l *lab, h *hub, n int) (s ship
 	return shipping{nil, begin, func() { nc.Close(); <-ended }}, nil
 }
 
-// leafNode is another nats-server, a leaf node of the hub, with the items in a file stream, of which
-// the hub's stream is a mirror, or has it as a source.
+// leafNode is another nats-server, a leaf node of the hub. It has the items in a file stream that
+// the hub's stream mirrors, or has as a source.
 type leafNode struct{ source bool }
 
 func (k leafNode) load(ctx context.Context, l *lab, h *hub, n int) (s shipping, err error) {
@@ -285,6 +290,7 @@ func (k leafNode) load(ctx context.Context, l *lab, h *hub, n int) (s shipping, 
 	if err != nil {
 		return s, err
 	}
+
 	server, err := l.natsWith(ctx, "leaf", l.address, fmt.Sprintf("leafnodes {remotes [{url: %q}]}", "nats-leaf://"+leaves))
 	if err != nil {
 		return s, err
@@ -294,6 +300,7 @@ func (k leafNode) load(ctx context.Context, l *lab, h *hub, n int) (s shipping, 
 	if err != nil {
 		return s, server.failed(err)
 	}
+
 	begin := func() error {
 		origin := jetstream.StreamSource{Name: worked, External: &jetstream.ExternalStream{APIPrefix: "$JS.leaf.API"}}
 		return h.makeStream(ctx, func(c *jetstream.StreamConfig) {
@@ -318,8 +325,9 @@ func (h *hub) awaitLeaf(ctx context.Context) error {
 	}
 }
 
-// uplinkShare is how much of a slow link an uplink with a backlog uses, and of `rate` if it has one (0: none). The
-// bytes of the link are those that reach the hub, of rate those of the items and 300 for each.
+// uplinkShare measures how much of a slow link an uplink with a backlog uses, and of `rate` if it
+// has one (0: none). For the link the bytes that reach the hub count; for rate the items' bytes and
+// 300 for each.
 func uplinkShare(link, rate int, lasts time.Duration) run {
 	return onFreshRedis(func(ctx context.Context, l *lab) ([]figure, error) {
 		h, err := l.startHub(ctx, route{rate: link})
@@ -338,7 +346,7 @@ func uplinkShare(link, rate int, lasts time.Duration) run {
 			return nil, err
 		}
 
-		time.Sleep(l.long(lasts / 5)) // its window has grown then
+		time.Sleep(l.long(lasts / 5)) // its window has grown by then
 		first, err := h.await(ctx, 1)
 		if err != nil {
 			return nil, err

@@ -11,12 +11,13 @@ import (
 	"edged/internal/edgedtest"
 )
 
-// backlogItem is the size of an item of the backlog: so small that ten million of them fit into memory.
+// backlogItem is the size of an item of the backlog: so small that ten million items fit into
+// memory.
 const backlogItem = 32
 
-// uplinkDown is the rate of a local client beside an uplink whose link is down, as a part of its rate
-// with another edged, which has no uplink. Both are measured in turn, each with a Redis of its own. The
-// backlog of the uplink is -items when it begins.
+// uplinkDown measures the rate of a local client beside an uplink whose link is down, relative to
+// its rate with another edged that has no uplink. Both are measured in turn, each with its own
+// Redis. The backlog of the uplink begins with -items.
 func uplinkDown(ctx context.Context, l *lab) ([]figure, error) {
 	nowhere, release, err := edgedtest.Reserve()
 	if err != nil {

@@ -12,8 +12,9 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// uplinks is what a hub takes for so many boxes, each with a stream of its own and so many items a second. They are
-// uplinks of one edged, each with one list and one connection. Then the hub is away for a while.
+// uplinks measures the load of a hub with many boxes, each with its own stream and rate items a
+// second. The boxes are uplinks of one edged, each with one list and one connection. Then the hub
+// is down for a while.
 func uplinks(boxes, rate int, lasts, away time.Duration) run {
 	return onFreshRedis(func(ctx context.Context, l *lab) ([]figure, error) {
 		boxes := l.few(boxes)
@@ -35,7 +36,7 @@ func uplinks(boxes, rate int, lasts, away time.Duration) run {
 			return nil, err
 		}
 
-		produced, err := l.trickle(ctx, boxes, rate, l.long(lasts/4)) // all streams exist and are written to
+		produced, err := l.trickle(ctx, boxes, rate, l.long(lasts/4)) // all streams exist and have items
 		if err != nil {
 			return nil, err
 		}
@@ -88,7 +89,7 @@ func (l *lab) manyUplinks(ctx context.Context, h *hub, boxes int) (*process, err
 	return c.start(ctx, l)
 }
 
-// trickle pushes items for each box at a rate, one at a time, and returns how many there were.
+// trickle pushes items for each box at a rate, one at a time, and returns their number.
 func (l *lab) trickle(ctx context.Context, boxes, rate int, lasts time.Duration) (n int, err error) {
 	item := string(make([]byte, itemSize))
 	begin := time.Now()
@@ -107,10 +108,11 @@ func (l *lab) trickle(ctx context.Context, boxes, rate int, lasts time.Duration)
 		}
 		time.Sleep(time.Millisecond)
 	}
+
 	return n, context.Cause(ctx)
 }
 
-// awaitAll waits until the streams of all boxes have n items together.
+// awaitAll waits until the streams of all boxes together have n items.
 func (h *hub) awaitAll(ctx context.Context, boxes, n int) error {
 	for {
 		info, err := h.js.AccountInfo(ctx)
@@ -127,9 +129,11 @@ func (h *hub) awaitAll(ctx context.Context, boxes, n int) error {
 			}
 			got = all.Messages
 		}
+
 		if got >= n {
 			return nil
 		}
+
 		select {
 		case <-time.After(20 * time.Millisecond):
 		case <-ctx.Done():
@@ -160,7 +164,8 @@ func (h *hub) connections(ctx context.Context, n int) error {
 	return context.Cause(ctx)
 }
 
-// restart stops the hub, starts it after a while, and measures how the boxes come back. Items go on to come.
+// restart stops the hub, starts it after a while, and measures how the boxes reconnect. Meanwhile
+// more items arrive.
 func (h *hub) restart(ctx context.Context, l *lab, boxes, rate, items int, away time.Duration) ([]figure, error) {
 	var more int
 	var failed error
@@ -179,7 +184,7 @@ func (h *hub) restart(ctx context.Context, l *lab, boxes, rate, items int, away 
 	h.process = process
 
 	begin, most, back := time.Now(), 0, time.Duration(0)
-	var seen []int // connections in all, each 100 ms
+	var seen []int // all connections, each 100 ms
 	for back == 0 && ctx.Err() == nil {
 		var v struct {
 			Connections int

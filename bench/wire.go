@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// wire is a long link to a server: a proxy that delays bytes and bounds their rate. Each
-// direction of each connection is by itself.
+// wire is a long link to a server: a proxy that delays bytes and bounds their rate. Each direction
+// of each connection is independent.
 type wire struct {
 	listener net.Listener
 	target   string
@@ -51,6 +51,7 @@ func (w *wire) accept() {
 		if err != nil {
 			return
 		}
+
 		far, err := net.Dial("tcp", w.target)
 		if err != nil {
 			near.Close()
@@ -67,17 +68,17 @@ func (w *wire) accept() {
 	}
 }
 
-// oversleep is by how much a sleep may be too long: a wire makes that up.
+// oversleep is how much too long a sleep may be: a wire makes up for it.
 const oversleep = 20 * time.Millisecond
 
-// piece is some bytes on their way.
+// piece is some bytes in flight.
 type piece struct {
 	arrives time.Time
 	data    []byte
 }
 
 // carry moves bytes until either end closes. A wire with a bound takes them in small pieces. The
-// kernel's buffers are those of the wire: with small ones TCP would wait for its timers over
+// kernel's buffers belong to the wire: if they were small, TCP would wait for its timers over
 // loopback, whose packets have 64 KiB.
 func (w *wire) carry(to, from net.Conn, count *atomic.Int64) {
 	size := 64 << 10
@@ -97,7 +98,7 @@ func (w *wire) carry(to, from net.Conn, count *atomic.Int64) {
 	defer close(under)
 	defer from.Close()
 
-	free := time.Now() // from then on it takes more bytes
+	free := time.Now() // when it takes more bytes
 	buf := make([]byte, size)
 	for {
 		n, err := from.Read(buf)

@@ -1,5 +1,5 @@
 #!/bin/bash
-# test-arm.sh: what bin/edged-arm64 and bin/edged-armv7 do on an emulated processor,
+# test-arm.sh: tests bin/edged-arm64 and bin/edged-armv7 on an emulated processor,
 # with qemu's user mode. `make test-arm64` builds them first.
 #
 # Left out, by name: cmd/edged, cmd/edged-dev and a test of internal/signals start

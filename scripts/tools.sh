@@ -1,7 +1,7 @@
 #!/bin/sh
-# Installs what the tests need and this machine lacks, on Debian and its like as
-# root or with sudo. Elsewhere it says what to install. `tools.sh box` adds what
-# `make test-arm64-system` needs.
+# Installs the packages that the tests need and this machine lacks, on Debian and its
+# derivatives as root or with sudo. Elsewhere it lists them. `tools.sh box` adds those
+# of `make test-arm64-system`.
 set -eu
 
 need() { # command package

@@ -5,7 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-modules=". test test/compat test/browser test/monitor bench examples/go tools" # the others build on the first
+modules=". test test/compat test/browser test/monitor bench examples/go tools" # the rest builds on the first
 packages="test/js examples/javascript"
 
 # Prints "folder module version" for each requirement.
@@ -36,8 +36,8 @@ update_module() {
 	go mod tidy
 }
 
-# Updates the npm package in this folder: exact versions of what it names, and
-# what those allow of the rest.
+# Updates the npm package in this folder: exact versions of its dependencies, and the
+# newest ones of their dependencies that those allow.
 update_package() {
 	local name
 	for name in $(node -p 'Object.keys(require("./package.json").dependencies).join(" ")'); do

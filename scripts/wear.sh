@@ -1,5 +1,5 @@
 #!/bin/bash
-# wear.sh: what reaches the disk when Redis keeps an append-only file and items come
+# wear.sh: the bytes that reach the disk when Redis keeps an append-only file and items come
 # one by one: bytes a second, for some rates. It needs root, for a file system of its
 # own (ext4, as on an SD card) in a file, and a bin/edged (`make build`).
 set -euo pipefail

@@ -1,6 +1,6 @@
-// Command edged-dev is edged to try out: the same daemon, on an in-memory Redis
-// inside the process, with sample items on its lists. It needs nothing else on the
-// machine, listens on loopback, and prints the items as a client of the daemon.
+// Command edged-dev is edged for a first try: the same daemon, on an in-memory Redis inside the
+// process, with sample items on its lists. It needs nothing else on the machine, listens on
+// loopback, and prints the items as a client of the daemon.
 package main
 
 import (
@@ -35,7 +35,7 @@ const sampleInterval = 500 * time.Millisecond
 
 func main() { os.Exit(run(os.Args, os.Stdout, os.Stderr)) }
 
-// run is main with its surroundings passed in; it returns the exit code.
+// run is main without globals; it returns the exit code.
 func run(args []string, stdout, stderr io.Writer) int {
 	flags := flag.NewFlagSet("edged-dev", flag.ContinueOnError)
 	flags.SetOutput(stderr)
@@ -44,13 +44,14 @@ func run(args []string, stdout, stderr io.Writer) int {
 	case errors.Is(err, flag.ErrHelp):
 		fmt.Fprint(stdout, usage)
 		return 0
-	case err != nil: // flags has written the error
+	case err != nil: // flags has printed the error
 		fmt.Fprint(stderr, usage)
 		return 2
 	case flags.NArg() > 0:
 		fmt.Fprintf(stderr, "edged-dev: unexpected argument: %s\n%s", flags.Arg(0), usage)
 		return 2
 	}
+
 	code, err := try(args[0], stdout, stderr)
 	if err != nil {
 		fmt.Fprintf(stderr, "edged-dev: %v\n", err)
@@ -58,7 +59,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	return code
 }
 
-// try runs the daemon with everything around it, and returns its exit code.
+// try runs the daemon with its Redis, samples and printer, and returns its exit code.
 func try(program string, stdout, stderr io.Writer) (code int, err error) {
 	folder, err := os.MkdirTemp("", "edged-dev-")
 	if err != nil {
@@ -112,10 +113,11 @@ type samples struct {
 	running sync.WaitGroup
 }
 
-// start is given the address where the daemon serves clients.
+// start is called with the address at which the daemon serves clients.
 func (s *samples) start(server string) {
 	ctx, cancel := context.WithCancel(context.Background())
 	s.cancel = cancel
+
 	var keys []string
 	for _, list := range s.lists {
 		keys = append(keys, list.Key)
@@ -123,7 +125,7 @@ func (s *samples) start(server string) {
 	s.running.Go(func() { s.redis.Produce(ctx, keys, sampleInterval) })
 	for _, list := range s.lists {
 		s.running.Go(func() {
-			// It ends with the server, or when an operator disconnects it.
+			// The printer ends with the server, or when an operator disconnects it.
 			printer := client.Subscription{
 				Server: client.Server{Address: server, Name: "edged-dev"}, Subjects: []string{list.Subject}, Out: s.out,
 			}
@@ -132,7 +134,7 @@ func (s *samples) start(server string) {
 	}
 }
 
-// stop ends the goroutines of start, if there are any.
+// stop ends the goroutines of start, if any.
 func (s *samples) stop() {
 	if s.cancel != nil {
 		s.cancel()

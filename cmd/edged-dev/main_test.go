@@ -15,7 +15,7 @@ import (
 	"go.uber.org/goleak"
 )
 
-// The tests run this binary as edged-dev, in a process of its own.
+// The tests run this binary as edged-dev, in a separate process.
 func TestMain(m *testing.M) {
 	if os.Getenv("EDGED_DEV_RUN") != "" {
 		main()
@@ -34,8 +34,7 @@ func command(t *testing.T, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// temporary sets the folder for temporary files, with a path that leaves room for
-// that of a socket.
+// temporary sets the folder for temporary files; its path leaves room for a socket's.
 func temporary(t *testing.T) (folder string) {
 	t.Helper()
 	folder, err := os.MkdirTemp("", "e")
@@ -73,6 +72,7 @@ func start(t *testing.T, cmd *exec.Cmd) output {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -107,7 +107,7 @@ func TestItsFirstLinesSayHowToLook(t *testing.T) {
 	data := out.next(`^  data      (.*)$`)[1]
 	same := out.next(`^  the same  (.*)$`)[1]
 
-	// The lines work as they are printed.
+	// The lines work as printed.
 	status, err := exec.Command("sh", "-c", control).CombinedOutput()
 	if err != nil || !strings.HasPrefix(string(status), "state      serving ") {
 		t.Errorf("%s: %v\n%s", control, err, status)
@@ -117,7 +117,7 @@ func TestItsFirstLinesSayHowToLook(t *testing.T) {
 		t.Errorf("the same with %q, want %q: the program beside this one", same, want)
 	}
 
-	// Items of both lists follow, from the first on.
+	// Items of both lists follow, from the first one on.
 	first := map[string]bool{}
 	for len(first) < 2 {
 		first[out.next(`^(events|readings) \{"n":1,`)[1]] = true

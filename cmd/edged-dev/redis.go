@@ -10,19 +10,18 @@ import (
 	"github.com/alicebob/miniredis/v2"
 )
 
-// maxBacklog is the length of a list to which no more samples are added: an
-// evening without a subscriber must not fill the memory.
+// maxBacklog is the length from which on a list gets no more samples: an evening without a
+// subscriber must not fill the memory.
 const maxBacklog = 1000
 
-// memoryRedis is miniredis: real commands and Lua scripts over a real socket,
-// nothing stored, no CLIENT TRACKING and no keyspace events. Keys expire by the
-// wall clock, as in Redis. Its methods may be called from any goroutine.
+// memoryRedis is miniredis: real commands and Lua scripts over a real socket, no persistence, no
+// CLIENT TRACKING and no keyspace events. Keys expire by the wall clock, as in Redis. Its methods
+// may be called from any goroutine.
 type memoryRedis struct {
 	server *miniredis.Miniredis
 }
 
-// startRedis returns a Redis that listens on a free port of 127.0.0.1 and serves
-// until Close.
+// startRedis returns a Redis that listens on a free port of 127.0.0.1 and serves until Close.
 func startRedis() (*memoryRedis, error) {
 	r := newRedis()
 	if err := r.server.Start(); err != nil {
@@ -33,14 +32,14 @@ func startRedis() (*memoryRedis, error) {
 
 func newRedis() *memoryRedis {
 	server := miniredis.NewMiniRedis()
-	server.ClockTTL(true) // left alone, miniredis lets no time pass
+	server.ClockTTL(true) // by default miniredis lets no time pass
 	return &memoryRedis{server}
 }
 
-// Addr is where it listens, as host:port.
+// Addr returns its address as host:port.
 func (r *memoryRedis) Addr() string { return r.server.Addr() }
 
-// Close ends the server with its connections; all data is gone.
+// Close stops the server and closes its connections; all data is gone.
 func (r *memoryRedis) Close() { r.server.Close() }
 
 // sample is one sample item.
@@ -51,9 +50,8 @@ type sample struct {
 	Time   time.Time `json:"time"`
 }
 
-// Produce pushes a sample item to the right end of the list at each key, every
-// interval, until ctx is done. A list that is full stays as it is, and so does
-// a key that holds something else.
+// Produce pushes a sample item to the right end of the list at each key, every interval, until ctx
+// is done. It leaves full lists, and keys of other types, unchanged.
 func (r *memoryRedis) Produce(ctx context.Context, keys []string, interval time.Duration) {
 	ticker := time.NewTicker(interval)
 	defer ticker.Stop()
@@ -88,7 +86,7 @@ func (r *memoryRedis) push(key string, s sample) (pushed bool) {
 	}
 	item, err := json.Marshal(s)
 	if err != nil {
-		return false // a sample has nothing that JSON lacks
+		return false // a sample always marshals
 	}
 	_, err = r.server.Push(key, string(item))
 	return err == nil

@@ -12,7 +12,7 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// connect returns a running server and a client of it, both closed with the test.
+// connect returns a running server and a client for it, both closed with the test.
 func connect(t *testing.T) (*memoryRedis, *redis.Client) {
 	t.Helper()
 	server, err := startRedis()
@@ -29,7 +29,7 @@ func connect(t *testing.T) (*memoryRedis, *redis.Client) {
 
 func TestGoRedisConnectsWithoutAWordInItsLog(t *testing.T) {
 	var logged redisLog
-	redis.SetLogger(&logged) // for the tests that follow too, which don't look
+	redis.SetLogger(&logged) // also for later tests, which do not look
 	_, client := connect(t)
 	if err := client.Ping(t.Context()).Err(); err != nil {
 		t.Fatal(err)
@@ -39,7 +39,7 @@ func TestGoRedisConnectsWithoutAWordInItsLog(t *testing.T) {
 	}
 }
 
-// redisLog counts what go-redis logs.
+// redisLog counts the lines that go-redis logs.
 type redisLog struct{ lines atomic.Int64 }
 
 func (l *redisLog) Printf(context.Context, string, ...any) { l.lines.Add(1) }
@@ -125,6 +125,7 @@ func TestProduceLeavesFullListsAndOtherKeysAlone(t *testing.T) {
 		if n := len(inList(t, r, "full")); n != maxBacklog {
 			t.Errorf("%d items in a full list, want %d", n, maxBacklog)
 		}
+
 		// There is room again: the numbers go on without a gap.
 		if _, err := r.server.Lpop("full"); err != nil {
 			t.Fatal(err)
@@ -134,6 +135,7 @@ func TestProduceLeavesFullListsAndOtherKeysAlone(t *testing.T) {
 		if len(got) != maxBacklog || got[0] != 2 || got[len(got)-1] != maxBacklog+1 {
 			t.Errorf("%d items, %d to %d", len(got), got[0], got[len(got)-1])
 		}
+
 		if s, err := r.server.Get("text"); err != nil || s != "not a list" {
 			t.Errorf("the other key: %q, %v", s, err)
 		}

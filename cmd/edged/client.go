@@ -15,11 +15,11 @@ import (
 	"edged/internal/client"
 )
 
-// exitTimeout is the exit code of edged sub and edged pub when nothing came in time; exitFailed and exitUsage
-// are theirs too.
+// exitTimeout is the exit code of edged sub and edged pub if nothing came in time. They use
+// exitFailed and exitUsage too.
 const exitTimeout = 3
 
-// connectUsage is the part of the usage that edged sub and edged pub share.
+// connectUsage is the common part of the usage of edged sub and edged pub.
 const connectUsage = `
 To connect; in brackets the environment variable that does the same:
   -server ADDRESS       host:port, or with tls:// before it [NATS_URL]
@@ -67,7 +67,7 @@ after that one, some may be in the list.
 Exit codes: 0 all are confirmed, 1 one is not, 2 wrong usage, 3 timeout.
 `
 
-// connecting are the flags that say how to connect.
+// connecting holds the flags that say how to connect.
 type connecting struct {
 	client.Server
 	passwordFile, tokenFile string
@@ -95,7 +95,7 @@ func (c *connecting) server(name string) (s client.Server, err error) {
 	s = c.Server
 	s.Name = name
 	switch {
-	case strings.Contains(s.Address, "@"): // other users of the machine see arguments
+	case strings.Contains(s.Address, "@"): // other users of the machine can see arguments
 		return s, errors.New("-server has a user or a token in it: use -user, -password-file, -token-file or the environment")
 	case s.Address == "":
 		if s.Address = os.Getenv("NATS_URL"); s.Address == "" {
@@ -139,7 +139,7 @@ func firstLine(path string) (string, error) {
 	return line, nil
 }
 
-// askPassword asks on the terminal, which does not show the answer.
+// askPassword asks on the terminal, which does not show the input.
 func askPassword(user string) (string, error) {
 	tty, err := os.OpenFile("/dev/tty", os.O_RDWR, 0)
 	if err != nil {
@@ -226,7 +226,7 @@ func untilSignal() (context.Context, context.CancelFunc) {
 	return ctx, stop
 }
 
-// outcome says why a client has failed, if it has, and returns its exit code.
+// outcome reports the failure of a client, if any, and returns its exit code.
 func outcome(name string, err error, stderr io.Writer) int {
 	if err == nil {
 		return exitOK

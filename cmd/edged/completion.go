@@ -16,13 +16,13 @@ Prints what makes the shell complete edged's commands:
   zsh:  edged completion zsh > _edged       in a folder of $fpath
 `
 
-// subcommand is a word that may follow edged.
+// subcommand is a word that can follow edged.
 type subcommand struct {
 	name, summary string
-	words         []string // that may follow it; paths of files where it is nil
+	words         []string // words that can follow it; nil for paths of files
 }
 
-// subcommands are in the order of the usage.
+// subcommands returns them in the order of the usage.
 func subcommands() []subcommand {
 	ctl := []string{"-config", "-socket", "help"}
 	for _, c := range daemon.Commands() {
@@ -31,7 +31,7 @@ func subcommands() []subcommand {
 	return []subcommand{
 		{"check", "say all that is wrong with a configuration", nil},
 		{"ctl", "send a command to the daemon that runs", ctl},
-		{"sub", "print what arrives on subjects", append([]string{"-ack", "-count", "-json", "-queue", "-raw", "-reconnect=false", "-timeout"}, connectFlags...)},
+		{"sub", "print the messages of subjects", append([]string{"-ack", "-count", "-json", "-queue", "-raw", "-reconnect=false", "-timeout"}, connectFlags...)},
 		{"pub", "publish to a list that clients write to", append([]string{"-timeout"}, connectFlags...)},
 		{"passwd", "print the bcrypt hash of a password", []string{}},
 		{"version", "version, commit, platform and Go version", []string{}},
@@ -40,7 +40,7 @@ func subcommands() []subcommand {
 	}
 }
 
-// commandNames are the names of the subcommands.
+// commandNames returns the names of the subcommands.
 func commandNames() (names []string) {
 	for _, s := range subcommands() {
 		names = append(names, s.name)
@@ -76,6 +76,7 @@ func writeBash(w io.Writer) {
     case ${COMP_WORDS[1]}/${COMP_WORDS[COMP_CWORD-1]} in
       -config/* | check/* | ctl/-config | ctl/-socket | [sp]ub/-*-file | [sp]ub/-creds) COMPREPLY=($(compgen -f -- "$word")); return ;;
 `, strings.Join(names, " "))
+
 	for _, s := range subcommands() {
 		if len(s.words) == 0 {
 			continue
@@ -89,6 +90,7 @@ func writeBash(w io.Writer) {
 			fmt.Fprintf(w, "      %s/*) words=%q ;;\n", s.name, strings.Join(s.words, " "))
 		}
 	}
+
 	fmt.Fprint(w, `    esac
   fi
   COMPREPLY=($(compgen -W "$words" -- "$word"))
@@ -106,18 +108,21 @@ func writeZsh(w io.Writer, commands []uds.Command) {
 		})
 		fmt.Fprintln(w, "  )")
 	}
+
 	fmt.Fprintln(w, "#compdef edged\n_edged() {")
 	list("subcommands", func(entry func(name, summary string)) {
 		for _, s := range subcommands() {
 			entry(s.name, s.summary)
 		}
 	})
+
 	list("commands", func(entry func(name, summary string)) {
 		entry("help", "list the commands, or explain one")
 		for _, c := range commands {
 			entry(c.Name, c.Summary)
 		}
 	})
+
 	fmt.Fprint(w, `  if (( CURRENT == 2 )); then
     _describe command subcommands
     return

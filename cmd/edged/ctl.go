@@ -33,28 +33,30 @@ Exit codes: 0 OK, 1 ERR, 2 no answer, or wrong usage. edged ctl health, for
 monitors: 0 well, 1 ill, 2 not known, which includes no answer within ` + healthPatience + `.
 `
 
-// healthPatience is how long health may take: a daemon that is stuck does not answer.
+// healthPatience bounds the time of health: a daemon that is stuck does not answer.
 const healthPatience = "5s"
 
-// defaultSocket is control.socket where no file says otherwise.
+// defaultSocket is control.socket if no file sets it.
 const defaultSocket = "/run/edged/control.sock"
 
 func runCtl(args []string, stdout, stderr io.Writer) int {
 	flags := newFlags("edged ctl", ctlUsage, stdout, stderr)
 	file := flags.String("config", "", "")
 	socket := flags.String("socket", "", "")
-	if code, done := parseFlags(flags, args); done { // not parse: flags after the command are the command's
+	if code, done := parseFlags(flags, args); done { // not parse: flags after the command belong to the command
 		return code
 	}
 	if flags.NArg() == 0 {
 		fmt.Fprintf(stderr, "edged ctl: a command is missing\n%s", ctlUsage)
 		return exitUsage
 	}
+
 	to, err := findSocket(*file, *socket)
 	if err != nil {
 		fmt.Fprintf(stderr, "edged ctl: %v\n", err)
 		return exitUsage
 	}
+
 	commands := strings.Join(flags.Args(), " ")
 	code, err := ask(to, commands, isHealth(commands), stdout)
 	if err != nil {
@@ -63,14 +65,14 @@ func runCtl(args []string, stdout, stderr io.Writer) int {
 	return code
 }
 
-// target is the socket that a command goes to.
+// target is the socket that receives a command.
 type target struct {
 	path   string
-	source string // of the path
+	source string // where the path comes from
 	status string // the status socket, if it is known
 }
 
-// findSocket returns the socket of the flags, or else the one of the configuration.
+// findSocket returns the socket in the flags, or else the one in the configuration.
 func findSocket(file, socket string) (target, error) {
 	switch {
 	case file != "" && socket != "":
@@ -83,7 +85,7 @@ func findSocket(file, socket string) (target, error) {
 	switch {
 	case err != nil && file != "":
 		return target{}, fmt.Errorf("%v\nno socket is known: mend the file, or name the socket with -socket", err)
-	case err != nil: // what the daemon may have started with
+	case err != nil: // the daemon may have started with the defaults
 		return target{path: defaultSocket, source: "the default: " + defaultConfig + " can't be used, edged check says why"}, nil
 	}
 	source := "the default"
@@ -93,7 +95,7 @@ func findSocket(file, socket string) (target, error) {
 	return target{path: cfg.Control.Socket, source: source, status: cfg.Control.StatusSocket}, nil
 }
 
-// unreachable says why no connection to a socket came about, and what to do.
+// unreachable explains why a socket cannot be reached, with a remedy.
 func unreachable(to target, err error) error {
 	socket := fmt.Sprintf("%s (%s)", to.path, to.source)
 	switch {
@@ -112,15 +114,15 @@ func unreachable(to target, err error) error {
 	return fmt.Errorf("no connection to the socket %s: %v", socket, err)
 }
 
-// isHealth reports whether commands are health alone.
+// isHealth reports whether health is the only command.
 func isHealth(commands string) bool {
 	words := strings.Fields(commands)
 	return len(words) > 0 && strings.EqualFold(words[0], "health") && !strings.Contains(commands, ";")
 }
 
-// ask sends commands to a socket and copies the answers. The error says why
-// there is none, or not all of it. If the command is health, it waits for a while only, and
-// the code is ctlERR only if the daemon is ill.
+// ask sends commands to a socket and copies the answers. The error explains why there is no answer,
+// or only part of it. If the command is health, ask waits only for a while, and the code is ctlERR
+// only if the daemon is not healthy.
 func ask(to target, commands string, health bool, out io.Writer) (code int, err error) {
 	c, err := net.Dial("unix", to.path)
 	if err != nil {
@@ -136,7 +138,7 @@ func ask(to target, commands string, health bool, out io.Writer) (code int, err 
 		err = c.(*net.UnixConn).CloseWrite()
 	}
 	v := verdict{out: out}
-	n, copyErr := io.Copy(&v, c) // also where sending failed: the daemon has said why
+	n, copyErr := io.Copy(&v, c) // even if sending failed: the daemon has given the reason
 	switch {
 	case v.failed && health && !v.ill:
 		return ctlNobody, errors.New("the health is not known")
@@ -157,10 +159,10 @@ type verdict struct {
 	out    io.Writer
 	failed bool
 	ill    bool   // the error is that of health
-	start  []byte // of the line so far, as much of it as tells
+	start  []byte // beginning of the current line, as far as it matters
 }
 
-// The beginnings of a line that is an error. No other line of an answer begins so.
+// Beginnings of a line that is an error. No other line of an answer begins like this.
 const (
 	errText = "ERR "
 	errJSON = `{"error":{`

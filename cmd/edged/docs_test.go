@@ -36,10 +36,10 @@ func TestTheUsageFitsAScreen(t *testing.T) {
 	}
 }
 
-// transcript is a command of a document and what it prints.
+// transcript is a command in a document, with its output.
 type transcript struct{ command, output string }
 
-// transcripts are what stands in fences of the kind console.
+// transcripts returns the contents of fences of the kind console.
 func transcripts(doc string) (all []transcript) {
 	for _, fence := range regexp.MustCompile("(?ms)^```console\n(.*?)^```$").FindAllStringSubmatch(doc, -1) {
 		for line := range strings.Lines(fence[1]) {
@@ -60,7 +60,7 @@ var (
 	anyPlatform = regexp.MustCompile(`(N)( \(\w+\))? linux/\w+`)
 )
 
-// normal takes off what differs from run to run.
+// normal removes the parts that differ from run to run.
 func normal(output string) string {
 	output = anyNumber.ReplaceAllString(output, "N")
 	output = anyDuration.ReplaceAllString(output, "T")
@@ -138,8 +138,8 @@ func commandsBelow(t *testing.T, doc, heading string) (fences []string) {
 	return fences
 }
 
-// docs/DEPLOY.md has commands for TLS and users. There is no systemd, group or folder of edged here: functions of
-// the shell and another path stand in for them.
+// docs/DEPLOY.md has commands for TLS and users. Here there is no systemd, and no group or folder
+// of edged: shell functions and another path replace them.
 func TestTheCommandsOfTheDocumentLetUsersInByTLS(t *testing.T) {
 	t.Parallel()
 	fences := commandsBelow(t, readDoc(t, "../../docs/DEPLOY.md"), "Clients from other machines: TLS and users")

@@ -20,7 +20,7 @@ import (
 	"edged/internal/redistest"
 )
 
-// box is edged as a process of its own, with a Redis of its own.
+// box is edged as a separate process, with its own Redis.
 type box struct {
 	redis  *redistest.Server
 	socket string
@@ -69,7 +69,7 @@ func (b *box) logged(t *testing.T) string { return readDoc(t, b.log) }
 // bury makes dead letters of a list.
 func (b *box) bury(t *testing.T, list string, n int) {
 	t.Helper()
-	const step = 20_000 // a script that takes long is a timeout for the client
+	const step = 20_000 // a slow script would be a timeout for the client
 	const script = `for i = 1, tonumber(ARGV[1]) do redis.call('RPUSH', KEYS[1], '{}\n' .. i) end`
 	for ; n > 0; n -= step {
 		err := b.redis.Client().Eval(t.Context(), script, []string{ledger.KeysOf(list).Dead}, min(n, step)).Err()
@@ -79,13 +79,14 @@ func (b *box) bury(t *testing.T, list string, n int) {
 	}
 }
 
-// examples returns the examples of help by the name of the command.
+// examples returns the examples of help by command name.
 func (b *box) examples(t *testing.T) map[string]string {
 	t.Helper()
 	out, err := exec.Command("edged", "ctl", "-socket", b.socket, "help json").Output()
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	var help struct {
 		Commands []struct{ Name, Example string }
 	}
@@ -149,7 +150,7 @@ func makeDurable(t *testing.T, address string) {
 	}
 }
 
-// connect makes clients, the last of which has at least the number n.
+// connect makes clients until the newest one has at least the number n.
 func connect(t *testing.T, address string, n int) (all []net.Conn) {
 	t.Helper()
 	for range n {
@@ -170,10 +171,11 @@ func connect(t *testing.T, address string, n int) (all []net.Conn) {
 		}
 		all = append(all, c)
 	}
+
 	return all
 }
 
-// watchLines runs an example of watch until it has printed so many lines with numbers.
+// watchLines runs an example of watch until it has printed n lines with numbers.
 func watchLines(t *testing.T, example string, n int) {
 	t.Helper()
 	cmd := exec.Command("sh", "-c", example)
@@ -182,6 +184,7 @@ func watchLines(t *testing.T, example string, n int) {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -189,6 +192,7 @@ func watchLines(t *testing.T, example string, n int) {
 		syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 		cmd.Wait()
 	}()
+
 	lines := bufio.NewScanner(out)
 	for got := 0; got < n; {
 		if !lines.Scan() {
@@ -230,7 +234,7 @@ func TestALongRequeueSaysItsOutcomeAndIsCancelledByClosing(t *testing.T) {
 
 	said := regexp.MustCompile(`"msg":"a requeue was cancelled: its client left","list":"events","requeued":(\d+),"of":400000`)
 	var requeued string
-	redistest.Eventually(t, "the log says what was done", func() bool {
+	redistest.Eventually(t, "the log has the command", func() bool {
 		if m := said.FindStringSubmatch(b.logged(t)); m != nil {
 			requeued = m[1]
 		}

@@ -16,7 +16,7 @@ import (
 
 // goFile is a Go file of the module.
 type goFile struct {
-	path    string // below the module's root
+	path    string // relative to the module's root
 	folder  string
 	test    bool
 	syntax  *ast.File
@@ -55,11 +55,12 @@ func goFiles(t *testing.T) []goFile {
 			t.Fatal(err)
 		}
 	}
+
 	return all
 }
 
-// vocabulary are the packages that components may import: they define words that
-// several components share. Of them only batch and auth import others.
+// vocabulary lists the packages that components may import: they define terms that several
+// components share. Only batch and auth import further ones of these.
 var vocabulary = []string{
 	"edged/internal/auth",
 	"edged/internal/batch",
@@ -72,18 +73,19 @@ var vocabulary = []string{
 	"edged/internal/subject",
 }
 
-// Components know no component beside them, nor the configuration, so that each can
-// be understood, tested and replaced alone; internal/daemon wires them, and only
-// commands import it. They share the vocabulary.
+// Components know neither each other nor the configuration, so that each can be understood, tested
+// and replaced alone. internal/daemon wires them, and only commands import it. They share the
+// vocabulary.
 func TestComponentsImportNoComponentBesideThem(t *testing.T) {
 	for _, s := range goFiles(t) {
 		if strings.HasPrefix(s.folder, "cmd/") || s.folder == "internal/daemon" {
 			continue
 		}
+
 		allowed := slices.Clone(vocabulary)
 		switch {
 		case s.folder == "internal/batch":
-			allowed = []string{"edged/internal/numbers"} // which items a consumer has confirmed
+			allowed = []string{"edged/internal/numbers"} // the items that a consumer has confirmed
 		case s.folder == "internal/auth":
 			allowed = []string{"edged/internal/password", "edged/internal/subject"}
 		case slices.Contains(vocabulary, "edged/"+s.folder):
@@ -93,9 +95,11 @@ func TestComponentsImportNoComponentBesideThem(t *testing.T) {
 		case s.folder == "internal/ledger":
 			allowed = append(allowed, "edged/internal/redisconn")
 		}
+
 		if s.test {
 			allowed = append(allowed, "edged/"+s.folder, "edged/internal/redistest", "edged/internal/relay")
 		}
+
 		for _, imported := range s.imports {
 			switch {
 			case !strings.HasPrefix(imported, "edged/"), slices.Contains(allowed, imported):
@@ -120,6 +124,7 @@ func TestTheProductCarriesNoRedisAndNoLua(t *testing.T) {
 	if !slices.Contains(packages, "edged/internal/daemon") {
 		t.Fatalf("go list names only %d packages, and not internal/daemon", len(packages))
 	}
+
 	for _, imported := range packages {
 		for _, kept := range []string{"github.com/alicebob/miniredis", "github.com/yuin/gopher-lua", "edged/internal/redistest", "testing"} {
 			if imported == kept || strings.HasPrefix(imported, kept+"/") {
@@ -150,7 +155,7 @@ func TestOnlyThePackagesThatTalkToRedisKnowItsLibrary(t *testing.T) {
 	}
 }
 
-// The subscriber of cmd/edged, which is no daemon, ends by signal.NotifyContext.
+// The subscriber of cmd/edged is not a daemon and ends by signal.NotifyContext.
 func TestOnlySignalsAsksForSignals(t *testing.T) {
 	for _, s := range goFiles(t) {
 		if s.test || s.folder == "internal/signals" || !slices.Contains(s.imports, "os/signal") {
@@ -159,6 +164,7 @@ func TestOnlySignalsAsksForSignals(t *testing.T) {
 		if s.folder != "cmd/edged" {
 			t.Errorf("%s imports os/signal: signals belong to internal/signals", s.path)
 		}
+
 		ast.Inspect(s.syntax, func(n ast.Node) bool {
 			if sel, ok := n.(*ast.SelectorExpr); ok && sel.Sel.Name == "Notify" {
 				if x, ok := sel.X.(*ast.Ident); ok && x.Name == "signal" {

@@ -1,6 +1,5 @@
-// Command edged relays the items of Redis lists to TCP clients that speak the
-// NATS protocol, and loses none. See README.md, and docs/ARCHITECTURE.md for how
-// it is built.
+// Command edged relays the items of Redis lists to TCP clients that speak the NATS protocol, and
+// loses none. See README.md, and docs/ARCHITECTURE.md for its design.
 package main
 
 import (
@@ -19,8 +18,8 @@ import (
 	"edged/internal/systemd"
 )
 
-// Exit codes. systemd is told not to restart after exitConfig: a person must mend the
-// configuration. Files that it names may come by themselves.
+// Exit codes. systemd is told not to restart after exitConfig: a person must correct the
+// configuration. Files that it names may appear later.
 const (
 	exitOK     = 0
 	exitFailed = daemon.ExitFailed
@@ -31,7 +30,7 @@ const (
 // version is a semantic version.
 var version = "0.1.0" // set by the Makefile's VERSION
 
-// defaultConfig is read where it exists and no other file was named.
+// defaultConfig is read if it exists and no other file is named.
 const defaultConfig = "/etc/edged/edged.toml"
 
 const usage = `edged relays the items of Redis lists to TCP clients, and loses none.
@@ -41,7 +40,7 @@ const usage = `edged relays the items of Redis lists to TCP clients, and loses n
   edged check [FILE]          say all that keeps edged from starting, all that a
                               start warns of, and what it would run
   edged ctl COMMAND...        send a command to the daemon (edged ctl help)
-  edged sub SUBJECT...        print what arrives on subjects
+  edged sub SUBJECT...        print the messages of subjects
   edged pub SUBJECT [TEXT]    publish to a list that clients write to
   edged passwd                ask for a password and print its bcrypt hash
   edged version               version, commit, platform and Go version
@@ -56,7 +55,7 @@ configuration (mend it; 1 if systemd holds the sockets).
 
 func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
 
-// run is main with its surroundings passed in; it returns the exit code.
+// run is main without globals; it returns the exit code.
 func run(args []string, stdout, stderr io.Writer) int {
 	if len(args) > 0 {
 		if command := commandNamed(args[0]); command != nil {
@@ -80,7 +79,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	cfg, code := load(*file, stderr)
 	if cfg == nil {
 		if systemd.HoldsSockets() {
-			return exitFailed // try again: else each client that waits starts edged at once, until systemd gives up the socket
+			return exitFailed // try again, or each waiting client starts edged at once, until systemd gives up
 		}
 		return code
 	}
@@ -95,7 +94,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 // A command runs a subcommand with the arguments after its name, and returns the exit code.
 type command func(args []string, stdout, stderr io.Writer) int
 
-// commandNamed returns nil if there is no command of that name.
+// commandNamed returns nil if there is no command with that name.
 func commandNamed(name string) command {
 	switch name {
 	case "sub":
@@ -121,6 +120,7 @@ func commandNamed(name string) command {
 			return exitOK
 		}
 	}
+
 	return nil
 }
 
@@ -128,7 +128,7 @@ func withStdin(run func(args []string, stdin io.Reader, stdout, stderr io.Writer
 	return func(args []string, stdout, stderr io.Writer) int { return run(args, os.Stdin, stdout, stderr) }
 }
 
-// runAfterConfig runs the command that follows -config FILE, which is then a flag of the command.
+// runAfterConfig runs the command that follows -config FILE, which becomes a flag of the command.
 func runAfterConfig(file, name string, args []string, stdout, stderr io.Writer) int {
 	if command := commandNamed(name); command != nil {
 		if file != "" {
@@ -157,7 +157,7 @@ func read(file string) (*config.Config, error) {
 	return cfg, err
 }
 
-// load reads the configuration, or says what is wrong with it.
+// load reads the configuration, or prints its errors.
 func load(file string, stderr io.Writer) (*config.Config, int) {
 	cfg, err := read(file)
 	if err == nil {
@@ -208,8 +208,8 @@ func runCheck(args []string, stdout, stderr io.Writer) int {
 	return exitOK
 }
 
-// flagSet is the flags of a command, whose usage goes to stdout where it was
-// asked for and to stderr behind a mistake.
+// flagSet holds the flags of a command. Its usage goes to stdout if it was requested and to stderr
+// after a mistake.
 type flagSet struct {
 	*flag.FlagSet
 	usage          string
@@ -223,7 +223,8 @@ func newFlags(name, usage string, stdout, stderr io.Writer) flagSet {
 	return flagSet{flags, usage, stdout, stderr}
 }
 
-// parseFlags parses the flags before the first argument. When done is true the program ends with code.
+// parseFlags parses the flags before the first argument. If done is true the program ends with
+// code.
 func parseFlags(flags flagSet, args []string) (code int, done bool) {
 	err := flags.Parse(args)
 	if errors.Is(err, flag.ErrHelp) {
@@ -237,8 +238,8 @@ func parseFlags(flags flagSet, args []string) (code int, done bool) {
 	return exitOK, false
 }
 
-// parse parses flags and checks the number of arguments after them. Flags may
-// follow the arguments too. When done is true the program ends with code.
+// parse parses flags and checks the number of arguments after them. Flags may also follow the
+// arguments. If done is true the program ends with code.
 func parse(flags flagSet, args []string, least, most int) (code int, done bool) {
 	var rest []string
 	for {
@@ -250,6 +251,7 @@ func parse(flags flagSet, args []string, least, most int) (code int, done bool) 
 		}
 		rest, args = append(rest, args[0]), args[1:]
 	}
+
 	if n := len(rest); n < least || n > most {
 		what := "an argument is missing"
 		if n > most {
@@ -258,6 +260,7 @@ func parse(flags flagSet, args []string, least, most int) (code int, done bool) 
 		fmt.Fprintf(flags.stderr, "%s: %s\n%s", flags.Name(), what, flags.usage)
 		return exitUsage, true
 	}
+
 	if err := flags.Parse(append([]string{"--"}, rest...)); err != nil {
 		return exitUsage, true
 	}

@@ -24,6 +24,7 @@ func runPasswd(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	if code, done := parse(flags, args, 0, 0); done {
 		return code
 	}
+
 	line, err := readPassword(stdin, stderr)
 	if err != nil {
 		fmt.Fprintf(stderr, "edged passwd: %v\n", err)
@@ -33,6 +34,7 @@ func runPasswd(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		fmt.Fprint(stderr, "edged passwd: there is no password on standard input\n")
 		return exitUsage
 	}
+
 	hash, err := password.Hash(line)
 	if err != nil {
 		fmt.Fprintf(stderr, "edged passwd: %v\n", err)
@@ -62,8 +64,8 @@ func readPassword(stdin io.Reader, prompts io.Writer) (string, error) {
 
 var errNoTerminal = errors.New("this is no terminal")
 
-// askHidden asks for a line after each prompt, and does not show the answers. A signal ends it with an error,
-// and the goroutine that reads then stays: a read from a terminal can't be cancelled.
+// askHidden asks for a line after each prompt, without showing the input. If a signal ends it with
+// an error, its reading goroutine stays: a read from a terminal cannot be cancelled.
 func askHidden(tty *os.File, in *bufio.Reader, out io.Writer, prompts ...string) (lines []string, err error) {
 	watcher := signals.New()
 	defer watcher.Stop()
@@ -98,7 +100,7 @@ func askHidden(tty *os.File, in *bufio.Reader, out io.Writer, prompts ...string)
 	return lines, nil
 }
 
-// readLine returns a line without its end; the last one needs none.
+// readLine returns a line without its end; the last line may lack the end.
 func readLine(in *bufio.Reader) (string, error) {
 	line, err := in.ReadString('\n')
 	if err != nil && err != io.EOF {

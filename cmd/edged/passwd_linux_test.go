@@ -21,7 +21,7 @@ type terminal struct {
 	other *os.File
 	cmd   *exec.Cmd
 	out   strings.Builder // of standard output
-	shown string          // by the terminal, of what no await has taken
+	shown string          // shown by the terminal, and not consumed by an await yet
 }
 
 func startPasswd(t *testing.T) *terminal {
@@ -53,7 +53,7 @@ func startPasswd(t *testing.T) *terminal {
 	return tt
 }
 
-// await reads until the terminal has shown text, and returns what came before.
+// await reads until the terminal has shown text, and returns the output before it.
 func (tt *terminal) await(text string) (before string) {
 	tt.t.Helper()
 	buf := make([]byte, 1000)

@@ -38,11 +38,11 @@ func protocolDocument(t *testing.T) []string {
 	return strings.Split(string(text), "\n")
 }
 
-// sessionShown is a session that the document shows, and what it is held with.
+// sessionShown is a session in the document, with its configuration.
 type sessionShown struct {
 	heading string
-	line    int    // of its first line in the document
-	config  string // the last one before it
+	line    int    // number of its first line in the document
+	config  string // the last configuration before it
 	lines   []string
 }
 
@@ -68,12 +68,13 @@ func sessionsShown(t *testing.T) (all []sessionShown) {
 			block = append(block, line)
 		}
 	}
+
 	return all
 }
 
-// TestProtocolDocumentIsWhatHappens holds every session of docs/PROTOCOL.md with
-// a daemon of its own. The document says how to read them.
-func TestProtocolDocumentIsWhatHappens(t *testing.T) {
+// TestTheProtocolDocumentIsTrue runs every session of docs/PROTOCOL.md against a daemon of its
+// own. The document says how to read them.
+func TestTheProtocolDocumentIsTrue(t *testing.T) {
 	all := sessionsShown(t)
 	if len(all) == 0 {
 		t.Fatal("the document shows no session")
@@ -85,7 +86,7 @@ func TestProtocolDocumentIsWhatHappens(t *testing.T) {
 				s.at = fmt.Sprintf("%s:%d", protocolFile, tr.line+i)
 				s.step(line)
 			}
-			s.at = fmt.Sprintf("%s:%d, behind the last line", protocolFile, tr.line+len(tr.lines)-1)
+			s.at = fmt.Sprintf("%s:%d, after the last line", protocolFile, tr.line+len(tr.lines)-1)
 			s.end()
 		})
 	}
@@ -94,11 +95,11 @@ func TestProtocolDocumentIsWhatHappens(t *testing.T) {
 // session is a daemon, its Redis and its clients.
 type session struct {
 	t       *testing.T
-	at      string // where in the document it is
+	at      string // position in the document
 	redis   *redistest.Server
 	tcp     string
 	control string
-	clients map[string]*sessionClient // by the digits behind C and S
+	clients map[string]*sessionClient // by the digits after C and S
 	values  map[string]string         // of placeholders
 }
 
@@ -106,7 +107,7 @@ type sessionClient struct {
 	net.Conn
 	r     *bufio.Reader
 	since time.Time
-	info  string // INFO, as long as nothing else was expected
+	info  string // INFO, until something else is expected
 }
 
 func startSession(t *testing.T, config string) *session {
@@ -116,11 +117,13 @@ func startSession(t *testing.T, config string) *session {
 		t: t, redis: redistest.Start(t), control: filepath.Join(folder, "control.sock"),
 		clients: make(map[string]*sessionClient), values: make(map[string]string),
 	}
+
 	file, logFile := filepath.Join(folder, "edged.toml"), filepath.Join(folder, "log")
 	config = fmt.Sprintf("redis.address = %q\ntcp.listen = \"127.0.0.1:0\"\ncontrol.socket = %q\n%s\n", s.redis.Address(), s.control, config)
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
+
 	log, err := os.Create(logFile)
 	if err != nil {
 		t.Fatal(err)
@@ -133,6 +136,7 @@ func startSession(t *testing.T, config string) *session {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
 	t.Cleanup(func() {
@@ -147,6 +151,7 @@ func startSession(t *testing.T, config string) *session {
 			t.Logf("its log:\n%s", said)
 		}
 	})
+
 	redistest.Eventually(t, "edged serves", func() bool {
 		said, err := os.ReadFile(logFile)
 		if err != nil {
@@ -160,6 +165,7 @@ func startSession(t *testing.T, config string) *session {
 		}
 		return s.tcp != ""
 	})
+
 	return s
 }
 
@@ -174,13 +180,14 @@ var (
 	repetition  = regexp.MustCompile(`<(\d+) times ([^>]+)>`)
 )
 
-// step does, or expects, what one line of the document says.
+// step carries out, or expects, one line of the document.
 func (s *session) step(line string) {
 	s.t.Helper()
 	m := sessionLine.FindStringSubmatch(line)
 	if m == nil {
 		s.fail("%q is no line of a session", line)
 	}
+
 	who, number, what, text := m[1], m[2], m[3], m[4]
 	text = repetition.ReplaceAllStringFunc(text, func(all string) string {
 		m := repetition.FindStringSubmatch(all)
@@ -213,7 +220,7 @@ func (s *session) step(line string) {
 	}
 }
 
-// client returns a client, which connects when it is named first.
+// client returns a client, which connects when it is first named.
 func (s *session) client(number string) *sessionClient {
 	s.t.Helper()
 	if c := s.clients[number]; c != nil {
@@ -237,7 +244,7 @@ func (c *sessionClient) read() (string, error) {
 	return strings.TrimSuffix(line, "\r\n"), err
 }
 
-// expect reads a line. A PING by the clock may come before it, on a slow machine.
+// expect reads a line. On a slow machine, a PING by the clock may precede it.
 func (s *session) expect(number, want string) {
 	s.t.Helper()
 	c := s.client(number)
@@ -245,6 +252,7 @@ func (s *session) expect(number, want string) {
 	if got == "" || !strings.HasPrefix(want, "INFO ") {
 		got, err = c.read()
 	}
+
 	c.info = ""
 	if got == "PING" && want != "PING" && time.Since(c.since) >= 2*time.Second {
 		io.WriteString(c, "PONG\r\n")
@@ -261,10 +269,12 @@ func (s *session) expect(number, want string) {
 		}
 		pattern += regexp.QuoteMeta(literal)
 	}
+
 	values := regexp.MustCompile(pattern + "$").FindStringSubmatch(got)
 	if values == nil {
 		s.fail("got %q, want %q", got, want)
 	}
+
 	for i, name := range names {
 		s.values[name] = values[i+1]
 	}
@@ -281,8 +291,8 @@ func (s *session) expectClose(number string) {
 	delete(s.clients, number)
 }
 
-// order gives the daemon an order over its control socket. The rest of the answer
-// may take until the daemon is gone.
+// order sends the daemon a command over its control socket. The rest of the answer may come only
+// when the daemon has ended.
 func (s *session) order(line string) {
 	s.t.Helper()
 	conn, err := net.Dial("unix", s.control)
@@ -296,7 +306,7 @@ func (s *session) order(line string) {
 	}
 }
 
-// command has Redis carry out a command, until its reply is what stands behind =>.
+// command sends Redis a command until its reply is the text after =>.
 func (s *session) command(line string) {
 	s.t.Helper()
 	command, want, asks := strings.Cut(line, " => ")
@@ -313,7 +323,7 @@ func (s *session) command(line string) {
 	})
 }
 
-// end checks that the document leaves nothing out: nothing more came to anybody.
+// end checks that the document leaves nothing out: no client received anything more.
 func (s *session) end() {
 	s.t.Helper()
 	for _, number := range slices.Sorted(maps.Keys(s.clients)) {
@@ -322,7 +332,7 @@ func (s *session) end() {
 	}
 }
 
-// rows are the cells of the tables below a heading, without their first two lines.
+// rows returns the cells of the tables below a heading, without their first two lines.
 func rows(t *testing.T, heading string) (all [][]string) {
 	t.Helper()
 	inside, above := false, 0
@@ -343,6 +353,7 @@ func rows(t *testing.T, heading string) (all [][]string) {
 		}
 		all = append(all, cells)
 	}
+
 	if len(all) == 0 {
 		t.Fatalf("there is no table below %q", heading)
 	}
@@ -375,6 +386,7 @@ func constants(t *testing.T, typeName string) (all []string) {
 			return true
 		})
 	}
+
 	if len(all) == 0 {
 		t.Fatalf("internal/tcpserver has no constants of type %s", typeName)
 	}
@@ -383,7 +395,7 @@ func constants(t *testing.T, typeName string) (all []string) {
 
 func TestProtocolDocumentHasEveryError(t *testing.T) {
 	t.Parallel()
-	closes := make(map[string]string) // by text, as the document writes it
+	closes := make(map[string]string) // by text, in the document's form
 	for _, text := range constants(t, "violation") {
 		closes[text] = "yes"
 	}
@@ -435,12 +447,14 @@ func TestProtocolDocumentHasEveryFieldOfInfoAndConnect(t *testing.T) {
 				return false
 			})
 		}
+
 		var got []string
 		for _, row := range rows(t, heading) {
 			for name := range strings.SplitSeq(row[0], ", ") {
 				got = append(got, strings.Trim(name, "`"))
 			}
 		}
+
 		slices.SortFunc(want, cmp.Compare)
 		slices.SortFunc(got, cmp.Compare)
 		if !slices.Equal(got, want) {

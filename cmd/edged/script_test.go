@@ -32,13 +32,13 @@ import (
 	"edged/internal/redistest"
 )
 
-// The scripts and tests of this package run edged as a process of its own: this
-// test binary under the name edged, which is in their PATH.
+// The scripts and tests of this package run edged as a separate process: this test binary under the
+// name edged, which is in their PATH.
 func TestMain(m *testing.M) {
 	testscript.Main(leakChecked{m}, map[string]func(){"edged": main})
 }
 
-// leakChecked fails a run that leaves goroutines behind.
+// leakChecked fails a run that leaks goroutines.
 type leakChecked struct{ *testing.M }
 
 func (l leakChecked) Run() int {
@@ -50,15 +50,14 @@ func (l leakChecked) Run() int {
 	return code
 }
 
-// TestScripts runs testdata/script/*.txtar. What a script has besides the
-// commands of testscript:
+// TestScripts runs testdata/script/*.txtar. In addition to testscript's commands a script has:
 //
-//	$REDIS    address of a redis-server of its own
-//	$CONTROL  path for the control socket, short enough for one
+//	$REDIS    address of its own redis-server
+//	$CONTROL  path for the control socket, short enough for a socket
 //	$STATUS   the same for the status socket
-//	$TCP      where the last daemon serves clients
+//	$TCP      address of the last daemon for clients
 //
-//	edged.toml is made from these unless the script brings its own. In all of a
+//	edged.toml is made from these unless the script has its own. In all of a
 //	script's .toml files $REDIS, $CONTROL, $STATUS and $WORK are
 //	filled in.
 //
@@ -73,18 +72,19 @@ func (l leakChecked) Run() int {
 //	control LINE...            the lines to the control socket by socat; stdout is its answer
 //	redis COMMAND ARG...       stdout is its reply; "ARG" may have Go's escapes
 //	redis-server stop|start
-//	await REGEXP SOURCE        until it matches what SOURCE says, which is a control or
-//	                           redis command, exec PROGRAM ARG..., or cat FILE
+//	await REGEXP SOURCE        until it matches the output of SOURCE: a control or redis
+//	                           command, exec PROGRAM ARG..., or cat FILE
 //	json [KEY VALUE]...        stdout is one JSON object on one line, with these values
 //	json-lines FILE            each line is a JSON object
-//	free ADDRESS               nobody listens there
-//	certificate NAME           make NAME.pem and NAME.key; it signs itself
+//	free ADDRESS               no process listens there
+//	certificate NAME           make NAME.pem and NAME.key; it is self-signed
 //	shown                      stdout is the name of the certificate that $TCP shows
 func TestScripts(t *testing.T) {
 	t.Parallel()
 	if _, err := exec.LookPath("socat"); err != nil {
 		t.Fatal("these tests need socat: run `make tools`, or install the package socat")
 	}
+
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
 		RequireExplicitExec: true,
@@ -112,10 +112,10 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-// world is what a script has around it.
+// world is the environment of a script.
 type world struct {
 	redis     *redistest.Server
-	processes map[string]*process // those that were not waited for yet, by name
+	processes map[string]*process // by name, without those that were waited for
 }
 
 // process runs in the background.
@@ -156,7 +156,7 @@ func setup(env *testscript.Env) error {
 	env.Setenv("CONTROL", filepath.Join(folder, "control.sock"))
 	env.Setenv("STATUS", filepath.Join(folder, "status.sock"))
 	env.Setenv("REDIS", w.redis.Address())
-	env.Setenv("GORACE", "atexit_sleep_ms=0") // else each process lasts a second under -race
+	env.Setenv("GORACE", "atexit_sleep_ms=0") // otherwise each process takes a second under -race
 
 	if path := filepath.Join(env.WorkDir, "edged.toml"); !exists(path) {
 		if err := os.WriteFile(path, []byte(defaultToml), 0o600); err != nil {
@@ -185,7 +185,7 @@ func setup(env *testscript.Env) error {
 	return nil
 }
 
-// shortFolder is a temporary folder whose path leaves room for that of a socket.
+// shortFolder returns a temporary folder whose path leaves room for a socket's.
 func shortFolder(tb testing.TB) string {
 	folder, err := os.MkdirTemp("", "e")
 	if err != nil {
@@ -229,6 +229,7 @@ func startProcess(ts *testscript.TestScript, name, program string, args ...strin
 	if _, taken := w.processes[name]; taken {
 		ts.Fatalf("the name %s is taken", name)
 	}
+
 	path, err := exec.LookPath(program)
 	ts.Check(err)
 	p := &process{
@@ -239,9 +240,10 @@ func startProcess(ts *testscript.TestScript, name, program string, args ...strin
 	for _, key := range []string{"PATH", "HOME", "GORACE"} {
 		p.Env = append(p.Env, key+"="+ts.Getenv(key))
 	}
+
 	p.Dir = ts.MkAbs(".")
 	p.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	// Files, not pipes: nothing has to be read for the process to go on.
+	// Files rather than pipes: the process goes on without a reader.
 	stdout, err := os.Create(p.out)
 	ts.Check(err)
 	defer stdout.Close()
@@ -256,12 +258,14 @@ func startProcess(ts *testscript.TestScript, name, program string, args ...strin
 		keep.Close()
 		ts.Fatalf("start %s: %v", program, err)
 	}
+
 	w.processes[name] = p
 	go func() {
 		p.Wait()
 		keep.Close()
 		close(p.done)
 	}()
+
 	return p
 }
 
@@ -365,7 +369,7 @@ func redisServer(ts *testscript.TestScript, args []string) {
 	}
 }
 
-// sources are what await can wait for.
+// sources are the commands whose output await can wait for.
 var sources = map[string]func(ts *testscript.TestScript, args []string) string{
 	"control": control,
 	"redis":   redisReply,
@@ -424,7 +428,7 @@ func await(ts *testscript.TestScript, args []string) {
 	})
 }
 
-// poll waits until is says so; for half a minute.
+// poll waits until is reports true, for at most half a minute.
 func poll(ts *testscript.TestScript, is func() (ok bool, seen string)) {
 	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
 		ok, seen := is()
@@ -442,10 +446,12 @@ func checkJSON(ts *testscript.TestScript, args []string) {
 	if more != "" {
 		ts.Fatalf("more than a line:\n%s", more)
 	}
+
 	var object map[string]any
 	if err := json.Unmarshal([]byte(line), &object); err != nil {
 		ts.Fatalf("no JSON object: %v:\n%s", err, line)
 	}
+
 	for ; len(args) > 1; args = args[2:] {
 		var value any = object
 		for key := range strings.SplitSeq(args[0], ".") {
@@ -480,6 +486,7 @@ func makeCertificate(ts *testscript.TestScript, args []string) {
 	need(ts, args, 1)
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	ts.Check(err)
+
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: args[0]}, NotAfter: time.Now().Add(time.Hour),
 		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
@@ -499,11 +506,11 @@ func showCertificate(ts *testscript.TestScript, _ []string) {
 	conn, err := net.Dial("tcp", ts.Getenv("TCP"))
 	ts.Check(err)
 	defer conn.Close()
-	for b := make([]byte, 1); b[0] != '\n'; { // INFO, and not a byte more
+	for b := make([]byte, 1); b[0] != '\n'; { // INFO, without a further byte
 		_, err := conn.Read(b)
 		ts.Check(err)
 	}
-	client := tls.Client(conn, &tls.Config{InsecureSkipVerify: true}) // it is shown, not trusted
+	client := tls.Client(conn, &tls.Config{InsecureSkipVerify: true}) // only its name is shown
 	ts.Check(client.Handshake())
 	fmt.Fprintln(ts.Stdout(), client.ConnectionState().PeerCertificates[0].Subject.CommonName)
 }
@@ -512,7 +519,7 @@ func free(ts *testscript.TestScript, args []string) {
 	need(ts, args, 1)
 	ln, err := net.Listen("tcp", args[0])
 	if err != nil {
-		ts.Fatalf("this test needs %s to be free; stop what listens there: %v", args[0], err)
+		ts.Fatalf("this test needs %s to be free; stop the process that listens there: %v", args[0], err)
 	}
 	ln.Close()
 }

@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// The document names the tests that hold what it promises.
+// The document names the tests that verify its promises.
 func TestTheTestsThatTheSecurityDocumentNamesExist(t *testing.T) {
 	defined := map[string]bool{}
 	define := regexp.MustCompile(`(?m)^func ((?:Test|Fuzz|Benchmark)\w+)\(`)

@@ -14,9 +14,8 @@ import (
 	"edged/internal/redistest"
 )
 
-// pass makes cmd a process that was passed these listeners under these names, as
-// systemd does it: from file descriptor 3 on. LISTEN_PID must be the process's own
-// ID, which the shell knows.
+// pass makes cmd a process that receives these listeners under these names, as from systemd: from
+// file descriptor 3 on. LISTEN_PID must be the process's own ID, which the shell knows.
 func pass(t *testing.T, cmd *exec.Cmd, names string, listeners ...net.Listener) {
 	t.Helper()
 	for _, ln := range listeners {
@@ -49,7 +48,7 @@ func TestSocketsOfSystemdAreUsedAndStay(t *testing.T) {
 	// The configuration's TCP address is taken: it would be an error to open it.
 	cmd, socket, logPath := daemonUnder(t, m, redistest.Start(t), tcp.Addr().String())
 	control := listen(t, "unix", socket)
-	// In an order of their own: names count.
+	// In a different order: only the names count.
 	pass(t, cmd, "control:tcp", control, tcp)
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -85,7 +84,7 @@ func TestSocketsOfSystemdAreUsedAndStay(t *testing.T) {
 	if !exists(socket) {
 		t.Error("edged removed the file of a socket that is systemd's")
 	}
-	// Nobody serves, and yet nobody is refused.
+	// No process serves, yet no client is refused.
 	for _, address := range []net.Addr{tcp.Addr(), control.Addr()} {
 		waiting, err := net.Dial(address.Network(), address.String())
 		if err != nil {
@@ -96,14 +95,15 @@ func TestSocketsOfSystemdAreUsedAndStay(t *testing.T) {
 	}
 }
 
-// A client that waits on the socket would start edged again at once after 78, which
-// Restart= does not pace.
+// After 78, a client that waits on the socket would start edged again at once, without the pauses
+// of Restart=.
 func TestABadConfigurationIsTriedAgainIfSocketsArePassed(t *testing.T) {
 	t.Parallel()
 	bad := filepath.Join(t.TempDir(), "edged.toml")
 	if err := os.WriteFile(bad, []byte("nonsense = 1\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+
 	for passed, want := range map[bool]int{true: exitFailed, false: exitConfig} {
 		cmd, _, _ := daemonUnder(t, startManager(t, shortFolder(t)), redistest.Start(t), "127.0.0.1:0")
 		cmd.Args = []string{cmd.Args[0], "-config", bad}
@@ -121,6 +121,7 @@ func TestPassedSocketsThatDoNotFitAreNamed(t *testing.T) {
 	t.Parallel()
 	folder := shortFolder(t)
 	tcp, unix := listen(t, "tcp", "127.0.0.1:0"), listen(t, "unix", filepath.Join(folder, "s"))
+
 	redis := redistest.Start(t)
 	for _, test := range []struct {
 		names     string

@@ -16,7 +16,7 @@ import (
 	"edged/internal/redistest"
 )
 
-// manager stands in for systemd: it receives what sd_notify(3) sends.
+// manager stands for systemd: it receives the messages of sd_notify(3).
 type manager struct {
 	*net.UnixConn
 	path string
@@ -50,13 +50,14 @@ func (m manager) await(t *testing.T, pattern string) string {
 	}
 }
 
-// daemonUnder makes a daemon's process with the environment that systemd gives
-// it. Its log is in the file at logPath.
+// daemonUnder makes a daemon's process with the environment that systemd gives it. Its log goes to
+// the file at logPath.
 func daemonUnder(t *testing.T, m manager, redis *redistest.Server, listen string) (cmd *exec.Cmd, socket, logPath string) {
 	t.Helper()
 	folder := filepath.Dir(m.path)
 	socket, logPath = filepath.Join(folder, "control.sock"), filepath.Join(folder, "log")
 	config := filepath.Join(folder, "edged.toml")
+
 	content := fmt.Sprintf(`
 [redis]
 address = %q
@@ -72,10 +73,12 @@ timeout = "1h"
 	if err := os.WriteFile(config, []byte(content), 0o600); err != nil {
 		t.Fatal(err)
 	}
+
 	log, err := os.Create(logPath)
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	t.Cleanup(func() { log.Close() })
 	cmd = exec.Command("edged", "-config", config)
 	cmd.Stderr = log
@@ -95,7 +98,7 @@ func TestSystemdIsToldOfStartStateLifeAndEnd(t *testing.T) {
 	go func() { ended <- cmd.Wait() }()
 	t.Cleanup(func() { cmd.Process.Kill() })
 
-	// READY: from then on both sockets are there.
+	// After READY both sockets exist.
 	if ready := m.await(t, "READY=1"); !strings.Contains(ready, "\nSTATUS=2 lists, 0 clients, backlog 0") {
 		t.Errorf("the message with READY=1 is %q, it should have a STATUS", ready)
 	}
@@ -106,7 +109,7 @@ func TestSystemdIsToldOfStartStateLifeAndEnd(t *testing.T) {
 		operator.Close()
 	}
 	var serving [][]byte
-	redistest.Eventually(t, "the log has the line \"serving\"", func() bool { // it is written by a goroutine of its own
+	redistest.Eventually(t, "the log has the line \"serving\"", func() bool { // a goroutine of its own writes it
 		log, err := os.ReadFile(logPath)
 		if err != nil {
 			t.Fatal(err)
@@ -124,14 +127,14 @@ func TestSystemdIsToldOfStartStateLifeAndEnd(t *testing.T) {
 	for answers.Scan() && answers.Text() != "PONG" {
 	}
 
-	// The state in words, and the loop's signs of life.
+	// The state in words, and the loop's watchdog messages.
 	redis.Push("events", "1", "2", "3")
 	m.await(t, "STATUS=2 lists, 1 client, backlog 3")
 	for range 3 {
 		m.await(t, "WATCHDOG=1")
 	}
 
-	// The end: announced at once, and more time asked for while a client stays.
+	// The end is announced at once, and more time is requested while a client stays.
 	cmd.Process.Signal(syscall.SIGTERM)
 	if stopping := m.await(t, "STOPPING=1"); !strings.Contains(stopping, "\nSTATUS=draining: SIGTERM") {
 		t.Errorf("the message with STOPPING=1 is %q, it should have a STATUS", stopping)
@@ -157,7 +160,7 @@ func TestAFailedStartIsNeverReady(t *testing.T) {
 	if cmd.Run(); cmd.ProcessState.ExitCode() != exitFailed {
 		t.Errorf("edged ended with %v, want exit code %d", cmd.ProcessState, exitFailed)
 	}
-	m.SetReadDeadline(time.Now()) // what it sent is here already
+	m.SetReadDeadline(time.Now()) // all its messages have arrived
 	if n, err := m.Read(make([]byte, 4096)); err == nil {
 		t.Errorf("systemd was sent %d bytes, want nothing", n)
 	}

@@ -6,8 +6,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// hideInput lets a terminal not show the input, except for ends of lines, until show is called. The error
-// says that f is no terminal.
+// hideInput makes a terminal hide its input, except for ends of lines, until show is called. It
+// fails if f is not a terminal.
 func hideInput(f *os.File) (show func(), err error) {
 	fd := int(f.Fd())
 	before, err := unix.IoctlGetTermios(fd, unix.TCGETS)

@@ -7,5 +7,5 @@ import (
 	"os"
 )
 
-// hideInput is known on Linux only.
+// hideInput is supported on Linux only.
 func hideInput(*os.File) (show func(), err error) { return nil, errors.ErrUnsupported }

@@ -20,9 +20,8 @@ const unitFolder = "../../deploy/systemd"
 // unitFiles are the units that the package installs.
 var unitFiles = []string{"edged.service", "edged.socket", "edged-control.socket", "edged-status.socket", "edged-http.socket"}
 
-// settings are what stands in a unit file; keys that stand there several times
-// have their values joined with a space, and an empty value takes away what stood
-// before.
+// settings returns the settings of a unit file. The values of a key that appears several times are
+// joined with a space; an empty value removes the earlier ones.
 func settings(t *testing.T, name string) map[string]string {
 	t.Helper()
 	all := map[string]string{}
@@ -51,17 +50,19 @@ func TestUnitFileFitsTheProgram(t *testing.T) {
 	for key, want := range map[string]string{
 		"Type":                     "notify",
 		"RestartPreventExitStatus": fmt.Sprint(exitConfig),
-		"Restart":                  "on-failure", // a drain ends with 0 and stays ended
-		"StartLimitIntervalSec":    "0",          // never given up on
-		"RuntimeDirectoryPreserve": "yes",        // or a stop takes the sockets of the .socket units away
+		"Restart":                  "on-failure", // a drain ends with 0 and is not restarted
+		"StartLimitIntervalSec":    "0",          // never given up
+		"RuntimeDirectoryPreserve": "yes",        // otherwise a stop removes the sockets of the .socket units
 	} {
 		if unit[key] != want {
 			t.Errorf("%s=%s, want %s", key, unit[key], want)
 		}
 	}
+
 	if unit["PrivateUsers"] != "" {
 		t.Error("PrivateUsers= hides the users of the control sockets from edged")
 	}
+
 	if adjust, err := strconv.Atoi(unit["OOMScoreAdjust"]); err != nil || adjust <= 0 {
 		t.Errorf("OOMScoreAdjust=%s, want more than 0: edged loses nothing, Redis may", unit["OOMScoreAdjust"])
 	}
@@ -69,7 +70,8 @@ func TestUnitFileFitsTheProgram(t *testing.T) {
 	if !slices.Equal(args, []string{"-config", defaultConfig}) {
 		t.Errorf("ExecStart has the arguments %q, want -config %s", args, defaultConfig)
 	}
-	// A flag that does not exist would be wrong usage, not a file that is missing.
+
+	// A flag that does not exist would be a usage error, not a missing file.
 	args[len(args)-1] = filepath.Join(t.TempDir(), "missing.toml")
 	var stderr strings.Builder
 	if code := run(args, &stderr, &stderr); code != exitFailed {
@@ -79,6 +81,7 @@ func TestUnitFileFitsTheProgram(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	if folder := "/run/" + unit["RuntimeDirectory"]; filepath.Dir(defaults.Control.Socket) != folder {
 		t.Errorf("the control socket's default is %s, which is not in %s of RuntimeDirectory", defaults.Control.Socket, folder)
 	}
@@ -97,6 +100,7 @@ func TestSocketUnitsFitTheProgram(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	for file, want := range map[string]map[string]string{
 		"edged.socket":         {"FileDescriptorName": daemon.TCPSocket, "ListenStream": defaults.TCP.Listen, "Service": "edged.service"},
 		"edged-control.socket": {"FileDescriptorName": daemon.ControlSocket, "ListenStream": defaults.Control.Socket, "Service": "edged.service", "SocketMode": "0660"},
@@ -112,8 +116,8 @@ func TestSocketUnitsFitTheProgram(t *testing.T) {
 	}
 }
 
-// Whoever hardens, or loosens, must be able to see why a line is there: one
-// comment stands above each setting, or above the first of a group that it speaks of.
+// To harden or loosen the unit, a reader must see why a line is there. So there is a comment above
+// each setting, or above the first of its group.
 func TestEverySettingOfTheServiceHasAComment(t *testing.T) {
 	for _, file := range []string{"edged.service", "redis-socket.conf", "uplink-hub.conf"} {
 		commented := false // by a comment since the last blank line or section
@@ -132,8 +136,8 @@ func TestEverySettingOfTheServiceHasAComment(t *testing.T) {
 
 var selfExplaining = map[string]bool{"Description": true, "Documentation": true, "WantedBy": true}
 
-// install puts the units into a folder of their own, with a program and a
-// configuration that exist: systemd-analyze looks for them.
+// installUnits puts the units into a folder of their own, with a program and a configuration that
+// exist, because systemd-analyze checks them.
 func installUnits(t *testing.T) string {
 	t.Helper()
 	self, err := os.Executable()
@@ -153,7 +157,7 @@ func installUnits(t *testing.T) string {
 
 func haveAnalyze(t *testing.T) bool {
 	if _, err := exec.LookPath("systemd-analyze"); err != nil {
-		t.Log("NOT CHECKED: systemd-analyze is not installed, so nobody has looked at the units")
+		t.Log("NOT CHECKED: systemd-analyze is not installed, so the units are unchecked")
 		return false
 	}
 	return true
@@ -177,8 +181,8 @@ func TestUnitFilesAreGoodForSystemd(t *testing.T) {
 	}
 }
 
-// Debian 12 has systemd 252, which passes over a line that it does not know. The list has what
-// `systemd --dump-configuration-items` of that version prints for these sections.
+// Debian 12 has systemd 252, which ignores lines that it does not know. The list is the output of
+// that version's `systemd --dump-configuration-items` for these sections.
 func TestTheUnitsHaveNoLineThatSystemd252DoesNotKnow(t *testing.T) {
 	known := map[string]bool{} // section and key
 	section := ""
@@ -203,7 +207,7 @@ func TestTheUnitsHaveNoLineThatSystemd252DoesNotKnow(t *testing.T) {
 	}
 }
 
-// Exposure as `systemd-analyze security` counts it, in tenths.
+// Exposure as counted by `systemd-analyze security`, in tenths.
 func TestTheUnitsAreHardened(t *testing.T) {
 	if !haveAnalyze(t) {
 		return

@@ -1,6 +1,6 @@
-// Command man writes the manual pages: edged(8) from edged.8.md beside it,
-// edged.toml(5) from the comments of configs/edged.toml, edged-control(7) from
-// docs/CONTROL.md. It runs in the module's root:
+// Command man writes the manual pages: edged(8) from edged.8.md beside it, edged.toml(5) from the
+// comments of configs/edged.toml, and edged-control(7) from docs/CONTROL.md. It runs in the
+// module's root:
 //
 //	go run ./docs/man VERSION FOLDER
 package main
@@ -27,10 +27,10 @@ func main() {
 	}
 }
 
-// page is a manual page and what it is made from.
+// page is a manual page and its source.
 type page struct {
 	name    string // edged.8
-	heading string // of the section of the manual
+	heading string // of the manual's section
 	source  string // below the module's root
 	convert func(string) string
 }
@@ -59,14 +59,14 @@ func write(root, version, folder string) error {
 	return nil
 }
 
-// markdown is the page the way md2man takes it: the title is its first line. There
-// is no date, so that the same source makes the same page.
+// markdown returns the page in the form that md2man takes: the title is its first line. There is no
+// date, so that the same source makes the same page.
 func (p page) markdown(version, source string) string {
 	dot := strings.LastIndexByte(p.name, '.')
 	return fmt.Sprintf("%s %s \"\" \"edged %s\" \"%s\"\n===\n\n%s", p.name[:dot], p.name[dot+1:], version, p.heading, p.convert(source))
 }
 
-// control makes a page of docs/CONTROL.md.
+// control makes a page from docs/CONTROL.md.
 func control(doc string) string {
 	_, text, _ := strings.Cut(doc, "\n")
 	var b strings.Builder
@@ -79,10 +79,11 @@ func control(doc string) string {
 			rows = 0
 			continue
 		}
-		if rows++; rows > 2 { // behind the heading and the line below it
+		if rows++; rows > 2 { // after the heading and the line below it
 			b.WriteString(term(line))
 		}
 	}
+
 	b.WriteString("\n# SEE ALSO\n\n**edged**(8), **edged.toml**(5), **socat**(1)\n")
 	return b.String()
 }
@@ -133,7 +134,7 @@ func keys(toml string) string {
 	described := map[string]bool{} // tables: a second [[list]] shows only its defaults
 	shown := true
 	head, rest, _ := strings.Cut(toml, "\n\n")
-	_, head, _ = strings.Cut(head, "\n#\n") // the first line says what the file is
+	_, head, _ = strings.Cut(head, "\n#\n") // the first line names the file
 	writeComment(&b, strings.Split(strings.ReplaceAll("\n"+head, "\n#", "\n"), "\n"), "")
 	b.WriteString("# KEYS OF NO TABLE\n\n")
 	for line := range strings.Lines(rest) {
@@ -155,7 +156,7 @@ func keys(toml string) string {
 				writeComment(&b, comment, "    ")
 			}
 			comment = nil
-		case line == "" && len(comment) > 0: // stands for what follows as a whole
+		case line == "" && len(comment) > 0: // it describes all of the keys below
 			if shown {
 				writeComment(&b, comment, "")
 			}
@@ -164,12 +165,13 @@ func keys(toml string) string {
 			comment = append(comment, line[1:])
 		}
 	}
+
 	b.WriteString("# SEE ALSO\n\n**edged**(8), **edged-control**(7)\n")
 	return b.String()
 }
 
-// writeComment writes a comment, without its number signs, as paragraphs; what is
-// indented in it stays as it is.
+// writeComment writes a comment, without its number signs, as paragraphs; indented lines are
+// literal.
 func writeComment(b *strings.Builder, lines []string, indent string) {
 	verbatim := false
 	for i, line := range lines {
@@ -186,5 +188,6 @@ func writeComment(b *strings.Builder, lines []string, indent string) {
 			b.WriteString(special.Replace(strings.TrimPrefix(line, " ")) + "\n")
 		}
 	}
+
 	b.WriteString("\n")
 }

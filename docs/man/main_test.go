@@ -11,8 +11,7 @@ import (
 
 const root = "../.."
 
-// rendered returns a page as a terminal of 80 columns shows it. A warning of man's
-// fails the test.
+// rendered returns a page as a terminal of 80 columns shows it. A warning of man's fails the test.
 func rendered(t *testing.T, file string) string {
 	t.Helper()
 	cmd := exec.Command("man", "--warnings", "--local-file", file)
@@ -34,12 +33,13 @@ func TestThePagesRenderWithoutAWarningAndHaveEveryKeyAndCommand(t *testing.T) {
 	if err := write(root, "1.2.3", folder); err != nil {
 		t.Fatal(err)
 	}
+
 	for _, p := range pages {
 		source, err := os.ReadFile(filepath.Join(root, p.source))
 		if err != nil {
 			t.Fatal(err)
 		}
-		marks := map[string]string{ // what begins a term or a section
+		marks := map[string]string{ // beginnings of terms and sections
 			"edged.8":         `(?m)^# (.+)$`,
 			"edged.toml.5":    `(?m)^#?([a-z_]+) = `,
 			"edged-control.7": "(?m)^### `(.+)`$",

@@ -45,12 +45,12 @@ int main(void) {
   must("connect", natsConnection_Connect(&nc, opts));
   for (int i = 0; i < 2; i++) {
     must("subscribe", natsConnection_Subscribe(&subs[i], nc, subjects[i], onItem, NULL));
-    // The library confirms what it has queued here, and drops what is over this limit.
+    // The library confirms the items that it has queued here, and drops those beyond this limit.
     must("limits", natsSubscription_SetPendingLimits(subs[i], -1, -1));
   }
 
   sigwait(&stop, &sig);
-  for (int i = 0; i < 2; i++) { // prints what has come
+  for (int i = 0; i < 2; i++) { // prints the items received so far
     natsSubscription_Drain(subs[i]);
     natsSubscription_WaitForDrainCompletion(subs[i], 5000);
     natsSubscription_Destroy(subs[i]);

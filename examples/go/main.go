@@ -24,6 +24,7 @@ func main() {
 	if err != nil {
 		log.Fatal("connect: ", err)
 	}
+
 	for _, subject := range []string{"events", "readings"} {
 		sub, err := nc.Subscribe(subject, func(m *nats.Msg) {
 			fmt.Printf("%s %s\n", m.Subject, m.Data)
@@ -32,12 +33,13 @@ func main() {
 		if err != nil {
 			log.Fatal("subscribe: ", err)
 		}
-		// nats.go confirms what it has queued here, and drops what is over this limit.
+		// nats.go confirms the items that it has queued here, and drops those beyond this limit.
 		sub.SetPendingLimits(-1, -1)
 	}
+
 	stop := make(chan os.Signal, 1)
 	signal.Notify(stop, syscall.SIGINT, syscall.SIGTERM)
 	<-stop
-	nc.Drain() // prints what has come, then closes
+	nc.Drain() // prints the items received so far, then closes
 	<-closed
 }

@@ -1,18 +1,18 @@
-// Package auth says which clients may connect to a server, and their rights there, for
-// all servers of the process.
+// Package auth decides which clients may connect to a server and which rights they have, for all
+// servers of the process.
 //
-// A Gate has the Security in force, which Set replaces as a whole. A server authenticates
-// a client under the Security that it has read, and asks the User, which is not changed any
-// more, for its rights. If it serves the client for longer, it looks at Security once more
-// before it begins, and asks Keeps after each Set.
+// A Gate holds the Security in force, which Set replaces as a whole. A server authenticates a
+// client under the Security that it has read, and asks the User, which never changes afterwards,
+// for its rights. A server that keeps the client reads Security once more before it starts to
+// serve, and calls Keeps after each Set.
 //
-// Work for clients that are not authenticated is bounded: password hashes are computed one
-// at a time for the whole process, and so are steps of TLS handshakes. Clients wait for their
-// turns in bounded queues, which are fair by address, and leave them when they are gone or
-// too late. The time of a refusal says nothing about which names and secrets exist. A server
-// whose clients send their credentials with each request asks a Remembered in the Gate's place.
+// Work for clients that are not authenticated is bounded. Password hashes are computed one at a
+// time for the whole process, and so are steps of TLS handshakes. Clients wait for their turns in
+// bounded queues, which are fair by address, and leave them when they disconnect or time out. The
+// time of a refusal reveals nothing about which names and secrets exist. A server whose clients
+// send their credentials with each request uses a Remembered instead of the Gate.
 //
-// The package has no goroutines, and knows neither sockets nor protocols.
+// The package starts no goroutines and knows neither sockets nor protocols.
 package auth
 
 import (
@@ -27,8 +27,8 @@ import (
 )
 
 const (
-	// MaxHashes is the number of clients that can wait for their password to be compared. A
-	// box that takes a tenth of a second for each has compared no more before the usual
+	// MaxHashes is the number of clients that can wait for a password comparison. A box that needs
+	// a tenth of a second for each would not get through more of them within the usual
 	// ConnectTimeout.
 	MaxHashes = 64
 
@@ -36,12 +36,12 @@ const (
 	// step takes milliseconds.
 	MaxHandshakes = 256
 
-	// maxTried bounds the name in the log that a login was tried with, in bytes. Names of users
-	// are not longer.
+	// maxTried bounds the user name of a refused login in the log, in bytes. Valid user names are
+	// not longer.
 	maxTried = 64
 )
 
-// ErrRefused is the error of credentials that are not right.
+// ErrRefused is the error of wrong credentials.
 var ErrRefused = errors.New("the login is refused")
 
 // refusal is an ErrRefused with a reason.
@@ -76,25 +76,25 @@ func New(opts Options) *Gate {
 	return g
 }
 
-// Security returns the Security in force. After each Set it is another pointer.
+// Security returns the Security in force. Each Set makes it a different pointer.
 func (g *Gate) Security() *Security { return g.security.Load() }
 
 // Set replaces the Security.
 func (g *Gate) Set(sec Security) { g.security.Store(sec.measured()) }
 
-// Hashing returns the number of clients that wait for their password to be compared.
+// Hashing returns the number of clients that wait for a password comparison.
 func (g *Gate) Hashing() int { return g.hashes.Waiting() }
 
 // Credentials authenticate a client.
 type Credentials struct {
 	User, Password string
-	Token          string // goes before them if there is a token in Security
+	Token          string // set only if Security has a token, and then compared first
 }
 
 // String keeps credentials out of logs.
 func (Credentials) String() string { return "(credentials)" }
 
-// Tried returns the user name of a refused login as a log line may have it.
+// Tried returns the user name of a refused login in a form that is safe for a log line.
 func Tried(name string) string {
 	if len(name) > maxTried {
 		return strings.ToValidUTF8(name[:maxTried], "") + "…"
@@ -102,10 +102,10 @@ func Tried(name string) string {
 	return name
 }
 
-// Authenticate finds the user that the credentials belong to under sec, which comes from
-// Security: nil for one with all rights. The error is an ErrRefused if the client must not
-// connect; its text is for the log only, as it tells whether a name exists. Otherwise it says
-// why the credentials were not compared: ErrCrowded, ErrAbandoned or ErrLate, see Begin.
+// Authenticate finds the user that the credentials belong to under sec, which comes from Security.
+// The user is nil for a client with all rights. The error is ErrRefused if the client must not
+// connect; its text is for the log only, because it reveals whether a name exists. Any other error
+// says why the credentials were not compared: ErrCrowded, ErrAbandoned or ErrLate, see Begin.
 func (g *Gate) Authenticate(ctx context.Context, sec *Security, with Credentials, peer Peer) (u *User, err error) {
 	if !sec.Closed() {
 		return nil, nil
@@ -133,10 +133,10 @@ func (g *Gate) Authenticate(ctx context.Context, sec *Security, with Credentials
 	}
 }
 
-// matches reports whether given is the secret, which is empty for none. The time that a
-// refusal takes says nothing about the secret: it is the time of the costliest hash in sec,
-// also for another secret and for none. Each step of a hash's cost doubles that time. The
-// error says why given was not compared.
+// matches reports whether given is the secret; an empty secret stands for none. A refusal takes the
+// time of the costliest hash in sec, even if this secret is cheaper or there is none. So the time
+// reveals nothing about the secret. Each step of a hash's cost doubles that time. The error says
+// why given was not compared.
 func (g *Gate) matches(ctx context.Context, sec *Security, secret Secret, given string, peer Peer) (ok bool, err error) {
 	cost, hashed := password.Cost(string(secret))
 	if !hashed {

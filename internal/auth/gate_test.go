@@ -43,6 +43,7 @@ func TestGateFindsTheUserOfRightCredentials(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	users := []User{{Name: "ann", Password: "plain"}, {Name: "bob", Password: Secret(encoded)}}
 	g := New(Options{Security: Security{Token: "secret", Users: users}})
 	for with, want := range map[Credentials]string{
@@ -55,6 +56,7 @@ func TestGateFindsTheUserOfRightCredentials(t *testing.T) {
 			t.Errorf("%q, %q, %q: the user is %q, %v, want %q", with.User, with.Password, with.Token, NameOf(u), err, want)
 		}
 	}
+
 	for _, with := range []Credentials{
 		{}, {User: "ann"}, {User: "ann", Password: "hashed"}, {User: "bob", Password: string(encoded)}, {User: "eve", Password: "plain"},
 		{Password: "plain"}, {Password: "secret"}, {Token: "wrong"}, {User: "ann", Password: "plain", Token: "wrong"},
@@ -75,6 +77,7 @@ func TestOpenGateAsksForNothing(t *testing.T) {
 func TestRefusalTakesTheSameWorkForEveryName(t *testing.T) {
 	t.Parallel()
 	users := []User{{Name: "clear", Password: "clear"}, {Name: "cheap", Password: hash(5)}, {Name: "dear", Password: hash(9)}}
+
 	tries := []Credentials{
 		{User: "clear", Password: "wrong"}, {User: "cheap", Password: "wrong"}, {User: "dear", Password: "wrong"},
 		{User: "unknown", Password: "wrong"}, {User: "unknown"},
@@ -137,6 +140,7 @@ func TestPasswordsAreComparedOneAtATime(t *testing.T) {
 		results := make(chan error, 2)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
+
 		for _, token := range []string{"first", "second"} {
 			go func() {
 				_, err := g.Authenticate(ctx, g.Security(), Credentials{Token: token}, Peer{Origin: token})
@@ -144,6 +148,7 @@ func TestPasswordsAreComparedOneAtATime(t *testing.T) {
 			}()
 			synctest.Wait()
 		}
+
 		if got := g.Hashing(); got != 1 || len(began) != 1 {
 			t.Errorf("%d wait and %d comparisons have begun, want 1 and 1", got, len(began))
 		}

@@ -10,24 +10,24 @@ import (
 	"sync"
 )
 
-// maxRemembered is the number of credentials that are remembered. It is more than the users
-// of a box's page and its monitors.
+// maxRemembered is the number of credentials that are remembered: more than the users of a box's
+// page and its monitors.
 const maxRemembered = 64
 
-// Remembered authenticates like its Gate, and remembers which credentials were right, for
-// clients that send them with each request. Without it a status page would cost a hash for each
-// of its parts, of a tenth of a second or more on a box, and each would wait for its turn.
+// Remembered authenticates like its Gate and remembers credentials that were right, for clients
+// that send them with each request. Without it a status page would cost a hash for each of its
+// parts, each a tenth of a second or more on a box, and each would wait for its turn.
 //
-// It keeps no secrets, only their HMACs under a key of its own. They count under the Security
-// that they were verified under, and are dropped when another one is asked for. Refusals are
-// not remembered: they take their time. Its methods may be called from any goroutine.
+// It keeps no secrets, only their HMACs under a key of its own. They are valid for the Security
+// under which they were verified, and are dropped when a different one is in force. Refusals are
+// not remembered: each takes its full time. The methods may be called from any goroutine.
 type Remembered struct {
 	gate *Gate
 	key  [sha256.Size]byte
 
 	mu    sync.Mutex // guards everything below
 	under *Security
-	known []known // the one used last first
+	known []known // the least recently used last
 }
 
 // known are credentials that were right.
@@ -43,7 +43,8 @@ func Remember(gate *Gate) *Remembered {
 	return r
 }
 
-// Authenticate is Gate.Authenticate, at once if it has found the same user under sec before.
+// Authenticate is Gate.Authenticate, but returns at once if it found the same user under sec
+// before.
 func (r *Remembered) Authenticate(ctx context.Context, sec *Security, with Credentials, peer Peer) (*User, error) {
 	digest := r.digest(with)
 	if u, ok := r.recall(sec, digest); ok {
@@ -56,7 +57,7 @@ func (r *Remembered) Authenticate(ctx context.Context, sec *Security, with Crede
 	return u, err
 }
 
-// digest returns the HMAC of credentials. The lengths tell where each part ends.
+// digest returns the HMAC of credentials. The lengths separate the parts.
 func (r *Remembered) digest(c Credentials) (sum [sha256.Size]byte) {
 	mac := hmac.New(sha256.New, r.key[:])
 	for _, part := range []string{c.User, c.Password, c.Token} {

@@ -43,6 +43,7 @@ func TestRefusalsAreNotRemembered(t *testing.T) {
 	r, w := remembering()
 	r.again(right)
 	w.take()
+
 	for _, with := range []Credentials{
 		{User: "ann", Password: "wrong"}, {User: "bob", Password: "wrong"}, {User: "annr", Password: "ight"}, {Password: "right", Token: "wrong"},
 	} {
@@ -73,7 +74,7 @@ func TestCredentialsAreForgottenWithTheirSecurity(t *testing.T) {
 		t.Errorf("it is not authenticated under the Security that it asked for: %v", err)
 	}
 	if r.again(right); w.take() != 0 {
-		t.Error("it has made others be compared again")
+		t.Error("it has made other credentials be compared again")
 	}
 }
 
@@ -85,6 +86,7 @@ func TestRememberedCredentialsAreBounded(t *testing.T) {
 		r.again(named(i))
 		r.again(named(0)) // in use
 	}
+
 	if got := len(r.known); got != maxRemembered {
 		t.Errorf("%d are remembered, want %d", got, maxRemembered)
 	}

@@ -8,14 +8,14 @@ import (
 	"edged/internal/subject"
 )
 
-// Security says which clients may connect, and which rights they have. With the zero
-// value every client may connect and has all rights. The values that it points to must
-// not be changed once a Gate has it.
+// Security says which clients may connect and which rights they have. With the zero value every
+// client may connect and has all rights. The values that it points to must not change once a Gate
+// holds it.
 type Security struct {
 	Token Secret // authenticates a client that gets all rights; empty for none
 	Users []User // no two have the same name
 
-	TLS      *tls.Config // asked of every client; nil for none
+	TLS      *tls.Config // offered to every client; nil for none
 	TLSFirst bool        // a NATS client gets INFO after the handshake, not before it
 
 	costliest int // cost of the costliest hash among the secrets, 0 if there is none
@@ -27,26 +27,26 @@ type User struct {
 	Password  Secret
 	Publish   Rules
 	Subscribe Rules
-	Durables  bool // it may make durable consumers; with Rules it needs this
+	Durables  bool // the user may make durable consumers; a user with Rules needs this
 }
 
-// Rules are the subjects that a user may use: those that a pattern of Allow stands for,
-// or all if Allow is empty, except those that a pattern of Deny stands for.
+// Rules are the subjects that a user may use: those that a pattern of Allow covers, or all if Allow
+// is empty, except those that a pattern of Deny covers.
 type Rules struct {
 	Allow, Deny []string
 }
 
-// Secret is a password or a token, in the clear or as its bcrypt hash.
+// Secret is a password or a token, in plain text or as its bcrypt hash.
 type Secret string
 
 // String keeps secrets out of logs.
 func (Secret) String() string { return "(secret)" }
 
-// Closed reports whether clients have to authenticate themselves.
+// Closed reports whether clients have to authenticate.
 func (sec *Security) Closed() bool { return sec.Token != "" || len(sec.Users) > 0 }
 
-// Keeps reports whether a client that was authenticated under old, as u, has the same
-// credentials and rights under sec.
+// Keeps reports whether the client that was authenticated as u under old has the same credentials
+// and rights under sec.
 func (sec *Security) Keeps(old *Security, u *User) bool {
 	switch {
 	case u != nil:
@@ -67,7 +67,7 @@ func (sec *Security) user(name string) *User {
 	return nil
 }
 
-// measured returns sec with costliest.
+// measured returns sec with costliest set.
 func (sec Security) measured() *Security {
 	sec.costliest = 0
 	for _, u := range append([]User{{Password: sec.Token}}, sec.Users...) {
@@ -112,7 +112,7 @@ func NameOf(u *User) string {
 	return u.Name
 }
 
-// permits reports whether the rules allow all that name stands for, a literal subject
+// permits reports whether the rules allow every subject that name covers; name is a literal subject
 // or a pattern.
 func (r *Rules) permits(name string) bool {
 	covers := func(pattern string) bool { return subject.Matches(pattern, name) }

@@ -20,6 +20,7 @@ func TestRulesPermitAllowedSubjectsThatAreNotDenied(t *testing.T) {
 			t.Errorf("it may subscribe to %s: %v", name, got)
 		}
 	}
+
 	for pattern, want := range map[string]bool{"a.*": true, "b.>": true, "b.*": true, ">": false, "a.>": false, "b.c.*": false} {
 		if got := u.MaySubscribe(pattern); got != want {
 			t.Errorf("it may subscribe to %s: %v", pattern, got)
@@ -70,6 +71,7 @@ func TestSecurityKeepsClientsWithTheSameCredentialsAndRights(t *testing.T) {
 		}
 		return Security{Token: "t", Users: []User{{Name: "bob"}, u}}
 	}
+
 	old := ann(nil)
 	for name, c := range map[string]struct {
 		user *User
@@ -92,6 +94,7 @@ func TestSecurityKeepsClientsWithTheSameCredentialsAndRights(t *testing.T) {
 			t.Errorf("%s: it is kept: %v", name, got)
 		}
 	}
+
 	if open := new(Security); !open.Keeps(open, nil) || old.Keeps(open, nil) {
 		t.Error("a client that gave no credentials stays if none are asked for, and only then")
 	}

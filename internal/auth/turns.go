@@ -10,7 +10,7 @@ import (
 	"sync"
 )
 
-// Errors of a peer whose turn has not come.
+// Errors of a peer that did not get its turn.
 var (
 	ErrCrowded   = errors.New("too many peers waited for the same")
 	ErrAbandoned = errors.New("the peer did not wait for its turn")
@@ -21,14 +21,14 @@ var (
 type Peer struct {
 	Origin string // see Origin
 
-	// Look asks whether the peer is gone, and whether it sends nothing more. It is called with a
-	// lock held and must not block. nil means that only the context tells.
+	// Look reports whether the peer is gone, and whether it has closed its sending side. It is
+	// called with a lock held and must not block. If it is nil, only the context tells.
 	Look func() (gone, closed bool)
 }
 
-// Origin returns the address that a peer shares with others of the same host or network:
-// its IP address, or the first 64 bits of an IPv6 one, because a host has all of those.
-// It is empty if the peer has no IP address.
+// Origin returns the address that a peer shares with the rest of its host or network: its IP
+// address, or the first 64 bits of an IPv6 address, because a host owns all of those. It is empty
+// if the peer has no IP address.
 func Origin(ip netip.Addr) string {
 	switch ip = ip.Unmap(); {
 	case !ip.IsValid():
@@ -40,20 +40,19 @@ func Origin(ip netip.Addr) string {
 	}
 }
 
-// Turns lets peers that are not authenticated yet use a processor, one at a time. So such
-// work takes one core at most. Its methods may be called from any goroutine.
+// Turns lets peers that are not authenticated yet use a processor, one at a time, so such work
+// takes one core at most. Its methods may be called from any goroutine.
 //
-// Peers wait in the order of their ranks, which are those of fair queueing: the first
-// peer of an origin goes before the second of another one. Those that are gone are
-// skipped. A peer that has closed its sending side may still wait for the answer, or be
-// gone: it goes after all others.
+// Peers wait in the order of their ranks, which are those of fair queueing: the first peer of an
+// origin goes before the second peer of another. Peers that are gone are skipped. A peer that has
+// closed its sending side may still wait for the answer, or be gone: it goes last.
 type Turns struct {
-	limit int // peers that wait
+	limit int // waiting peers
 
 	mu      sync.Mutex // guards everything below
 	busy    bool       // a peer has its turn
 	rank    uint64     // of the peer that had the last turn
-	waiting []*waiter  // in the order of their coming
+	waiting []*waiter  // in order of arrival
 }
 
 // NewTurns makes Turns for which at most limit peers wait.
@@ -67,8 +66,8 @@ type waiter struct {
 	ends   chan error // gets nil when it is the peer's turn; holds one
 }
 
-// Begin waits for the peer's turn, which the caller ends with End unless Begin returns an
-// error: ErrCrowded, ErrAbandoned if the peer is gone or ctx was canceled, or ErrLate at the
+// Begin waits for the peer's turn, which the caller ends with End unless Begin returns an error.
+// The error is ErrCrowded, ErrAbandoned if the peer is gone or ctx was canceled, or ErrLate at the
 // deadline of ctx.
 func (t *Turns) Begin(ctx context.Context, peer Peer) error {
 	w := &waiter{peer: peer, ends: make(chan error, 1)}
@@ -94,7 +93,7 @@ func (t *Turns) Begin(ctx context.Context, peer Peer) error {
 	t.mu.Unlock()
 	switch {
 	case !waits:
-		return <-w.ends // its turn came in the same moment
+		return <-w.ends // the turn came at the same moment
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
 		return ErrLate
 	default:
@@ -116,7 +115,7 @@ func (t *Turns) Waiting() int {
 	return len(t.waiting)
 }
 
-// nextRank returns the rank of a peer that comes from origin now. mu is held.
+// nextRank returns the rank of a peer that arrives now from origin. mu is held.
 func (t *Turns) nextRank(origin string) uint64 {
 	last := t.rank
 	for _, w := range t.waiting {
@@ -135,7 +134,7 @@ func (t *Turns) advance() {
 		if !w.look() {
 			t.remove(w)
 			w.ends <- ErrAbandoned
-		} else if w.closed == closed { // otherwise another one goes before it
+		} else if w.closed == closed { // otherwise another peer goes first
 			t.remove(w)
 			t.busy, t.rank = true, max(t.rank, w.rank)
 			w.ends <- nil
@@ -143,8 +142,8 @@ func (t *Turns) advance() {
 	}
 }
 
-// shrink makes the peers that wait fit into the limit: those that are gone leave, or
-// else the last one. mu is held.
+// shrink makes the waiting peers fit into the limit: it drops those that are gone, or else the last
+// one. mu is held.
 func (t *Turns) shrink() {
 	for _, w := range slices.Clone(t.waiting) {
 		if !w.look() {
@@ -152,9 +151,10 @@ func (t *Turns) shrink() {
 			w.ends <- ErrAbandoned
 		}
 	}
+
 	if len(t.waiting) > t.limit {
 		last := t.waiting[0]
-		for _, w := range t.waiting { // of equals, the one that came last
+		for _, w := range t.waiting { // of equals, the one that arrived last
 			if w.compare(last) >= 0 {
 				last = w
 			}
@@ -164,12 +164,13 @@ func (t *Turns) shrink() {
 	}
 }
 
-// remove removes w from the peers that wait, if it is there. mu is held.
+// remove removes w from the waiting peers, if it is there. mu is held.
 func (t *Turns) remove(w *waiter) {
 	t.waiting = slices.DeleteFunc(t.waiting, func(other *waiter) bool { return other == w })
 }
 
-// look reports whether the peer is still there. It notes whether the peer sends nothing more.
+// look reports whether the peer is still there. It notes whether the peer has closed its sending
+// side.
 func (w *waiter) look() bool {
 	if w.peer.Look == nil {
 		return true

@@ -36,7 +36,7 @@ func inLine(t *testing.T, limit int, test func(t *testing.T, l *line)) {
 	})
 }
 
-// join lets a peer wait, which has its turn until next. The result tells its error, nil when its
+// join lets a peer wait; it has its turn until next. The result receives its error, nil when its
 // turn has come.
 func (l *line) join(ctx context.Context, name string, peer Peer) <-chan error {
 	result := make(chan error, 1)
@@ -81,7 +81,7 @@ func TestOriginsTakeTurns(t *testing.T) {
 	})
 }
 
-// A peer that comes late goes after one of each other origin at most.
+// A peer that arrives late goes after at most one peer of each other origin.
 func TestOriginThatAlwaysHasPeersWaitingHoldsUpNoOther(t *testing.T) {
 	inLine(t, 100, func(_ *testing.T, l *line) {
 		for range 10 {
@@ -100,7 +100,7 @@ func TestOriginThatAlwaysHasPeersWaitingHoldsUpNoOther(t *testing.T) {
 	})
 }
 
-// Peers of ever new origins must not hold up one that waits already.
+// Peers of ever new origins must not hold up a peer that is already waiting.
 func TestOriginThatComesLateGoesAfterThoseThatWait(t *testing.T) {
 	inLine(t, 100, func(_ *testing.T, l *line) {
 		l.from("early")
@@ -126,7 +126,7 @@ func TestPeersThatAreGoneAreSkipped(t *testing.T) {
 	})
 }
 
-func TestPeersThatSendNothingMoreComeAfterTheOthers(t *testing.T) {
+func TestPeersThatHaveClosedTheirSendingSideComeLast(t *testing.T) {
 	inLine(t, 100, func(t *testing.T, l *line) {
 		for i := range 2 {
 			l.join(t.Context(), fmt.Sprint("closed ", i), Peer{Look: func() (bool, bool) { return false, true }})
@@ -143,12 +143,13 @@ func TestPeersOverTheLimitAreRefused(t *testing.T) {
 		for _, origin := range []string{"1", "1", "1", "1", "2"} {
 			all = append(all, l.from(origin))
 		}
+
 		if got := l.turns.Waiting(); got != 3 {
 			t.Errorf("%d wait, want 3", got)
 		}
 		l.next(3)
 		l.expect("1", "2", "1")
-		for i, want := range []error{nil, nil, ErrCrowded, ErrCrowded, nil} { // the last ones of the origin that has most
+		for i, want := range []error{nil, nil, ErrCrowded, ErrCrowded, nil} { // the origin's last peers
 			if err := <-all[i]; err != want {
 				t.Errorf("the error of peer %d is %v, want %v", i, err, want)
 			}

@@ -1,5 +1,5 @@
-// Package budget bounds memory that many holders share: when there is too much of it, the
-// holder of the most is named.
+// Package budget bounds memory that many holders share. If they hold too much, it names the largest
+// holder.
 package budget
 
 import (
@@ -7,16 +7,16 @@ import (
 	"sync"
 )
 
-// Budget is an amount of memory. Its methods may be called from any goroutine; its lock
-// is taken after all others. The nil Budget has no bound.
+// Budget is an amount of memory. Its methods may be called from any goroutine; its lock is the last
+// to be taken. The nil Budget has no bound.
 type Budget struct {
 	mu      sync.Mutex
 	limit   int
 	used    int
-	holders holders // those that hold something and are not condemned: the largest first
+	holders holders // the holders that hold something and are not condemned, the largest first
 }
 
-// New makes a budget of so many bytes.
+// New makes a budget of limit bytes.
 func New(limit int) *Budget { return &Budget{limit: limit} }
 
 // SetLimit changes the bound. It takes effect with the next Take.
@@ -29,7 +29,7 @@ func (b *Budget) SetLimit(limit int) {
 	b.limit = limit
 }
 
-// Used is how many bytes are held, without those of condemned holders.
+// Used returns the number of bytes held, without those of condemned holders.
 func (b *Budget) Used() int {
 	if b == nil {
 		return 0
@@ -39,8 +39,7 @@ func (b *Budget) Used() int {
 	return b.used
 }
 
-// Holder is one that holds memory of a budget. The zero Holder, or one of a nil Budget, is
-// not counted.
+// Holder holds memory of a budget. The zero Holder, or a Holder of a nil Budget, is not counted.
 type Holder struct {
 	budget *Budget
 	cut    func()
@@ -51,23 +50,23 @@ type Holder struct {
 	condemned bool
 }
 
-// Init makes h a holder of b. cut makes it give back all that it holds, at once or soon; it
-// is called by Condemned.Cut.
+// Init makes h a holder of b. cut makes it give back all that it holds, at once or soon;
+// Condemned.Cut calls it.
 func (h *Holder) Init(b *Budget, cut func()) { h.budget, h.cut = b, cut }
 
 // Condemned are holders that have to give back the memory that they hold.
 type Condemned []*Holder
 
-// Cut tells them. It must not be called with a lock held.
+// Cut calls the cut function of each. It must not be called with a lock held.
 func (c Condemned) Cut() {
 	for _, h := range c {
 		h.cut()
 	}
 }
 
-// Take notes that h holds n bytes more, or fewer if n is negative. If that is over the bound,
-// the largest holders are condemned until the rest is within it: they count as if they had
-// given back all that they hold. The caller has to call Cut.
+// Take notes that h holds n bytes more, or fewer if n is negative. If the total is over the bound,
+// the largest holders are condemned until the rest is within it. They count as if they had given
+// back all that they hold. The caller has to call Cut.
 func (h *Holder) Take(n int) (over Condemned) {
 	b := h.budget
 	if b == nil || n == 0 {
@@ -88,12 +87,14 @@ func (h *Holder) Take(n int) (over Condemned) {
 	default:
 		heap.Fix(&b.holders, h.index)
 	}
+
 	for n > 0 && b.used > b.limit && len(b.holders) > 0 {
 		largest := heap.Pop(&b.holders).(*Holder)
 		largest.condemned = true
 		b.used -= largest.held
 		over = append(over, largest)
 	}
+
 	return over
 }
 

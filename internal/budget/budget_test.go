@@ -78,6 +78,7 @@ func TestRandomHoldersAddUp(t *testing.T) {
 	for range 50 {
 		all = append(all, holder(b, "", &cut))
 	}
+
 	for range 100_000 {
 		h := all[rand.IntN(len(all))]
 		if n := rand.IntN(60); rand.IntN(2) == 0 {

@@ -1,5 +1,5 @@
-// Package cgroup tells how much memory the control group of this process may use,
-// with the second version of control groups and the first: cgroups(7).
+// Package cgroup reads how much memory the control group of this process may use, in versions 1 and
+// 2 of control groups, see cgroups(7).
 package cgroup
 
 import (
@@ -11,10 +11,10 @@ import (
 	"strings"
 )
 
-// MemoryLimit returns the smallest limit, in bytes, of this process's control group
-// and of those above it, or 0 where there is none. root is the file system's root.
-// Groups that can't be seen, as those outside of a container, are passed over. An
-// error is about a file that is there and can't be read or understood.
+// MemoryLimit returns the smallest limit, in bytes, of this process's control group and its
+// ancestors, or 0 if there is none. root is the file system's root. Groups that cannot be seen,
+// such as those outside of a container, are skipped. An error is about a file that exists but
+// cannot be read or parsed.
 func MemoryLimit(root fs.FS) (int64, error) {
 	own, err := fs.ReadFile(root, "proc/self/cgroup")
 	if errors.Is(err, fs.ErrNotExist) { // a kernel without control groups
@@ -23,9 +23,10 @@ func MemoryLimit(root fs.FS) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
+
 	var smallest int64
 	for line := range strings.Lines(string(own)) {
-		// hierarchy:controllers:path; the second version is hierarchy 0, without controllers
+		// hierarchy:controllers:path; version 2 is hierarchy 0, without controllers
 		f := strings.SplitN(strings.TrimSuffix(line, "\n"), ":", 3)
 		if len(f) != 3 {
 			return 0, fmt.Errorf("proc/self/cgroup has the line %q, which is not hierarchy:controllers:path", line)
@@ -53,6 +54,7 @@ func MemoryLimit(root fs.FS) (int64, error) {
 			}
 		}
 	}
+
 	return smallest, nil
 }
 
@@ -65,11 +67,11 @@ func hasMemory(controllers string) bool {
 	return false
 }
 
-// unlimited and more is no limit: the first version writes the most that it can
-// count where there is none, 8 TiB on 32-bit machines, 8 EiB on others.
+// A limit of unlimited or more is none: without a limit, version 1 writes the largest number that
+// it can count, 8 TiB on 32-bit machines and 8 EiB on 64-bit ones.
 const unlimited = 1 << 42
 
-// read returns the limit in a file, or 0 where there is none.
+// read returns the limit in a file, or 0 if there is none.
 func read(root fs.FS, file string) (int64, error) {
 	data, err := fs.ReadFile(root, file)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -78,10 +80,12 @@ func read(root fs.FS, file string) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
+
 	text := strings.TrimSpace(string(data))
 	if text == "max" {
 		return 0, nil
 	}
+
 	limit, err := strconv.ParseInt(text, 10, 64)
 	if err != nil {
 		return 0, fmt.Errorf("%s has %q, which is no number of bytes", file, text)

@@ -54,7 +54,7 @@ func TestWithoutControlGroupsThereIsNoLimit(t *testing.T) {
 	}
 }
 
-func TestWhatCannotBeUnderstoodIsNamed(t *testing.T) {
+func TestAFileThatCannotBeParsedIsNamed(t *testing.T) {
 	for file, text := range map[string]string{"proc/self/cgroup": "nonsense\n", v2 + "memory.max": "much\n"} {
 		root := fstest.MapFS{"proc/self/cgroup": {Data: []byte("0::/\n")}}
 		root[file] = &fstest.MapFile{Data: []byte(text)}

@@ -16,7 +16,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// fakeServer is the server's end of one connection after the other.
+// fakeServer is the server's end of successive connections.
 type fakeServer struct {
 	t        *testing.T
 	listener net.Listener
@@ -67,7 +67,7 @@ func (f *fakeServer) expect(want string) (before []string) {
 	}
 }
 
-// accept takes the next connection, to the point at which the client has subscribed once.
+// accept takes the next connection and returns when the client has subscribed once.
 func (f *fakeServer) accept() {
 	f.t.Helper()
 	conn, err := f.listener.Accept()
@@ -96,7 +96,7 @@ func run(t *testing.T, s Subscription) (ended <-chan error) {
 	return c
 }
 
-// heldPipe is an output whose reader has to take what is written.
+// heldPipe is an output that blocks until its reader takes the bytes.
 func heldPipe(t *testing.T) (*bufio.Reader, io.Writer) {
 	r, w := io.Pipe()
 	t.Cleanup(func() { r.Close() })
@@ -118,7 +118,7 @@ func TestNothingIsConfirmedBeforeItIsPrinted(t *testing.T) {
 	f.expect("SUB a")
 	f.send("MSG a 1 ack.1 3\r\none\r\nPING\r\n")
 
-	// The output does not move: the client must not answer.
+	// The output is blocked: the client must not answer.
 	f.conn.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
 	if text, err := f.in.ReadString('\n'); err == nil {
 		t.Fatalf("the client sent %q before the item was printed", text)
@@ -210,6 +210,7 @@ func TestAPublicationStopsAtTheFirstLineThatIsNotConfirmed(t *testing.T) {
 		sent, confirmed, err = p.Run(t.Context())
 		ended <- err
 	}()
+
 	f.accept()
 	f.expect("SUB _INBOX")
 	var replies []string
@@ -224,9 +225,11 @@ func TestAPublicationStopsAtTheFirstLineThatIsNotConfirmed(t *testing.T) {
 		}
 		replies = append(replies, fields[2])
 	}
+
 	for i, answer := range []string{`{"stream":"a","seq":1}`, `{"error":{"code":503,"err_code":10077,"description":"it is full"}}`} {
 		f.send(fmt.Sprintf("MSG %s 1 %d\r\n%s\r\n", replies[i], len(answer), answer))
 	}
+
 	if err := <-ended; err == nil || err.Error() != "line 2: it is full" {
 		t.Errorf("it ended with %v", err)
 	}

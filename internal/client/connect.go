@@ -1,6 +1,6 @@
-// Package client is a small NATS client for boxes that have no other: it prints what arrives on
-// subjects, and publishes to lists that clients write to. It is nats.go with two changes: an item is
-// printed before its receipt is confirmed, and reconnecting is done here.
+// Package client is a small NATS client for boxes without another. It prints the messages of
+// subjects, and publishes to lists that clients write to. It is nats.go with two changes: an item
+// is printed before its receipt is confirmed, and the package reconnects itself.
 package client
 
 import (
@@ -22,10 +22,10 @@ import (
 // answerTimeout is for connecting, for the server's answers to PINGs, and for the farewell.
 const answerTimeout = 10 * time.Second
 
-// ErrTimeout means that nothing came in the time that was allowed.
+// ErrTimeout means that nothing arrived within the allowed time.
 var ErrTimeout = errors.New("timeout")
 
-// errTold is an error that has the words of its cause replaced.
+// errTold is an error with a text of its own in place of its cause's.
 type errTold struct {
 	text  string
 	cause error
@@ -38,16 +38,16 @@ func timeout(format string, args ...any) error {
 	return errTold{fmt.Sprintf(format, args...), ErrTimeout}
 }
 
-// Server says how to connect. Files are PEM, and read at each connect.
+// Server says how to connect. Files are PEM and are read at each connect.
 type Server struct {
-	Address    string // host:port, nats:// or tls:// before it, several with commas between; 4222 if there is no port
+	Address    string // host:port or a nats:// or tls:// URL, several with commas between; the default port is 4222
 	Name       string // of this client, for the server; may be empty
 	User       string
 	Password   string
 	Token      string
-	CredsFile  string // of NATS's nsc
-	CAFile     string // empty: the system's authorities
-	CertFile   string // of this client, with KeyFile or neither
+	CredsFile  string // as made by NATS's nsc
+	CAFile     string // empty: the system's certificate authorities
+	CertFile   string // of this client; set with KeyFile or not at all
 	KeyFile    string
 	ServerName string // in the server's certificate; empty: the host of the address
 	TLSFirst   bool   // the handshake comes before INFO
@@ -66,7 +66,7 @@ func (s Server) String() string {
 	return strings.Join(all, ", ")
 }
 
-// urls returns the addresses in the form of URLs.
+// urls returns the addresses as URLs.
 func (s Server) urls() (all []*url.URL, err error) {
 	for address := range strings.SplitSeq(s.Address, ",") {
 		if !strings.Contains(address, "://") {
@@ -84,7 +84,7 @@ func (s Server) urls() (all []*url.URL, err error) {
 	return all, nil
 }
 
-// dialer makes the connections of the library. They end with ctx, also in the middle of a handshake.
+// dialer makes the library's connections. They end with ctx, even in the middle of a handshake.
 type dialer struct {
 	ctx  context.Context
 	wrap func(net.Conn) net.Conn
@@ -99,7 +99,7 @@ func (d dialer) Dial(network, address string) (net.Conn, error) {
 	return d.wrap(conn), nil
 }
 
-// connect connects once, and does not connect again by itself. The connection ends with ctx.
+// connect connects once and does not reconnect. The connection ends with ctx.
 func (s Server) connect(ctx context.Context, wrap func(net.Conn) net.Conn, more ...nats.Option) (*nats.Conn, error) {
 	urls, err := s.urls()
 	if err != nil {
@@ -107,7 +107,7 @@ func (s Server) connect(ctx context.Context, wrap func(net.Conn) net.Conn, more 
 	}
 	options := []nats.Option{
 		nats.Name(s.Name), nats.NoReconnect(), nats.Timeout(answerTimeout), nats.SetCustomDialer(dialer{ctx, wrap}),
-		nats.PingInterval(24 * time.Hour), // a slow reader of the output is not a dead server; TCP finds that one
+		nats.PingInterval(24 * time.Hour), // a slow reader of the output is not a dead server; TCP detects a dead one
 	}
 	if s.User != "" {
 		options = append(options, nats.UserInfo(s.User, s.Password))
@@ -135,7 +135,7 @@ func (s Server) connect(ctx context.Context, wrap func(net.Conn) net.Conn, more 
 	return nc, nil
 }
 
-// tls returns the options for TLS. Without any the library uses TLS if the server asks for it.
+// tls returns the options for TLS. Without any, the library uses TLS if the server asks for it.
 func (s Server) tls(urls []*url.URL) (options []nats.Option, err error) {
 	config := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: s.ServerName}
 	if s.CAFile != "" {
@@ -168,7 +168,7 @@ func (s Server) tls(urls []*url.URL) (options []nats.Option, err error) {
 	return options, nil
 }
 
-// failed says why connecting failed.
+// failed explains why connecting failed.
 func (s Server) failed(err error) error {
 	var authority x509.UnknownAuthorityError
 	var timedOut net.Error
@@ -190,10 +190,10 @@ func (s Server) failed(err error) error {
 	}
 }
 
-// said is the text of an error without the name of the library.
+// said returns the text of an error without the library's name.
 func said(err error) string { return strings.TrimPrefix(err.Error(), "nats: ") }
 
-// isName reports whether s can stand as one word in a line of the protocol.
+// isName reports whether s can be one word in a line of the protocol.
 func isName(s string) bool {
 	return s != "" && !strings.ContainsFunc(s, func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) })
 }

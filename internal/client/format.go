@@ -10,7 +10,7 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// Format is how an item is printed, each on a line of its own.
+// Format is the form in which items are printed, one a line.
 type Format int
 
 const (
@@ -63,11 +63,13 @@ func (r *reader) text(m *nats.Msg) {
 		r.out.WriteString(strconv.Quote(header))
 		r.out.WriteByte(' ')
 	}
+
 	if isPrintable(m.Data) {
 		r.out.Write(m.Data)
 	} else {
 		r.out.WriteString(strconv.Quote(string(m.Data)))
 	}
+
 	r.out.WriteByte('\n')
 }
 

@@ -5,9 +5,10 @@ import (
 	"sync"
 )
 
-// gate is the connection under the library. It reads on only after received has returned, which handles all
-// messages of what was read before. Until then it holds back what the library writes: so no PONG leaves
-// before the items ahead of the PING are printed, and of a slow output no more than a buffer is read ahead.
+// gate is the connection under the library. It reads on only after received has returned, which
+// handles all messages of the bytes read before. Until then it holds back the library's writes. So
+// no PONG leaves before the items ahead of the PING are printed, and if the output is slow no more
+// than a buffer is read ahead.
 //
 // The library reads in one goroutine, which hands on the messages before it reads again.
 type gate struct {
@@ -15,7 +16,7 @@ type gate struct {
 	received func() error
 
 	mu      sync.Mutex
-	reading bool   // guarded by mu: all that was read is handled
+	reading bool   // guarded by mu: all bytes that were read are handled
 	held    []byte // guarded by mu
 }
 
@@ -33,7 +34,7 @@ func (g *gate) Read(p []byte) (n int, err error) {
 	return n, err
 }
 
-// open lets go what was held back.
+// open sends the bytes that were held back.
 func (g *gate) open() error {
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -14,7 +14,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// window is how many messages are on their way at a time.
+// window is the number of messages in flight at a time.
 const window = 256
 
 // Publication says which messages to publish, and to which subject.
@@ -22,11 +22,11 @@ type Publication struct {
 	Server
 	Subject string
 	Lines   io.Reader     // a message a line
-	Whole   bool          // all that Lines has is one message
+	Whole   bool          // all of Lines is one message
 	Timeout time.Duration // for connecting, and for the confirmation of each message
 }
 
-// unconfirmed is why a message was not confirmed.
+// unconfirmed is the reason why a message was not confirmed.
 type unconfirmed struct {
 	line int
 	err  error
@@ -35,9 +35,9 @@ type unconfirmed struct {
 func (u unconfirmed) Error() string { return fmt.Sprintf("line %d: %v", u.line, u.err) }
 func (u unconfirmed) Unwrap() error { return u.err }
 
-// Run publishes the messages in order and returns how many were sent and how many are confirmed, which means that
-// they are in the list. It stops at the first one that is not confirmed; those that were sent after it may be in
-// the list, or not.
+// Run publishes the messages in order and returns the number sent and the number confirmed. A
+// confirmed message is in the list. Run stops at the first message that is not confirmed; later
+// ones that were sent may be in the list or missing.
 func (p Publication) Run(ctx context.Context) (sent, confirmed int, err error) {
 	if !isName(p.Subject) {
 		return 0, 0, fmt.Errorf("%q is not a valid subject: it must not be empty, nor have spaces or control characters in it", p.Subject)
@@ -75,7 +75,7 @@ type message struct {
 	err  error
 }
 
-// read returns the lines as they come.
+// read returns the lines as they arrive.
 func (p Publication) read(ctx context.Context) <-chan message {
 	lines := make(chan message, 1)
 	if p.Whole {
@@ -84,6 +84,7 @@ func (p Publication) read(ctx context.Context) <-chan message {
 		close(lines)
 		return lines
 	}
+
 	go func() {
 		defer close(lines)
 		in := bufio.NewReader(p.Lines)
@@ -106,16 +107,17 @@ func (p Publication) read(ctx context.Context) <-chan message {
 			}
 		}
 	}()
+
 	return lines
 }
 
-// flight is a message on its way.
+// flight is a message in flight.
 type flight struct {
 	jetstream.PubAckFuture
 	since time.Time
 }
 
-// publish publishes the lines, and awaits the confirmations in their order.
+// publish publishes the lines and awaits the confirmations in order.
 func (p Publication) publish(ctx context.Context, js jetstream.JetStream, lines <-chan message) (sent, confirmed int, err error) {
 	var flights []flight
 	late := time.NewTimer(p.Timeout)
@@ -160,7 +162,7 @@ func (p Publication) publish(ctx context.Context, js jetstream.JetStream, lines 
 	return sent, confirmed, nil
 }
 
-// interrupted says why ctx has ended.
+// interrupted explains why ctx has ended.
 func (p Publication) interrupted(ctx context.Context) error {
 	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) {
 		return err
@@ -180,12 +182,12 @@ func (p Publication) send(js jetstream.JetStream, m message) (flight, error) {
 	return flight{future, time.Now()}, nil
 }
 
-// explain says why a message was not published.
+// explain explains why a message was not published.
 func (p Publication) explain(err error) error {
 	var api *jetstream.APIError
 	switch {
 	case errors.Is(err, nats.ErrNoResponders), errors.Is(err, jetstream.ErrNoStreamResponse):
-		return errTold{fmt.Sprintf("no list takes what is published to %s: it is not the subject of an [[inbound]]", p.Subject), err}
+		return errTold{fmt.Sprintf("no list takes messages to %s: it is not the subject of an [[inbound]]", p.Subject), err}
 	case errors.Is(err, nats.ErrMaxPayload):
 		return errTold{fmt.Sprintf("it is larger than %s takes (max_payload)", p.Server), err}
 	case errors.As(err, &api):

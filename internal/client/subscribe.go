@@ -16,37 +16,37 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// Times of a subscriber.
+// Intervals of a subscriber.
 const (
-	firstWait = 100 * time.Millisecond // before it connects again; doubled each time
+	firstWait = 100 * time.Millisecond // before it reconnects; doubled each time
 	lastWait  = 2 * time.Second
-	quiet     = time.Second // without an item, after which it asks whether a subject belongs to a list
+	quiet     = time.Second // without an item; then it asks whether a subject belongs to a list
 )
 
-// mostAtOnce is more messages than the library hands on between two reads of the connection: it reads 32 KiB
-// at a time, TLS may hold as much again, and the shortest message takes 13 bytes.
+// mostAtOnce is more messages than the library hands on between two reads of the connection. It
+// reads 32 KiB at a time, TLS may hold as much again, and the shortest message takes 13 bytes.
 const mostAtOnce = 16 << 10
 
-// Subscription says what to subscribe to, and what to do with it.
+// Subscription says which subjects to subscribe to, and how to treat their items.
 type Subscription struct {
 	Server
-	Subjects  []string      // wildcards are fine
+	Subjects  []string      // wildcards are allowed
 	Queue     string        // the queue group; empty for none
-	Count     int           // items of each subject after which to end; 0 for no end
-	Timeout   time.Duration // the longest wait for an item, which includes connecting; 0 for no limit
+	Count     int           // items of each subject before it ends; 0 for no end
+	Timeout   time.Duration // the longest wait for an item, including connecting; 0 for no limit
 	Ack       bool          // acknowledge each item that has a reply subject, after it is printed
 	Reconnect bool          // when the connection ends
 	Format    Format
-	Out       io.Writer // gets a line an item
-	Err       io.Writer // gets remarks for people; nil for none
+	Out       io.Writer // receives one line an item
+	Err       io.Writer // receives remarks for people; nil for none
 }
 
-// Run prints items until Count of each subject came or ctx is done, neither of which is an error. With a Count
-// it returns when the server has its confirmation of them all.
+// Run prints items until Count of each subject have come or ctx is done; neither is an error. With
+// a Count it returns once the server has its confirmation of them all.
 //
-// An item is confirmed, or acknowledged, after it was written to Out. If the first connection fails, a
-// subscription is refused, or Out cannot be written, that is an error. So is a time of Timeout without an
-// item: ErrTimeout.
+// An item is confirmed, or acknowledged, after it was written to Out. Run fails if the first
+// connection fails, a subscription is refused, or Out cannot be written. If no item comes within
+// Timeout, it returns ErrTimeout.
 func (s Subscription) Run(ctx context.Context) error {
 	for _, subject := range s.Subjects {
 		if !isName(subject) {
@@ -83,11 +83,11 @@ func (s Subscription) Run(ctx context.Context) error {
 	}
 }
 
-// reader prints the items of one connection after the other.
+// reader prints the items of successive connections.
 type reader struct {
 	Subscription
 	idle      *time.Timer // nil without a Timeout
-	connected bool        // at least once
+	connected bool        // connected at least once
 	asked     atomic.Bool // whether the subjects belong to lists
 
 	mu     sync.Mutex
@@ -96,13 +96,13 @@ type reader struct {
 	counts []int         // guarded by mu; items printed, by subject
 	ended  bool          // guarded by mu: nothing more is printed
 
-	failed chan error // an end without another attempt
+	failed chan error // receives an error after which no reconnect is tried
 }
 
-// fatal is an error after which another connection would not help.
+// fatal is an error that another connection would not cure.
 type fatal struct{ error }
 
-// end waits until what is being printed is printed.
+// end waits for the print in progress.
 func (r *reader) end() {
 	r.mu.Lock()
 	r.ended = true
@@ -172,20 +172,21 @@ func (r *reader) serve(ctx context.Context) (connected bool, err error) {
 type connection struct {
 	*reader
 	nc     *nats.Conn
-	items  chan *nats.Msg // from the library's goroutine that reads to itself
+	items  chan *nats.Msg // passed from the library's reading goroutine to itself
 	finish sync.Once
-	done   chan struct{} // closed when all items that were wanted are printed
-	closed chan struct{} // closed when the connection is
-	going  chan struct{} // the server is about to go
+	done   chan struct{} // closed when all items of Count are printed
+	closed chan struct{} // closed with the connection
+	going  chan struct{} // the server announced its end
 
 	places map[*nats.Subscription]int // guarded by mu; indices of the subjects
-	acks   []string                   // guarded by mu; reply subjects of items that are to be flushed
+	acks   []string                   // guarded by mu; reply subjects of items that wait for the flush
 }
 
-// subscribe subscribes to the subjects of which items are still wanted.
+// subscribe subscribes to the subjects that still need items.
 func (c *connection) subscribe() error {
 	c.mu.Lock() // before the first item can come
 	defer c.mu.Unlock()
+
 	for i, subject := range c.Subjects {
 		if c.Count > 0 && c.counts[i] >= c.Count {
 			continue
@@ -202,10 +203,11 @@ func (c *connection) subscribe() error {
 	return nil
 }
 
-// wait returns when the connection has served its purpose, or is over.
+// wait returns when the connection has done its work or is lost.
 func (c *connection) wait(ctx context.Context) error {
 	ask := time.AfterFunc(quiet, c.ask)
 	defer ask.Stop()
+
 	for {
 		select {
 		case <-c.done:
@@ -221,7 +223,7 @@ func (c *connection) wait(ctx context.Context) error {
 		case err := <-c.failed:
 			return fatal{err}
 		case <-c.going:
-			// A server that is going sends only what is on its way already.
+			// A server that is shutting down sends only items that are already in flight.
 			if err := c.farewell(); err != nil {
 				return err
 			}
@@ -236,7 +238,7 @@ func (c *connection) wait(ctx context.Context) error {
 	}
 }
 
-// broken says why the connection has ended.
+// broken explains why the connection has ended.
 func (c *connection) broken() error {
 	select {
 	case err := <-c.failed:
@@ -245,6 +247,7 @@ func (c *connection) broken() error {
 		return fatal{fmt.Errorf("%s closed the connection before it confirmed the last items", c.Server)}
 	default:
 	}
+
 	var broke *net.OpError
 	switch err := c.nc.LastError(); {
 	case err == nil, errors.Is(err, io.EOF), errors.Is(err, net.ErrClosed):
@@ -256,12 +259,12 @@ func (c *connection) broken() error {
 	}
 }
 
-// farewell makes two round trips. Before the PONG of the first comes the server's PING behind the last item;
-// the PONG of the second says that the server has read our answer to it.
+// farewell makes two round trips. Before the PONG of the first comes the server's PING after the
+// last item; the PONG of the second says that the server has read our answer to it.
 func (c *connection) farewell() error {
 	for range 2 {
 		if err := c.nc.FlushTimeout(answerTimeout); err != nil {
-			return fmt.Errorf("%s did not confirm what it was told at the end: %s", c.Server, said(err))
+			return fmt.Errorf("%s did not answer at the end: %s", c.Server, said(err))
 		}
 	}
 	return nil
@@ -278,7 +281,7 @@ func (c *connection) refused(_ *nats.Conn, _ *nats.Subscription, err error) {
 				c.fail(fmt.Errorf("%s refuses the subject %s: the user has no right to it", c.Server, subject))
 			}
 		}
-		return // the rights to ask for streams may be missing
+		return // the user may lack the right to ask for streams
 	}
 	switch {
 	case errors.Is(err, nats.ErrMaxSubscriptionsExceeded), errors.Is(err, nats.ErrSlowConsumer):
@@ -293,8 +296,8 @@ func (r *reader) fail(err error) {
 	}
 }
 
-// print prints what has been read, flushes it, and acknowledges it. It is called by the library's goroutine
-// that reads.
+// print prints the items that were read, flushes them, and acknowledges them. The library's reading
+// goroutine calls it.
 func (c *connection) print() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -326,7 +329,7 @@ func (c *connection) print() error {
 	return nil
 }
 
-// complete reports whether all items that were wanted are printed. mu is held.
+// complete reports whether all items of Count are printed. mu is held.
 func (c *connection) complete() bool {
 	for _, n := range c.counts {
 		if c.Count == 0 || n < c.Count {
@@ -339,7 +342,7 @@ func (c *connection) complete() bool {
 // item prints an item. mu is held.
 func (c *connection) item(m *nats.Msg) {
 	if c.Count > 0 {
-		// Items that the server sent before it read our UNSUB await no confirmation.
+		// Items that the server sent before it read our UNSUB need no confirmation.
 		place := c.places[m.Sub]
 		if c.counts[place] == c.Count {
 			return
@@ -352,12 +355,13 @@ func (c *connection) item(m *nats.Msg) {
 	}
 }
 
-// ask says which of the subjects belong to no list, if the server tells: each list is a stream. It asks once, and
-// after a while only, as users may lack the right to ask.
+// ask names the subjects that belong to no list, if the server tells: each list is a stream. It
+// asks only once, and only after a while, because users may lack the right to ask.
 func (c *connection) ask() {
 	if stream, _ := c.nc.ConnectedServerJetStream(); !stream || !c.asked.CompareAndSwap(false, true) {
 		return
 	}
+
 	var none []string
 	for _, subject := range c.Subjects {
 		streams, err := c.streams(subject)
@@ -368,6 +372,7 @@ func (c *connection) ask() {
 			none = append(none, subject)
 		}
 	}
+
 	if len(none) == 0 {
 		return
 	}
@@ -375,11 +380,11 @@ func (c *connection) ask() {
 	if err != nil {
 		return
 	}
-	fmt.Fprintf(c.Err, "edged sub: no list has the subject %s: only what clients publish to it comes (lists: %s)\n",
+	fmt.Fprintf(c.Err, "edged sub: no list has the subject %s: only messages of clients come (lists: %s)\n",
 		strings.Join(none, ", "), strings.Join(all, ", "))
 }
 
-// streams returns the names of the streams that have a subject, or of all.
+// streams returns the names of the streams that have a subject, or of all streams.
 func (c *connection) streams(subject string) ([]string, error) {
 	request, err := json.Marshal(map[string]string{"subject": subject})
 	if err != nil {
@@ -391,6 +396,7 @@ func (c *connection) streams(subject string) ([]string, error) {
 		return nil, err
 	}
 	defer sub.Unsubscribe()
+
 	if err := c.nc.PublishRequest("$JS.API.STREAM.NAMES", inbox, request); err != nil {
 		return nil, err
 	}
@@ -398,6 +404,7 @@ func (c *connection) streams(subject string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
+
 	var answer struct {
 		Streams []string `json:"streams"`
 	}

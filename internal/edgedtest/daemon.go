@@ -14,17 +14,17 @@ import (
 	"time"
 )
 
-// Daemon is edged with a folder of its own, in one process after another. All
-// fields may be changed between two processes.
+// Daemon is edged with a folder of its own, run as successive processes. All fields may be changed
+// between two processes.
 type Daemon struct {
-	*Process // present one, or the last
+	*Process // the present process, or the last one
 
 	Binary   string   // program
 	Folder   string   // of the configuration and the sockets, with a short path
-	Redis    string   // redis.address
-	Address  string   // where clients connect, such as one that Reserve returns
+	Redis    string   // the value of redis.address
+	Address  string   // the address for clients, such as one that Reserve returns
 	Settings []string // further lines of the configuration, such as `drain.timeout = "1s"`
-	Env      []string // variables besides those of this process
+	Env      []string // variables in addition to those of this process
 
 	earlier strings.Builder // output of the processes before this one
 }
@@ -42,7 +42,7 @@ func (d *Daemon) configure() error {
 	return os.WriteFile(d.ConfigFile(), []byte(text), 0o600)
 }
 
-// Launch writes the configuration and starts a process. It does not wait for it.
+// Launch writes the configuration and starts a process. It does not wait until the process serves.
 func (d *Daemon) Launch() error {
 	if err := d.configure(); err != nil {
 		return err
@@ -75,8 +75,8 @@ func (d *Daemon) Start() error {
 	return nil
 }
 
-// Stop ends the process with a signal. It fails unless the process then ends as it
-// should: by SIGKILL, or with code 0 after a drain.
+// Stop ends the process with a signal. It fails unless the process ends as expected: by SIGKILL, or
+// with code 0 after a drain.
 func (d *Daemon) Stop(sig syscall.Signal) error {
 	d.Signal(sig)
 	if _, err := d.Wait(); err != nil {
@@ -103,8 +103,8 @@ func (d *Daemon) History() string {
 // Line is a line of edged's log, decoded.
 type Line map[string]any
 
-// Log are the lines that the present process has logged. Lines that are not JSON,
-// such as those of a panic, are left out.
+// Log returns the lines that the present process has logged. Lines that are not JSON, such as those
+// of a panic, are left out.
 func (d *Daemon) Log() (log []Line) {
 	for _, text := range d.Lines() {
 		var line Line
@@ -115,8 +115,7 @@ func (d *Daemon) Log() (log []Line) {
 	return log
 }
 
-// AwaitLog waits until the present process has logged msg, and returns the first
-// line that has it.
+// AwaitLog waits until the present process has logged msg, and returns the first such line.
 func (d *Daemon) AwaitLog(msg string) (Line, error) {
 	var line Line
 	_, err := d.AwaitLine(func(text string) bool {

@@ -69,7 +69,7 @@ func TestADaemonMustEndAsTheSignalAsks(t *testing.T) {
 		{`exit 66`, syscall.SIGKILL, false},
 	} {
 		p := script(t, c.text+"; echo ready; while :; do sleep 0.01; done")
-		p.AwaitLine(func(line string) bool { return line == "ready\n" }) // or it has ended
+		p.AwaitLine(func(line string) bool { return line == "ready\n" }) // or until it has ended
 		if err := (&Daemon{Process: p}).Stop(c.sig); (err == nil) != c.fits {
 			t.Errorf("%s and %v: %v", c.text, c.sig, err)
 		}
@@ -99,12 +99,13 @@ func TestControlSendsALineAndReturnsTheWholeAnswer(t *testing.T) {
 	}
 }
 
-func TestAReservedAddressIsForThoseWhoKnowIt(t *testing.T) {
+func TestAReservedAddressIsGivenToNoOtherProgram(t *testing.T) {
 	address, release, err := Reserve()
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer release()
+
 	for range 2 {
 		ln, err := net.Listen("tcp", address)
 		if err != nil {

@@ -1,10 +1,8 @@
-// Package edgedtest runs edged as a process, for tests and for the programs that
-// measure it.
+// Package edgedtest runs edged as a process, for tests and for the programs that measure it.
 //
-// A Process is any running program and the lines that it prints. A Daemon is edged
-// with a configuration, an address and a control socket, in one process after
-// another. Both return errors. A Server is a Daemon that belongs to a test and
-// fails it instead.
+// A Process is any running program and the lines that it prints. A Daemon is edged with a
+// configuration, an address and a control socket, run as successive processes. Both return errors.
+// A Server is a Daemon that belongs to a test and fails it instead.
 package edgedtest
 
 import (
@@ -25,8 +23,8 @@ import (
 // waits that long, however slow the machine is.
 const Patience = time.Minute
 
-// Build builds edged into file, an absolute path, with flags of go build, such as
-// "-race". It works in each module of this repository.
+// Build builds edged into file, an absolute path, with flags of go build, such as "-race". It works
+// in each module of this repository.
 func Build(ctx context.Context, file string, flags ...string) error {
 	root, err := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}", "edged").Output()
 	if err != nil {
@@ -53,8 +51,8 @@ type Process struct {
 	output output
 }
 
-// Start starts a program. The process keeps the standard output and the standard
-// error unless cmd has another place for them.
+// Start starts a program. The process collects the standard output and the standard error unless
+// cmd redirects them.
 func Start(cmd *exec.Cmd) (*Process, error) {
 	p := &Process{cmd: cmd, ended: make(chan struct{}), output: output{more: make(chan struct{})}}
 	if cmd.Stdout == nil {
@@ -123,19 +121,19 @@ func (p *Process) Lines() []string {
 	return lines
 }
 
-// Output is everything that the process has printed.
+// Output returns everything that the process has printed.
 func (p *Process) Output() string {
 	p.output.mu.Lock()
 	defer p.output.mu.Unlock()
 	return strings.Join(p.output.whole, "") + string(p.output.rest)
 }
 
-// AwaitLine waits for the first line that matches, and returns it. It fails if the
-// process ends without one.
+// AwaitLine waits for the first line that matches, and returns it. It fails if the process ends
+// without such a line.
 func (p *Process) AwaitLine(matches func(line string) bool) (string, error) {
 	deadline := time.After(Patience)
 	for seen := 0; ; {
-		ended := p.HasEnded() // before the lines: the last ones count
+		ended := p.HasEnded() // read before the lines, so that the last lines count
 		lines, more := p.output.lines()
 		for ; seen < len(lines); seen++ {
 			if matches(lines[seen]) {

@@ -6,9 +6,9 @@ import (
 	"syscall"
 )
 
-// Reserve returns a loopback address that belongs to the caller until it calls
-// release, also while no process listens there: the system gives its port to no
-// other program that asks for any port. A server that restarts finds it free.
+// Reserve returns a loopback address that belongs to the caller until it calls release, even while
+// no process listens there. Until then the system gives its port to no program that asks for any
+// port, and a server that restarts finds it free.
 func Reserve() (address string, release func(), err error) {
 	// A socket that is bound but does not listen holds the port, and lets a listener
 	// with SO_REUSEADDR, which Go's listeners set, bind to the same one.

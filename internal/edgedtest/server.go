@@ -19,10 +19,10 @@ var built = sync.OnceValues(func() (file string, err error) {
 	return file, Build(context.Background(), file, "-race")
 })
 
-var folder string // of the file that built returns; read after the tests
+var folder string // the folder of the file that built returns; read after the tests
 
-// Binary returns the path of edged, built with the race detector when a test first
-// asks for it. A data race ends it with exit code 66.
+// Binary returns the path of edged, built with the race detector on the first call. A data race
+// ends it with exit code 66.
 func Binary(tb testing.TB) string {
 	tb.Helper()
 	file, err := built()
@@ -69,6 +69,7 @@ func New(tb testing.TB, redis string, settings ...string) *Server {
 	if err != nil {
 		tb.Fatal(err)
 	}
+
 	s := &Server{Daemon: &Daemon{Folder: folder, Redis: redis, Address: address, Settings: settings}, tb: tb}
 	tb.Cleanup(func() {
 		if s.Process != nil && !s.HasEnded() {
@@ -81,6 +82,7 @@ func New(tb testing.TB, redis string, settings ...string) *Server {
 		}
 		os.RemoveAll(folder)
 	})
+
 	return s
 }
 
@@ -92,7 +94,7 @@ func Run(tb testing.TB, redis string, settings ...string) *Server {
 	return s
 }
 
-// Start starts the daemon, again if it has ended, and waits until it serves.
+// Start starts the daemon, or restarts it if it has ended, and waits until it serves.
 func (s *Server) Start() {
 	s.tb.Helper()
 	if s.Binary == "" {
@@ -123,8 +125,7 @@ func (s *Server) Reload(settings ...string) (answer string) {
 	return s.Control("reload")
 }
 
-// AwaitLog waits until this process has logged msg, and returns the first line that
-// has it.
+// AwaitLog waits until this process has logged msg, and returns the first such line.
 func (s *Server) AwaitLog(msg string) Line {
 	s.tb.Helper()
 	line, err := s.Daemon.AwaitLog(msg)

@@ -5,15 +5,15 @@ import (
 	"time"
 )
 
-// crossing is an item on its way.
+// crossing is an item in flight.
 type crossing struct{ sent, confirmed time.Time }
 
-// cross sends items of 1000 bytes over a link, and returns the bytes that were on their way in the end and those that
-// arrived in a second.
+// cross sends items of 1000 bytes over a link. It returns the bytes in flight at the end and the
+// bytes that arrived in a second.
 func cross(w *Window, rate int, delay time.Duration, most int) (onWay, perSecond int) {
 	const size, items = 1000, 3000
 	began := time.Unix(0, 0)
-	now, free := began, began // when the link has taken all
+	now, free := began, began // free is when the link has taken all bytes
 	var queue []crossing
 	for range items {
 		for len(queue) == 0 || len(queue)*size < w.Bytes {
@@ -28,26 +28,27 @@ func cross(w *Window, rate int, delay time.Duration, most int) (onWay, perSecond
 		w.Confirmed(size, next.sent, now, true, most)
 		queue = queue[1:]
 	}
+
 	return len(queue) * size, int(items * size / now.Sub(began).Seconds())
 }
 
 func TestTheWindowFollowsTheTimeOfConfirmations(t *testing.T) {
 	for _, c := range []struct {
 		rate  int           // bytes a second
-		delay time.Duration // there and back
+		delay time.Duration // round trip
 		least int
 		most  int
 	}{
 		{8_000, 600 * time.Millisecond, 8 << 10, 24 << 10},
 		{8_000, 0, 8 << 10, 24 << 10},
 		{1_000_000, 50 * time.Millisecond, 255 << 10, 256 << 10},
-		{200_000, 2500 * time.Millisecond, 255 << 10, 256 << 10}, // slow to answer, but not by the bytes on their way
+		{200_000, 2500 * time.Millisecond, 255 << 10, 256 << 10}, // slow for other reasons
 		{500, 600 * time.Millisecond, 3 << 10, 5 << 10},
 	} {
 		w := New(16<<10, 4<<10, 2*time.Second)
 		onWay, perSecond := cross(&w, c.rate, c.delay, 256<<10)
 		if onWay < c.least || onWay > c.most {
-			t.Errorf("at %d bytes a second %d are on their way", c.rate, onWay)
+			t.Errorf("at %d bytes a second %d are in flight", c.rate, onWay)
 		}
 		if perSecond < c.rate/3 {
 			t.Errorf("%d bytes of %d arrive in a second", perSecond, c.rate)

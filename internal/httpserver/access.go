@@ -20,17 +20,18 @@ const authTimeout = 5 * time.Second
 
 type userKey struct{}
 
-// UserOf returns the user that a request to a Route comes from; nil if that user has all rights.
+// UserOf returns the user of a request to a Route; nil if that user has all rights.
 func UserOf(r *http.Request) *auth.User {
 	u, _ := r.Context().Value(userKey{}).(*auth.User)
 	return u
 }
 
-// admit lets the requests of a Route pass whose user has the rights.
+// admit passes on the requests to a Route whose user has the rights.
 func (s *Server) admit(route Route) http.Handler {
 	if route.Open {
 		return route.Handler
 	}
+
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		user, err := s.authenticate(r)
 		switch {
@@ -61,8 +62,8 @@ func (s *Server) authenticate(r *http.Request) (*auth.User, error) {
 	return user, err
 }
 
-// credentials returns those that a request shows: of basic authentication, whose password is the
-// token if there is no name, or of a bearer.
+// credentials returns those of a request: basic authentication, whose password is the token if
+// there is no name, or a bearer token.
 func credentials(r *http.Request) (c auth.Credentials) {
 	if token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer "); ok {
 		c.Token = token
@@ -74,7 +75,7 @@ func credentials(r *http.Request) (c auth.Credentials) {
 	return c
 }
 
-// tlsListener asks new connections for TLS while the Gate has a certificate for it.
+// tlsListener serves new connections with TLS while the Gate has a certificate.
 type tlsListener struct {
 	net.Listener
 	gate *auth.Gate

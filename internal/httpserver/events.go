@@ -15,19 +15,19 @@ import (
 	"edged/internal/subject"
 )
 
-// Events shows the items of lists as Server-Sent Events. A viewer of them is no consumer: it makes
-// no list be served, owes nothing and holds nothing back.
+// Events shows the items of lists as Server-Sent Events. Its viewers are no consumers: they do not
+// cause a list to be served, owe nothing and hold nothing back.
 //
-// Each list that is shown has one feed, which follows its tail: from the batches that the loop
-// reads for consumers (Show keeps a reference and returns), and by reads of its own where the
-// loop reads nothing. It keeps the last 256 KiB in a ring, encoded once a form. A stream is a
-// place in the ring of each of its lists, so a thousand of them take no more memory for items
-// than one, and a slow one falls out of the ring and is told of the gap. A stream that resumes reads
-// from Redis, piece by piece, until it has come to a place that is in the ring.
+// Each list that is shown has one feed, which follows its tail. It gets batches that the loop reads
+// for consumers (Show keeps a reference and returns), and reads the list itself if the loop does
+// not. It keeps the last 256 KiB in a ring, encoded once a form. A stream is a place in the ring of
+// each of its lists, so a thousand streams take no more memory for items than one. A slow stream
+// that falls out of the ring is told of the gap. A stream that resumes reads from Redis, piece by
+// piece, until it reaches a place in the ring.
 //
-// A viewer in the relay would do instead of all that. But the ledger bounds consumers at 64 a list, a
-// consumer at the tail takes every second turn of the loop from one with a backlog, and it makes
-// its instance claim the list, which then keeps the consumers of another instance waiting.
+// A viewer in the relay could replace all of that. But the ledger bounds consumers at 64 a list, a
+// consumer at the tail takes every second turn of the loop from a consumer with a backlog, and it
+// makes its instance claim the list, which keeps the consumers of another instance waiting.
 type Events struct {
 	opts  EventsOptions
 	shown atomic.Pointer[map[string]*feed] // by key; for the loop
@@ -37,7 +37,7 @@ type Events struct {
 	lists    []List               // guarded by mu; never changed in place
 	feeds    map[string]*feed     // guarded by mu; by key
 	streams  map[*stream]struct{} // guarded by mu
-	draining chan struct{}        // closed when streams are to end for good
+	draining chan struct{}        // closed when all streams are to end for good
 }
 
 // EventsOptions are the options of Events.
@@ -50,17 +50,17 @@ type EventsOptions struct {
 
 // Bounds of a stream.
 const (
-	// maxLists is the most lists of a stream: an id has a place of each, and a browser returns it in
-	// a header of 8 KiB.
+	// maxLists is the maximum number of lists of a stream. An id holds a place of each list, and a
+	// browser returns it in a header of at most 8 KiB.
 	maxLists  = 64
 	heartbeat = 15 * time.Second
 
-	fullRetry  = 30 * time.Second // for a stream too many; up to as long again is added
+	fullRetry  = 30 * time.Second // for a stream over the limit; up to as long again is added
 	leastRetry = time.Second      // after the end of a stream
 	mostRetry  = 10 * time.Second
 )
 
-// NewEvents makes Events, which is a handler for "/events" and "/events/{subject...}".
+// NewEvents makes Events, a handler for "/events" and "/events/{subject...}".
 func NewEvents(o EventsOptions) *Events {
 	if o.Random == nil {
 		o.Random = func(n uint64) uint64 { return rand.Uint64N(n) }
@@ -73,15 +73,14 @@ func NewEvents(o EventsOptions) *Events {
 	return e
 }
 
-// Show takes a batch that the loop has read from a list and that the consumers have got. It
-// does not wait.
+// Show takes a batch that the loop has read from a list and handed to consumers. It does not block.
 func (e *Events) Show(key string, b *batch.Batch) {
 	if f := (*e.shown.Load())[key]; f != nil {
 		f.show(b)
 	}
 }
 
-// AddLists adds lists. Streams with a subject that matches show them from now on.
+// AddLists adds lists. From now on, streams with a matching subject show them.
 func (e *Events) AddLists(lists ...List) {
 	e.change(func(old []List) []List { return append(old, lists...) })
 }
@@ -103,8 +102,8 @@ func (e *Events) change(do func([]List) []List) {
 	}
 }
 
-// Drain ends all streams, and each new one at once: the daemon goes. The clients are told to come
-// again after a random time.
+// Drain ends all streams, and each new one at once, because the daemon shuts down. It tells the
+// clients to reconnect after a random time.
 func (e *Events) Drain() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -115,8 +114,8 @@ func (e *Events) Drain() {
 	}
 }
 
-// Renew ends the streams of users that are not kept, so that their clients come again and are
-// authenticated anew.
+// Renew ends the streams of users that keeps rejects, so that their clients reconnect and are
+// authenticated again.
 func (e *Events) Renew(keeps func(*auth.User) bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -128,14 +127,14 @@ func (e *Events) Renew(keeps func(*auth.User) bool) {
 	}
 }
 
-// Streams is how many there are.
+// Streams returns the number of streams.
 func (e *Events) Streams() int {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return len(e.streams)
 }
 
-// matching returns the lists that a pattern of a request stands for.
+// matching returns the lists that the patterns of a request cover.
 func (e *Events) matching(patterns []string) (lists []List, version uint64) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -164,7 +163,7 @@ func (e *Events) exit(s *stream) {
 	delete(e.streams, s)
 }
 
-// follow returns the feed of a list, for a stream that leaves it by unfollow.
+// follow returns the feed of a list to a stream, which leaves it with unfollow.
 func (e *Events) follow(l List, s *stream) *feed {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -178,7 +177,7 @@ func (e *Events) follow(l List, s *stream) *feed {
 	return f
 }
 
-// unfollow ends that. The last one ends the feed.
+// unfollow removes a stream from a feed. The last one ends the feed.
 func (e *Events) unfollow(f *feed, s *stream) {
 	e.mu.Lock()
 	last := f.leave(s)
@@ -205,7 +204,7 @@ func (e *Events) publish() {
 	e.shown.Store(&shown)
 }
 
-// pollEvery is how long a feed waits for the loop before it looks into the list itself.
+// pollEvery returns how long a feed waits for the loop before it reads the list itself.
 func (e *Events) pollEvery() time.Duration {
 	return max(pollInterval, time.Duration(len(*e.shown.Load()))*pollShare)
 }
@@ -214,12 +213,12 @@ func (e *Events) read(ctx context.Context, key string, from From) (Part, error) 
 	return e.opts.Source.Read(ctx, key, from, pieceItems, pieceBytes)
 }
 
-// retry is a random time for a client to wait.
+// retry returns a random waiting time for a client.
 func (e *Events) retry(least, most time.Duration) time.Duration {
 	return least + time.Duration(e.opts.Random(uint64(most-least)/1e6+1))*time.Millisecond
 }
 
-// ServeHTTP serves a stream to its end.
+// ServeHTTP serves a stream until it ends.
 func (e *Events) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	ask, err := parseRequest(r, time.Now())
 	if err != nil {
@@ -251,7 +250,8 @@ func (e *Events) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.serve(r.Context())
 }
 
-// refuse returns a status other than 0 for a request that gets no stream. Browsers take it as final.
+// refuse returns a status other than 0 for a request that gets no stream. Browsers do not retry
+// then.
 func (s *stream) refuse() (status int, why string) {
 	for _, pattern := range s.request.patterns {
 		if !s.user.MaySubscribe(pattern) {
@@ -270,7 +270,7 @@ func (s *stream) refuse() (status int, why string) {
 	return 0, ""
 }
 
-// lists are those of the stream.
+// lists returns the lists of the stream.
 func (s *stream) lists() (lists []List, version uint64) {
 	lists, version = s.events.matching(s.request.patterns)
 	return slices.DeleteFunc(lists, func(l List) bool { return !s.user.MaySubscribe(l.Subject) }), version

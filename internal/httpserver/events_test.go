@@ -42,6 +42,7 @@ func (l *lists) Read(_ context.Context, key string, from From, n, bytes int) (Pa
 	if l.err != nil {
 		return Part{}, l.err
 	}
+
 	p := *l.parts[key]
 	p.End = p.First + uint64(len(p.Items))
 	items := p.Items
@@ -53,6 +54,7 @@ func (l *lists) Read(_ context.Context, key string, from From, n, bytes int) (Pa
 		bytes -= len(it.Data)
 		p.Items = append(p.Items, it)
 	}
+
 	return p, nil
 }
 
@@ -84,14 +86,14 @@ func (l *lists) set(key string, change func(*Part)) {
 	change(l.parts[key])
 }
 
-// fail lets reads fail; with nil, no more.
+// fail makes reads fail; nil ends that.
 func (l *lists) fail(err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.err = err
 }
 
-// loop reads items of a list for consumers, as the loop does, and removes them.
+// loop reads items of a list for consumers, as the poller's loop does, and removes them.
 func (l *lists) loop(e *Events, key string, items ...string) {
 	l.mu.Lock()
 	p := l.parts[key]
@@ -99,10 +101,12 @@ func (l *lists) loop(e *Events, key string, items ...string) {
 	p.First, p.Items = first+uint64(len(items)), nil
 	epoch := p.Epoch
 	l.mu.Unlock()
+
 	var data [][]byte
 	for _, it := range items {
 		data = append(data, []byte(it))
 	}
+
 	b := batch.Of(key, first, data...).Stamp(epoch, time.Now(), 0)
 	var duplicates []numbers.Span
 	for i, it := range items {
@@ -126,7 +130,7 @@ type viewer struct {
 	parser   parser
 	fired    []event
 	text     strings.Builder
-	stalled  chan struct{} // not nil: writes wait for it, or for the deadline
+	stalled  chan struct{} // not nil: writes wait for it, or for their deadline
 	deadline time.Time
 }
 
@@ -162,7 +166,7 @@ func (v *viewer) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// stall lets writes wait until go on is called.
+// stall blocks writes until goOn is called.
 func (v *viewer) stall() (goOn func()) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -176,7 +180,7 @@ func (v *viewer) stall() (goOn func()) {
 	}
 }
 
-// got are the events since the last call, as "name data".
+// got returns the events since the last call, as "name data".
 func (v *viewer) got() []string {
 	synctest.Wait()
 	v.mu.Lock()
@@ -189,7 +193,7 @@ func (v *viewer) got() []string {
 	return got
 }
 
-// id is what a browser sends as Last-Event-ID.
+// id returns the Last-Event-ID that a browser would send.
 func (v *viewer) id() string {
 	synctest.Wait()
 	v.mu.Lock()
@@ -197,7 +201,7 @@ func (v *viewer) id() string {
 	return v.parser.lastID
 }
 
-// comments is how many there have been.
+// comments returns the number of comments so far.
 func (v *viewer) comments() int {
 	synctest.Wait()
 	v.mu.Lock()
@@ -205,7 +209,7 @@ func (v *viewer) comments() int {
 	return v.parser.comments
 }
 
-// isOpen reports whether the stream goes on.
+// isOpen reports whether the stream is still open.
 func (v *viewer) isOpen() bool {
 	synctest.Wait()
 	select {
@@ -224,6 +228,7 @@ func show(t *testing.T, e *Events, url string, user *auth.User, header ...string
 	for i := 0; i < len(header); i += 2 {
 		r.Header.Set(header[i], header[i+1])
 	}
+
 	mux := http.NewServeMux()
 	mux.Handle("/events", e)
 	mux.Handle("/events/{subject...}", e)
@@ -232,6 +237,7 @@ func show(t *testing.T, e *Events, url string, user *auth.User, header ...string
 		defer close(v.ended)
 		mux.ServeHTTP(v, r)
 	}()
+
 	t.Cleanup(func() {
 		cancel()
 		<-v.ended
@@ -240,13 +246,13 @@ func show(t *testing.T, e *Events, url string, user *auth.User, header ...string
 	return v
 }
 
-// gone ends a stream by its client.
+// gone ends a stream from the client's side.
 func (v *viewer) gone() {
 	v.cancel()
 	<-v.ended
 }
 
-// newEvents are events of lists whose keys are their subjects.
+// newEvents makes Events for lists whose keys are their subjects.
 func newEvents(l *lists, most int) *Events {
 	var all []List
 	for key := range l.parts {
@@ -262,7 +268,7 @@ func expect(t *testing.T, v *viewer, want ...string) {
 	}
 }
 
-func TestAStreamShowsWhatTheLoopReadsAndWhatItDoesNot(t *testing.T) {
+func TestAStreamShowsItemsWhetherOrNotTheLoopReadsThem(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLists("a")
 		e := newEvents(l, 9)
@@ -291,7 +297,7 @@ func TestAStreamShowsWhatTheLoopReadsAndWhatItDoesNot(t *testing.T) {
 	})
 }
 
-func TestAStreamGoesOnWhereItWas(t *testing.T) {
+func TestAStreamResumesAtItsPlace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLists("a")
 		e := newEvents(l, 9)
@@ -310,7 +316,7 @@ func TestAStreamGoesOnWhereItWas(t *testing.T) {
 		reader := show(t, e, "/events/a", nil)
 		l.loop(e, "a", "1000", "1001")
 		expect(t, reader, "1000", "1001")
-		expect(t, show(t, e, "/events/a", nil, "Last-Event-ID", "a-1000"), "1001") // from memory: Redis has it no more
+		expect(t, show(t, e, "/events/a", nil, "Last-Event-ID", "a-1000"), "1001") // from memory: Redis no longer has it
 		expect(t, show(t, e, "/events/a", nil, "Last-Event-ID", "a-990"),
 			`gap {"list":"a","after":"a-990","next":"a-1000"}`, "1000", "1001")
 	})
@@ -417,7 +423,7 @@ func TestAStreamThatRestsHasCommentsAndOneThatStallsEnds(t *testing.T) {
 	})
 }
 
-func TestASlowStreamSkipsAndOthersDoNot(t *testing.T) {
+func TestOnlyASlowStreamSkips(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLists("a")
 		e := newEvents(l, 9)
@@ -428,6 +434,7 @@ func TestASlowStreamSkipsAndOthersDoNot(t *testing.T) {
 			l.loop(e, "a", large)
 			time.Sleep(leastPause)
 		}
+
 		if got := fast.got(); len(got) != 20 {
 			t.Errorf("the fast stream has %d items", len(got))
 		}
@@ -490,6 +497,7 @@ func TestRequestsThatGetNoStream(t *testing.T) {
 		for i := range maxLists + 1 {
 			l.parts[fmt.Sprintf("many.%d", i)] = &Part{}
 		}
+
 		e := newEvents(l, 9)
 		for url, want := range map[string]int{
 			"/events": 400, "/events?subject=": 400, "/events?subject=a..b": 400, "/events/a?as=xml": 400, "/events/a?since=soon": 400,
@@ -503,6 +511,7 @@ func TestRequestsThatGetNoStream(t *testing.T) {
 			}
 			v.gone()
 		}
+
 		for url, want := range map[string]int{"/events/a.b": 403, "/events/a": 200, "/events?subject=a&subject=a.b": 403, "/events/a.*": 403, "/events/*": 200} {
 			v := show(t, e, url, &auth.User{Subscribe: auth.Rules{Deny: []string{"a.b"}}})
 			if v.status != want {
@@ -595,6 +604,7 @@ func TestAListGetsItsLedger(t *testing.T) {
 		if v.id() != "" {
 			t.Errorf("an item without an id has %q", v.id())
 		}
+
 		l.set("a", func(p *Part) { p.Epoch = "a" })
 		l.loop(e, "a", "2")
 		expect(t, v, "2")
@@ -622,19 +632,21 @@ func TestTheLoopWaitsForNoFeed(t *testing.T) {
 				shown++
 			}
 		}
+
 		if shown == 0 || gaps == 0 || v.id() != "a-99999" {
 			t.Errorf("%d items, %d gaps, up to %s", shown, gaps, v.id())
 		}
 		f := (*e.shown.Load())["a"]
 		f.mu.Lock()
 		defer f.mu.Unlock()
+
 		if f.held > ringBytes+1000*(itemCost+7) {
 			t.Errorf("the ring holds %d bytes", f.held)
 		}
 	})
 }
 
-func TestAThousandStreamsShareWhatIsShown(t *testing.T) {
+func TestAThousandStreamsShareTheEncodedItems(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLists("a")
 		e := newEvents(l, 1000)
@@ -642,6 +654,7 @@ func TestAThousandStreamsShareWhatIsShown(t *testing.T) {
 		for range 1000 {
 			all = append(all, show(t, e, "/events/a", nil))
 		}
+
 		var want []string
 		for i := range 50 {
 			want = append(want, fmt.Sprint(i))
@@ -654,6 +667,7 @@ func TestAThousandStreamsShareWhatIsShown(t *testing.T) {
 		}
 		l.mu.Lock()
 		defer l.mu.Unlock()
+
 		if most := int(time.Minute / pollInterval); l.reads > most {
 			t.Errorf("the list was read %d times", l.reads)
 		}

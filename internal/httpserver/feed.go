@@ -11,33 +11,35 @@ import (
 )
 
 const (
-	// ringBytes is how many bytes of items a feed keeps, and so how far behind a slow stream may be.
+	// ringBytes is the number of item bytes that a feed keeps, and so the most that a slow stream
+	// may lag.
 	ringBytes = 256 << 10
 	// itemCost is the memory of an item besides its bytes.
 	itemCost = 64
 
-	// A feed wakes its streams at once after a rest, and then no more often than once in pause for
-	// each of them: so many writes leave the processor to others.
+	// After a rest a feed wakes its streams at once, and then no more often than once in pause for
+	// each of them, because that many writes would occupy the processor.
 	pause      = 100 * time.Microsecond
 	leastPause = 20 * time.Millisecond
 	mostPause  = 100 * time.Millisecond
 
-	// pollInterval is how long a feed waits for the loop before it looks into the list itself.
+	// pollInterval is how long a feed waits for the loop before it reads the list itself.
 	pollInterval = 500 * time.Millisecond
-	// pollShare is added to that by each feed, so that all together look 200 times a second at most.
+	// pollShare is added to pollInterval by each feed, so that all of them read at most 200 times a
+	// second.
 	pollShare = 5 * time.Millisecond
 
 	pieceItems = 256 // of a read, at most
 	pieceBytes = 128 << 10
 )
 
-// feed follows the tail of a list while there are streams that show it. Its items come from the
-// loop, when it reads them for consumers, or from the feed's own reads. Items that both have
-// seen are told by their numbers. One goroutine runs it.
+// feed follows the tail of a list while streams show it. Its items come from the loop, when it
+// reads them for consumers, or from the feed's own reads. Items that came from both are recognized
+// by their numbers. One goroutine runs it.
 type feed struct {
 	events *Events
 	list   List
-	handed chan struct{} // holds one if queue has something
+	handed chan struct{} // holds one value if queue is not empty
 	ended  chan struct{} // closed when run has returned
 	end    context.CancelFunc
 
@@ -53,7 +55,7 @@ type feed struct {
 	held    int                  // guarded by mu; bytes of ring
 }
 
-// feedState says why a stream has to wait.
+// feedState is the reason why a stream has to wait.
 type feedState struct {
 	name   string // a word of docs/HTTP.md
 	holder string // the instance that serves the list
@@ -62,15 +64,15 @@ type feedState struct {
 const (
 	stateServed      = "served"
 	stateStandby     = "standby"     // another process serves the list
-	stateUnavailable = "unavailable" // Redis is
+	stateUnavailable = "unavailable" // Redis is unavailable
 )
 
-// run are consecutive items. Without items it says that the next ones begin elsewhere.
+// run is a sequence of consecutive items. Without items it says that the next ones begin elsewhere.
 type run struct {
 	place
 	items []item
 	bytes int
-	back  bool // items that were seen are gone, and their numbers come again
+	back  bool // items that were seen are gone, and their numbers are used again
 
 	mu     sync.Mutex
 	frames [forms]*frames // guarded by mu
@@ -79,14 +81,14 @@ type run struct {
 // end is the place after the run.
 func (r *run) end() place { return place{r.epoch, r.next + uint64(len(r.items))} }
 
-// frames are the items of a run in a form: for each an id line and the rest of its event.
+// frames are the items of a run in one form: an id line and the rest of the event for each.
 type frames struct {
 	data   []byte
 	starts []int // of each event, and the end
-	bodies []int // of each, behind its id line
+	bodies []int // of each event, after its id line
 }
 
-// in returns the run in a form, which is made once.
+// in returns the run in a form, which is built once.
 func (r *run) in(f form, subject string) *frames {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -101,6 +103,7 @@ func framed(f form, subject, epoch string, items []item) *frames {
 	for _, it := range items {
 		size += len(it.data) + itemCost
 	}
+
 	fr := &frames{data: make([]byte, 0, size), starts: make([]int, 0, len(items)+1), bodies: make([]int, 0, len(items))}
 	for _, it := range items {
 		fr.starts = append(fr.starts, len(fr.data))
@@ -114,6 +117,7 @@ func framed(f form, subject, epoch string, items []item) *frames {
 		fr.bodies = append(fr.bodies, len(fr.data))
 		fr.data = appendItem(fr.data, f, subject, epoch, it)
 	}
+
 	fr.starts = append(fr.starts, len(fr.data))
 	return fr
 }
@@ -183,7 +187,7 @@ func (f *feed) run(ctx context.Context) {
 	}
 }
 
-// pause is how long a feed waits before it wakes its streams again.
+// pause returns how long a feed waits before it wakes its streams again.
 func (f *feed) pause() time.Duration {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -224,7 +228,7 @@ func (f *feed) flush() bool {
 	return len(runs) > 0
 }
 
-// addBatch adds to runs the items of a batch from a place on, as many as the ring has room for.
+// addBatch adds to runs the items of a batch from a place on, as many as the ring can hold.
 func addBatch(runs []*run, at place, b *batch.Batch) []*run {
 	from := b.First()
 	if b.Epoch() == at.epoch || at.epoch == "" {
@@ -259,7 +263,7 @@ func addBatch(runs []*run, at place, b *batch.Batch) []*run {
 	return runs
 }
 
-// add appends runs to the ring, notes place and state, and wakes the streams.
+// add appends runs to the ring, stores place and state, and wakes the streams.
 func (f *feed) add(at place, state feedState, runs []*run) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -275,6 +279,7 @@ func (f *feed) add(at place, state feedState, runs []*run) {
 		f.ring = f.ring[1:]
 		f.first++
 	}
+
 	if changed {
 		f.wakeAll()
 	}
@@ -287,7 +292,7 @@ func (f *feed) wakeAll() {
 	}
 }
 
-// poll looks into the list, and returns when to look again.
+// poll reads the list, and returns when to read it again.
 func (f *feed) poll(ctx context.Context) time.Duration {
 	f.flush()
 	at, known, _ := f.standing()
@@ -306,10 +311,11 @@ func (f *feed) poll(ctx context.Context) time.Duration {
 			return leastPause
 		}
 	}
+
 	return f.events.pollEvery()
 }
 
-// follow takes the items that a read from a place on has found.
+// follow takes the items that a read from a place on has returned.
 func (f *feed) follow(at place, known bool, p Part) {
 	state := feedState{name: stateServed}
 	if p.Owner != "" {
@@ -319,6 +325,7 @@ func (f *feed) follow(at place, known bool, p Part) {
 		f.add(place{p.Epoch, p.End}, state, nil)
 		return
 	}
+
 	next, lost := p.begin(at)
 	var runs []*run
 	if lost || len(p.Items) > 0 {
@@ -335,7 +342,7 @@ func (f *feed) follow(at place, known bool, p Part) {
 	f.add(next, state, runs)
 }
 
-// setState notes why streams wait.
+// setState sets the reason why streams wait.
 func (f *feed) setState(s feedState) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -345,14 +352,14 @@ func (f *feed) setState(s feedState) {
 	}
 }
 
-// join makes a stream one that the feed wakes.
+// join adds a stream to those that the feed wakes.
 func (f *feed) join(s *stream) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.streams[s] = struct{}{}
 }
 
-// leave ends that, and reports whether there is no stream any more.
+// leave removes a stream, and reports whether none is left.
 func (f *feed) leave(s *stream) (alone bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -360,15 +367,15 @@ func (f *feed) leave(s *stream) (alone bool) {
 	return len(f.streams) == 0
 }
 
-// standing is the place that the feed has come to, and its state.
+// standing returns the place that the feed has reached, and its state.
 func (f *feed) standing() (at place, known bool, state feedState) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.at, f.known, f.state
 }
 
-// locate returns the serial of the run that has the items from a place on; ok is false if
-// they have to be read. A stream that is further than the feed waits for it.
+// locate returns the serial of the run that has the items from a place on; ok is false if they have
+// to be read from Redis. A stream that is ahead of the feed waits for it.
 func (f *feed) locate(p place) (serial uint64, ok bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -387,7 +394,7 @@ func (f *feed) locate(p place) (serial uint64, ok bool) {
 	return 0, false
 }
 
-// oldest is the first place in the ring; ok is false if it is empty.
+// oldest returns the first place in the ring; ok is false if it is empty.
 func (f *feed) oldest() (p place, ok bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

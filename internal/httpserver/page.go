@@ -15,16 +15,16 @@ import (
 //go:embed page/index.html
 var pageText string
 
-// page answers with the status page, which is one file: it loads nothing but its own script's
+// page answers with the status page, a single file that loads nothing except its own script's
 // stream.
 type page struct {
 	policy string // Content-Security-Policy
 	etag   string
-	packed func() []byte // by gzip, when a browser first asks for it
+	packed func() []byte // gzipped when a browser first asks for it
 }
 
-// Page returns the handler of the status page, which reads a Stats beside it at
-// "stats/stream".
+// Page returns the handler of the status page, which reads a Stats at "stats/stream", relative to
+// itself.
 func Page() http.Handler {
 	sum := sha256.Sum256([]byte(pageText))
 	return &page{
@@ -34,15 +34,15 @@ func Page() http.Handler {
 	}
 }
 
-// policyOf returns a policy by which a page may run the script and use the style that are in
-// it, and connect to its own server. Nothing else runs or is loaded.
+// policyOf returns a policy that lets a page run its own script, use its own style and connect to
+// its own server. Nothing else runs or is loaded.
 func policyOf(text string) string {
 	return "default-src 'none'; script-src " + source(text, "<script>", "</script>") +
 		"; style-src " + source(text, "<style>", "</style>") +
 		"; connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 }
 
-// source is the hash of the text between two tags, as a policy names it.
+// source returns the hash of the text between two tags, in the form that a policy uses.
 func source(text, begin, end string) string {
 	_, after, _ := strings.Cut(text, begin)
 	inner, _, _ := strings.Cut(after, end)
@@ -61,7 +61,7 @@ func pack() []byte {
 	return b.Bytes()
 }
 
-// ServeHTTP answers a browser that has the page already with 304: a box may hang on a slow line.
+// ServeHTTP answers 304 to a browser that has the page already: a box may be on a slow line.
 func (p *page) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
 	h.Set("Content-Security-Policy", p.policy)

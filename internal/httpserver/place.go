@@ -11,8 +11,8 @@ type place struct {
 	next  uint64
 }
 
-// placed is the id of the last item before a place, <epoch>-<n>. Before the first item of all
-// n is -1. Without an epoch there is none.
+// placed returns the id of the last item before a place, <epoch>-<n>. Before the first item of all,
+// n is -1. Without an epoch there is no id.
 func placed(epoch string, next uint64) string {
 	if epoch == "" {
 		return ""
@@ -22,8 +22,8 @@ func placed(epoch string, next uint64) string {
 
 func (p place) String() string { return placed(p.epoch, p.next) }
 
-// places are those that an event's id holds: one of each list of the stream, that of the event
-// first, separated by commas. An epoch belongs to one list, so no names are needed.
+// places are the places in an event's id, separated by commas: one of each list of the stream, the
+// event's own list first. An epoch belongs to one list, so no names are needed.
 type places []place
 
 // parsePlaces reads an id. ok is false if it is not one of ours.

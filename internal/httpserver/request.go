@@ -11,11 +11,11 @@ import (
 	"edged/internal/subject"
 )
 
-// request is the request of a client for a stream.
+// request is a client's request for a stream.
 type request struct {
 	patterns []string
 	form     form
-	id       string    // of the last event that it has seen; empty: there is none
+	id       string    // of the last event that the client has seen; empty: there is none
 	all      bool      // without an id: from the oldest item on
 	since    time.Time // not zero: from the first item that was seen then
 }
@@ -23,8 +23,8 @@ type request struct {
 // maxPatterns is the most subjects of a request.
 const maxPatterns = maxLists
 
-// parseRequest reads a request for a stream. A client that reconnects by itself sends the URL
-// that it began with, so the header comes first, the parameter last_event_id next.
+// parseRequest reads a request for a stream. The header takes precedence over the parameter
+// last_event_id, because a client that reconnects by itself sends its first URL again.
 func parseRequest(r *http.Request, now time.Time) (ask request, err error) {
 	query, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
@@ -90,6 +90,7 @@ func (ask *request) parseSince(since string, now time.Time) error {
 		ask.all = true
 		return nil
 	}
+
 	if back, err := time.ParseDuration(since); err == nil && back > 0 {
 		ask.since = now.Add(-back)
 		return nil

@@ -1,13 +1,13 @@
-// Package httpserver is the HTTP listener of edged: a status page, items as Server-Sent
-// Events, and the other Routes that its owner gives it. Everything on it only reads.
+// Package httpserver is the HTTP listener of edged: a status page, items as Server-Sent Events, and
+// further Routes that its owner adds. All of it only reads.
 //
-// A request is answered if its Host header names this box, if its client is authenticated
-// as on the TCP side, and if the rights of that user cover it. Each connection is bounded
-// in header, idle time and time for a write; connections are bounded in number, and the one
-// that has been idle longest is closed for a new one.
+// A request is answered if its Host header names this box, its client is authenticated as on the
+// TCP side, and the rights of that user cover it. Each connection is bounded in header size, idle
+// time and time for a write. The number of connections is bounded too: the connection that has been
+// idle longest is closed to admit a new one.
 //
-// Serve returns when the listener is closed. End closes all connections and returns when
-// the last handler has returned.
+// Serve returns when the listener is closed. End closes all connections and returns when the last
+// handler has returned.
 package httpserver
 
 import (
@@ -39,17 +39,17 @@ const (
 type Options struct {
 	Gate       *auth.Gate // credentials, rights and TLS
 	Routes     []Route
-	Hosts      []string // names in the Host header besides localhost; addresses always are
-	Origins    []string // whose pages may read; "https://example.com"
+	Hosts      []string // names accepted in the Host header besides localhost; addresses always are
+	Origins    []string // whose pages may read, such as "https://example.com"
 	MaxClients int      // connections at a time
 	Log        *zap.Logger
 }
 
 // Route is a path, and the handler that answers GET and HEAD requests for it.
 type Route struct {
-	Pattern string // as http.ServeMux has it, without a method: "/metrics"
+	Pattern string // as in http.ServeMux, without a method: "/metrics"
 	Open    bool   // answered without authentication
-	Subject string // the user needs the right to publish there; empty: the handler looks at the rights
+	Subject string // the user needs the right to publish there; empty: the handler checks the rights
 	Handler http.Handler
 }
 
@@ -60,7 +60,7 @@ type Server struct {
 	http  http.Server
 	conns conns
 
-	ending context.Context // done when the server ends; handlers of streams look at it
+	ending context.Context // done when the server ends; handlers of streams watch it
 	end    context.CancelFunc
 	errors *zapio.Writer
 }
@@ -86,8 +86,7 @@ func New(o Options) *Server {
 // slop is added to MaxHeaderBytes by net/http.
 const slop = 4096
 
-// Serve accepts connections until the listener is closed. The error says why it ended
-// otherwise.
+// Serve accepts connections until the listener is closed. The error says why it ended earlier.
 func (s *Server) Serve(l net.Listener) error {
 	err := s.http.Serve(tlsListener{l, s.opts.Gate})
 	if errors.Is(err, net.ErrClosed) || errors.Is(err, http.ErrServerClosed) {
@@ -96,11 +95,11 @@ func (s *Server) Serve(l net.Listener) error {
 	return err
 }
 
-// endTimeout bounds how long answers that are under way have at the end.
+// endTimeout bounds the time for answers in progress at the end.
 const endTimeout = time.Second
 
-// End ends all streams, lets answers that are under way be written, and closes the connections.
-// It is called after Serve has returned.
+// End ends all streams, lets answers in progress be written, and closes the connections. It is
+// called after Serve has returned.
 func (s *Server) End() {
 	s.end()
 	s.http.SetKeepAlivesEnabled(false)
@@ -152,8 +151,8 @@ func (s *Server) recover(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// knownHost reports whether a Host header is one that a browser sends for this box, and not a
-// name that another site lets its visitors resolve to it (DNS rebinding).
+// knownHost reports whether a Host header is one that a browser sends for this box, and not a name
+// that another site makes its visitors resolve to it (DNS rebinding).
 func (s *Server) knownHost(host string) bool {
 	if name, _, err := net.SplitHostPort(host); err == nil {
 		host = name
@@ -187,14 +186,14 @@ type conns struct {
 	most int
 
 	mu   sync.Mutex
-	idle map[net.Conn]time.Time // guarded by mu; new ones and those between requests, since when
+	idle map[net.Conn]time.Time // guarded by mu; since when: new connections and those between requests
 	busy map[net.Conn]struct{}  // guarded by mu
-	mute map[net.Conn]time.Time // guarded by mu; of idle, the new ones
-	all  chan struct{}          // guarded by mu; closed when no connection is mute; nil: nothing waits for that
+	mute map[net.Conn]time.Time // guarded by mu; the new connections in idle
+	all  chan struct{}          // guarded by mu; closed when no connection is mute; nil if End does not wait for that
 	gone sync.WaitGroup         // counts all of them
 }
 
-// change is http.Server.ConnState.
+// change is called as http.Server.ConnState.
 func (c *conns) change(conn net.Conn, state http.ConnState) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -238,11 +237,12 @@ func (c *conns) closeOldest() {
 	if t, ok := oldest.(*tls.Conn); ok {
 		oldest = t.NetConn() // tls.Conn.Close may wait for the client
 	}
-	oldest.Close() // its goroutine reports it closed
+	oldest.Close() // its goroutine reports the close
 }
 
-// awaitRequests waits for the first request of each new connection, at most so long after it came:
-// net/http would close it without an answer, although the client has just been let in.
+// awaitRequests waits for the first request of each new connection, at most this long after it was
+// accepted. Otherwise net/http would close it without an answer, although the client was just
+// admitted.
 func (c *conns) awaitRequests(most time.Duration) {
 	c.mu.Lock()
 	var last time.Time

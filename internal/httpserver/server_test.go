@@ -18,7 +18,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// serve serves o at an address, to its end with the test.
+// serve serves o at an address until the test ends.
 func serve(t *testing.T, o Options) (address string) {
 	t.Helper()
 	if o.Log == nil {
@@ -30,6 +30,7 @@ func serve(t *testing.T, o Options) (address string) {
 	if o.Gate == nil {
 		o.Gate = auth.New(auth.Options{})
 	}
+
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -43,6 +44,7 @@ func serve(t *testing.T, o Options) (address string) {
 		}
 		s.End()
 	})
+
 	return l.Addr().String()
 }
 
@@ -60,6 +62,7 @@ func ask(t *testing.T, address, request string, lines ...string) (status int, bo
 		t.Fatal(err)
 	}
 	defer answer.Body.Close()
+
 	text, err := io.ReadAll(answer.Body)
 	if err != nil {
 		t.Fatal(err)
@@ -98,6 +101,7 @@ func TestCredentialsDecide(t *testing.T) {
 		{Name: "ann", Password: "secret", Publish: auth.Rules{Allow: []string{"edged.status"}}},
 		{Name: "bob", Password: "secret", Publish: auth.Rules{Deny: []string{"edged.>"}}},
 	}}})
+
 	at := serve(t, Options{
 		Gate:   gate,
 		Routes: []Route{{Pattern: "/", Subject: "edged.status", Handler: hello}, {Pattern: "/livez", Open: true, Handler: hello}},
@@ -164,6 +168,7 @@ func TestSilentConnectionsMakeRoom(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer first.Close()
+
 	for range 3 {
 		if status, _ := ask(t, at, "GET /", "Host: localhost"); status != 200 {
 			t.Errorf("a client beside silent ones got %d", status)
@@ -174,6 +179,7 @@ func TestSilentConnectionsMakeRoom(t *testing.T) {
 		}
 		defer silent.Close()
 	}
+
 	if _, err := first.Read(make([]byte, 1)); err != io.EOF {
 		t.Errorf("the oldest silent connection: %v, want EOF", err)
 	}
@@ -186,7 +192,8 @@ func TestAHeaderThatIsTooLongIsRefused(t *testing.T) {
 	}
 }
 
-// TestAConnectionThatWasAcceptedBeforeTheEndHasAnAnswer lets its request come when the server has begun to end.
+// TestAConnectionThatWasAcceptedBeforeTheEndHasAnAnswer sends its request after the server has
+// begun to end.
 func TestAConnectionThatWasAcceptedBeforeTheEndHasAnAnswer(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -8,16 +8,16 @@ import (
 // List is a list whose items are shown.
 type List struct{ Key, Subject string }
 
-// Source reads lists, off the loop. Its method may be called from any goroutine.
+// Source reads lists outside the loop. Its method may be called from any goroutine.
 type Source interface {
-	// Read returns up to n items of a list, from a place on, that have so many bytes, but one
-	// item at least. It takes nothing of the list.
+	// Read returns up to n items of a list, from a place on. They have at most so many bytes,
+	// except that one item is always returned. It removes nothing from the list.
 	Read(ctx context.Context, key string, from From, n, bytes int) (Part, error)
 }
 
-// From says where a Read begins.
+// From is the beginning of a Read.
 type From struct {
-	Number uint64    // with this item, or the head if that one is gone
+	Number uint64    // with this item, or with the head if it is gone
 	Since  time.Time // not zero: with the first item that was seen then, in place of Number
 	AtEnd  bool      // no items are asked for
 }
@@ -34,13 +34,13 @@ type Part struct {
 // Item is one of a Part.
 type Item struct {
 	Number uint64
-	Seen   time.Time // first, by edged; zero: it is not known
+	Seen   time.Time // when edged first saw it; zero: unknown
 	Data   []byte
 
 	Duplicate bool // no stream shows it
 }
 
-// seenBy is when the item was seen first; at the latest at a time.
+// seenBy returns when the item was first seen, which is now at the latest.
 func (it Item) seenBy(now time.Time) time.Time {
 	if it.Seen.IsZero() {
 		return now
@@ -48,9 +48,9 @@ func (it Item) seenBy(now time.Time) time.Time {
 	return it.Seen
 }
 
-// begin is the place at which a viewer that has come to a place goes on. lost says that it may
-// miss items between the two: they are not in Redis any more, or the numbers of another epoch
-// stand for other items.
+// begin returns the place at which a viewer that has reached a place goes on. lost says that it may
+// miss items between the two: Redis no longer has them, or the numbers of another epoch stand for
+// different items.
 func (p Part) begin(at place) (next place, lost bool) {
 	next = place{p.Epoch, at.next}
 	lost = at.epoch != p.Epoch && at.epoch != ""

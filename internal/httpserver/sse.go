@@ -9,27 +9,27 @@ import (
 	"unicode/utf8"
 )
 
-// form is how items stand in a stream.
+// form is the encoding of items in a stream.
 type form int
 
 const (
 	formAuto   form = iota // as text, or as "event: base64" if that would change the item
-	formText               // as text, even if it does not come out as it is
+	formText               // as text, even if the text does not come out as it went in
 	formBase64             // as base64
-	formJSON               // with subject, id, number and time
+	formJSON               // as an object with subject, id, number and time
 	forms      = iota
 )
 
 var formNames = [forms]string{"auto", "text", "base64", "json"}
 
-// eventBase64 is the type of an item that is no text, in the form auto. Other items have none, so that
-// a browser's onmessage gets them.
+// eventBase64 is the event type of an item that is not text, in the form auto. Other items have no
+// type, so that a browser's onmessage gets them.
 const eventBase64 = "base64"
 
 // item is one item of a list.
 type item struct {
 	number uint64
-	seen   time.Time // zero: it is not known
+	seen   time.Time // zero: unknown
 	data   []byte
 
 	duplicate bool // no stream shows it
@@ -51,10 +51,12 @@ func appendItem(to []byte, f form, subject, epoch string, it item) []byte {
 	case f == formAuto && !fits(it.data):
 		return appendBase64(append(to, "event: "+eventBase64+"\n"...), it.data)
 	}
+
 	rest := it.data
-	if bytes.IndexByte(rest, '\r') >= 0 { // it would end a line, and begin a field of the item's choice
+	if bytes.IndexByte(rest, '\r') >= 0 { // it would end the line and let the item forge a field
 		rest = bytes.ReplaceAll(bytes.ReplaceAll(rest, []byte("\r\n"), []byte("\n")), []byte("\r"), []byte("\n"))
 	}
+
 	for {
 		line, after, more := bytes.Cut(rest, []byte{'\n'})
 		to = append(append(append(to, "data: "...), line...), '\n')
@@ -69,7 +71,7 @@ func appendBase64(to, data []byte) []byte {
 	return append(to, "\n\n"...)
 }
 
-// jsonItem is an item in the form json. It has Data if that is UTF-8, or Base64.
+// jsonItem is an item in the form json. It has Data if that is UTF-8, otherwise Base64.
 type jsonItem struct {
 	Subject string     `json:"subject"`
 	ID      string     `json:"id,omitempty"`
@@ -85,6 +87,7 @@ func itemJSON(subject, epoch string, it item) []byte {
 		at := it.seen.UTC().Truncate(time.Millisecond)
 		j.Time = &at
 	}
+
 	if utf8.Valid(it.data) {
 		text := string(it.data)
 		j.Data = &text
@@ -114,5 +117,5 @@ func appendRetry(to []byte, wait time.Duration) []byte {
 	return append(strconv.AppendInt(to, wait.Milliseconds(), 10), "\n\n"...)
 }
 
-// comment keeps proxies from closing a stream that rests.
+// comment keeps proxies from closing an idle stream.
 const comment = ": \n\n"

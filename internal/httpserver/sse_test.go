@@ -31,6 +31,7 @@ func (p *parser) feed(chunk string) (fired []event) {
 		if i < 0 || p.rest[i] == '\r' && i == len(p.rest)-1 { // a LF may follow
 			return fired
 		}
+
 		line := p.rest[:i]
 		if strings.HasPrefix(p.rest[i:], "\r\n") {
 			i++
@@ -44,6 +45,7 @@ func (p *parser) feed(chunk string) (fired []event) {
 			p.data, p.name, p.filled = "", "", false
 			continue
 		}
+
 		p.field(line)
 	}
 }
@@ -70,7 +72,7 @@ func (p *parser) field(line string) {
 	}
 }
 
-// decoded is the item that an event in a form stands for.
+// decoded returns the item that an event in a form stands for.
 func decoded(t *testing.T, f form, e event) string {
 	t.Helper()
 	if f == formJSON {
@@ -86,6 +88,7 @@ func decoded(t *testing.T, f form, e event) string {
 		}
 		return string(j.Base64)
 	}
+
 	if f == formBase64 || f == formAuto && e.name == eventBase64 {
 		data, err := base64.StdEncoding.DecodeString(e.data)
 		if err != nil {
@@ -93,16 +96,18 @@ func decoded(t *testing.T, f form, e event) string {
 		}
 		return string(data)
 	}
+
 	return e.data
 }
 
-// checkForms tells whether items come out of a stream as they went in.
+// checkForms checks that items come out of a stream as they went in.
 func checkForms(t *testing.T, items ...string) {
 	t.Helper()
 	var all []item
 	for i, it := range items {
 		all = append(all, item{number: uint64(i), seen: time.Unix(1e9, 0), data: []byte(it)})
 	}
+
 	for f := range form(forms) {
 		var p parser
 		fired := p.feed(string(framed(f, "a.b", "epoch", all).data))
@@ -137,6 +142,7 @@ func FuzzItemsComeOutOfAStreamAsTheyWentIn(f *testing.F) {
 func FuzzAnIDIsReadAsItWasWritten(f *testing.F) {
 	f.Add("abcdefgh-12,x-0")
 	f.Add("a--1")
+
 	f.Fuzz(func(t *testing.T, id string) {
 		all, ok := parsePlaces(id)
 		if !ok {

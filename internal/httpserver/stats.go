@@ -13,11 +13,11 @@ const (
 	statsInterval = time.Second
 	statsTimeout  = 10 * time.Second // for a write
 	statsViewers  = 32               // pages at a time
-	statsLater    = 30 * time.Second // when a page over the limit asks again
+	statsLater    = 30 * time.Second // when a page over the limit retries
 )
 
-// Stats sends snapshots to the pages as Server-Sent Events: the history at first, then a
-// snapshot a second. A snapshot is taken once for all pages, and only if there is a page.
+// Stats sends snapshots to the pages as Server-Sent Events: first the history, then a snapshot a
+// second. A snapshot is taken once for all pages, and only if there is a page.
 type Stats struct {
 	history  func() []byte
 	snapshot func() []byte
@@ -29,13 +29,13 @@ type Stats struct {
 	latest  []byte // guarded by mu; nil before the first
 }
 
-// NewStats returns a Stats that sends the JSON of these functions, which has no line breaks.
+// NewStats returns a Stats that sends the JSON of these functions, which must have no line breaks.
 func NewStats(history, snapshot func() []byte) *Stats {
 	return &Stats{history: history, snapshot: snapshot, started: time.Now()}
 }
 
-// ServeHTTP streams until the browser leaves or the server ends. A browser that is refused by
-// another status than 200 does not come back, so pages over the limit get a stream that ends.
+// ServeHTTP streams until the browser leaves or the server ends. A browser does not reconnect after
+// a status other than 200, so pages over the limit get a stream that ends.
 func (s *Stats) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
 	h.Set("Content-Type", "text/event-stream")
@@ -69,7 +69,7 @@ func (s *Stats) stream(to statsStream, r *http.Request) {
 			}
 			timer.Reset(time.Until(next))
 		case <-ending:
-			retry := time.Second + rand.N(2*time.Second) // the pages do not all come back at once
+			retry := time.Second + rand.N(2*time.Second) // spreads the reconnects of the pages
 			to.send("retry: %d\nevent: end\ndata: %[1]d\n\n", retry.Milliseconds())
 			return
 		}
@@ -104,7 +104,7 @@ func (s *Stats) leave() {
 	s.viewers--
 }
 
-// statsStream is an answer that goes on.
+// statsStream is an answer that stays open.
 type statsStream struct {
 	w          http.ResponseWriter
 	controller *http.ResponseController

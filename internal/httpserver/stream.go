@@ -10,26 +10,26 @@ import (
 	"edged/internal/auth"
 )
 
-// stream is one client's. Its goroutine, the request's, owns everything but woken.
+// stream is the stream of one client. The request's goroutine owns everything except woken.
 type stream struct {
 	events  *Events
 	request request
 	user    *auth.User
 	out     io.Writer
 	control *http.ResponseController
-	woken   chan struct{} // holds one if there may be something to show
-	renewed chan struct{} // closed when the client is to come again
+	woken   chan struct{} // holds one value if there may be something to show
+	renewed chan struct{} // closed when the client is to reconnect
 	expired bool          // guarded by Events.mu; renewed is closed
 
 	views   []*view
-	past    map[string]place // where the views of lists that were removed stood, by subject
+	past    map[string]place // places that the views of removed lists had reached, by subject
 	version uint64           // of the lists
-	begun   bool             // the client knows where it is
-	failed  bool             // a read failed: it is tried again
+	begun   bool             // the client knows its place
+	failed  bool             // a read failed and is retried
 	last    time.Time        // of the last write
 	bound   time.Time        // when the write deadline was set
 	unsent  bool             // something was written since the last flush
-	broken  error            // of the connection
+	broken  error            // the connection's error
 	line    []byte           // for id lines
 }
 
@@ -39,12 +39,12 @@ type view struct {
 	at     place
 	placed bool      // at is known
 	late   bool      // the list was added later: it begins at the tail
-	live   bool      // it has come to the feed's ring
+	live   bool      // it has reached the feed's ring
 	serial uint64    // of the next run there
-	told   feedState // as the client knows it
+	told   feedState // as the client was told it
 }
 
-// rouse lets the stream look for something to show.
+// rouse makes the stream look for something to show.
 func (s *stream) rouse() {
 	select {
 	case s.woken <- struct{}{}:
@@ -52,14 +52,15 @@ func (s *stream) rouse() {
 	}
 }
 
-// serve serves the stream to its end: that of the client, of the daemon, or of its rights.
+// serve serves the stream until the client, the daemon or the client's rights end it.
 func (s *stream) serve(ctx context.Context) {
 	defer s.leave()
-	s.takeLists() // a client that has the header sees each change
+	s.takeLists() // a client that has the header sees each later change
 	s.say([]byte(comment))
 	s.flush()
 	timer := time.NewTimer(heartbeat)
 	defer timer.Stop()
+
 	for s.broken == nil {
 		more := s.show(ctx)
 		s.flush()
@@ -96,7 +97,7 @@ func (s *stream) ending() bool {
 	return true
 }
 
-// end tells the client why the stream ends, and to come again.
+// end tells the client why the stream ends, and to reconnect.
 func (s *stream) end(why string) {
 	wait := s.events.retry(leastRetry, mostRetry)
 	s.say(appendEvent(nil, why, struct {
@@ -113,7 +114,7 @@ func (s *stream) leave() {
 	}
 }
 
-// wait is how long the stream waits if nothing happens.
+// wait returns how long the stream waits if nothing happens.
 func (s *stream) wait() time.Duration {
 	wait := heartbeat - time.Since(s.last)
 	if s.failed {
@@ -122,7 +123,7 @@ func (s *stream) wait() time.Duration {
 	return max(wait, time.Millisecond)
 }
 
-// show writes the items that there are to show, and reports whether there is more.
+// show writes the items that are ready, and reports whether there are more.
 func (s *stream) show(ctx context.Context) (more bool) {
 	s.failed = false
 	s.takeLists()
@@ -146,6 +147,7 @@ func (s *stream) takeLists() {
 	if s.views != nil && s.version == s.events.version.Load() {
 		return
 	}
+
 	var lists []List
 	first := s.views == nil
 	lists, s.version = s.lists()
@@ -163,6 +165,7 @@ func (s *stream) takeLists() {
 		s.sayList(v.list, "removed")
 		return true
 	})
+
 	for _, l := range lists {
 		if slices.ContainsFunc(s.views, func(v *view) bool { return v.list == l }) {
 			continue
@@ -180,6 +183,7 @@ func (s *stream) takeLists() {
 		}
 		s.views = append(s.views, v)
 	}
+
 	if s.views == nil {
 		s.views = []*view{}
 	}
@@ -192,7 +196,7 @@ func (s *stream) sayList(l List, state string) {
 	}{l.Subject, state}))
 }
 
-// tellState tells the client why items have to wait, once.
+// tellState tells the client once why items have to wait.
 func (s *stream) tellState(v *view) {
 	if _, _, state := v.standing(); state != v.told {
 		v.told = state
@@ -204,16 +208,18 @@ func (s *stream) tellState(v *view) {
 	}
 }
 
-// place finds where a view begins, and reports whether it has.
+// place finds the beginning of a view, and reports whether it has.
 func (s *stream) place(ctx context.Context, v *view) bool {
 	if v.placed {
 		return true
 	}
+
 	ask := s.request
 	tail, known, _ := v.standing()
 	if !known {
 		return false // the feed wakes the stream
 	}
+
 	switch {
 	case v.late:
 		v.at, v.placed = tail, true
@@ -226,6 +232,7 @@ func (s *stream) place(ctx context.Context, v *view) bool {
 		s.resume(v, tail)
 		return true
 	}
+
 	p, err := s.events.read(ctx, v.list.Key, From{Since: ask.since})
 	if err != nil {
 		s.failed = true
@@ -240,7 +247,7 @@ func (s *stream) place(ctx context.Context, v *view) bool {
 	return true
 }
 
-// resume lets a view begin where the client's last event was.
+// resume makes a view begin after the client's last event.
 func (s *stream) resume(v *view, tail place) {
 	v.placed = true
 	known, ok := parsePlaces(s.request.id)
@@ -249,26 +256,28 @@ func (s *stream) resume(v *view, tail place) {
 	case ok && found:
 		v.at = at
 	case ok && len(known) == 1 && len(s.views) == 1:
-		v.at = known[0] // of another epoch: the first read tells
+		v.at = known[0] // of another epoch: the first read tells what is lost
 	default:
 		v.at = tail
 		s.sayGap(v, "", tail)
 	}
 }
 
-// fill shows a piece of the items between a view's place and the ring, and reports whether there
-// is more.
+// fill shows some of the items between a view's place and the ring, and reports whether there are
+// more.
 func (s *stream) fill(ctx context.Context, v *view) (more bool) {
 	if serial, ok := v.locate(v.at); ok {
 		v.serial, v.live = serial, true
 		return false
 	}
+
 	p, err := s.events.read(ctx, v.list.Key, From{Number: v.at.next})
 	next, lost := p.begin(v.at)
-	if err != nil || p.Owner != "" || next == v.at && len(p.Items) == 0 { // the feed learns why, and says so
+	if err != nil || p.Owner != "" || next == v.at && len(p.Items) == 0 { // the feed finds the reason and reports it
 		s.failed = true
 		return false
 	}
+
 	if kept, ok := v.oldest(); ok && lost && kept.epoch == v.at.epoch && kept.next > v.at.next && kept.next < next.next {
 		next, p.Items = kept, nil // the ring has more than Redis
 	}
@@ -282,6 +291,7 @@ func (s *stream) fill(ctx context.Context, v *view) (more bool) {
 			r.items = append(r.items, item{it.Number, it.Seen, it.Data, it.Duplicate})
 		}
 	}
+
 	if len(r.items) > 0 {
 		s.showRun(v, r)
 	}
@@ -297,7 +307,7 @@ func (s *stream) showRing(v *view) {
 	}
 }
 
-// showRun shows the items of a run that are new.
+// showRun shows the new items of a run.
 func (s *stream) showRun(v *view, r *run) {
 	from, end := r.place, r.end()
 	switch {
@@ -313,14 +323,16 @@ func (s *stream) showRun(v *view, r *run) {
 	default:
 		s.sayGap(v, v.at.String(), from)
 	}
+
 	v.at = from
 	if i := int(from.next - r.next); i < len(r.items) {
 		s.write(v, r, i)
 	}
+
 	v.at = end
 }
 
-// write writes the items of a run from one on.
+// write writes the items of a run from one index on.
 func (s *stream) write(v *view, r *run, from int) {
 	fr := r.in(s.request.form, v.list.Subject)
 	if len(s.views) == 1 || r.epoch == "" {
@@ -337,8 +349,8 @@ func (s *stream) write(v *view, r *run, from int) {
 	}
 }
 
-// idLine is the line with the places of all lists, that of one view first. It is valid until the
-// next call. While a place is not known there is none: the id that the client has stays.
+// idLine returns the line with the places of all lists, this view's first. It is valid until the
+// next call. Until all places are known there is no line, and the client keeps its id.
 func (s *stream) idLine(v *view) []byte {
 	if slices.ContainsFunc(s.views, func(v *view) bool { return !v.placed }) {
 		return nil
@@ -367,8 +379,8 @@ func (s *stream) appendPlace(v *view) {
 	s.line = append(s.line, id...)
 }
 
-// sayPlace tells the client where it is without an event, by an id line alone. It reports whether
-// the place is known.
+// sayPlace tells the client its place without an event, by an id line alone. It reports whether the
+// place is known.
 func (s *stream) sayPlace() bool {
 	if len(s.views) == 0 {
 		return true
@@ -393,7 +405,7 @@ func (s *stream) sayGap(v *view, after string, next place) {
 	}{v.list.Subject, after, placed(next.epoch, next.next+1)}))
 }
 
-// say writes to the client. A client that takes too long for it loses its stream.
+// say writes to the client. A client that is too slow loses its stream.
 func (s *stream) say(data []byte) {
 	if s.broken != nil || len(data) == 0 {
 		return
@@ -413,7 +425,7 @@ func (s *stream) flush() {
 	s.broken = s.control.Flush()
 }
 
-// setDeadline bounds the next write; a second more or less is as good.
+// setDeadline bounds the next write; a second more or less does not matter.
 func (s *stream) setDeadline() {
 	if s.last = time.Now(); s.last.Sub(s.bound) > time.Second {
 		s.bound = s.last

@@ -10,9 +10,9 @@ import (
 type pubAck struct {
 	Error  *apiError `json:"error,omitempty"`
 	Stream string    `json:"stream"`
-	Seq    uint64    `json:"seq,omitempty"` // how many items this process has written to the list
+	Seq    uint64    `json:"seq,omitempty"` // number of items that this process has written to the list
 
-	Duplicate bool `json:"duplicate,omitempty"` // it is not written, as an item with the same id was
+	Duplicate bool `json:"duplicate,omitempty"` // not written, because an item with the same id was
 }
 
 type apiError struct {
@@ -21,19 +21,19 @@ type apiError struct {
 	Description string `json:"description"`
 }
 
-// The codes that nats-server has for such cases (server/errors.json of v2.15).
+// The codes that nats-server uses in these cases (server/errors.json of v2.15).
 const (
 	unavailable = 10008
 	noResources = 10023
 	storeFailed = 10077
 )
 
-// success is the answer for the item that was just counted. Writer.mu is held.
+// success returns the answer for the item that was just counted. Writer.mu is held.
 func (l *list) success() []byte {
 	return marshal(pubAck{Stream: l.Key, Seq: l.stats.Written})
 }
 
-// duplicate is the answer for an item that is not written, since one with the same id was.
+// duplicate returns the answer for an item that is not written because one with the same id was.
 func (l *list) duplicate(seq uint64) []byte {
 	return marshal(pubAck{Stream: l.Key, Seq: seq, Duplicate: true})
 }

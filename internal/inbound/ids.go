@@ -6,19 +6,20 @@ import (
 )
 
 const (
-	// maxIDs is how many ids of a list are remembered; the oldest go first.
+	// maxIDs is the number of ids that are remembered for a list; the oldest are dropped first.
 	maxIDs = 10_000
-	// maxAlso is how many publishers may wait for the outcome of an item of another one.
+	// maxAlso is the number of publishers that may wait for the outcome of another publisher's
+	// item.
 	maxAlso = 100
 )
 
-// ids are those of the items published last. Guarded by Writer.mu.
+// ids are those of the latest published items. Guarded by Writer.mu.
 type ids struct {
 	known map[key]*published
 	order []*published // the oldest first; some may have been dropped
 }
 
-// key stands for an id, which may be long.
+// key is the hash of an id, which may be long.
 type key [16]byte
 
 // published is an item with an id.
@@ -43,7 +44,7 @@ func (s *ids) first(id string, window time.Duration, now time.Time) *published {
 	return s.known[keyOf(id)]
 }
 
-// add notes an item; nil: its id is not remembered.
+// add notes an item. If it returns nil, the id is not remembered.
 func (s *ids) add(id string, window time.Duration, now time.Time) *published {
 	if id == "" || window == 0 {
 		return nil

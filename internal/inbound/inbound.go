@@ -1,18 +1,16 @@
-// Package inbound writes what clients publish into Redis lists.
+// Package inbound writes the items that clients publish into Redis lists.
 //
-// Every list has a queue of its own, in the order in which Write was called, and
-// one goroutine, Run, that sends what has gathered in all of them in one round
-// trip. Write never blocks: what does not fit into a list's share of the buffer is
-// refused, so a list that Redis does not take stops no other one.
+// Every list has a queue in the order in which Write was called. One goroutine, Run, sends the
+// items that have gathered in all queues in one round trip. Write never blocks. An item that does
+// not fit into its list's share of the buffer is refused, so a list that Redis does not accept
+// stops no other list.
 //
-// A publisher that wants an answer gets it when Redis has the item, or an error,
-// and decides itself whether to publish again: nothing of its is written twice.
-// For others the item is kept until Redis has it; where Redis's reply is lost it
-// is written again, since a second copy is better than none. Nothing is dropped
-// without being counted.
+// A publisher that wants an answer gets it when Redis has the item, or gets an error. It decides
+// itself whether to publish again: edged never writes its item twice. For publishers without an
+// answer the item is kept until Redis has it. If Redis's reply is lost, it is written again, since
+// a second copy is better than none. Nothing is dropped without being counted.
 //
-// Answers have the form that JetStream gives them, so that the publish calls of
-// its clients work.
+// Answers have JetStream's form, so that the publish calls of its clients work.
 package inbound
 
 import (
@@ -31,24 +29,24 @@ import (
 )
 
 const (
-	// roundItems and roundBytes bound what one list sends in one round trip, and
-	// so how much may be in it twice after a lost reply. One item is always sent.
+	// roundItems and roundBytes bound the items of one list in one round trip, and so the items
+	// that may be in the list twice after a lost reply. One item is always sent.
 	roundItems = 500
 	roundBytes = 1 << 20
-	// overhead is what a waiting item costs beside its payload, in bytes.
+	// overhead is the cost in bytes of a waiting item in addition to its payload.
 	overhead = 128
-	// flushTimeout is how long Run goes on writing when it is told to end.
+	// flushTimeout bounds how long Run goes on writing after it is told to end.
 	flushTimeout = 2 * time.Second
-	// Retries start soon and slow down. go-redis adds up to a second of its own,
-	// and two are what it may take to go on when Redis is back.
+	// Retries start soon and slow down. go-redis adds up to a second of its own. When Redis is
+	// back, writing must resume within two seconds.
 	firstRetry = 20 * time.Millisecond
 	lastRetry  = 500 * time.Millisecond
-	// fullFor is how long a list counts as full after the last item that it refused, and the time
-	// between two looks at its length after that.
+	// fullFor is how long a list counts as full after the last item that it refused. It is also the
+	// time between two checks of its length after that.
 	fullFor = time.Second
 )
 
-// Options say what a Writer writes to.
+// Options configure a Writer.
 type Options struct {
 	Redis  Redis // Run closes it
 	Lists  []List
@@ -57,26 +55,25 @@ type Options struct {
 	Log    *zap.Logger           // nil means none
 }
 
-// Redis gives the connection to the server that has a key. One goroutine uses it.
+// Redis returns the connection to the server that has a key. One goroutine uses it.
 type Redis interface {
-	// Client returns a connection that does not send a command again by itself
-	// (MaxRetries: -1), bounds every round trip, and heeds the deadline of a context
-	// (ContextTimeoutEnabled).
+	// Client returns a connection that never resends a command by itself (MaxRetries: -1), bounds
+	// every round trip, and heeds the deadline of a context (ContextTimeoutEnabled).
 	Client(key string) *redis.Client
-	// Reached is told that a command for the key was carried out.
+	// Reached is called when a command for the key was carried out.
 	Reached(key string)
-	// Failed is told why one was not, as far as is known. It returns true where
-	// Client has another connection now that is to be tried at once.
+	// Failed is called with the reason, as far as it is known, why a command was not carried out.
+	// It returns true if Client now has another connection that is to be tried at once.
 	Failed(key string, err error) (atOnce bool)
 	Close()
 }
 
 // List is a Redis list that clients can write to.
 type List struct {
-	Subject   string // what they publish to
+	Subject   string // subject that clients publish to
 	Key       string
-	MaxLen    int64         // the list's length from which on items are refused; 0 means no bound
-	IDWindow  time.Duration // for which an id is remembered; 0: none is
+	MaxLen    int64         // length of the list from which on items are refused; 0 means no bound
+	IDWindow  time.Duration // how long an id is remembered; 0: not at all
 	FromRight bool          // the list's head is its right end
 }
 
@@ -85,16 +82,16 @@ type Stats struct {
 	Subject       string `json:"subject"`
 	Key           string `json:"list"`
 	Written       uint64 `json:"written"`
-	Duplicates    uint64 `json:"duplicates"`      // items not written: one with the same id was
+	Duplicates    uint64 `json:"duplicates"`      // items not written because one with the same id was
 	RefusedBuffer uint64 `json:"refused_buffer"`  // the list's share of the buffer was full
 	RefusedMaxLen uint64 `json:"refused_max_len"` // the list had MaxLen items
-	RefusedRedis  uint64 `json:"refused_redis"`   // Redis was away, or refused it
-	Uncertain     uint64 `json:"uncertain"`       // Redis's reply was lost: written again, or left to the publisher that waits for the answer
+	RefusedRedis  uint64 `json:"refused_redis"`   // Redis was unavailable or refused the item
+	Uncertain     uint64 `json:"uncertain"`       // reply lost: written again, or left to the waiting publisher
 	Waiting       int    `json:"waiting"`         // items
 	WaitingBytes  int    `json:"waiting_bytes"`
-	Failing       string `json:"failing,omitempty"` // why Redis does not take the list's items
+	Failing       string `json:"failing,omitempty"` // reason why Redis does not accept the list's items
 
-	Full      string    `json:"full,omitempty"` // the list has MaxLen items, in words
+	Full      string    `json:"full,omitempty"` // says that the list has MaxLen items
 	FullSince time.Time `json:"full_since,omitzero"`
 }
 
@@ -104,29 +101,29 @@ type Writer struct {
 	share  int // bytes that may wait for one list
 	random func(n uint64) uint64
 	log    *zap.Logger
-	wake   chan struct{} // capacity 1: something waits
+	wake   chan struct{} // capacity 1: an item waits
 
 	mu     sync.Mutex // guards everything below
 	closed bool
 	lists  []*list
 }
 
-// list is a List with what waits for it. Guarded by Writer.mu.
+// list is a List with its waiting items. Guarded by Writer.mu.
 type list struct {
 	List
-	waiting []item // in order; only Run takes some out
+	waiting []item // in order; only Run removes items
 	ids     ids
 	pause   time.Duration
-	retry   time.Time // nothing is sent before
-	look    time.Time // if it is full: when its length is looked at
+	retry   time.Time // nothing is sent before this time
+	look    time.Time // if the list is full: time of the next check of its length
 	stats   Stats
 }
 
-// item is what one Write asked for.
+// item is the item of one Write.
 type item struct {
 	payload []byte
-	answer  func([]byte) // nil where nobody waits for it
-	id      *published   // nil: it has none
+	answer  func([]byte) // nil if the publisher does not wait
+	id      *published   // nil: the item has no id
 }
 
 func (it item) cost() int { return len(it.payload) + overhead }
@@ -146,16 +143,17 @@ func New(opts Options) *Writer {
 	if w.log == nil {
 		w.log = zap.NewNop()
 	}
+
 	for _, l := range opts.Lists {
 		w.lists = append(w.lists, &list{List: l, stats: Stats{Subject: l.Subject, Key: l.Key}})
 	}
 	return w
 }
 
-// Write lets payload, which it copies, be appended to the list with that index in
-// Options.Lists. An item whose id is that of one written before is a duplicate, and is not
-// written; an empty id is none. answer is called once with a JSON object, possibly before Write
-// returns, without a lock held; where it is nil nobody waits for the outcome.
+// Write appends payload, which it copies, to the list with index i in Options.Lists. An item whose
+// id is that of an earlier one is a duplicate and is not written; an empty id is none. answer is
+// called once with a JSON object, possibly before Write returns, without a lock held. It is nil if
+// the publisher does not wait for the outcome.
 func (w *Writer) Write(i int, id string, payload []byte, answer func(reply []byte)) {
 	it := item{payload: bytes.Clone(payload), answer: answer}
 	w.mu.Lock()
@@ -166,7 +164,7 @@ func (w *Writer) Write(i int, id string, payload []byte, answer func(reply []byt
 	case first != nil && first.seq == 0 && len(first.also) >= maxAlso:
 		l.stats.RefusedBuffer++
 		refused = l.failure(noResources, "too many wait for the outcome of this id")
-	case first != nil && first.seq == 0: // the one before waits for Redis
+	case first != nil && first.seq == 0: // the earlier item waits for Redis
 		l.stats.Duplicates++
 		if answer != nil {
 			first.also = append(first.also, answer)
@@ -191,6 +189,7 @@ func (w *Writer) Write(i int, id string, payload []byte, answer func(reply []byt
 		l.stats.WaitingBytes += it.cost()
 	}
 	w.mu.Unlock()
+
 	switch {
 	case refused == nil:
 		select {
@@ -202,13 +201,13 @@ func (w *Writer) Write(i int, id string, payload []byte, answer func(reply []byt
 	}
 }
 
-// away tells whether an item would have to wait for Redis to be back. It would
-// not where it is itself the next attempt.
+// away reports whether an item would have to wait until Redis is back. It is false if the item
+// would itself be the next attempt.
 func (l *list) away() bool {
 	return l.stats.Failing != "" && (len(l.waiting) > 0 || time.Now().Before(l.retry))
 }
 
-// Stats describe the lists, in the order of Options.Lists.
+// Stats describes the lists, in the order of Options.Lists.
 func (w *Writer) Stats() []Stats {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -220,8 +219,8 @@ func (w *Writer) Stats() []Stats {
 	return all
 }
 
-// Run writes until ctx is done. Then it writes what still waits, for two seconds
-// at most, refuses the rest, closes the client and returns nil.
+// Run writes until ctx is done. Then it writes the waiting items for at most two seconds, refuses
+// the rest, closes the client and returns nil.
 func (w *Writer) Run(ctx context.Context) error {
 	defer w.redis.Close()
 	lasting := context.WithoutCancel(ctx)
@@ -233,7 +232,7 @@ func (w *Writer) Run(ctx context.Context) error {
 			timer.Reset(time.Until(next))
 		}
 		select {
-		case <-timer.C: // too soon does no harm
+		case <-timer.C: // firing too soon does no harm
 		case <-w.wake:
 		case <-ctx.Done():
 		}
@@ -260,10 +259,11 @@ func (w *Writer) Run(ctx context.Context) error {
 	return nil
 }
 
-// next is when there is something to send; zero means that nothing waits.
+// next returns when there is something to send; zero means that nothing waits.
 func (w *Writer) next() (next time.Time) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+
 	for _, l := range w.lists {
 		at := l.retry
 		switch {
@@ -279,11 +279,12 @@ func (w *Writer) next() (next time.Time) {
 			next = at
 		}
 	}
+
 	return next
 }
 
-// push appends items to a list that is bounded: as many as there is room for. It
-// returns how many. ARGV: 1 the bound, 2 LPUSH or RPUSH, 3… the items.
+// push appends items to a bounded list, as many as there is room for, and returns their number.
+// ARGV: 1 the bound, 2 LPUSH or RPUSH, 3… the items.
 const push = `
 local n = math.min(tonumber(ARGV[1]) - redis.call('LLEN', KEYS[1]), #ARGV - 2)
 if n <= 0 then return 0 end
@@ -291,7 +292,7 @@ redis.call(ARGV[2], KEYS[1], unpack(ARGV, 3, n + 2))
 return n
 `
 
-// looked settles a look at the length of a full list.
+// looked handles the measured length of a full list.
 func (w *Writer) looked(l *list, length int64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -301,7 +302,7 @@ func (w *Writer) looked(l *list, length int64) {
 	}
 }
 
-// hasRoom ends the time in which a list is full. Writer.mu is held.
+// hasRoom ends the time in which a list counts as full. Writer.mu is held.
 func (w *Writer) hasRoom(l *list) {
 	w.log.Info("the list is full no more; clients can write to it again", zap.String("list", l.Key),
 		zap.Duration("full", time.Since(l.stats.FullSince).Round(time.Millisecond)))
@@ -315,12 +316,12 @@ func (w *Writer) refused(l *list) {
 	if l.stats.Full == "" {
 		l.stats.Full = fmt.Sprintf("the list is full: it has max_len = %d items, and more are refused", l.MaxLen)
 		l.stats.FullSince = now
-		w.log.Warn("the list is full, and refuses what clients publish; see that a program takes its items, or raise max_len",
+		w.log.Warn("the list is full and refuses messages; see that a program takes its items, or raise max_len",
 			zap.String("list", l.Key), zap.Int64("max_len", l.MaxLen))
 	}
 }
 
-// sending is what a round sends to one list.
+// sending is one list's part of a round.
 type sending struct {
 	list   *list
 	items  []item
@@ -328,8 +329,8 @@ type sending struct {
 	client *redis.Client
 }
 
-// round sends the first of what waits, in one round trip to each server, but of
-// lists that have a retry to wait for.
+// round sends the first waiting items in one round trip to each server. Lists that wait for a retry
+// are left out.
 func (w *Writer) round(ctx context.Context) {
 	pipes := map[*redis.Client][]redis.Cmder{}
 	var sent []sending
@@ -353,17 +354,19 @@ func (w *Writer) round(ctx context.Context) {
 		sent = append(sent, sending{l, items, cmd, client})
 	}
 	w.mu.Unlock()
+
 	errs := make(map[*redis.Client]error, len(pipes))
 	for client, cmds := range pipes {
-		// Not Pipeliner.Do: called through the interface it keeps every client's Do
-		// in the binary, the cluster client's with all that it needs.
+		// Not Pipeliner.Do: a call through the interface keeps every client's Do in the binary,
+		// including the cluster client's with all that it needs.
 		pipe := client.Pipeline()
 		pipe.BatchProcess(ctx, cmds...)
 		_, errs[client] = pipe.Exec(ctx)
 	}
+
 	for _, s := range sent {
-		// Only its own result says that a command was carried out: where the
-		// connection failed, go-redis may leave one with neither that nor an error.
+		// Only its own result says that a command was carried out: if the connection failed,
+		// go-redis may leave a command with neither result nor error.
 		if n, ok := s.cmd.Val().(int64); ok {
 			w.redis.Reached(s.list.Key)
 			if len(s.items) == 0 {
@@ -376,11 +379,11 @@ func (w *Writer) round(ctx context.Context) {
 		err := cmp.Or(s.cmd.Err(), errs[s.client])
 		atOnce := w.redis.Failed(s.list.Key, err)
 		if atOnce && surelyNot(err) {
-			w.retryNow(s.list) // where it is; nobody need know
+			w.retryNow(s.list) // on the other connection; the publishers need not know
 			continue
 		}
 		if len(s.items) == 0 {
-			w.looked(s.list, s.list.MaxLen) // as far as is known
+			w.looked(s.list, s.list.MaxLen) // its length as far as it is known
 			continue
 		}
 		w.failed(s, err)
@@ -393,7 +396,7 @@ func (w *Writer) retryNow(l *list) {
 	w.mu.Unlock()
 }
 
-// first returns what is sent next. Writer.mu is held.
+// first returns the items to send next. Writer.mu is held.
 func (l *list) first() []item {
 	n, size := 0, 0
 	for n < len(l.waiting) && n < roundItems && (n == 0 || size+len(l.waiting[n].payload) <= roundBytes) {
@@ -403,7 +406,7 @@ func (l *list) first() []item {
 	return l.waiting[:n:n]
 }
 
-// command is what appends items to the list. Writer.mu is held.
+// command returns the command that appends items to the list. Writer.mu is held.
 func (l *list) command(items []item) []any {
 	verb := "RPUSH"
 	if l.FromRight {
@@ -411,7 +414,7 @@ func (l *list) command(items []item) []any {
 	}
 	args := []any{verb, l.Key}
 	if l.MaxLen > 0 {
-		// The text is sent every time: it is short, and Redis may forget it.
+		// The script's text is sent every time: it is short, and Redis may forget it.
 		args = []any{"EVAL", push, 1, l.Key, l.MaxLen, verb}
 	}
 	for _, it := range items {
@@ -420,7 +423,7 @@ func (l *list) command(items []item) []any {
 	return args
 }
 
-// reply is an answer that is due when no lock is held.
+// reply is an answer to be given once no lock is held.
 type reply struct {
 	to   func([]byte)
 	text []byte
@@ -433,14 +436,15 @@ func (w *Writer) unlockAndTell(replies []reply) {
 	}
 }
 
-// wrote settles what Redis has carried out. n is its reply: how many items it
-// took of a bounded list, and the list's length otherwise.
+// wrote handles a command that Redis has carried out. n is its reply: the number of items added to
+// a bounded list, otherwise the list's length.
 func (w *Writer) wrote(s sending, n int64) {
 	w.mu.Lock()
 	l := s.list
 	if l.stats.Failing != "" {
-		w.log.Info("what clients publish is written to the list again", zap.String("list", l.Key))
+		w.log.Info("messages are written to the list again", zap.String("list", l.Key))
 	}
+
 	l.stats.Failing, l.pause, l.retry = "", 0, time.Time{}
 	var replies []reply
 	for i, it := range s.items {
@@ -467,29 +471,31 @@ func (w *Writer) wrote(s sending, n int64) {
 		}
 		replies = it.id.tell(replies, text)
 	}
+
 	switch {
 	case l.MaxLen > 0 && n < int64(len(s.items)):
 		w.refused(l)
 	case l.stats.Full != "" && !time.Now().Before(l.look):
 		w.hasRoom(l)
 	}
+
 	clear(s.items)
 	l.waiting = l.waiting[len(s.items):]
 	w.unlockAndTell(replies)
 }
 
-// failed settles what Redis has not taken, or not said that it has. Who waits for
-// an answer gets it now; the rest waits for the next attempt.
+// failed handles items that Redis has refused or has not confirmed. A publisher that waits for an
+// answer gets it now; the rest waits for the next attempt.
 func (w *Writer) failed(s sending, err error) {
 	w.mu.Lock()
 	l := s.list
 	if l.stats.Failing == "" {
-		w.log.Warn("what clients publish cannot be written to the list, trying again; see that Redis runs and that the key holds a list",
+		w.log.Warn("messages cannot be written to the list, trying again; see that Redis runs and that the key holds a list",
 			zap.String("list", l.Key), zap.Error(err))
 	}
 	l.stats.Failing = "Redis does not take it: " + err.Error()
 	l.pause = min(max(firstRetry, 2*l.pause), lastRetry)
-	l.retry = time.Now().Add(l.pause*3/4 + time.Duration(w.random(uint64(l.pause/2)))) // so that many don't come back at once
+	l.retry = time.Now().Add(l.pause*3/4 + time.Duration(w.random(uint64(l.pause/2)))) // spreads retries
 
 	unknown := !surelyNot(err)
 	if unknown {
@@ -510,7 +516,7 @@ func (w *Writer) failed(s sending, err error) {
 		}
 		l.stats.WaitingBytes -= it.cost()
 		replies = append(replies, reply{it.answer, text})
-		if it.id != nil { // published again it is not a duplicate
+		if it.id != nil { // if it is published again, it is not a duplicate
 			l.ids.drop(it.id)
 			replies = it.id.tell(replies, text)
 		}
@@ -519,21 +525,21 @@ func (w *Writer) failed(s sending, err error) {
 	w.unlockAndTell(replies)
 }
 
-// surelyNot tells whether an error means that nothing was written: Redis said so,
-// or there was no connection.
+// surelyNot reports whether an error means that nothing was written: Redis said so, or there was no
+// connection.
 func surelyNot(err error) bool {
 	var answered redis.Error
 	var op *net.OpError
 	return errors.As(err, &answered) || errors.As(err, &op) && op.Op == "dial"
 }
 
-// giveUp refuses everything that waits.
+// giveUp refuses all waiting items.
 func (w *Writer) giveUp() {
 	w.mu.Lock()
 	var replies []reply
 	for _, l := range w.lists {
 		if len(l.waiting) > 0 {
-			w.log.Error("what clients published to the list is given up: Redis did not take it in time",
+			w.log.Error("messages to the list are dropped: Redis did not take them in time",
 				zap.String("list", l.Key), zap.Int("items", len(l.waiting)), zap.String("reason", l.stats.Failing))
 		}
 		for _, it := range l.waiting {
@@ -544,5 +550,6 @@ func (w *Writer) giveUp() {
 		}
 		l.waiting, l.stats.WaitingBytes = nil, 0
 	}
+
 	w.unlockAndTell(replies)
 }

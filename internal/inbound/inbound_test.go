@@ -24,7 +24,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// client is one like edged makes it.
+// client returns options like those that edged uses.
 func client(server *redistest.Server) *redis.Options {
 	return &redis.Options{
 		Network: "unix", Addr: strings.TrimPrefix(server.Address(), "unix://"),
@@ -34,7 +34,7 @@ func client(server *redistest.Server) *redis.Options {
 	}
 }
 
-// one server has all keys.
+// one is a Redis of one server, which has all keys.
 type one struct{ client *redis.Client }
 
 func (o one) Client(string) *redis.Client { return o.client }
@@ -47,7 +47,7 @@ func writer(opts *redis.Options, buffer int, lists ...List) *Writer {
 	return New(Options{Redis: one{redis.NewClient(opts)}, Lists: lists, Buffer: buffer})
 }
 
-// run lets w run until the test ends or stop is called.
+// run runs w until the test ends or stop is called.
 func run(t *testing.T, w *Writer) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -62,7 +62,7 @@ func run(t *testing.T, w *Writer) (stop func()) {
 	return stop
 }
 
-// outcome is what a publisher is told.
+// outcome is the answer that a publisher gets.
 type outcome struct {
 	Stream string
 	Seq    uint64
@@ -133,9 +133,11 @@ func TestWritesInOrderAndAnswersWithTheNumberWritten(t *testing.T) {
 	if got, want := items(t, server, "left"), []string{"a", "b", "", "c\x00\r\n"}; !slices.Equal(got, want) {
 		t.Errorf("left holds %q, want %q", got, want)
 	}
+
 	if got, want := items(t, server, "right"), []string{"3", "2", "1"}; !slices.Equal(got, want) {
 		t.Errorf("right holds %q, want %q: its head is the right end", got, want)
 	}
+
 	if st := w.Stats(); st[0].Written != 4 || st[1].Written != 3 || st[0].Waiting != 0 || st[0].WaitingBytes != 0 {
 		t.Errorf("the books are %+v", st)
 	}
@@ -153,6 +155,7 @@ func TestManyItemsKeepTheirOrder(t *testing.T) {
 		w.Write(0, "", []byte(item), nil)
 		w.Write(1, "", []byte(item), nil)
 	}
+
 	wantSeq(t, ask(t, w, 0, "end"), "plain", n+1)
 	wantSeq(t, ask(t, w, 1, "end"), "bounded", n+1)
 	for _, key := range []string{"plain", "bounded"} {
@@ -177,9 +180,11 @@ func TestMaxLenRefusesAndDropsNothing(t *testing.T) {
 	if got, want := items(t, server, "l"), []string{"old", "a", "b"}; !slices.Equal(got, want) {
 		t.Fatalf("the list holds %q, want %q", got, want)
 	}
+
 	if st := w.Stats()[0]; st.RefusedMaxLen != 3 || st.Failing != "" {
 		t.Errorf("the books are %+v, want 3 refused", st)
 	}
+
 	server.Client().LPop(context.Background(), "l")
 	wantSeq(t, ask(t, w, 0, "f"), "l", 3)
 }
@@ -198,7 +203,7 @@ func TestAFullListIsAFaultUntilItHasRoom(t *testing.T) {
 		t.Errorf("it has refused an item, and the state is %+v", st)
 	}
 
-	// No client publishes again.
+	// No client publishes meanwhile.
 	server.Client().LPop(t.Context(), "l")
 	redistest.Eventually(t, "it is full no more", func() bool { return w.Stats()[0].Full == "" })
 
@@ -213,7 +218,7 @@ func TestAFullListIsAFaultUntilItHasRoom(t *testing.T) {
 	})
 }
 
-func TestFullBufferRefusesAndLeavesOthersTheirShare(t *testing.T) {
+func TestAFullBufferRefusesItemsOfItsListOnly(t *testing.T) {
 	server := redistest.Start(t)
 	w := writer(client(server), 2*1000, List{Key: "full"}, List{Key: "other"})
 	big := strings.Repeat("x", 1000)
@@ -230,7 +235,7 @@ func TestFullBufferRefusesAndLeavesOthersTheirShare(t *testing.T) {
 	wantSeq(t, ask(t, w, 0, "y"), "full", 2)
 }
 
-func TestWhileRedisIsAwayWhoAsksIsRefusedAndTheRestWaits(t *testing.T) {
+func TestWhileRedisIsAwayPublishersThatAskAreRefusedAndTheRestWaits(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
 	w := writer(client(server), 1<<20, List{Key: "l"})
@@ -242,10 +247,11 @@ func TestWhileRedisIsAwayWhoAsksIsRefusedAndTheRestWaits(t *testing.T) {
 	wantError(t, ask(t, w, 0, "refused"), 10008, "Redis does not take it")
 	w.Write(0, "", []byte("two"), nil)
 	server.Restart()
-	redistest.Eventually(t, "what waited is written", func() bool { return w.Stats()[0].Waiting == 0 })
+	redistest.Eventually(t, "waiting items are written", func() bool { return w.Stats()[0].Waiting == 0 })
 	if got, want := items(t, server, "l"), []string{"one", "two"}; !slices.Equal(got, want) {
 		t.Errorf("the list holds %q, want %q", got, want)
 	}
+
 	wantSeq(t, ask(t, w, 0, "three"), "l", 4)
 	if st := w.Stats()[0]; st.Failing != "" || st.RefusedRedis != 1 || st.WaitingBytes != 0 {
 		t.Errorf("the books are %+v", st)
@@ -274,13 +280,13 @@ func TestAKeyThatHoldsNoListStopsNoOther(t *testing.T) {
 	redistest.Eventually(t, "the fault is visible", func() bool { return strings.Contains(w.Stats()[0].Failing, "WRONGTYPE") })
 	wantSeq(t, ask(t, w, 1, "1"), "good", 1)
 	server.Client().Del(ctx, "bad")
-	redistest.Eventually(t, "what waited is written", func() bool { return w.Stats()[0].Written == 1 })
+	redistest.Eventually(t, "waiting items are written", func() bool { return w.Stats()[0].Written == 1 })
 	if st := w.Stats(); st[0].Failing != "" || st[0].Uncertain != 0 || st[2].RefusedRedis != 1 {
 		t.Errorf("the books are %+v", st)
 	}
 }
 
-// deaf is a connection that loses the first reply after it was told to.
+// deaf is a connection that loses the next reply when it is told to.
 type deaf struct {
 	net.Conn
 	lose *atomic.Bool
@@ -316,7 +322,7 @@ func TestALostReplyIsToldOrElseTheItemIsWrittenAgain(t *testing.T) {
 	asked := ask(t, w, 0, "asked")
 	run(t, w)
 	wantError(t, asked, 10008, "may be in the list or not")
-	redistest.Eventually(t, "what waited is written", func() bool { return w.Stats()[0].Waiting == 0 })
+	redistest.Eventually(t, "waiting items are written", func() bool { return w.Stats()[0].Waiting == 0 })
 	if got, want := items(t, server, "l"), []string{"first", "kept", "asked", "kept"}; !slices.Equal(got, want) {
 		t.Errorf("the list holds %q, want %q", got, want)
 	}
@@ -334,24 +340,26 @@ func TestARedisThatHangsLosesNothing(t *testing.T) {
 	w.Write(0, "", []byte("kept"), nil)
 	redistest.Eventually(t, "a round trip timed out", func() bool { return w.Stats()[0].Uncertain > 0 })
 	server.Signal(syscall.SIGCONT)
-	redistest.Eventually(t, "what waited is written", func() bool { return w.Stats()[0].Waiting == 0 })
+	redistest.Eventually(t, "waiting items are written", func() bool { return w.Stats()[0].Waiting == 0 })
 	if got := items(t, server, "l"); got[len(got)-1] != "kept" {
 		t.Errorf("the list holds %q, want kept at its end", got)
 	}
 }
 
-func TestTheEndWritesWhatWaits(t *testing.T) {
+func TestTheEndWritesWaitingItems(t *testing.T) {
 	server := redistest.Start(t)
 	w := writer(client(server), 64<<20, List{Key: "l"})
 	const n = 3 * roundItems
 	for range n {
 		w.Write(0, "", []byte("x"), nil)
 	}
+
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	if err := w.Run(ctx); err != nil {
 		t.Fatal(err)
 	}
+
 	if got := server.Len("l"); got != n {
 		t.Errorf("the list holds %d items, want %d", got, n)
 	}
@@ -362,7 +370,7 @@ func TestTheEndWritesWhatWaits(t *testing.T) {
 	}
 }
 
-func TestTheEndRefusesWhatRedisDoesNotTake(t *testing.T) {
+func TestTheEndRefusesItemsThatRedisDoesNotTake(t *testing.T) {
 	t.Parallel()
 	opts := &redis.Options{
 		MaxRetries: -1, DialerRetries: 1, ContextTimeoutEnabled: true,
@@ -370,6 +378,7 @@ func TestTheEndRefusesWhatRedisDoesNotTake(t *testing.T) {
 			return nil, &net.OpError{Op: "dial", Err: os.NewSyscallError("connect", errors.New("refused"))}
 		},
 	}
+
 	w := writer(opts, 1<<20, List{Key: "l"})
 	asked := ask(t, w, 0, "a")
 	w.Write(0, "", []byte("b"), nil)
@@ -378,6 +387,7 @@ func TestTheEndRefusesWhatRedisDoesNotTake(t *testing.T) {
 	if err := w.Run(ctx); err != nil {
 		t.Fatal(err)
 	}
+
 	wantError(t, asked, 10008, "")
 	if st := w.Stats()[0]; st.RefusedRedis != 2 || st.Uncertain != 0 || st.Waiting != 0 || st.WaitingBytes != 0 {
 		t.Errorf("the books are %+v, want 2 refused", st)
@@ -399,6 +409,7 @@ func TestTheEndWaitsForARedisThatComesBack(t *testing.T) {
 	if err := <-ended; err != nil {
 		t.Fatal(err)
 	}
+
 	if n := server.Len("l"); n != 1 {
 		t.Errorf("the list holds %d items, want 1", n)
 	}
@@ -408,6 +419,7 @@ func TestAnIDIsWrittenOnceWithinItsWindow(t *testing.T) {
 	r := redistest.Start(t)
 	w := writer(client(r), 1<<20, List{Subject: "s", Key: "list", IDWindow: time.Hour})
 	defer run(t, w)()
+
 	ack := func(id, payload string) (reply string) {
 		answered := make(chan string, 1)
 		w.Write(0, id, []byte(payload), func(text []byte) { answered <- string(text) })
@@ -424,6 +436,7 @@ func TestAnIDIsWrittenOnceWithinItsWindow(t *testing.T) {
 			t.Errorf("%s is answered %s, want %s", c.payload, got, c.want)
 		}
 	}
+
 	if got := strings.Join(items(t, r, "list"), ""); got != "abdd" {
 		t.Errorf("the list has %q", got)
 	}

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// The document's numbers are the ones in force. Other tests hold them.
+// The document's numbers are those in force, which other tests check.
 func TestTheDocumentHasTheBounds(t *testing.T) {
 	data, err := os.ReadFile("../../docs/JETSTREAM.md")
 	if err != nil {
@@ -42,7 +42,7 @@ func TestTheDocumentHasTheBounds(t *testing.T) {
 	}
 }
 
-// thousands is a number with a comma before each three digits.
+// thousands returns a number with a comma before each three digits.
 func thousands(n int) string {
 	if n < 1000 {
 		return fmt.Sprint(n)
@@ -50,7 +50,7 @@ func thousands(n int) string {
 	return fmt.Sprintf("%s,%03d", thousands(n/1000), n%1000)
 }
 
-// ephemeral makes a consumer that is not durable, and returns the code of the error.
+// ephemeral makes an ephemeral consumer and returns the error's code.
 func (s *stage) ephemeral(policy, name string) int {
 	s.t.Helper()
 	code, _ := s.create(fmt.Sprintf(`{"name":%q,"ack_policy":%q,"inactive_threshold":3600000000000}`, name, policy))
@@ -62,16 +62,19 @@ func TestAStreamHasABoundOfConsumers(t *testing.T) {
 		durable := func(i int) (code int, text string) {
 			return s.create(fmt.Sprintf(`{"durable_name":"d%d","ack_policy":"all"}`, i))
 		}
+
 		for i := range maxEphemeral {
 			s.client.id = uint64(1 + i/maxOfClient)
 			if code := s.ephemeral([]string{"explicit", "all"}[i%2], fmt.Sprint("e", i)); code != 0 {
 				t.Fatalf("consumer %d: %d", i, code)
 			}
 		}
+
 		s.client.id = 9
 		if code := s.ephemeral("explicit", "more"); code != 10026 {
 			t.Errorf("an ephemeral one in a durable one's place: %d", code)
 		}
+
 		for i := range maxConsumers - maxEphemeral {
 			if code, text := durable(i); code != 0 {
 				t.Fatalf("durable %d: %s", i, text)
@@ -93,7 +96,7 @@ func TestAStreamHasABoundOfConsumers(t *testing.T) {
 	})
 }
 
-// viewers are the names of the consumers that acknowledge nothing.
+// viewers counts the consumers that acknowledge nothing.
 func (s *stage) viewers(prefix string) (n int) {
 	s.t.Helper()
 	for _, name := range s.answer("CONSUMER.NAMES.S", "")["consumers"].([]any) {
@@ -113,6 +116,7 @@ func TestClientsShareThePlacesForViewers(t *testing.T) {
 			}
 			time.Sleep(time.Second)
 		}
+
 		s.client.id = 3
 		refusedAfter := 0
 		for ; s.ephemeral("none", fmt.Sprint("of3-", refusedAfter)) == 0; refusedAfter++ {
@@ -123,6 +127,7 @@ func TestClientsShareThePlacesForViewers(t *testing.T) {
 		if s.viewers("of1-0") != 0 || s.viewers("of1-31") != 1 {
 			t.Error("not the one that was not used for longest has gone")
 		}
+
 		s.client.id = 1
 		if code := s.ephemeral("none", "of1-again"); code != 10026 {
 			t.Errorf("the client that had most has one more: %d", code)
@@ -139,6 +144,7 @@ func TestUsersShareThePlacesForViewers(t *testing.T) {
 				t.Fatalf("viewer %d: %d", i, code)
 			}
 		}
+
 		s.client.id = 99
 		if code := s.ephemeral("none", "many-more"); code != 10026 {
 			t.Errorf("one more of the same user: %d", code)
@@ -164,6 +170,7 @@ func TestRequestsForItemsHaveBounds(t *testing.T) {
 			s.pull("a", request)
 			s.want(request, want)
 		}
+
 		s.pull("a", `{"batch":1000000,"expires":86400000000000}`)
 		s.want("a request within the bounds waits")
 	})
@@ -173,7 +180,7 @@ func TestRequestsForItemsAreRefusedWhileTooManyWaitForRedis(t *testing.T) {
 	play(t, func(s *stage) {
 		s.worker("")
 		resume := s.stall()
-		for range maxQueued + 1 { // the first one is under way
+		for range maxQueued + 1 { // the first one is in progress
 			s.api.Request("STREAM.INFO.S", nil, "flood", s.client)
 			synctest.Wait()
 		}
@@ -217,7 +224,7 @@ func TestMoreConfigurationsAreChecked(t *testing.T) {
 	})
 }
 
-// numbered are the first n of endless subjects, with a comma before each.
+// numbered returns the first n of an endless sequence of subjects, with a comma before each.
 func numbered(n int) string {
 	var list strings.Builder
 	for i := range n {
@@ -311,10 +318,12 @@ func TestListsOfConsumersComeInParts(t *testing.T) {
 				t.Fatal(text)
 			}
 		}
+
 		answer := s.answer("CONSUMER.NAMES.S", `{"offset":3}`)
 		if fmt.Sprint(answer["consumers"]) != fmt.Sprint(want[3:]) || answer["total"] != 5.0 || answer["offset"] != 3.0 {
 			t.Errorf("the names from the fourth on are %v", answer)
 		}
+
 		answer = s.answer("CONSUMER.LIST.S", `{"offset":4}`)
 		if all := answer["consumers"].([]any); len(all) != 1 || all[0].(map[string]any)["name"] != "c4" {
 			t.Errorf("the consumers from the fifth on are %v", answer)

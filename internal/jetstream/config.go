@@ -13,8 +13,7 @@ import (
 	"edged/internal/subject"
 )
 
-// Config is a consumer's configuration, with the names and defaults that nats-server gives
-// its fields.
+// Config is a consumer's configuration, with nats-server's names and defaults.
 type Config struct {
 	Name              string            `json:"name,omitempty"`
 	Durable           string            `json:"durable_name,omitempty"`
@@ -44,7 +43,7 @@ type Config struct {
 	MemoryStorage     bool              `json:"mem_storage,omitempty"`
 	Metadata          map[string]string `json:"metadata,omitempty"`
 
-	// Not offered.
+	// Not supported.
 	RateLimit      uint64     `json:"rate_limit_bps,omitempty"`
 	Sampling       string     `json:"sample_freq,omitempty"`
 	PauseUntil     *time.Time `json:"pause_until,omitempty"`
@@ -69,44 +68,45 @@ const (
 // Bounds, and the defaults of nats-server (server/consumer.go, setConsumerConfigDefaults).
 const (
 	maxAckPending     = 65_536  // of a consumer
-	maxAllAckPending  = 131_072 // of a stream, besides defaultAckPending of each consumer
+	maxAllAckPending  = 131_072 // of a stream, in addition to defaultAckPending of each consumer
 	defaultAckPending = 1000
 	defaultAckWait    = 30 * time.Second
 	defaultMaxWaiting = 512
 	mostWaiting       = 4096
 	defaultInactive   = 5 * time.Second
-	maxInactive       = 24 * time.Hour // one that is to stay for longer is a durable
+	maxInactive       = 24 * time.Hour // a consumer that is to stay longer is a durable
 	maxBackoff        = 100
-	maxFilters        = 100 // each is compared with each
+	maxFilters        = 100 // each is compared with every other
 	maxNameLen        = 255
 	// minInterval is the shortest ack_wait, backoff and idle_heartbeat. Shorter ones would keep
 	// edged busy for one client; lists have the same bound.
 	minInterval = 100 * time.Millisecond
-	// maxInactiveOfRules is maxInactive for users that may not make durables. Ordered consumers of
-	// nats.go ask for as long.
+	// maxInactiveOfRules is maxInactive for users without the right to durables. nats.go's ordered
+	// consumers ask for this much.
 	maxInactiveOfRules = 5 * time.Minute
-	// maxConfig is how many bytes a configuration may have in Redis. The ledger's script has
-	// room for as many.
+	// maxConfig is the maximum size in bytes of a configuration in Redis. The ledger's script has
+	// the same bound.
 	maxConfig = 8 << 10
 )
 
-// push reports whether items go to a subject, not to requests.
+// push reports whether items go to a subject rather than to requests.
 func (c *Config) push() bool { return c.DeliverSubject != "" }
 
 // viewer reports whether the consumer acknowledges nothing.
 func (c *Config) viewer() bool { return c.AckPolicy == ackNone }
 
-// id is the consumer's name.
+// id returns the consumer's name.
 func (c *Config) id() string { return cmp.Or(c.Durable, c.Name) }
 
-// unset clears fields with values that clients send for fields that are not set: the nats
-// CLI sends pause_until with Go's zero time.
+// unset clears fields whose values only mean "not set": the nats CLI sends pause_until with Go's
+// zero time.
 func (c *Config) unset() {
 	for _, at := range []**time.Time{&c.StartTime, &c.PauseUntil} {
 		if *at != nil && (*at).IsZero() {
 			*at = nil
 		}
 	}
+
 	if rate := strings.TrimSuffix(c.Sampling, "%"); strings.Trim(rate, "0") == "" {
 		c.Sampling = ""
 	}
@@ -136,10 +136,12 @@ func (c *Config) complete() {
 	if c.id() == "" {
 		c.Name = rand.Text()[:12]
 	}
+
 	c.Name = c.id()
 	if c.MaxDeliver <= 0 {
 		c.MaxDeliver = -1
 	}
+
 	c.MaxWaiting, c.MaxBatch, c.MaxBytes = max(0, c.MaxWaiting), max(0, c.MaxBatch), max(0, c.MaxBytes)
 	if !c.push() {
 		c.MaxWaiting = cmp.Or(c.MaxWaiting, defaultMaxWaiting)
@@ -156,7 +158,7 @@ func (c *Config) complete() {
 	}
 }
 
-// check says why a configuration can't be used, with the defaults in it.
+// check explains why a complete configuration cannot be used.
 func (c *Config) check(st *stream) *apiError {
 	for _, check := range []func(*stream) *apiError{c.checkNames, c.checkPolicies, c.checkFilter, c.checkPush, c.checkPull, c.checkOffered} {
 		if err := check(st); err != nil {
@@ -169,7 +171,7 @@ func (c *Config) check(st *stream) *apiError {
 	return nil
 }
 
-// reserved is the name of the consumers that plain subscriptions are in reply subjects.
+// reserved is the consumer name in reply subjects of plain subscriptions.
 const reserved = "edged"
 
 func (c *Config) checkNames(*stream) *apiError {
@@ -206,6 +208,7 @@ func (c *Config) checkPolicies(*stream) *apiError {
 	default:
 		return errInvalidJSON.because("can not unmarshal %q as deliver policy", c.DeliverPolicy)
 	}
+
 	switch c.AckPolicy {
 	case ackNone:
 		switch {
@@ -221,11 +224,13 @@ func (c *Config) checkPolicies(*stream) *apiError {
 	default:
 		return errInvalidJSON.because("can not unmarshal %q as ack policy", c.AckPolicy)
 	}
+
 	for _, wait := range c.Backoff {
 		if wait < minInterval {
 			return errBadRequest.because("consumer backoff needs to be >= %v", minInterval)
 		}
 	}
+
 	if len(c.Backoff) > maxBackoff || c.MaxDeliver > 0 && len(c.Backoff) > c.MaxDeliver {
 		return errBackoff
 	}
@@ -235,7 +240,7 @@ func (c *Config) checkPolicies(*stream) *apiError {
 	return nil
 }
 
-// checkFilter wants filters that stand for all items of the stream, which have one subject.
+// checkFilter accepts only filters that match all items of the stream, which has one subject.
 func (c *Config) checkFilter(st *stream) *apiError {
 	switch {
 	case c.FilterSubject != "" && len(c.FilterSubjects) > 0:
@@ -243,6 +248,7 @@ func (c *Config) checkFilter(st *stream) *apiError {
 	case len(c.FilterSubjects) > maxFilters:
 		return errNotOffered.because("more than %d filter_subjects: the stream has the subject %q alone", maxFilters, st.Subject)
 	}
+
 	for _, f := range c.FilterSubjects {
 		if f == "" {
 			return errEmptyFilter
@@ -255,6 +261,7 @@ func (c *Config) checkFilter(st *stream) *apiError {
 	if len(filters) == 0 {
 		return nil
 	}
+
 	for i, f := range filters {
 		for _, other := range filters[i+1:] {
 			if subject.Matches(f, other) || subject.Matches(other, f) {
@@ -262,6 +269,7 @@ func (c *Config) checkFilter(st *stream) *apiError {
 			}
 		}
 	}
+
 	if slices.ContainsFunc(filters, func(f string) bool { return subject.Matches(f, st.Subject) }) {
 		return nil
 	}
@@ -272,6 +280,7 @@ func (c *Config) checkPush(*stream) *apiError {
 	if !c.push() {
 		return nil
 	}
+
 	to := []byte(c.DeliverSubject)
 	valid, wild := subject.Valid(to)
 	switch {
@@ -288,6 +297,7 @@ func (c *Config) checkPush(*stream) *apiError {
 	case c.MaxBatch > 0 || c.MaxExpires > 0 || c.MaxBytes > 0:
 		return errBadRequest.because("max_batch, max_expires and max_bytes are for pull consumers")
 	}
+
 	return nil
 }
 
@@ -309,7 +319,7 @@ func (c *Config) checkPull(*stream) *apiError {
 	return nil
 }
 
-// checkOffered refuses settings that edged does not offer.
+// checkOffered refuses settings that edged does not support.
 func (c *Config) checkOffered(*stream) *apiError {
 	for _, not := range []struct {
 		set        bool
@@ -328,13 +338,14 @@ func (c *Config) checkOffered(*stream) *apiError {
 			return errNotOffered.because("%s: %s", not.name, not.text)
 		}
 	}
+
 	return nil
 }
 
 // equal reports whether two configurations are the same.
 func (c *Config) equal(other *Config) bool { return reflect.DeepEqual(c, other) }
 
-// checkUpdate says why a consumer can't have another configuration (nats-server's
+// checkUpdate explains why a consumer's configuration cannot be changed to next (nats-server's
 // server/consumer.go, checkNewConsumerConfig).
 func (c *Config) checkUpdate(next *Config) *apiError {
 	sameTime := func(a, b *time.Time) bool { return a == nil && b == nil || a != nil && b != nil && a.Equal(*b) }
@@ -359,36 +370,38 @@ func (c *Config) checkUpdate(next *Config) *apiError {
 			return &apiError{errCreate.Code, errCreate.ErrCode, fixed.text + " can not be updated"}
 		}
 	}
+
 	switch {
 	case !c.push() && next.push():
 		return &apiError{errCreate.Code, errCreate.ErrCode, "can not update pull consumer to push based"}
 	case c.push() && !next.push():
 		return &apiError{errCreate.Code, errCreate.ErrCode, "can not update push consumer to pull based"}
 	}
+
 	return nil
 }
 
-// terms are those of the relay's consumer.
+// terms returns the terms of the relay's consumer.
 func (c *Config) terms() Terms {
 	return Terms{
 		AckWait: c.AckWait, Backoff: c.Backoff, MaxDeliver: max(0, c.MaxDeliver), MaxAckPending: c.MaxAckPending, Ephemeral: c.Durable == "",
 	}
 }
 
-// record is a consumer as Redis has it.
+// record is a consumer as stored in Redis.
 type record struct {
 	From    uint64    `json:"from"`
 	Epoch   string    `json:"epoch"`
 	Created time.Time `json:"created"`
 	Config  Config    `json:"config"`
 
-	// Incarnation tells a consumer from others that had or will have its name: the
+	// Incarnation distinguishes a consumer from earlier and later ones of the same name: the
 	// acknowledgements of one do not count for another. A viewer has none.
 	Incarnation string `json:"incarnation"`
 }
 
-// Began says when a consumer was made, and with which item it began: the number in this epoch, or in
-// any if that is empty. config is the configuration as the Store has it.
+// Began returns when a consumer was made and its first item: the number in this epoch, or in any
+// epoch if that is empty. config is the configuration in the Store.
 func Began(config string) (start Start, at time.Time) {
 	var rec record
 	if json.Unmarshal([]byte(config), &rec) != nil {

@@ -10,31 +10,31 @@ import (
 	"edged/internal/batch"
 )
 
-// consumer is a consumer that a client has made. It implements batch.Metered.
+// consumer is a consumer made by a client. It implements batch.Metered.
 type consumer struct {
 	api         *API
 	stream      *stream
 	name        string
 	created     time.Time
-	membership  batch.Consumption // set before the consumer is known to others
-	start       uint64            // where it began …
+	membership  batch.Consumption // set before the consumer is published
+	start       uint64            // number of its first item …
 	epoch       string            // … in this epoch
-	registered  bool              // Redis has had it. Owned by the goroutine that uses the Store
+	registered  bool              // it has been in Redis. Owned by the goroutine that uses the Store
 	views       bool              // it acknowledges nothing
 	incarnation string
-	maker       Client // ephemeral: the client that made it; nil: not known. Set before the consumer is known to others
+	maker       Client // ephemeral: the client that made it; nil: unknown. Set before the consumer is published
 
 	mu       sync.Mutex // guards everything below
 	config   Config
 	ended    bool
-	lags     bool      // it is to be deleted, since it lags too much
-	waiting  []*pull   // requests, the next to get items first
-	checked  time.Time // when clients that are gone were looked for
-	wanted   int64     // items that they want; 4096 requests for 1,000,000 are more than an int of 32 bits holds
+	lags     bool      // it lags too much and is to be deleted
+	waiting  []*pull   // waiting requests, the next to get items first
+	checked  time.Time // time of the last check for clients that are gone
+	wanted   int64     // items requested; 4096 requests for 1,000,000 each overflow an int of 32 bits
 	push     pushing
 	count    uint64    // items delivered, redeliveries included
 	last     uint64    // one past the number of the last item delivered
-	active   time.Time // when it was used last
+	active   time.Time // time of the last use
 	expiring bool      // its end waits for Redis
 
 	// Guarded by API.timing.
@@ -58,13 +58,13 @@ func (c *consumer) target(to string) Target {
 	return Target{Subject: to, Consumer: c.stream.Name + "." + c.name, Incarnation: c.incarnation, Viewer: c.config.viewer(), HeadersOnly: c.config.HeadersOnly}
 }
 
-// viewer reports whether the consumer acknowledges nothing. That never changes.
+// viewer reports whether the consumer acknowledges nothing. The result never changes.
 func (c *consumer) viewer() bool { return c.views }
 
-// Name is the consumer's name.
+// Name returns the consumer's name.
 func (c *consumer) Name() string { return c.name }
 
-// lastUsed is when the consumer was used last.
+// lastUsed returns when the consumer was last used.
 func (c *consumer) lastUsed() time.Time {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -98,8 +98,8 @@ func (c *consumer) Passed(n int) {
 	c.passPulls(n, nil)
 }
 
-// Deliver implements batch.Member. It hands over the items to one request only, so that each
-// has a receipt of its own: the relay comes again with the rest.
+// Deliver implements batch.Member. It hands the items to one request only, so that each request has
+// a receipt of its own. The relay calls again with the rest.
 func (c *consumer) Deliver(b *batch.Batch, from, to int, receipt batch.Receipt) (taken int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -118,7 +118,7 @@ func (c *consumer) Deliver(b *batch.Batch, from, to int, receipt batch.Receipt) 
 	return taken
 }
 
-// acknowledge hands on an acknowledgement, if it is one of this incarnation.
+// acknowledge passes on an acknowledgement if it belongs to this incarnation.
 func (c *consumer) acknowledge(life string, n uint64, ack batch.Ack, saved func(error)) error {
 	epoch, incarnation, _ := strings.Cut(life, "-")
 	if c.viewer() || incarnation != c.incarnation {
@@ -133,7 +133,7 @@ func (c *consumer) acknowledge(life string, n uint64, ack batch.Ack, saved func(
 	return c.membership.Acknowledge(epoch, n, ack, saved)
 }
 
-// end ends the consumer. Requests that wait get a status.
+// end ends the consumer. Waiting requests get a status.
 func (c *consumer) end(header string) {
 	c.mu.Lock()
 	c.ended = true
@@ -155,12 +155,12 @@ const (
 	statusNoResponder = "NATS/1.0 503\r\n\r\n"
 )
 
-// unfilled is a status that says how much of a request was not filled.
+// unfilled returns a status with the number of items and bytes that a request did not get.
 func unfilled(what string, p *pull) string {
 	return fmt.Sprintf("NATS/1.0 %s\r\nNats-Pending-Messages: %d\r\nNats-Pending-Bytes: %d\r\n\r\n", what, p.left, p.bytesLeft)
 }
 
-// heartbeat is the status that says that nothing has come. mu is held.
+// heartbeat returns the status of an idle heartbeat. mu is held.
 func (c *consumer) heartbeat() string {
 	return fmt.Sprintf("NATS/1.0 100 Idle Heartbeat\r\nNats-Last-Consumer: %d\r\nNats-Last-Stream: %d\r\n\r\n", c.count, c.last)
 }

@@ -22,7 +22,7 @@ type createRequest struct {
 	Action string  `json:"action"`
 }
 
-// create makes a consumer or gives it another configuration.
+// create makes a consumer or changes its configuration.
 func (r *request) create(verb, rest string) {
 	const kind = "consumer_create"
 	tokens := strings.SplitN(rest, ".", 3)
@@ -31,6 +31,7 @@ func (r *request) create(verb, rest string) {
 		r.fail(kind, errNoStream)
 		return
 	}
+
 	q, err := r.parseCreate(verb, tokens)
 	if err == nil {
 		q.Config.complete()
@@ -43,7 +44,8 @@ func (r *request) create(verb, rest string) {
 		r.fail(kind, err)
 		return
 	}
-	legacy := len(tokens) == 1 // a user's rules can't hold for the name
+
+	legacy := len(tokens) == 1 // the subject has no name for a user's rules to apply to
 	r.later(kind, func(ctx context.Context) {
 		if legacy && r.api.exists(ctx, st, q.Config.id()) {
 			r.fail(kind, errNameInUse)
@@ -58,15 +60,17 @@ func (r *request) create(verb, rest string) {
 	})
 }
 
-// parseCreate reads the request and holds it against its subject: stream, name and filter.
+// parseCreate reads the request and compares it with its subject: stream, name and filter.
 func (r *request) parseCreate(verb string, tokens []string) (q createRequest, _ *apiError) {
 	if err := json.Unmarshal(r.payload, &q); err != nil {
 		return q, errInvalidJSON.because("%v", err)
 	}
+
 	name := ""
 	if len(tokens) > 1 {
 		name = tokens[1]
 	}
+
 	switch cfg := q.Config; {
 	case cfg == nil:
 		return q, errConfigRequired
@@ -85,13 +89,14 @@ func (r *request) parseCreate(verb string, tokens []string) (q createRequest, _ 
 	case len(tokens) > 2 && tokens[2] != cfg.FilterSubject:
 		return q, errCreateFilter
 	}
+
 	if q.Config.Durable == "" && name != "" {
 		q.Config.Name = name
 	}
 	return q, nil
 }
 
-// checkRights says why the client may not have such a consumer.
+// checkRights explains why the client has no right to such a consumer.
 func (r *request) checkRights(cfg *Config) *apiError {
 	if cfg.Durable != "" && !r.client.MayKeep() {
 		return &apiError{403, errBadRequest.ErrCode, "a user with rules needs durables = true in edged's configuration to make durable consumers"}
@@ -100,6 +105,7 @@ func (r *request) checkRights(cfg *Config) *apiError {
 		return &apiError{403, errBadRequest.ErrCode, fmt.Sprintf(
 			"inactive_threshold of a user with rules is %v at most without durables = true in edged's configuration", maxInactiveOfRules)}
 	}
+
 	if to := cfg.DeliverSubject; to != "" {
 		switch {
 		case r.api.opts.Owned(to):
@@ -111,19 +117,21 @@ func (r *request) checkRights(cfg *Config) *apiError {
 	return nil
 }
 
-// make makes a consumer, or gives the one of this name another configuration. It belongs to the
+// make makes a consumer, or changes the configuration of the one with this name. It belongs to the
 // goroutine that uses the Store.
 func (a *API) make(ctx context.Context, st *stream, cfg *Config, action string, maker Client) (*consumer, *apiError) {
 	c, err := a.current(ctx, st, cfg.id())
 	if err != nil {
 		return nil, err
 	}
+
 	switch {
 	case c == nil && action == "update":
 		return nil, errDoesNotExist
 	case c == nil:
 		return a.add(ctx, st, cfg, maker)
 	}
+
 	old := c.settings()
 	switch {
 	case old.equal(cfg):
@@ -131,6 +139,7 @@ func (a *API) make(ctx context.Context, st *stream, cfg *Config, action string, 
 	case action == "create":
 		return nil, errExists
 	}
+
 	if err = old.checkUpdate(cfg); err != nil {
 		return nil, err
 	}
@@ -143,8 +152,8 @@ func (a *API) make(ctx context.Context, st *stream, cfg *Config, action string, 
 	return c, a.update(ctx, c, cfg)
 }
 
-// current returns a consumer as Redis has it; nil if there is none. One that Redis has lost is in
-// Redis again.
+// current returns a consumer as stored in Redis; nil if there is none. A consumer that Redis has
+// lost is written again.
 func (a *API) current(ctx context.Context, st *stream, name string) (*consumer, *apiError) {
 	if c := a.consumer(st, name); c != nil && a.trusts(st) {
 		there, err := a.restore(ctx, c)
@@ -158,19 +167,19 @@ func (a *API) current(ctx context.Context, st *stream, name string) (*consumer, 
 	return a.consumer(st, name), nil
 }
 
-// trusts reports whether the consumers of a stream are as this process knows them.
+// trusts reports whether this process's view of a stream's consumers is the authoritative one.
 func (a *API) trusts(st *stream) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return st.known && st.serves && !st.deleted
 }
 
-// restore lets Redis have a consumer that this process knows, and reports whether Redis has it.
+// restore writes a consumer that this process knows to Redis, and reports whether Redis has it.
 func (a *API) restore(ctx context.Context, c *consumer) (there bool, _ *apiError) {
 	switch {
 	case c.viewer():
 		return true, nil
-	case !c.registered: // a claim found it, and it was deleted before Load
+	case !c.registered: // a claim found it, but it was deleted before Load
 		return false, nil
 	}
 	cfg := c.settings()
@@ -191,7 +200,7 @@ func (c *consumer) bound() bool {
 	return c.push.interest
 }
 
-// checkOthers says why a consumer can't have a configuration beside the other ones.
+// checkOthers explains why a stream's other consumers exclude a configuration.
 func (a *API) checkOthers(st *stream, cfg *Config) *apiError {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -202,11 +211,13 @@ func (a *API) checkOthers(st *stream, cfg *Config) *apiError {
 			pending += above(other.settings().MaxAckPending)
 		}
 	}
+
 	for _, other := range a.bound[cfg.DeliverSubject] {
 		if other.stream != st || other.name != cfg.id() {
 			return errDeliverSubject.because("another consumer has it")
 		}
 	}
+
 	if most && pending > maxAllAckPending {
 		return errResources.because("max_ack_pending above %d of all consumers of the stream is %d at most: ask for less, or delete one",
 			defaultAckPending, maxAllAckPending)
@@ -214,8 +225,8 @@ func (a *API) checkOthers(st *stream, cfg *Config) *apiError {
 	return nil
 }
 
-// above is the part of a consumer's max_ack_pending that counts for the bound of all: so many as
-// by default each consumer may have.
+// above returns the part of a consumer's max_ack_pending that counts towards the stream's bound:
+// the part above the default, which each consumer may have.
 func above(pending int) int { return max(0, pending-defaultAckPending) }
 
 // add makes a consumer.
@@ -249,6 +260,7 @@ func (a *API) addViewer(ctx context.Context, st *stream, cfg *Config, maker Clie
 			n = p.End()
 		}
 	}
+
 	c := newConsumer(st, a, record{From: n, Created: time.Now().UTC(), Config: *cfg})
 	c.maker = maker
 	c.membership = st.Log.View(n, c)
@@ -256,7 +268,7 @@ func (a *API) addViewer(ctx context.Context, st *stream, cfg *Config, maker Clie
 	return c, nil
 }
 
-// begin is where a new consumer begins: a number, End or Last.
+// begin returns the place where a new consumer begins: a number, End or Last.
 func (st *stream) begin(cfg *Config) string {
 	switch cfg.DeliverPolicy {
 	case deliverNew:
@@ -271,8 +283,8 @@ func (st *stream) begin(cfg *Config) string {
 	return "0"
 }
 
-// addDurable registers a consumer in Redis. Before that the relay knows it: no item leaves
-// Redis meanwhile that it may owe.
+// addDurable registers a consumer in Redis. The relay learns of it first, so that no item that it
+// may owe leaves Redis meanwhile.
 func (a *API) addDurable(ctx context.Context, st *stream, cfg *Config, maker Client) (*consumer, *apiError) {
 	name, from := cfg.id(), st.begin(cfg)
 	provisional := Start{From: st.Log.Done()}
@@ -281,9 +293,11 @@ func (a *API) addDurable(ctx context.Context, st *stream, cfg *Config, maker Cli
 	}
 	a.setMaking(st, name)
 	defer a.setMaking(st, "")
+
 	if err := st.Log.Set(name, cfg.terms(), provisional); err != nil {
 		return nil, errTooManyConsumers.because("%s", err)
 	}
+
 	rec, err := a.register(ctx, st, from, record{Created: time.Now().UTC(), Incarnation: newIncarnation(), Config: *cfg})
 	if err != nil {
 		st.Log.Remove(name)
@@ -302,20 +316,21 @@ func (a *API) addDurable(ctx context.Context, st *stream, cfg *Config, maker Cli
 
 func newIncarnation() string { return strings.ToLower(rand.Text()[:8]) }
 
-// exists reports whether there is a consumer of this name.
+// exists reports whether there is a consumer with this name.
 func (a *API) exists(ctx context.Context, st *stream, name string) bool {
 	c, err := a.known(ctx, st, name)
 	return err == nil && c != nil
 }
 
-// setMaking notes which consumer is being made: until it is known, no other goroutine takes it up.
+// setMaking records the consumer that is being made: until it is published, no other goroutine
+// adopts it.
 func (a *API) setMaking(st *stream, name string) {
 	a.adopting.Lock()
 	st.making = name
 	a.adopting.Unlock()
 }
 
-// registration is the part of a record that the Store is given.
+// registration is the part of a record that is passed to the Store.
 type registration struct {
 	Created     time.Time `json:"created"`
 	Incarnation string    `json:"incarnation"`
@@ -338,7 +353,7 @@ func (a *API) register(ctx context.Context, st *stream, from string, rec record)
 	return rec, nil
 }
 
-// update gives a consumer another configuration.
+// update changes a consumer's configuration.
 func (a *API) update(ctx context.Context, c *consumer, cfg *Config) *apiError {
 	if !c.viewer() {
 		if _, err := a.register(ctx, c.stream, strconv.FormatUint(c.start, 10), record{Created: c.created, Incarnation: c.incarnation, Config: *cfg}); err != nil {
@@ -370,7 +385,7 @@ func (a *API) change(c *consumer, cfg *Config) {
 	}
 }
 
-// publish makes a consumer known.
+// publish makes a consumer visible to the rest of the API.
 func (a *API) publish(c *consumer) {
 	a.mu.Lock()
 	c.stream.consumers[c.name] = c
@@ -385,14 +400,14 @@ func (a *API) publish(c *consumer) {
 	}
 }
 
-// bind notes the deliver subject of a consumer. API.mu is held.
+// bind records the deliver subject of a consumer. API.mu is held.
 func (a *API) bind(c *consumer, to string) {
 	if to != "" {
 		a.bound[to] = append(a.bound[to], c)
 	}
 }
 
-// unbind forgets it. API.mu is held.
+// unbind forgets the deliver subject. API.mu is held.
 func (a *API) unbind(c *consumer) {
 	to := c.settings().DeliverSubject
 	rest := slices.DeleteFunc(a.bound[to], func(other *consumer) bool { return other == c })
@@ -401,8 +416,8 @@ func (a *API) unbind(c *consumer) {
 	}
 }
 
-// known returns a consumer; nil if there is none. Unless this process serves the list, Redis
-// tells. It belongs to the goroutine that uses the Store.
+// known returns a consumer; nil if there is none. If another process serves the list, Redis is
+// asked. It belongs to the goroutine that uses the Store.
 func (a *API) known(ctx context.Context, st *stream, name string) (*consumer, *apiError) {
 	c := a.consumer(st, name)
 	if c != nil && c.viewer() {
@@ -416,17 +431,18 @@ func (a *API) known(ctx context.Context, st *stream, name string) (*consumer, *a
 			return c, nil
 		}
 	}
+
 	if err := a.readConsumers(ctx, st); err != nil {
 		return nil, err
 	}
 	return a.consumer(st, name), nil
 }
 
-// lookInterval is the least time between two looks for a consumer that the process that serves
-// the list does not know.
+// lookInterval is the least time between two searches in Redis for a consumer that the process that
+// serves the list does not know.
 const lookInterval = time.Second
 
-// ensure reads the consumers of a stream from Redis, unless this process knows them.
+// ensure reads the consumers of a stream from Redis if this process does not know them.
 func (a *API) ensure(ctx context.Context, st *stream) *apiError {
 	if a.trusts(st) {
 		return nil
@@ -434,8 +450,8 @@ func (a *API) ensure(ctx context.Context, st *stream) *apiError {
 	return a.readConsumers(ctx, st)
 }
 
-// readConsumers makes the consumers of a stream those that Redis knows, besides viewers. Those
-// that Redis has lost while this process serves the list are in Redis again.
+// readConsumers replaces the consumers of a stream, except viewers, by those in Redis. Consumers
+// that Redis has lost while this process serves the list are written again.
 func (a *API) readConsumers(ctx context.Context, st *stream) *apiError {
 	a.mu.Lock()
 	orphans, serves, deleted := st.orphans, st.serves, st.deleted
@@ -470,7 +486,7 @@ func (a *API) readConsumers(ctx context.Context, st *stream) *apiError {
 	return nil
 }
 
-// missing returns the consumers that Redis does not know.
+// missing returns the consumers that are not in Redis.
 func (a *API) missing(st *stream, all map[string]string) (some []*consumer) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -484,8 +500,8 @@ func (a *API) missing(st *stream, all map[string]string) (some []*consumer) {
 	return some
 }
 
-// deletedOf returns those of the missing consumers that another process has deleted, and lets Redis
-// have the rest.
+// deletedOf returns those of the missing consumers that another process has deleted, and writes the
+// rest to Redis again.
 func (a *API) deletedOf(ctx context.Context, missing []*consumer) (deleted []*consumer, _ *apiError) {
 	for _, c := range missing {
 		there, err := a.restore(ctx, c)
@@ -501,8 +517,8 @@ func (a *API) deletedOf(ctx context.Context, missing []*consumer) (deleted []*co
 	return deleted, nil
 }
 
-// sound reports whether edged could have written the record: names of it go into subjects, and its
-// bounds hold for all consumers.
+// sound reports whether edged could have written the record: its names become parts of subjects,
+// and its bounds hold for all consumers.
 func (r *record) sound(st *stream) bool {
 	if strings.ContainsFunc(r.Incarnation, func(c rune) bool { return c <= ' ' || strings.ContainsRune(".*>", c) }) || !utf8.ValidString(r.Incarnation) {
 		return false
@@ -515,11 +531,12 @@ func (r *record) sound(st *stream) bool {
 	return true
 }
 
-// adopt takes up consumers that Redis knows, by name. Unless they are fresh, one of them may have
-// been deleted and made again since they were read.
+// adopt adds the consumers in Redis, by name. If they are not fresh, one of them may have been
+// deleted and made again since they were read.
 func (a *API) adopt(st *stream, all map[string]string, fresh bool) {
 	a.adopting.Lock()
 	defer a.adopting.Unlock()
+
 	for _, name := range slices.Sorted(maps.Keys(all)) {
 		if name == st.making {
 			continue
@@ -534,7 +551,7 @@ func (a *API) adopt(st *stream, all map[string]string, fresh bool) {
 			if !fresh && rec.Created.Before(c.created) {
 				continue
 			}
-			a.remove(c, statusDeleted) // another instance has deleted it, and made another one
+			a.remove(c, statusDeleted) // another instance has deleted it, and made a new one
 			c = nil
 		}
 		if c != nil {
@@ -554,10 +571,10 @@ func (a *API) adopt(st *stream, all map[string]string, fresh bool) {
 	}
 }
 
-// Load says that this process serves a list now, and which consumers Redis has for it: their
-// configurations by name, and the names of those with a place in the list. lost says that Redis
-// has lost those that are missing; else another process has deleted them. It is called before the
-// relay has its place.
+// Load is called when this process begins to serve a list, before the relay has its place. It gets
+// the consumers in Redis: their configurations by name, and the names of those with a place in the
+// list. If lost is set, Redis has lost the consumers that are missing; otherwise another process
+// has deleted them.
 func (a *API) Load(key string, configs map[string]string, placed []string, lost bool) {
 	a.mu.Lock()
 	i := slices.IndexFunc(a.streams, func(st *stream) bool { return st.Key == key })
@@ -565,11 +582,13 @@ func (a *API) Load(key string, configs map[string]string, placed []string, lost 
 		a.mu.Unlock()
 		return
 	}
+
 	st := a.streams[i]
 	st.orphans, st.serves, st.deleted = placed, true, !lost
 	a.mu.Unlock()
 	a.adopt(st, configs, false)
-	again := func() { // in a second
+
+	again := func() { // after a second
 		a.mu.Lock()
 		st.known = false
 		a.mu.Unlock()
@@ -581,7 +600,7 @@ func (a *API) Load(key string, configs map[string]string, placed []string, lost 
 	}, again)
 }
 
-// Unload says that another process serves a list.
+// Unload is called when another process serves a list.
 func (a *API) Unload(key string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -619,15 +638,17 @@ func (a *API) delete(ctx context.Context, c *consumer) *apiError {
 	return nil
 }
 
-// expire deletes a consumer that was not used for long, or lags too much.
+// expire deletes a consumer that was not used for long, or that lags too much.
 func (a *API) expire(c *consumer) {
 	c.mu.Lock()
 	queued := c.expiring
 	c.expiring = true
 	c.mu.Unlock()
+
 	if queued {
 		return
 	}
+
 	done := func() {
 		c.mu.Lock()
 		c.expiring = false
@@ -638,15 +659,15 @@ func (a *API) expire(c *consumer) {
 		c.mu.Lock()
 		over := !c.ended && c.inactive(time.Now())
 		c.mu.Unlock()
-		if over && a.delete(ctx, c) != nil && !a.trusts(c.stream) { // else it is tried again with the next tick
+		if over && a.delete(ctx, c) != nil && !a.trusts(c.stream) { // otherwise it is retried with the next tick
 			c.mu.Lock()
-			c.active = time.Now() // its clients may be at the process that serves the list
+			c.active = time.Now() // its clients may use the process that serves the list
 			c.mu.Unlock()
 		}
 	}, done)
 }
 
-// Forget deletes a consumer for an operator, and returns when Redis knows. It reports whether
+// Forget deletes a consumer for an operator, and returns once Redis has done so. It reports whether
 // there was one.
 func (a *API) Forget(ctx context.Context, key, name string) (found bool, err error) {
 	a.mu.Lock()
@@ -656,9 +677,11 @@ func (a *API) Forget(ctx context.Context, key, name string) (found bool, err err
 		st = a.streams[i]
 	}
 	a.mu.Unlock()
+
 	if st == nil {
 		return false, nil
 	}
+
 	type outcome struct {
 		found bool
 		err   *apiError
@@ -671,6 +694,7 @@ func (a *API) Forget(ctx context.Context, key, name string) (found bool, err err
 		}
 		done <- outcome{c != nil, err}
 	}, func() { done <- outcome{false, errUnavailable.because("too many requests wait for Redis")} })
+
 	select {
 	case o := <-done:
 		if o.err != nil {
@@ -682,7 +706,7 @@ func (a *API) Forget(ctx context.Context, key, name string) (found bool, err err
 	}
 }
 
-// CutOff deletes an ephemeral consumer that lags too much. It is tried again until Redis knows.
+// CutOff deletes an ephemeral consumer that lags too much. It retries until Redis has done so.
 func (a *API) CutOff(key, name string) {
 	a.mu.Lock()
 	var c *consumer
@@ -692,6 +716,7 @@ func (a *API) CutOff(key, name string) {
 		}
 	}
 	a.mu.Unlock()
+
 	if c == nil {
 		return
 	}
@@ -702,7 +727,7 @@ func (a *API) CutOff(key, name string) {
 	a.expire(c)
 }
 
-// ConsumerInfo describes a consumer, in the words of the API.
+// ConsumerInfo describes a consumer in the form of the API.
 type ConsumerInfo struct {
 	Stream         string    `json:"stream_name"`
 	Name           string    `json:"name"`
@@ -719,14 +744,14 @@ type ConsumerInfo struct {
 	Time           time.Time `json:"ts"`
 }
 
-// Sequence is a place in a stream: in messages of the consumer and of the stream.
+// Sequence is a place in a stream, counted in messages of the consumer and of the stream.
 type Sequence struct {
 	Consumer uint64     `json:"consumer_seq"`
 	Stream   uint64     `json:"stream_seq"`
 	Last     *time.Time `json:"last_active,omitempty"`
 }
 
-// state finds out how a consumer stands. Until the relay has read the list Redis tells.
+// state returns the state of a consumer. Until the relay has read the list it comes from Redis.
 func (a *API) state(ctx context.Context, c *consumer, p Part) (s State, err error) {
 	s, known := c.standing(p.End())
 	if !known && !c.viewer() {
@@ -738,7 +763,7 @@ func (a *API) state(ctx context.Context, c *consumer, p Part) (s State, err erro
 	return s, err
 }
 
-// standing is how the consumer stands as the relay knows it. end is one past the last item.
+// standing returns the state of the consumer in the relay. end is one past the last item.
 func (c *consumer) standing(end uint64) (s State, known bool) {
 	if c.viewer() {
 		s.Pending, known = c.membership.Pending(end)
@@ -747,7 +772,7 @@ func (c *consumer) standing(end uint64) (s State, known bool) {
 	return c.stream.Log.Durable(c.name, end)
 }
 
-// unread is the state of a consumer that has got nothing, of the items from first to end.
+// unread returns the state of a consumer that has got none of the items from first to end.
 func (c *consumer) unread(first, end uint64) State {
 	from := max(c.start, first)
 	return State{Floor: from, Next: from, Pending: end - min(end, from)}
@@ -780,8 +805,9 @@ func (c *consumer) info(state State, end uint64) ConsumerInfo {
 	return i
 }
 
-// Snapshot describes a stream as this process knows it, without asking Redis: when the list became a stream
-// here, and its consumers by name. The list's items are those from first to end, end excepted.
+// Snapshot describes a stream as this process knows it, without asking Redis: when the list became
+// a stream here, and its consumers by name. The list's items are those from first to end, end
+// excluded.
 func (a *API) Snapshot(key string, first, end uint64) (created time.Time, all []ConsumerInfo) {
 	a.mu.Lock()
 	i := slices.IndexFunc(a.streams, func(st *stream) bool { return st.Key == key })
@@ -804,7 +830,7 @@ func (a *API) Snapshot(key string, first, end uint64) (created time.Time, all []
 	return created, all
 }
 
-// Requests counts the requests since the start, and those of them that were answered with an error.
+// Requests returns the number of requests since the start, and how many of them got an error.
 func (a *API) Requests() (all, refused uint64) { return a.asked.Load(), a.refused.Load() }
 
 // describe answers with a consumer's state.
@@ -858,6 +884,7 @@ func (r *request) consumerNames(ctx context.Context, st *stream) {
 	for _, c := range r.api.sorted(st) {
 		names = append(names, c.name)
 	}
+
 	answer := struct {
 		response
 		page
@@ -878,6 +905,7 @@ func (r *request) consumerList(ctx context.Context, st *stream) {
 		r.fail(kind, errUnavailable.because("%s", err))
 		return
 	}
+
 	answer := struct {
 		response
 		page
@@ -893,5 +921,6 @@ func (r *request) consumerList(ctx context.Context, st *stream) {
 		}
 		answer.Consumers = append(answer.Consumers, info)
 	}
+
 	r.answer(answer)
 }

@@ -15,12 +15,13 @@ type apiError struct {
 
 func (e *apiError) Error() string { return e.Description }
 
-// because returns the error with a reason, which is cut: it may have parts of the request.
+// because returns the error with a reason, which is truncated because it may contain parts of the
+// request.
 func (e *apiError) because(format string, args ...any) *apiError {
 	return &apiError{e.Code, e.ErrCode, fmt.Sprintf("%s: %.*s", e.Description, maxReason, fmt.Sprintf(format, args...))}
 }
 
-// maxReason is how many characters of a reason an answer has.
+// maxReason is the maximum number of characters of a reason in an answer.
 const maxReason = 300
 
 var (
@@ -59,8 +60,8 @@ var (
 	errEmptyFilter      = &apiError{400, 10139, "consumer filter in FilterSubjects cannot be empty"}
 	errExists           = &apiError{400, 10148, "consumer already exists"}
 	errDoesNotExist     = &apiError{400, 10149, "consumer does not exist"}
-	// errNotOffered refuses requests that edged does not offer. nats-server has no such code; it
-	// is that of a bad request.
+	// errNotOffered refuses requests that edged does not support. nats-server has no such code;
+	// this is its code of a bad request.
 	errNotOffered = &apiError{400, 10003, "not offered by edged"}
 )
 
@@ -84,7 +85,7 @@ func (r *request) fail(kind string, err *apiError) {
 func (r *request) answer(answer any) {
 	text, err := json.Marshal(answer)
 	if err != nil {
-		panic(err) // strings, numbers, times and lists of them
+		panic(err) // strings, numbers, times and lists of them always marshal
 	}
 	r.client.Send(r.reply, nil, text)
 }

@@ -16,15 +16,15 @@ import (
 	"edged/internal/subject"
 )
 
-const ( // mostAnswered is how many bytes an answer may have that describes at most two consumers.
+const ( // mostAnswered bounds the bytes of an answer that describes at most two consumers.
 	mostAnswered = 3 * maxConfig
-	// mostAllocated is how many bytes a request may allocate, all goroutines together.
+	// mostAllocated bounds the bytes that a request may allocate, in all goroutines together.
 	mostAllocated = 2 << 20
 )
 
-// FuzzRequests sends a request, and its payload to each other call too: as a user with rules, and
-// then as one without. serves tells whether this process serves the list. Nothing may panic, each answer must be one of JetStream's, and nothing may
-// be kept or allocated beyond the bounds.
+// FuzzRequests sends a request, then its payload to each other call: first as a user with rules,
+// then as one without. serves says whether this process serves the list. No call may panic, each
+// answer must be one of JetStream's, and memory must stay within the bounds.
 func FuzzRequests(f *testing.F) {
 	for name, payload := range fuzzSeeds {
 		f.Add(name, []byte(payload), "_INBOX.a", true)
@@ -89,7 +89,7 @@ var fuzzSeeds = map[string]string{
 	"CONSUMER.LEADER.S.\x01": strings.Repeat(`{"config":`, 4000),
 }
 
-// largePayloads are as large as requests may be, and larger.
+// largePayloads returns payloads up to and beyond the maximum size of a request.
 func largePayloads() (all []string) {
 	whole := func(begin, repeated, end string) {
 		n := (maxRequest - len(begin) - len(end)) / len(repeated)
@@ -167,7 +167,7 @@ func (c *fuzzClient) take() []fuzzAnswer {
 	return answers
 }
 
-// check wants one of JetStream's answers: a JSON object with a type, or a status.
+// check expects one of JetStream's answers: a JSON object with a type, or a status.
 func (a fuzzAnswer) check(t *testing.T, name string) {
 	t.Helper()
 	if len(a.header)+len(a.payload) > mostAnswered {
@@ -193,7 +193,7 @@ func (a fuzzAnswer) check(t *testing.T, name string) {
 	}
 }
 
-// checkHeader wants a header block: a line of the protocol, and lines with a name and a value.
+// checkHeader expects a header block: a line of the protocol, and lines with a name and a value.
 func checkHeader(t *testing.T, header string) {
 	t.Helper()
 	lines, whole := strings.CutSuffix(header, "\r\n\r\n")
@@ -209,7 +209,7 @@ func checkHeader(t *testing.T, header string) {
 	}
 }
 
-// fuzzStatuses checks the statuses among the messages that came to outlets.
+// fuzzStatuses checks the statuses among the messages that outlets received.
 func fuzzStatuses(t *testing.T, messages []string) {
 	t.Helper()
 	for _, m := range messages {
@@ -219,7 +219,7 @@ func fuzzStatuses(t *testing.T, messages []string) {
 	}
 }
 
-// checkRights wants nothing of a user with rules that it is not allowed to have.
+// checkRights expects that a user with rules has nothing beyond them.
 func (s *stage) checkRights() {
 	s.t.Helper()
 	s.api.mu.Lock()
@@ -235,7 +235,7 @@ func (s *stage) checkRights() {
 	}
 }
 
-// checkBounds wants consumers within the bounds, as many in Redis as there are.
+// checkBounds expects that consumers are within the bounds and that Redis has each of them.
 func (s *stage) checkBounds() {
 	s.t.Helper()
 	s.api.mu.Lock()
@@ -254,7 +254,7 @@ func (s *stage) checkBounds() {
 	}
 }
 
-// members are the names of the consumers that the relay knows.
+// members returns the names of the consumers in the relay.
 func (s *stage) members() map[string]bool {
 	s.log.mu.Lock()
 	defer s.log.mu.Unlock()
@@ -265,7 +265,7 @@ func (s *stage) members() map[string]bool {
 	return all
 }
 
-// checkNothingWaits lets clients leave, and wants nothing of them to stay.
+// checkNothingWaits disconnects clients and expects that nothing of them is left.
 func (s *stage) checkNothingWaits(clients ...uint64) {
 	s.t.Helper()
 	for _, id := range clients {
@@ -275,6 +275,7 @@ func (s *stage) checkNothingWaits(clients ...uint64) {
 	synctest.Wait()
 	s.api.mu.Lock()
 	defer s.api.mu.Unlock()
+
 	for _, c := range s.api.all() {
 		c.mu.Lock()
 		if len(c.waiting) > 0 || c.wanted != 0 {
@@ -282,12 +283,13 @@ func (s *stage) checkNothingWaits(clients ...uint64) {
 		}
 		c.mu.Unlock()
 	}
+
 	if s.net.held != 0 || len(s.api.work.users) > 0 {
 		s.t.Errorf("%d bytes are held, %d clients are known", s.net.held, len(s.api.work.users))
 	}
 }
 
-// allocated is how many bytes have been allocated.
+// allocated returns the number of bytes allocated so far.
 func allocated() uint64 {
 	sample := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}}
 	metrics.Read(sample)

@@ -19,8 +19,8 @@ import (
 	"edged/internal/batch"
 )
 
-// fakeLog stands for the relay: it has one place for each consumer, and hands out what a test
-// offers.
+// fakeLog stands for the relay: it has one place for each consumer, and hands out the items that a
+// test offers.
 type fakeLog struct {
 	mu       sync.Mutex
 	durables map[string]Terms
@@ -94,6 +94,7 @@ func (l *fakeLog) offer(name string, first uint64, items ...string) (taken int) 
 	l.mu.Lock()
 	m := l.members[name]
 	l.mu.Unlock()
+
 	all := make([][]byte, len(items))
 	for i, item := range items {
 		all[i] = []byte(item)
@@ -153,7 +154,7 @@ type fakeStore struct {
 	part    Part
 	configs map[string]string
 	fails   error
-	stalled chan struct{} // if not nil, Part waits until it is closed
+	stalled chan struct{} // if not nil, Part waits until stalled is closed
 	parts   int           // calls of Part
 	owner   bool          // this process serves the list
 	standby error         // another process serves the list
@@ -181,6 +182,7 @@ func (s *fakeStore) Part(_ context.Context, _ string, from uint64, n int) (Part,
 func (s *fakeStore) Register(_ context.Context, _, name, from, config string) (string, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+
 	switch from {
 	case End:
 		from = strconv.FormatUint(s.part.End(), 10)
@@ -216,14 +218,14 @@ func (s *fakeStore) set(fails, standby error) {
 	s.fails, s.standby = fails, standby
 }
 
-// forget lets Redis lose a consumer's configuration, or another process delete it.
+// forget makes Redis lose a consumer's configuration, or another process delete it.
 func (s *fakeStore) forget(name string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.configs, name)
 }
 
-// names are those of the consumers that are registered.
+// names returns the names of the registered consumers.
 func (s *fakeStore) names() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -258,17 +260,17 @@ func (s *fakeStore) Standing(_ context.Context, _, name string, p Part) (State, 
 
 func (s *fakeStore) Close() {}
 
-// count is how many consumers are registered.
+// count returns the number of registered consumers.
 func (s *fakeStore) count() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return len(s.configs)
 }
 
-// network is where answers, statuses and items go.
+// network receives answers, statuses and items.
 type network struct {
 	mu     sync.Mutex
-	got    []string // "to: what"
+	got    []string // "to: message"
 	closed map[string]bool
 	gone   map[uint64]bool // clients
 	open   int             // outlets
@@ -291,7 +293,7 @@ func (n *network) leave(id uint64) {
 	n.gone[id] = true
 }
 
-// subscribe begins one.
+// subscribe begins a subscription.
 func (n *network) subscribe(to string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -354,7 +356,7 @@ func (o fakeOutlet) Close() {
 	o.open--
 }
 
-// fakeClient may do what its fields say.
+// fakeClient has the rights that its fields say.
 type fakeClient struct {
 	*network
 	subscribes func(string) bool
@@ -396,8 +398,8 @@ type stage struct {
 	store  *fakeStore
 	net    *network
 	client fakeClient
-	late   atomic.Int32    // acknowledgements that were refused late
-	owned  map[string]bool // subjects of the daemon, besides that of the stream
+	late   atomic.Int32    // acknowledgements that were refused after Acknowledge had returned
+	owned  map[string]bool // subjects of the daemon, in addition to that of the stream
 }
 
 // play runs a test in a bubble.
@@ -408,11 +410,13 @@ func play(t *testing.T, test func(*stage)) {
 		s.store = &fakeStore{configs: map[string]string{}, part: Part{Epoch: "e", First: 2, Length: 3, Items: []Item{
 			{Number: 2, Data: []byte("two")}, {Number: 3, Data: []byte("three")}, {Number: 4, Data: []byte("four")},
 		}}}
+
 		s.client = fakeClient{s.net, func(string) bool { return true }, true, 1, ""}
 		s.api = New(Options{
 			Store: s.store, Outlet: s.net.outlet, Refused: func() { s.late.Add(1) },
 			Owned: func(to string) bool { return strings.HasPrefix(to, "$") || to == "s" || s.owned[to] },
 		})
+
 		s.api.Add(Stream{Name: "S", Subject: "s", Key: "list", Log: s.log})
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
@@ -426,7 +430,7 @@ func play(t *testing.T, test func(*stage)) {
 	})
 }
 
-// ask makes a request, and returns all that comes of it.
+// ask makes a request, and returns all answers.
 func (s *stage) ask(name, payload string) []string {
 	s.t.Helper()
 	s.api.Request(name, []byte(payload), "re", s.client)
@@ -473,7 +477,7 @@ func (s *stage) worker(more string) {
 	}
 }
 
-// life is the token for epoch e and the incarnation in reply subjects of a consumer's items.
+// life returns the token for epoch e and the incarnation in reply subjects of a consumer's items.
 func (s *stage) life(name string) string {
 	var rec record
 	s.store.mu.Lock()
@@ -484,7 +488,7 @@ func (s *stage) life(name string) string {
 	return "e-" + rec.Incarnation
 }
 
-// pull asks for items, to an inbox.
+// pull requests items for an inbox.
 func (s *stage) pull(inbox, request string) {
 	s.t.Helper()
 	s.api.Request("CONSUMER.MSG.NEXT.S.w", []byte(request), inbox, s.client)

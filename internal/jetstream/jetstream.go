@@ -1,24 +1,24 @@
-// Package jetstream answers JetStream's API for lists: each list is a stream, as far as
-// consuming it goes. It owns the consumers that clients make: their configurations, the
-// requests that wait for items, heartbeats and expiries. Which items a consumer owes, and
-// when it gets one again, is the relay's business.
+// Package jetstream answers JetStream's API for lists. To consumers each list is a stream. The
+// package owns the consumers that clients make: their configurations, the requests that wait for
+// items, heartbeats and expiries. The relay decides which items a consumer owes, and when it gets
+// one again.
 //
-// A consumer with ack policy explicit or all is a durable consumer of the relay, one with
-// ack policy none is a viewer. A durable's configuration is in Redis beside the list; an
-// ephemeral one is a durable that goes when it is not used for a while. Viewers are known to
-// this process only, and go soon after the client that made them.
+// A consumer with ack policy explicit or all is a durable consumer of the relay; a consumer with
+// ack policy none is a viewer. A durable's configuration is in Redis beside the list. An ephemeral
+// consumer is a durable that is deleted when it is not used for a while. Viewers exist in this
+// process only, and are removed soon after the client that made them has left.
 //
 // A consumer is the only member of its consumer in the relay. It takes as many items as clients
 // have asked for (batch.Metered), and hands each run of them to one request, or to the
 // subscriptions of its deliver subject.
 //
-// Requests are answered at once if they need nothing of Redis. All others are answered by
-// one goroutine. Clients take turns; if too many requests of a client wait, the next is refused.
-// When a client leaves, its requests are dropped.
+// Requests that need nothing of Redis are answered at once, the rest by one goroutine.
+// Clients take turns; if too many requests of a client wait, the next one is refused. When a client
+// leaves, its requests are dropped.
 //
-// Run owns two goroutines: that one, and one for times and status messages. All methods
-// may be called from any goroutine. Locks are taken in this order: API.mu, the relay's,
-// a consumer's, API.timing or the queue's. None of the last three is held while something is sent.
+// Run owns two goroutines: that one, and one for times and status messages. All methods may be
+// called from any goroutine. Locks are taken in this order: API.mu, the relay's, a consumer's,
+// API.timing or the queue's. None of the last three is held while something is sent.
 package jetstream
 
 import (
@@ -36,16 +36,16 @@ import (
 // Options are the settings of an API and the components that it uses.
 type Options struct {
 	Store Store
-	// Outlet leads to the subscriptions to a subject.
+	// Outlet returns the way to a subject's subscriptions.
 	Outlet func(to Target) Outlet
 	// Owned reports whether messages to a subject go to the daemon, not to subscribers.
 	Owned func(subject string) bool
-	// Refused is told of an acknowledgement that is refused after Acknowledge has returned.
+	// Refused is called when an acknowledgement is refused after Acknowledge has returned.
 	Refused func()
 	Log     *zap.Logger // nil means none
 }
 
-// Stream is a list as a stream.
+// Stream is a list that is served as a stream.
 type Stream struct {
 	Name    string
 	Subject string
@@ -55,45 +55,45 @@ type Stream struct {
 
 // Log is the part of the relay that a stream uses.
 type Log interface {
-	// Set makes a durable consumer that owes all items from start on, or gives the one of
-	// this name other terms.
+	// Set makes a durable consumer that owes all items from start on, or changes the terms of the
+	// one with this name.
 	Set(name string, t Terms, start Start) error
-	// Start lets a durable consumer that has no member begin at a later item.
+	// Start makes a durable consumer without members begin at a later item.
 	Start(name string, start Start)
 	Remove(name string) bool
 	Join(name string, m batch.Metered) batch.Consumption
 	View(from uint64, m batch.Metered) batch.Consumption
 	Durable(name string, below uint64) (s State, known bool)
-	// Since is the number of the first item that was seen at a time or later.
+	// Since returns the number of the first item that was seen at a time or later.
 	Since(t time.Time) uint64
-	// Seen is when an item was seen first; zero: that is not known.
+	// Seen returns when an item was first seen; zero: unknown.
 	Seen(n uint64) time.Time
-	// Done is the number of the first item that no consumer has confirmed.
+	// Done returns the number of the first item that no consumer has confirmed.
 	Done() uint64
 }
 
-// Start is where a durable consumer begins: with the item that has this number in this epoch.
+// Start is the place where a durable consumer begins: the item with this number in this epoch.
 type Start struct {
 	From  uint64
 	Epoch string
 }
 
-// Terms of a durable consumer are those of the relay.
+// Terms are the relay's terms of a durable consumer.
 type Terms struct {
 	AckWait       time.Duration
 	Backoff       []time.Duration
 	MaxDeliver    int // 0 means no bound
 	MaxAckPending int
-	Ephemeral     bool // it is cut off if it lags too much
+	Ephemeral     bool // cut off if it lags too much
 }
 
-// State is that of a durable consumer.
+// State is the state of a durable consumer.
 type State struct {
-	Floor   uint64 // items below are acknowledged
+	Floor   uint64 // all items below are acknowledged
 	Count   uint64 // deliveries before the first one of the item at the floor
-	Next    uint64 // the item that it gets next
+	Next    uint64 // the next item that it gets
 	Out     int    // items delivered and not acknowledged
-	Again   int    // of those, the ones delivered more than once
+	Again   int    // those of Out that were delivered more than once
 	Missed  uint64 // items that were gone before it got them
 	Pending uint64 // items yet to be delivered for the first time
 	Away    time.Time
@@ -101,7 +101,7 @@ type State struct {
 
 // Store is Redis. One goroutine uses it.
 type Store interface {
-	// Part returns up to n items of a list from a number on, kept ones included.
+	// Part returns up to n items of a list from a number on, including kept items.
 	Part(ctx context.Context, key string, from uint64, n int) (Part, error)
 	// Register writes a consumer's configuration, a JSON object, and returns it with the
 	// fields "from" and "epoch". from is a number, End or Last.
@@ -112,13 +112,13 @@ type Store interface {
 	// Register and Unregister fail if another process serves the list.
 	Unregister(ctx context.Context, key, name string) error
 	Registered(ctx context.Context, key string) (map[string]string, error)
-	// Standing is the state of a durable consumer as Redis has it; its Pending counts the items
-	// of p's list. known tells whether Redis has a place for it.
+	// Standing returns the state of a durable consumer as stored in Redis; its Pending counts the
+	// items of p's list. known reports whether Redis has a place for it.
 	Standing(ctx context.Context, key, name string, p Part) (s State, known bool, err error)
 	Close()
 }
 
-// Places where a consumer begins: after the last item, and with it.
+// Places where a consumer begins: after the last item, and at the last item.
 const (
 	End  = "end"
 	Last = "last"
@@ -132,26 +132,26 @@ type Part struct {
 	Items  []Item
 }
 
-// End is one past the number of the last item.
+// End returns one past the number of the last item.
 func (p Part) End() uint64 { return p.First + uint64(p.Length) }
 
 // Item is an item of a list.
 type Item struct {
 	Number uint64
-	Seen   time.Time // as Redis has it; zero: not known
+	Seen   time.Time // as stored in Redis; zero: unknown
 	Data   []byte
 }
 
 // Client is the sender of a request.
 type Client interface {
-	ID() uint64   // no other client has it
-	User() string // its name; empty: it has none
-	// Hold notes that the client makes the API hold n bytes more, or fewer if n is negative.
+	ID() uint64   // unique among clients
+	User() string // empty: it has no name
+	// Hold notes that the client causes the API to hold n bytes more, or fewer if n is negative.
 	Hold(n int)
 	Connected() bool
 	MaySubscribe(subject string) bool
-	MayKeep() bool // make durable consumers
-	// Outlet leads first to the client's own subscription.
+	MayKeep() bool // whether it may make durable consumers
+	// Outlet prefers the client's own subscription.
 	Outlet(to Target) Outlet
 	// Send sends an answer.
 	Send(to string, header, payload []byte)
@@ -162,13 +162,13 @@ type Target struct {
 	Subject     string
 	Consumer    string // the consumer's stream and name, with a dot between them
 	Incarnation string // of the consumer, for Acknowledge; a viewer has none
-	Viewer      bool   // what it is sent counts as taken when the client has read it
+	Viewer      bool   // its messages count as taken when the client has read them
 	HeadersOnly bool
 }
 
-// Outlet leads items to the subscriptions of a subject.
+// Outlet passes items to the subscriptions of a subject.
 type Outlet interface {
-	// Deliver is batch.Member's; count is batch.Part's.
+	// Deliver is that of batch.Member; count is that of batch.Part.
 	Deliver(b *batch.Batch, from, to int, count uint64, receipt batch.Receipt) (taken int)
 	// Open reports whether there is a subscription.
 	Open() bool
@@ -182,13 +182,13 @@ type API struct {
 	opts    Options
 	log     *zap.Logger
 	asked   atomic.Uint64 // requests
-	refused atomic.Uint64 // of them, those answered with an error
+	refused atomic.Uint64 // requests that were answered with an error
 
 	work *queue // for the goroutine that uses the Store
-	own  *user  // edged itself
-	acks *user  // acknowledgements for consumers that are not known yet, of all clients
+	own  *user  // edged's own tasks
+	acks *user  // acknowledgements of all clients for consumers that are not known yet
 
-	adopting sync.Mutex // held while consumers of Redis are taken up; taken before mu
+	adopting sync.Mutex // held while consumers are read from Redis; taken before mu
 
 	mu      sync.Mutex // guards everything below
 	stopped bool
@@ -198,23 +198,23 @@ type API struct {
 	timing   sync.Mutex // guards everything below
 	due      timers
 	statuses []status
-	wake     chan struct{} // holds one
+	wake     chan struct{} // holds one value
 }
 
 // stream is a Stream with its consumers. Guarded by API.mu.
 type stream struct {
 	Stream
 	consumers map[string]*consumer
-	making    string    // the name of the consumer that is being made; empty: none is
+	making    string    // name of the consumer that is being made; empty: none
 	known     bool      // its consumers have been read from Redis …
-	read      time.Time // … last then
-	serves    bool      // this process serves the list: no other one makes or deletes consumers
-	deleted   bool      // consumers that Redis does not know were deleted before this process served the list
-	orphans   []string  // consumers that had a place in the list, to be removed if Redis knows none of this name
+	read      time.Time // … last at this time
+	serves    bool      // this process serves the list: no other process makes or deletes consumers
+	deleted   bool      // consumers missing in Redis were deleted before this process served the list
+	orphans   []string  // consumers with a place in the list, which is removed if Redis has no consumer of that name
 	created   time.Time
 }
 
-// storeTimeout is for one request.
+// storeTimeout bounds one request to Redis.
 const storeTimeout = 5 * time.Second
 
 // New makes an API, which answers while Run runs.
@@ -231,13 +231,13 @@ func New(opts Options) *API {
 	}
 }
 
-// Add adds a stream. No other one may have its name.
+// Add adds a stream. Its name must be unique.
 func (a *API) Add(s Stream) {
 	st := &stream{Stream: s, consumers: make(map[string]*consumer), created: time.Now().UTC()}
 	a.mu.Lock()
 	a.streams = append(a.streams, st)
 	a.mu.Unlock()
-	a.do(func(context.Context) {}, func() {}) // Run looks for streams whose consumers it does not know
+	a.do(func(context.Context) {}, func() {}) // wakes Run, which looks for streams whose consumers it does not know
 }
 
 // RemoveStream ends a stream. Its consumers stay registered in Redis.
@@ -253,10 +253,12 @@ func (a *API) RemoveStream(key string) {
 			break
 		}
 	}
+
 	for _, c := range gone {
 		a.unbind(c)
 	}
 	a.mu.Unlock()
+
 	for _, c := range gone {
 		c.end(statusShutdown)
 	}
@@ -268,8 +270,9 @@ func (a *API) Run(ctx context.Context) error {
 	var timing sync.WaitGroup
 	timing.Go(func() { a.keepTime(ctx) })
 	defer timing.Wait()
-	defer cancel() // a panic must not wait
+	defer cancel() // in case of a panic
 	defer a.opts.Store.Close()
+
 	lasting := context.WithoutCancel(ctx)
 	for {
 		retry := time.After(retryInterval)
@@ -288,15 +291,16 @@ func (a *API) Run(ctx context.Context) error {
 	}
 }
 
-// retryInterval is the time between two tries to read the consumers of a stream.
+// retryInterval is the time between two attempts to read the consumers of a stream.
 const retryInterval = time.Second
 
-// readUnknown reads the consumers of streams where that was not done yet, and reports whether
-// all are known now. A push consumer waits for no request.
+// readUnknown reads the consumers of streams that have not been read yet, and reports whether all
+// are known now. A push consumer must not wait for a request.
 func (a *API) readUnknown(ctx context.Context) bool {
 	a.mu.Lock()
 	streams := slices.Clone(a.streams)
 	a.mu.Unlock()
+
 	for _, st := range streams {
 		a.mu.Lock()
 		known := st.known
@@ -313,15 +317,15 @@ func (a *API) readUnknown(ctx context.Context) bool {
 	return true
 }
 
-// do lets the goroutine that uses the Store do something for edged itself; full is called if
-// too much waits.
+// do queues a task of edged itself for the goroutine that uses the Store; full is called if the
+// queue is full.
 func (a *API) do(work func(context.Context), full func()) {
 	if !a.work.add(a.own, task{do: work, refuse: full}) {
 		full()
 	}
 }
 
-// Left says that a client is gone. Its requests do not wait any more.
+// Left removes a client that is gone, with its waiting requests.
 func (a *API) Left(client uint64) {
 	u, tasks, at := a.work.leave(client)
 	for _, t := range tasks {
@@ -335,7 +339,7 @@ func (a *API) Left(client uint64) {
 	}
 }
 
-// Stop ends all waiting requests, as the daemon is about to go. Acknowledgements go on.
+// Stop ends all waiting requests before the daemon shuts down. Acknowledgements still work.
 func (a *API) Stop() {
 	a.mu.Lock()
 	a.stopped = true
@@ -356,7 +360,7 @@ func (a *API) all() (all []*consumer) {
 	return all
 }
 
-// stream returns the stream of this name; nil if there is none.
+// stream returns the stream with this name; nil if there is none.
 func (a *API) stream(name string) *stream {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -375,17 +379,20 @@ func (a *API) consumer(st *stream, name string) *consumer {
 	return st.consumers[name]
 }
 
-// Acknowledge hands an acknowledgement to a consumer. life is the epoch and the consumer's
-// incarnation with "-" between them, as the item's reply subject has them.
+// Acknowledge passes an acknowledgement to a consumer. life is the epoch and the consumer's
+// incarnation with "-" between them, as in the item's reply subject.
 func (a *API) Acknowledge(streamName, name, life string, n uint64, ack batch.Ack, saved func(error)) error {
 	st := a.stream(streamName)
 	if st == nil {
 		return batch.ErrNotGiven
 	}
+
 	if c := a.consumer(st, name); c != nil {
 		return c.acknowledge(life, n, ack, saved)
 	}
-	// After a start, or at another instance, the client may be sooner than this process.
+
+	// After a start, or at another instance, an acknowledgement can arrive before this process
+	// knows the consumer.
 	answer := func(err error) {
 		if err != nil {
 			a.opts.Refused()
@@ -394,6 +401,7 @@ func (a *API) Acknowledge(streamName, name, life string, n uint64, ack batch.Ack
 			saved(err)
 		}
 	}
+
 	work := func(ctx context.Context) {
 		c, err := a.known(ctx, st, name)
 		switch {

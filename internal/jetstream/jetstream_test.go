@@ -43,7 +43,7 @@ func TestARequestEndsWhenItsTimeIsOver(t *testing.T) {
 		time.Sleep(time.Second)
 		s.want("the rest is told", "a: 408 Request Timeout|Nats-Pending-Messages: 2|Nats-Pending-Bytes: 934")
 		if s.log.offer("w", 8, "y") != 0 {
-			t.Error("an item was taken that nobody asks for")
+			t.Error("an item was taken without a request")
 		}
 	})
 }
@@ -65,6 +65,7 @@ func TestRequestsThatCannotBeServedAreToldWhy(t *testing.T) {
 			s.pull("a", request)
 			s.want(request, "a: "+want)
 		}
+
 		s.pull("a", `{"batch":1,"expires":1000000000,"max_bytes":70}`)
 		s.pull("b", `1`)
 		s.want("max_waiting is 1", "b: 409 Exceeded MaxWaiting")
@@ -79,7 +80,7 @@ func TestRequestsThatCannotBeServedAreToldWhy(t *testing.T) {
 	})
 }
 
-func TestARequestThatDoesNotWaitGetsWhatIsThere(t *testing.T) {
+func TestARequestThatDoesNotWaitGetsTheAvailableItems(t *testing.T) {
 	play(t, func(s *stage) {
 		s.worker("")
 		s.log.pending = 2
@@ -114,13 +115,14 @@ func TestARequestThatDoesNotWaitEndsWithDuplicates(t *testing.T) {
 		s.want("three of the four are duplicates", "a: S.w 3/1 x", "b: 404 No Messages", "a: 404 No Messages")
 		w.Passed(3)
 		s.want("and the one that waits goes on")
+
 		if room := w.Room(); room != 9 {
 			t.Errorf("there is room for %d items, want 9", room)
 		}
 	})
 }
 
-// The older Fetch of nats.go and that of nats.py ask for items in this way.
+// The older Fetch of nats.go and that of nats.py request items in this way.
 func TestARequestThatDoesNotWaitForMoreWaitsForTheFirst(t *testing.T) {
 	play(t, func(s *stage) {
 		s.worker("")
@@ -210,13 +212,16 @@ func TestConfigurationsAreCheckedAndCompleted(t *testing.T) {
 				t.Errorf("%.80s: %d %s, want %s", config, code, text, want)
 			}
 		}
+
 		if start := s.log.starts["x"]; start != (Start{From: 4, Epoch: "e"}) {
 			t.Errorf("deliver last begins at %+v", start)
 		}
+
 		want := Terms{AckWait: 30 * time.Second, MaxAckPending: 1000}
 		if got := s.log.durables["x"]; fmt.Sprint(got) != fmt.Sprint(want) {
 			t.Errorf("the terms are %+v, want %+v", got, want)
 		}
+
 		cfg := s.answer("CONSUMER.INFO.S.x", "")["config"].(map[string]any)
 		if cfg["max_waiting"] != 512.0 || cfg["max_deliver"] != -1.0 || cfg["replay_policy"] != "instant" || len(cfg["filter_subjects"].([]any)) != 2 {
 			t.Errorf("the configuration is %v", cfg)
@@ -224,7 +229,7 @@ func TestConfigurationsAreCheckedAndCompleted(t *testing.T) {
 	})
 }
 
-// Libraries send values for fields that are not set.
+// Libraries send values that mean "not set".
 func TestValuesThatMeanNothingCountAsNotSet(t *testing.T) {
 	play(t, func(s *stage) {
 		s.worker("")
@@ -244,7 +249,7 @@ func TestValuesThatMeanNothingCountAsNotSet(t *testing.T) {
 	})
 }
 
-func TestConsumersBeginWhereTheirPolicySays(t *testing.T) {
+func TestConsumersBeginAtTheItemOfTheirPolicy(t *testing.T) {
 	for policy, want := range map[string]uint64{
 		`"deliver_policy":"all"`:                                                             0,
 		`"deliver_policy":"new"`:                                                             5,
@@ -259,6 +264,7 @@ func TestConsumersBeginWhereTheirPolicySays(t *testing.T) {
 			if from := s.log.starts["w"].From; from != want {
 				t.Errorf("%s: the consumer begins at %d, want %d", policy, from, want)
 			}
+
 			if code, text := s.create(`{"ack_policy":"none",` + policy + `}`); code != 0 {
 				t.Fatal(text)
 			}
@@ -278,12 +284,14 @@ func TestAConsumerIsThereWhenRedisKnowsIt(t *testing.T) {
 		if code, text := s.create(`{"durable_name":"w","ack_policy":"explicit"}`); code != 10008 || !strings.Contains(text, "refused") || len(s.log.durables) != 0 {
 			t.Errorf("without Redis CREATE is answered %d %s; %v", code, text, s.log.durables)
 		}
+
 		s.store.fails = nil
 		s.worker("")
 		s.store.fails = errAway
 		if answer := s.answer("CONSUMER.DELETE.S.w", ""); answer["error"] == nil || len(s.log.durables) != 1 {
 			t.Errorf("without Redis DELETE is answered %v; %v", answer, s.log.durables)
 		}
+
 		s.store.fails = nil
 		if answer := s.answer("CONSUMER.DELETE.S.w", ""); answer["success"] != true || len(s.log.durables)+len(s.store.configs) != 0 {
 			t.Errorf("DELETE is answered %v; %v", answer, s.log.durables)
@@ -304,6 +312,7 @@ func TestConsumersOfAnotherProcessAreTakenUp(t *testing.T) {
 		if answer := s.answer("CONSUMER.INFO.S.theirs", ""); answer["name"] != "theirs" || s.log.members["theirs"] == nil {
 			t.Errorf("the consumer of another process is %v", answer)
 		}
+
 		delete(s.store.configs, "theirs")
 		s.store.configs["late"] = strings.ReplaceAll(theirs, `"theirs"`, `"late"`)
 		s.log.Set("orphan", Terms{}, Start{})
@@ -313,6 +322,7 @@ func TestConsumersOfAnotherProcessAreTakenUp(t *testing.T) {
 			t.Error("a consumer that a claim has found is not there before the list begins")
 		}
 		s.log.mu.Unlock()
+
 		synctest.Wait()
 		if names := s.answer("CONSUMER.NAMES.S", "")["consumers"]; fmt.Sprint(names) != "[late w]" || len(s.log.durables) != 2 {
 			t.Errorf("the consumers that Redis does not know are still there: %v, %v", names, s.log.durables)
@@ -339,13 +349,14 @@ func TestConsumersThatNoClientCouldMakeAreNotTakenUp(t *testing.T) {
 		record("pending", "abc", `,"max_ack_pending":65537`)
 		record("wait", "abc", `,"ack_wait":1`)
 		record("policy", "abc", `,"ack_policy":"x\ny"`)
+
 		if names := s.answer("CONSUMER.NAMES.S", "")["consumers"]; fmt.Sprint(names) != "[good pushed]" {
 			t.Errorf("the consumers are %v", names)
 		}
 	})
 }
 
-func TestWhatRedisHasLostIsRegisteredAgain(t *testing.T) {
+func TestAConsumerThatRedisHasLostIsRegisteredAgain(t *testing.T) {
 	play(t, func(s *stage) {
 		s.worker("")
 		was := s.store.configs["w"]
@@ -397,7 +408,7 @@ func TestAStandbyTrustsRedisAlone(t *testing.T) {
 		if code, text := s.create(`{"durable_name":"w","ack_policy":"explicit","max_deliver":3}`); code != 10008 || s.store.configs["w"] != theirs {
 			t.Errorf("an update at a standby: %d %s", code, text)
 		}
-		s.worker("") // as it is
+		s.worker("") // unchanged
 		s.store.configs["late"] = strings.ReplaceAll(theirs, `"w"`, `"late"`)
 		if answer := s.answer("CONSUMER.INFO.S.late", ""); answer["name"] != "late" {
 			t.Errorf("a consumer that the other process has just made is %v", answer)
@@ -456,9 +467,11 @@ func TestAConsumerCanBeMadeOnceAndChanged(t *testing.T) {
 				t.Errorf("%q with %s: %d, want %d", c.action, c.more, got, c.want)
 			}
 		}
+
 		if s.log.durables["w"].MaxDeliver != 5 || !strings.Contains(s.store.configs["w"], `"max_deliver":5`) {
 			t.Errorf("the last change is not in force: %v", s.store.configs)
 		}
+
 		if answer := s.answer("CONSUMER.CREATE.S.n", `{"stream_name":"S","action":"update","config":{"name":"n","ack_policy":"explicit"}}`); !strings.Contains(fmt.Sprint(answer), "10149") {
 			t.Errorf("an update of none: %v", answer)
 		}
@@ -488,6 +501,7 @@ func TestAConsumerThatLagsIsDeletedOnceRedisAnswers(t *testing.T) {
 		if code, text := s.create(`{"name":"w","ack_policy":"explicit","inactive_threshold":3600000000000}`); code != 0 {
 			t.Fatal(text)
 		}
+
 		s.store.set(errAway, nil)
 		s.api.CutOff("list", "w")
 		synctest.Wait()
@@ -508,6 +522,7 @@ func TestCreateWithoutANameInItsSubjectTakesNoOtherConsumer(t *testing.T) {
 		if code, text := s.create(`{"name":"theirs","ack_policy":"explicit","deliver_subject":"d"}`); code != 0 {
 			t.Fatal(text)
 		}
+
 		was := s.store.configs["theirs"]
 		for config, want := range map[string]string{
 			`{"name":"theirs","ack_policy":"explicit","deliver_subject":"stolen"}`: "10013",
@@ -520,6 +535,7 @@ func TestCreateWithoutANameInItsSubjectTakesNoOtherConsumer(t *testing.T) {
 				t.Errorf("%s: %v, want %s", config, answer, want)
 			}
 		}
+
 		answer := s.answer("CONSUMER.CREATE.S", `{"stream_name":"S","config":{"name":"new","ack_policy":"explicit"}}`)
 		if answer["name"] != "new" {
 			t.Errorf("a new name is answered %v", answer)
@@ -536,9 +552,11 @@ func TestAnEphemeralConsumerCanNotStayForEver(t *testing.T) {
 		if code := make(24*time.Hour, ""); code != 0 {
 			t.Errorf("a day: %d", code)
 		}
+
 		if code := make(25*time.Hour, ""); code == 0 {
 			t.Error("more than a day is accepted")
 		}
+
 		if code := make(25*time.Hour, `,"durable_name":"w"`); code != 0 {
 			t.Errorf("more than a day, durable: %d", code)
 		}
@@ -581,8 +599,9 @@ func TestAnUpdateKeepsTheBoundsThatCreateHas(t *testing.T) {
 				t.Errorf("%s is to have 65,536 items pending: %d, want %d", name, code, want)
 			}
 		}
+
 		if code := create("d", ""); code != 0 {
-			t.Errorf("others have all that may be pending, and one with the default gets %d", code)
+			t.Errorf("other consumers have all that may be pending, and one with the default gets %d", code)
 		}
 	})
 }
@@ -593,6 +612,7 @@ func TestADeliverSubjectIsOfOneConsumer(t *testing.T) {
 			code, _ := s.create(`{"durable_name":"` + name + `","ack_policy":"explicit","deliver_subject":"` + to + `"}`)
 			return code
 		}
+
 		s.net.close("to.a", "to.b")
 		if a, b, b2 := create("a", "to.a"), create("b", "to.b"), create("b", "to.a"); a != 0 || b != 0 || b2 != 10112 {
 			t.Errorf("the codes are %d, %d, and %d for the subject of the other one", a, b, b2)
@@ -642,10 +662,12 @@ func TestAViewerGoesWithItsClient(t *testing.T) {
 		if code, text := s.create(viewer); code != 0 {
 			t.Fatal(text)
 		}
-		time.Sleep(time.Minute + time.Second) // not at the moment of a look
+
+		time.Sleep(time.Minute + time.Second) // not at the time of a check
 		if len(s.log.members) != 1 {
 			t.Error("it went while its client was there")
 		}
+
 		s.net.leave(1)
 		s.client.id = 2
 		s.pull("in", `{"batch":1,"expires":60000000000}`)
@@ -661,7 +683,7 @@ func TestAViewerGoesWithItsClient(t *testing.T) {
 	})
 }
 
-func TestOneClientLeavesConsumersForTheOthers(t *testing.T) {
+func TestOneClientLeavesConsumersForOtherClients(t *testing.T) {
 	play(t, func(s *stage) {
 		create := func(policy string) int {
 			code, _ := s.create(`{"ack_policy":"` + policy + `","inactive_threshold":3600000000000}`)
@@ -672,10 +694,11 @@ func TestOneClientLeavesConsumersForTheOthers(t *testing.T) {
 				t.Fatalf("consumer %d: %d", i, code)
 			}
 		}
+
 		if code := create("none"); code != 10026 {
 			t.Errorf("one more of the same client: %d", code)
 		}
-		s.worker("") // durables are for those with the grant
+		s.worker("") // durables need the grant
 		s.client.id = 2
 		if code := create("none"); code != 0 {
 			t.Errorf("one of another client: %d", code)
@@ -688,7 +711,7 @@ func TestAPushConsumerWaitsForInterestAndForItsClient(t *testing.T) {
 		s.net.closed["to"] = true
 		s.worker(`,"deliver_subject":"to","idle_heartbeat":1000000000,"flow_control":true`)
 		if s.log.offer("w", 0, "x") != 0 {
-			t.Error("an item went to nobody")
+			t.Error("an item went to no client")
 		}
 		s.net.closed["to"] = false
 		s.api.Interest("t*")
@@ -733,6 +756,7 @@ func TestAcknowledgementsReachTheirConsumer(t *testing.T) {
 		if code, text := s.create(`{"durable_name":"all","ack_policy":"all"}`); code != 0 {
 			t.Fatal(text)
 		}
+
 		if code, text := s.create(`{"name":"view","ack_policy":"none"}`); code != 0 {
 			t.Fatal(text)
 		}
@@ -743,9 +767,11 @@ func TestAcknowledgementsReachTheirConsumer(t *testing.T) {
 		if !slices.Equal(s.log.acks, want) {
 			t.Errorf("the relay was told %q, want %q", s.log.acks, want)
 		}
+
 		if err := s.api.Acknowledge("S", "view", "e", 3, acked, nil); err != batch.ErrNotGiven {
 			t.Errorf("a viewer acknowledges: %v", err)
 		}
+
 		if err := s.api.Acknowledge("T", "w", "e", 3, acked, nil); err != batch.ErrNotGiven {
 			t.Errorf("a stream that is none acknowledges: %v", err)
 		}
@@ -771,11 +797,13 @@ func TestAClientLearnsNothingOfAListThatItMayNotSubscribeTo(t *testing.T) {
 				t.Errorf("%s is answered %v", name, answer)
 			}
 		}
+
 		for _, name := range []string{"STREAM.NAMES", "STREAM.LIST", "INFO"} {
 			if text := fmt.Sprint(s.answer(name, "")); strings.Contains(text, "S]") || strings.Contains(text, "streams:1") {
 				t.Errorf("%s is answered %s", name, text)
 			}
 		}
+
 		if got := s.ask("DIRECT.GET.S", `{"seq":3}`); fmt.Sprint(got) != "[re: 404 Message Not Found]" {
 			t.Errorf("DIRECT.GET is answered %q", got)
 		}
@@ -797,6 +825,7 @@ func TestMessagesAndStreamsAreReadFromRedis(t *testing.T) {
 		if state["messages"] != 3.0 || state["first_seq"] != 3.0 || state["last_seq"] != 5.0 || state["consumer_count"] != 1.0 || config["retention"] != "interest" || config["allow_direct"] != true {
 			t.Errorf("the stream is %v", info)
 		}
+
 		for request, want := range map[string]string{
 			`{"seq":4}`:                      `data:dGhyZWU=`,
 			`{"last_by_subj":"s"}`:           `data:Zm91cg==`,
@@ -812,9 +841,11 @@ func TestMessagesAndStreamsAreReadFromRedis(t *testing.T) {
 				t.Errorf("%s is answered %s, want %s", request, text, want)
 			}
 		}
+
 		if got := s.ask("DIRECT.GET.S.s", ""); len(got) != 1 || !strings.HasPrefix(got[0], "re: NATS/1.0|Nats-Stream: S|Nats-Subject: s|Nats-Sequence: 5|Nats-Time-Stamp: ") || !strings.HasSuffix(got[0], "four") {
 			t.Errorf("DIRECT.GET is answered %q", got)
 		}
+
 		if got := s.ask("DIRECT.GET.S", "{}"); fmt.Sprint(got) != "[re: 408 Bad Request]" {
 			t.Errorf("DIRECT.GET of nothing is answered %q", got)
 		}
@@ -833,7 +864,7 @@ func TestItemsAreOfTheTimeWhenTheyWereSeenFirst(t *testing.T) {
 		old, older := now.Add(-time.Hour), now.Add(-2*time.Hour)
 		s.log.seen = map[uint64]time.Time{2: old}
 		s.store.part.Items[0].Seen, s.store.part.Items[1].Seen = older, older
-		for n, want := range map[int]time.Time{3: old, 4: older, 5: now} { // by the relay, by Redis, not known
+		for n, want := range map[int]time.Time{3: old, 4: older, 5: now} { // known to the relay, to Redis, to neither
 			message := s.answer("STREAM.MSG.GET.S", fmt.Sprintf(`{"seq":%d}`, n))["message"].(map[string]any)
 			if message["time"] != want.Format(time.RFC3339Nano) {
 				t.Errorf("item %d is of %v, want %v", n, message["time"], want)
@@ -842,10 +873,12 @@ func TestItemsAreOfTheTimeWhenTheyWereSeenFirst(t *testing.T) {
 				t.Errorf("DIRECT.GET of item %d is answered %q, want %v", n, got, want)
 			}
 		}
+
 		state := s.answer("STREAM.INFO.S", "")["state"].(map[string]any)
 		if state["first_ts"] != old.Format(time.RFC3339Nano) || state["last_ts"] != now.Format(time.RFC3339Nano) {
 			t.Errorf("the stream is %v", state)
 		}
+
 		s.store.part.Length = 0
 		if state := s.answer("STREAM.INFO.S", "")["state"].(map[string]any); state["first_ts"] != "0001-01-01T00:00:00Z" {
 			t.Errorf("the empty stream is %v", state)
@@ -853,11 +886,12 @@ func TestItemsAreOfTheTimeWhenTheyWereSeenFirst(t *testing.T) {
 	})
 }
 
-// After a start the relay reads a list when a consumer takes items.
+// After a start the relay reads a list only when a consumer takes items.
 func TestUntilTheListIsReadRedisTellsHowAConsumerStands(t *testing.T) {
 	play(t, func(s *stage) {
 		s.worker("")
 		s.log.unknown = true
+
 		standing := func() string {
 			info := s.answer("CONSUMER.INFO.S.w", "")
 			return fmt.Sprint(info["delivered"], info["ack_floor"], info["num_pending"])

@@ -6,19 +6,21 @@ import (
 )
 
 const (
-	// maxConsumers is how many consumers that acknowledge items a stream can have. The ledger has
-	// room for as many.
+	// maxConsumers is the maximum number of consumers of a stream that acknowledge items. The
+	// ledger has room for as many.
 	maxConsumers = 64
-	// maxEphemeral is how many of them may be ephemeral, so that durable ones find a place.
+	// maxEphemeral bounds the ephemeral ones among them, to leave places for durables.
 	maxEphemeral = maxConsumers * 3 / 4
-	// maxViewers is how many consumers that acknowledge nothing a stream can have besides.
+	// maxViewers is the maximum number of consumers of a stream that acknowledge nothing, in
+	// addition.
 	maxViewers = 64
-	// maxOfClient is how many ephemeral consumers and viewers of a stream one client can make.
+	// maxOfClient is the maximum number of ephemeral consumers and viewers of a stream that one
+	// client can make.
 	maxOfClient = 32
 )
 
-// place finds a place for a new consumer, of which another viewer may be deprived. It is called by the
-// goroutine that uses the Store, so there is one newcomer at a time.
+// place finds a place for a new consumer; another viewer may lose its place for it. The goroutine
+// that uses the Store calls it, so there is one newcomer at a time.
 func (a *API) place(st *stream, cfg *Config, maker Client) *apiError {
 	var owing, ephemeral, made int
 	var viewers []*consumer
@@ -51,8 +53,9 @@ func (a *API) place(st *stream, cfg *Config, maker Client) *apiError {
 	return nil
 }
 
-// replaceViewer ends a viewer of the user that has most, or of the client that has most among those of
-// the newcomer's user. Those that have no more than the newcomer will have keep theirs.
+// replaceViewer ends a viewer of the user that has most, or of the client that has most among those
+// of the newcomer's user. Users and clients with no more than the newcomer will have keep their
+// viewers.
 func (a *API) replaceViewer(viewers []*consumer, newcomer Client) *apiError {
 	byUser, byClient := make(map[string]int), make(map[uint64]int)
 	for _, c := range viewers {

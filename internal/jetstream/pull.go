@@ -18,12 +18,12 @@ import (
 type pull struct {
 	outlet    Outlet
 	from      *user
-	left      int // items that it still gets
-	bytesLeft int // if it is bounded
+	left      int // items still to deliver
+	bytesLeft int // if the request has a bound
 	bounded   bool
-	short     bool      // fewer items are there than it asks for: then it ends
-	there     int       // items that are there and have not come; 0: it waits for others too
-	first     bool      // no item is there: it ends with the first ones that come
+	short     bool      // fewer items are available than requested: it ends when they are delivered
+	there     int       // available items that have not come yet; 0: it also waits for later ones
+	first     bool      // no item is available: it ends with the first that arrive
 	expires   time.Time // zero: never
 	heartbeat time.Duration
 	beat      time.Time // when the next heartbeat is due
@@ -43,14 +43,14 @@ type pullRequest struct {
 	MinPending    int `json:"min_pending"`
 	MinAckPending int `json:"min_ack_pending"`
 
-	there uint64 // items that can be delivered now, if NoWait is set
+	there uint64 // items available now, if NoWait is set
 }
 
 const (
 	// maxBatch and maxPullExpires bound a request.
 	maxBatch       = 1_000_000
 	maxPullExpires = 24 * time.Hour
-	// noWaitLasts is for how long a request that does not wait is kept while its items are read.
+	// noWaitLasts is how long a request that does not wait is kept while its items are read.
 	noWaitLasts = 5 * time.Second
 )
 
@@ -69,6 +69,7 @@ func parsePull(payload []byte) (p pullRequest, err error) {
 			p.Batch, err = 1, nil
 		}
 	}
+
 	switch {
 	case p.Heartbeat > 0 && 2*p.Heartbeat > p.Expires:
 		return p, errors.New("heartbeat value too large")
@@ -79,33 +80,38 @@ func parsePull(payload []byte) (p pullRequest, err error) {
 	case p.Group != "" || p.ID != "" || p.Priority != 0 || p.MinPending != 0 || p.MinAckPending != 0:
 		return p, errors.New("edged has no priority groups")
 	}
+
 	p.Batch = max(1, p.Batch)
 	return p, nil
 }
 
-// next takes a request for items. The name is a stream's and a consumer's.
+// next handles a request for items. names holds a stream's and a consumer's name.
 func (r *request) next(names string) {
 	name, consumer, _ := strings.Cut(names, ".")
 	if r.reply == "" {
 		return
 	}
+
 	st := r.find(name)
 	if st == nil {
 		r.status(statusNoResponder)
 		return
 	}
+
 	p, err := parsePull(r.payload)
 	if err != nil {
 		r.status(fmt.Sprintf("NATS/1.0 400 Bad Request - %.*v\r\n\r\n", maxReason, err))
 		return
 	}
+
 	c := r.api.consumer(st, consumer)
 	if c != nil && !p.NoWait && (c.viewer() || r.api.trusts(st)) {
 		r.pull(c, p)
 		return
 	}
-	// Redis tells whether another process has made or deleted the consumer, or how many items there
-	// are. While Redis is away, the request waits at a consumer that was there.
+
+	// Redis knows whether another process has made or deleted the consumer, and how many items
+	// there are. While Redis is away, the request waits at a consumer that existed before.
 	before := c
 	r.enqueue(func(ctx context.Context) {
 		c, err := r.api.known(ctx, st, consumer)
@@ -127,8 +133,8 @@ func (r *request) next(names string) {
 // status answers a request for items.
 func (r *request) status(header string) { r.client.Send(r.reply, []byte(header), nil) }
 
-// pullNow takes a request for the items that are there now. If there is none, it waits for the
-// first ones for as long as it says.
+// pullNow handles a request for the items that are available now. If there are none, it waits for
+// the first ones until it expires.
 func (r *request) pullNow(ctx context.Context, c *consumer, p pullRequest) {
 	there, err := r.api.opts.Store.Part(ctx, c.stream.Key, 0, 0)
 	if err != nil {
@@ -136,20 +142,21 @@ func (r *request) pullNow(ctx context.Context, c *consumer, p pullRequest) {
 		return
 	}
 	pending, known := c.membership.Pending(there.End())
-	if !known { // the list is not read yet: no more than all of it
+	if !known { // the list is not read yet: at most all of it
 		pending = uint64(there.Length)
 	}
 	if pending == 0 && p.Expires == 0 {
 		r.status(statusNoMessages)
 		return
 	}
+
 	if p.there = pending; p.Expires == 0 {
 		p.Expires = noWaitLasts
 	}
 	r.pull(c, p)
 }
 
-// pull lets a request wait at a consumer.
+// pull makes a request wait at a consumer.
 func (r *request) pull(c *consumer, p pullRequest) {
 	cfg := c.settings()
 	switch {
@@ -174,6 +181,7 @@ func (r *request) pull(c *consumer, p pullRequest) {
 		r.status(fmt.Sprintf("NATS/1.0 409 Exceeded MaxRequestMaxBytes of %d\r\n\r\n", cfg.MaxBytes))
 		return
 	}
+
 	now := time.Now()
 	w := &pull{
 		outlet: r.client.Outlet(c.target(r.reply)), from: r.from, left: p.Batch, bytesLeft: p.MaxBytes, bounded: p.MaxBytes > 0, first: p.NoWait && p.there == 0, heartbeat: p.Heartbeat,
@@ -188,18 +196,19 @@ func (r *request) pull(c *consumer, p pullRequest) {
 	if p.Heartbeat > 0 {
 		w.beat = now.Add(p.Heartbeat)
 	}
+
 	if refused := c.wait(w, now, cfg.MaxWaiting); refused != "" {
 		w.outlet.Close()
-		// A client that expects heartbeats asks again when they are missing. A status would make
-		// it do so at once, again and again.
+		// A client that expects heartbeats asks again when they are missing. A status would make it
+		// ask at once, again and again.
 		if p.Heartbeat == 0 || refused != statusMaxWaiting {
 			r.status(refused)
 		}
 	}
 }
 
-// fewer returns how many items a request gets that does not wait for others than those there, if any are,
-// and whether these are fewer than it asks for.
+// fewer returns how many items a request gets: those that are available, if there are any. short says
+// that these are fewer than requested.
 func fewer(left, there int) (_ int, short bool) {
 	if there > 0 && there < left {
 		return there, true
@@ -217,6 +226,7 @@ func (c *consumer) wait(w *pull, now time.Time, most int) (refused string) {
 	if len(c.waiting) >= most {
 		c.dropClosed()
 	}
+
 	switch {
 	case c.ended:
 		refused = statusDeleted
@@ -230,13 +240,14 @@ func (c *consumer) wait(w *pull, now time.Time, most int) (refused string) {
 		c.schedule(now)
 	}
 	c.mu.Unlock()
+
 	if refused == "" {
 		c.membership.Update()
 	}
 	return refused
 }
 
-// isStopped reports whether the daemon is about to go.
+// isStopped reports whether the daemon is shutting down.
 func (a *API) isStopped() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -279,10 +290,11 @@ func (c *consumer) deliverPull(b *batch.Batch, from, to int, receipt batch.Recei
 		c.passPulls(taken, p)
 		return taken
 	}
+
 	return 0
 }
 
-// passPulls notes that n items that were there do not come to any request but one; nil: to none. mu is held.
+// passPulls notes that n available items go to no request except to, which may be nil. mu is held.
 func (c *consumer) passPulls(n int, to *pull) {
 	kept := c.waiting[:0]
 	for _, p := range c.waiting {
@@ -296,6 +308,7 @@ func (c *consumer) passPulls(n int, to *pull) {
 			p.left, p.short = left, true
 		}
 		p.there = max(0, p.there-n)
+
 		if p.left > 0 {
 			kept = append(kept, p)
 		} else {
@@ -306,13 +319,13 @@ func (c *consumer) passPulls(n int, to *pull) {
 	c.waiting = kept
 }
 
-// msgOverhead is about the size of an item without its payload, in bytes: max_bytes counts
+// msgOverhead is the approximate size of an item without its payload, in bytes: max_bytes counts
 // subject and reply subject too.
 const msgOverhead = 64
 
 func cost(b *batch.Batch, i int) int { return len(b.Item(i)) + len(b.Subject()) + msgOverhead }
 
-// fitting is how many of the items from (included) to to (excluded) the request has bytes for.
+// fitting returns how many of the items from (included) to to (excluded) the request has bytes for.
 func (p *pull) fitting(b *batch.Batch, from, to int) int {
 	if !p.bounded {
 		return to - from
@@ -334,7 +347,7 @@ func (c *consumer) finishFirst(header string) {
 	c.finish(p, header)
 }
 
-// finish ends a request that does not wait any more. mu is held.
+// finish ends a request that no longer waits. mu is held.
 func (c *consumer) finish(p *pull, header string) {
 	c.wanted -= int64(p.left)
 	c.api.work.pulls(p.from, c, -1)
@@ -342,7 +355,7 @@ func (c *consumer) finish(p *pull, header string) {
 	c.api.say(status{outlet: p.outlet, header: header, last: true})
 }
 
-// dropClosed removes the requests whose subscription is gone. mu is held.
+// dropClosed removes the requests without a subscription. mu is held.
 func (c *consumer) dropClosed() { c.drop(func(p *pull) bool { return !p.outlet.Open() }) }
 
 // drop removes requests. mu is held.
@@ -359,7 +372,7 @@ func (c *consumer) drop(gone func(*pull) bool) {
 	c.waiting = kept
 }
 
-// endPulls ends all requests that wait, with a status.
+// endPulls ends all waiting requests with a status.
 func (c *consumer) endPulls(header string) {
 	c.mu.Lock()
 	for len(c.waiting) > 0 {

@@ -15,24 +15,24 @@ import (
 // pushing is the state of a push consumer. Guarded by consumer.mu.
 type pushing struct {
 	outlet   Outlet
-	interest bool // there was a subscription when last looked
+	interest bool // there was a subscription at the last check
 
 	bytes    int    // sent since the last request for flow control
-	asked    string // reply subject of that request, if it is not answered; empty: it is
+	asked    string // reply subject of that request; empty if it is answered
 	requests int
 
 	beat time.Time // when the next heartbeat is due; zero: none
 }
 
 const (
-	// flowWindow is after how many bytes a consumer with flow control asks whether the client
-	// has taken them. Twice as many may be on their way.
+	// flowWindow is the number of bytes after which a consumer with flow control asks whether the
+	// client has taken them. Twice as many may be in flight.
 	flowWindow = 256 << 10
-	// groupShare is how many items one subscription of a deliver group gets at a time.
+	// groupShare is the number of items that one subscription of a deliver group gets at a time.
 	groupShare = 32
 )
 
-// room is how many items may be pushed now. mu is held.
+// room returns how many items may be pushed now. mu is held.
 func (p *pushing) room() int {
 	if !p.interest || p.stalled() {
 		return 0
@@ -51,6 +51,7 @@ func (c *consumer) deliverPush(b *batch.Batch, from, to int, receipt batch.Recei
 	if c.config.DeliverGroup != "" {
 		to = min(to, from+groupShare)
 	}
+
 	taken = p.outlet.Deliver(b, from, to, c.count+1, receipt)
 	if taken == 0 {
 		p.interest = false
@@ -62,9 +63,11 @@ func (c *consumer) deliverPush(b *batch.Batch, from, to int, receipt batch.Recei
 	if !c.config.FlowControl {
 		return taken
 	}
+
 	for i := from; i < from+taken; i++ {
 		p.bytes += cost(b, i)
 	}
+
 	if p.bytes >= flowWindow && p.asked == "" {
 		p.requests++
 		p.bytes, p.asked = 0, fmt.Sprintf("%s%s.%s.%d", flowPrefix, c.stream.Name, c.name, p.requests)
@@ -75,14 +78,15 @@ func (c *consumer) deliverPush(b *batch.Batch, from, to int, receipt batch.Recei
 
 const flowPrefix = "$JS.FC."
 
-// Resume says that a client has answered the request for flow control that has this reply
-// subject: it has taken the items before it.
+// Resume handles a client's answer to the request for flow control with this reply subject: the
+// client has taken the items before it.
 func (a *API) Resume(reply string) {
 	rest, ok := strings.CutPrefix(reply, flowPrefix)
 	tokens := strings.Split(rest, ".")
 	if !ok || len(tokens) != 3 {
 		return
 	}
+
 	st := a.stream(tokens[0])
 	if st == nil {
 		return
@@ -97,12 +101,13 @@ func (a *API) Resume(reply string) {
 		c.push.asked = ""
 	}
 	c.mu.Unlock()
+
 	if answered {
 		c.membership.Update()
 	}
 }
 
-// tickPush sends a heartbeat that is due. mu is held.
+// tickPush sends a heartbeat if it is due. mu is held.
 func (c *consumer) tickPush(now time.Time) {
 	p := &c.push
 	if p.beat.IsZero() || now.Before(p.beat) {
@@ -119,7 +124,7 @@ func (c *consumer) tickPush(now time.Time) {
 	c.api.say(status{outlet: p.outlet, header: header})
 }
 
-// Interest says that a subscription to a subject or a pattern has begun or ended.
+// Interest is called when a subscription to a subject or a pattern has begun or ended.
 func (a *API) Interest(name string) {
 	_, wild := subject.Valid([]byte(name))
 	a.mu.Lock()
@@ -138,13 +143,13 @@ func (a *API) Interest(name string) {
 	}
 }
 
-// subscribed reports whether there is a subscription to the deliver subject, which must not be
-// the daemon's: it may have become so since the consumer was made. mu is held.
+// subscribed reports whether there is a subscription to the deliver subject. The subject must not
+// be the daemon's, which it may have become since the consumer was made. mu is held.
 func (c *consumer) subscribed() bool {
 	return c.push.outlet.Open() && !c.api.opts.Owned(c.config.DeliverSubject)
 }
 
-// Reloaded says that the subjects of the daemon may be others now.
+// Reloaded is called when the subjects of the daemon may have changed.
 func (a *API) Reloaded() {
 	a.mu.Lock()
 	var all []*consumer
@@ -160,7 +165,7 @@ func (a *API) Reloaded() {
 	}
 }
 
-// look looks whether there is a subscription to the deliver subject.
+// look checks whether there is a subscription to the deliver subject.
 func (c *consumer) look() {
 	c.mu.Lock()
 	p, now := &c.push, time.Now()
@@ -175,6 +180,7 @@ func (c *consumer) look() {
 		c.schedule(now)
 	}
 	c.mu.Unlock()
+
 	if changed {
 		c.membership.Update()
 	}

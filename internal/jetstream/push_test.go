@@ -14,6 +14,7 @@ func TestAPushConsumerIsNoPullConsumer(t *testing.T) {
 			s.pull("a", request)
 			s.want(request, "a: 409 Consumer is push based")
 		}
+
 		for more, want := range map[string]string{
 			``:                           "can not be updated",
 			`,"deliver_subject":"other"`: "consumer name already in use", // a client is subscribed
@@ -25,6 +26,7 @@ func TestAPushConsumerIsNoPullConsumer(t *testing.T) {
 				t.Errorf("an update with %q: %d %s, want %s", more, code, text, want)
 			}
 		}
+
 		s.net.close("to")
 		s.api.Interest("to")
 		s.worker(`,"deliver_subject":"other"`)
@@ -43,6 +45,7 @@ func TestHeartbeatsOfAPushConsumerThatWaitsForItsClientSaySo(t *testing.T) {
 		if s.log.offer("w", 3, "x") != 0 {
 			t.Fatal("it does not wait for its client")
 		}
+
 		s.net.take()
 		time.Sleep(time.Second + time.Millisecond)
 		s.want("the heartbeat", "to: 100 Idle Heartbeat|Nats-Last-Consumer: 2|Nats-Last-Stream: 3|Nats-Consumer-Stalled: $JS.FC.S.w.1")

@@ -8,43 +8,45 @@ import (
 )
 
 const (
-	// maxRequest is the most bytes that a request may have. A consumer's configuration has 8 KiB at most.
+	// maxRequest is the maximum size of a request in bytes. A consumer's configuration has at most
+	// 8 KiB.
 	maxRequest = 16 << 10
-	// maxQueued is how many requests of one client can wait for Redis.
+	// maxQueued is the maximum number of requests of one client that wait for Redis.
 	maxQueued = 256
-	// maxOwn is how many tasks of edged itself can.
+	// maxOwn is the maximum number of tasks of edged itself that wait for Redis.
 	maxOwn = 1024
 	// maxQueueTime is how long a request may wait for Redis. By then its client has given up.
 	maxQueueTime = 10 * time.Second
-	// requestSize is about the memory of a request that waits, without payload and reply subject.
+	// requestSize is the approximate memory of a waiting request, without payload and reply
+	// subject.
 	requestSize = 512
 )
 
-// queue holds the work that waits for the goroutine that uses the Store. Clients take turns,
-// and each has a bounded share, so that one client's requests do not delay those of all clients.
+// queue holds the tasks that wait for the goroutine that uses the Store. Clients take turns, and
+// each has a bounded share, so that one client's requests do not delay those of all clients.
 type queue struct {
-	ready chan struct{} // holds one if there is work
+	ready chan struct{} // holds one value if there are tasks
 
 	mu    sync.Mutex       // guards everything below
 	users map[uint64]*user // clients by ID
-	turns []*user          // those with work, the next to be served first
+	turns []*user          // users with tasks, the next to be served first
 }
 
-// user is a client that has made requests, until it leaves, or a part of edged that uses the
-// Store. Guarded by queue.mu.
+// user is a client that has made requests, until it leaves, or a part of edged that uses the Store.
+// Guarded by queue.mu.
 type user struct {
 	most  int           // tasks that may wait
 	lasts time.Duration // how long a task may wait; 0: for ever
 	tasks []task
-	pulls map[*consumer]int // how many requests wait for items
+	pulls map[*consumer]int // number of requests that wait for items
 	gone  bool
 }
 
-// task is work that waits.
+// task is a waiting task.
 type task struct {
 	do     func(context.Context)
 	refuse func() // called instead of do if the task has waited for too long
-	drop   func() // called when the task does not wait any more; nil for none
+	drop   func() // called when the task no longer waits; nil for none
 	since  time.Time
 }
 
@@ -52,7 +54,7 @@ func newQueue() *queue {
 	return &queue{ready: make(chan struct{}, 1), users: make(map[uint64]*user)}
 }
 
-// user returns the user that a client is.
+// user returns the user for a client.
 func (q *queue) user(id uint64) *user {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -87,8 +89,8 @@ func (q *queue) signal() {
 	}
 }
 
-// take returns the oldest task of the user whose turn it is. It reports whether there is one,
-// and whether it has waited for too long.
+// take returns the oldest task of the user whose turn it is. It reports whether there is one, and
+// whether it has waited for too long.
 func (q *queue) take() (t task, late, ok bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -145,8 +147,8 @@ func (q *queue) leave(id uint64) (u *user, tasks []task, at []*consumer) {
 	return u, tasks, at
 }
 
-// pulls notes that a client has a request more at a consumer, or one fewer. It reports whether
-// the client is still there.
+// pulls notes that a client has n more requests at a consumer, or fewer if n is negative. It
+// reports whether the client is still there.
 func (q *queue) pulls(u *user, c *consumer, n int) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// stall lets Redis not answer until the function that it returns is called.
+// stall keeps Redis from answering until the function that it returns is called.
 func (s *stage) stall() (resume func()) {
 	synctest.Wait()
 	s.store.stalled = make(chan struct{})
@@ -34,6 +34,7 @@ func TestALargeRequestIsRefused(t *testing.T) {
 				t.Errorf("%s is answered %v", name, failed)
 			}
 		}
+
 		for _, name := range []string{"CONSUMER.MSG.NEXT.S.w", "DIRECT.GET.S"} {
 			s.api.Request(name, []byte(large), "re", s.client)
 			s.want(name, "re: 400 Bad Request - the request is larger than 16384 bytes")
@@ -95,15 +96,17 @@ func TestRequestsGoWithTheirClient(t *testing.T) {
 		s.pull("gone", `{"batch":5}`)
 		s.api.Request("CONSUMER.MSG.NEXT.S.w", []byte(`{"batch":1}`), "here", s.other(2))
 		resume := s.stall()
-		for _, name := range []string{"CONSUMER.MSG.NEXT.S.w", "STREAM.INFO.S"} { // the first one is under way
+		for _, name := range []string{"CONSUMER.MSG.NEXT.S.w", "STREAM.INFO.S"} { // the first one is in progress
 			s.api.Request(name, []byte(`{"batch":5,"no_wait":true,"expires":1000000000}`), "gone", s.client)
 			synctest.Wait()
 		}
+
 		s.api.Left(s.client.id)
 		synctest.Wait()
 		if s.net.open != 1 {
 			t.Errorf("%d requests wait for items, want that of the other client", s.net.open)
 		}
+
 		parts := s.store.parts
 		resume()
 		if s.net.open != 1 || s.net.held != 0 || s.store.parts != parts+1 {
@@ -118,7 +121,7 @@ func TestRequestsGoWithTheirClient(t *testing.T) {
 func TestARequestThatHasWaitedForLongIsRefused(t *testing.T) {
 	play(t, func(s *stage) {
 		resume := s.stall()
-		s.api.Request("STREAM.INFO.S", nil, "first", s.client) // under way
+		s.api.Request("STREAM.INFO.S", nil, "first", s.client) // in progress
 		synctest.Wait()
 		s.api.Request("STREAM.INFO.S", nil, "late", s.client)
 		time.Sleep(maxQueueTime + time.Second)
@@ -135,6 +138,7 @@ func TestAnEndThatWaitsForRedisIsQueuedOnce(t *testing.T) {
 		if code, text := s.create(`{"name":"e","ack_policy":"explicit","inactive_threshold":1000000000}`); code != 0 {
 			t.Fatal(text)
 		}
+
 		resume := s.stall()
 		s.api.Request("STREAM.INFO.S", nil, "re", s.client)
 		time.Sleep(5 * time.Second)

@@ -31,6 +31,7 @@ func (a *API) Request(name string, payload []byte, reply string, from Client) {
 		r.tooLarge(verb)
 		return
 	}
+
 	switch verb {
 	case "INFO":
 		r.accountInfo()
@@ -61,7 +62,7 @@ func (a *API) Request(name string, payload []byte, reply string, from Client) {
 	}
 }
 
-// verbs are the requests that are answered, the longest first.
+// verbs are the supported requests, the longest first.
 var verbs = []string{
 	"CONSUMER.DURABLE.CREATE", "CONSUMER.MSG.NEXT", "CONSUMER.CREATE", "CONSUMER.DELETE", "CONSUMER.NAMES", "CONSUMER.LIST", "CONSUMER.INFO",
 	"STREAM.MSG.GET", "STREAM.NAMES", "STREAM.LIST", "STREAM.INFO", "DIRECT.GET", "INFO",
@@ -77,7 +78,7 @@ func cutVerb(name string) (verb, rest string) {
 	return "", name
 }
 
-// advice names a remedy for each request that is not offered.
+// advice names a remedy for each unsupported request.
 var advice = []struct{ prefix, kind, text string }{
 	{"STREAM.CREATE", "stream_create", "a stream is a Redis list: add a [[list]] to edged's configuration"},
 	{"STREAM.UPDATE", "stream_update", "a stream is a Redis list: change its [[list]] in edged's configuration"},
@@ -92,7 +93,7 @@ var advice = []struct{ prefix, kind, text string }{
 	{"", "error", "edged serves the consumers of streams; streams, key-value and object stores need a NATS cluster"},
 }
 
-// refuse answers a request that is not offered.
+// refuse answers a request that is not supported.
 func (r *request) refuse(name string) {
 	for _, a := range advice {
 		if strings.HasPrefix(name, a.prefix) {
@@ -102,7 +103,7 @@ func (r *request) refuse(name string) {
 	}
 }
 
-// tooLarge answers a request whose payload is too large, in the form that its verb has.
+// tooLarge answers a request whose payload is too large, in the form of its verb.
 func (r *request) tooLarge(verb string) {
 	switch verb {
 	case "CONSUMER.MSG.NEXT", "DIRECT.GET":
@@ -112,13 +113,13 @@ func (r *request) tooLarge(verb string) {
 	}
 }
 
-// later lets the goroutine that uses the Store go on with the request.
+// later queues the rest of the request for the goroutine that uses the Store.
 func (r *request) later(kind string, do func(context.Context)) {
 	r.enqueue(do, func() { r.fail(kind, errUnavailable.because("too many requests wait for Redis")) })
 }
 
-// enqueue lets the goroutine that uses the Store do something; refuse is called if it will not.
-// While the request waits its client holds memory.
+// enqueue queues work for the goroutine that uses the Store; refuse is called if that goroutine
+// will not do it. While the request waits, its memory counts for its client.
 func (r *request) enqueue(do func(context.Context), refuse func()) {
 	r.payload = bytes.Clone(r.payload)
 	held := requestSize + len(r.payload) + len(r.reply)
@@ -130,7 +131,7 @@ func (r *request) enqueue(do func(context.Context), refuse func()) {
 	}
 }
 
-// find returns a stream that the client may know of: to whose subject it may subscribe.
+// find returns a stream if the client may subscribe to its subject, and so may know of it.
 func (r *request) find(name string) *stream {
 	st := r.api.stream(name)
 	if st == nil || !r.client.MaySubscribe(st.Subject) {
@@ -139,7 +140,7 @@ func (r *request) find(name string) *stream {
 	return st
 }
 
-// inStream does something with a stream.
+// inStream calls do with a stream.
 func (r *request) inStream(name, kind string, do func(context.Context, *stream)) {
 	st := r.find(name)
 	if st == nil {
@@ -149,7 +150,7 @@ func (r *request) inStream(name, kind string, do func(context.Context, *stream))
 	r.later(kind, func(ctx context.Context) { do(ctx, st) })
 }
 
-// inConsumer does something with a consumer.
+// inConsumer calls do with a consumer.
 func (r *request) inConsumer(names, kind string, do func(context.Context, *consumer)) {
 	name, consumer, _ := strings.Cut(names, ".")
 	r.inStream(name, kind, func(ctx context.Context, st *stream) {
@@ -204,15 +205,15 @@ func (r *request) accountInfo() {
 	r.answer(a)
 }
 
-// count is how many consumers a stream has.
+// count returns the number of consumers of a stream.
 func (a *API) count(st *stream) int {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return len(st.consumers)
 }
 
-// streams returns the streams that the client may know of and whose subject matches filter,
-// if that is not empty, by name.
+// streams returns, by name, the streams that the client may know of and whose subject matches
+// filter, if filter is not empty.
 func (r *request) streams(filter string) (all []*stream) {
 	r.api.mu.Lock()
 	defer r.api.mu.Unlock()
@@ -225,14 +226,14 @@ func (r *request) streams(filter string) (all []*stream) {
 	return all
 }
 
-// page is the part of a list that an answer has.
+// page says which part of a list an answer has.
 type page struct {
 	Total  int `json:"total"`
 	Offset int `json:"offset"`
 	Limit  int `json:"limit"`
 }
 
-// paged is a request for a part of a list.
+// paged is a request for part of a list.
 type paged struct {
 	Offset  int    `json:"offset"`
 	Subject string `json:"subject"`
@@ -293,12 +294,13 @@ func (r *request) streamList() {
 			}
 			answer.Streams = append(answer.Streams, info)
 		}
+
 		r.answer(answer)
 	})
 }
 
-// streamInfo describes a stream. Fields that would mean nothing have the values that stand
-// for "no bound".
+// streamInfo describes a stream. Fields without a meaning here have the values that stand for "no
+// bound".
 type streamInfo struct {
 	Config  streamConfig `json:"config"`
 	Created time.Time    `json:"created"`
@@ -343,7 +345,7 @@ type streamState struct {
 	Consumers   int               `json:"consumer_count"`
 }
 
-// streamInfo asks Redis how a stream stands.
+// streamInfo reads the state of a stream from Redis.
 func (a *API) streamInfo(ctx context.Context, st *stream) (streamInfo, *apiError) {
 	p, err := a.opts.Store.Part(ctx, st.Key, 0, 0)
 	if err != nil {
@@ -355,9 +357,11 @@ func (a *API) streamInfo(ctx context.Context, st *stream) (streamInfo, *apiError
 		MaxMsgsPerSubject: -1, MaxMsgSize: -1, Discard: "old", Storage: "file", Replicas: 1, Compression: "none", AllowDirect: true,
 		DenyDelete: true, DenyPurge: true, Metadata: map[string]string{"edged.list": st.Key},
 	}
+
 	info.State = streamState{
 		Messages: uint64(p.Length), FirstSeq: p.First + 1, LastSeq: p.End(), Consumers: a.count(st),
 	}
+
 	if p.Length > 0 {
 		info.State.FirstTime, info.State.LastTime = st.seen(p.First, time.Time{}), st.seen(p.End()-1, time.Time{})
 		info.State.NumSubjects = 1
@@ -372,6 +376,7 @@ func (r *request) streamInfo(ctx context.Context, st *stream) {
 	if len(bytes.TrimSpace(r.payload)) > 0 {
 		_ = json.Unmarshal(r.payload, &asked)
 	}
+
 	if err := r.api.ensure(ctx, st); err != nil {
 		r.fail("stream_info", err)
 		return
@@ -384,6 +389,7 @@ func (r *request) streamInfo(ctx context.Context, st *stream) {
 	if asked.Subjects != "" && subject.Matches(asked.Subjects, st.Subject) && info.State.Messages > 0 {
 		info.State.Subjects = map[string]uint64{st.Subject: info.State.Messages}
 	}
+
 	r.answer(struct {
 		response
 		streamInfo
@@ -403,7 +409,7 @@ type getRequest struct {
 // maxNumber is the last number that an item can have: Redis's scripts count in floating point.
 const maxNumber = 1 << 53
 
-// message finds the message that is asked for; nil if there is none.
+// message finds the requested message; nil if there is none.
 func (a *API) message(ctx context.Context, st *stream, g getRequest) (*Item, *apiError) {
 	number := uint64(0)
 	switch {
@@ -428,9 +434,11 @@ func (a *API) message(ctx context.Context, st *stream, g getRequest) (*Item, *ap
 	case g.Next == "":
 		return nil, errBadRequest
 	}
+
 	if number > maxNumber {
 		return nil, nil
 	}
+
 	p, err := a.opts.Store.Part(ctx, st.Key, number, 1)
 	switch {
 	case err != nil:
@@ -438,6 +446,7 @@ func (a *API) message(ctx context.Context, st *stream, g getRequest) (*Item, *ap
 	case len(p.Items) == 0 || p.Items[0].Number != number && g.Next == "":
 		return nil, nil
 	}
+
 	return &p.Items[0], nil
 }
 
@@ -457,20 +466,22 @@ func (r *request) messageGet(ctx context.Context, st *stream) {
 		r.fail(kind, errNoMessage)
 		return
 	}
+
 	type message struct {
 		Subject string    `json:"subject"`
 		Seq     uint64    `json:"seq"`
 		Data    []byte    `json:"data,omitempty"`
 		Time    time.Time `json:"time"`
 	}
+
 	r.answer(struct {
 		response
 		Message message `json:"message"`
 	}{of(kind), message{st.Subject, item.Number + 1, item.Data, st.seen(item.Number, item.Seen)}})
 }
 
-// seen is when an item was seen first. inRedis is the time that Redis has, or zero. An item that
-// was not read yet is seen now.
+// seen returns when an item was first seen. inRedis is the time stored in Redis, or zero. An item
+// that was not read yet is seen now.
 func (st *stream) seen(n uint64, inRedis time.Time) time.Time {
 	at := st.Log.Seen(n)
 	if at.IsZero() {
@@ -482,7 +493,7 @@ func (st *stream) seen(n uint64, inRedis time.Time) time.Time {
 	return at.UTC()
 }
 
-// directGet answers with the message itself.
+// directGet answers with the message as such.
 func (r *request) directGet(names string) {
 	name, last, _ := strings.Cut(names, ".")
 	status := func(text string) { r.client.Send(r.reply, []byte("NATS/1.0 "+text+"\r\n\r\n"), nil) }
@@ -491,11 +502,13 @@ func (r *request) directGet(names string) {
 		status("404 Message Not Found")
 		return
 	}
+
 	g := getRequest{Last: last}
 	if last == "" && json.Unmarshal(r.payload, &g) != nil {
 		status("408 Empty Request")
 		return
 	}
+
 	work := func(ctx context.Context) {
 		item, err := r.api.message(ctx, st, g)
 		switch {

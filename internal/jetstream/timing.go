@@ -14,7 +14,7 @@ type status struct {
 	last   bool // the Outlet is closed afterwards
 }
 
-// say lets a status be sent soon. It may be called with a consumer's mu held.
+// say queues a status to be sent soon. It may be called with a consumer's mu held.
 func (a *API) say(s status) {
 	a.timing.Lock()
 	a.statuses = append(a.statuses, s)
@@ -72,8 +72,8 @@ func (a *API) keepTime(ctx context.Context) {
 	}
 }
 
-// tick does all that is due: heartbeats, requests that have expired, the end of a consumer that
-// was not used for long.
+// tick does everything that is due: heartbeats, expired requests, the end of a consumer that was
+// not used for long.
 func (c *consumer) tick(now time.Time) {
 	c.mu.Lock()
 	if c.ended {
@@ -85,6 +85,7 @@ func (c *consumer) tick(now time.Time) {
 	over := c.inactive(now)
 	c.schedule(now)
 	c.mu.Unlock()
+
 	if changed {
 		c.membership.Update()
 	}
@@ -93,16 +94,17 @@ func (c *consumer) tick(now time.Time) {
 	}
 }
 
-// closedInterval is the time between two looks for requests whose subscription is gone.
+// closedInterval is the time between two checks for requests without a subscription.
 const closedInterval = 30 * time.Second
 
-// tickPulls ends requests, and reports whether it has. mu is held.
+// tickPulls ends expired requests, and reports whether there were any. mu is held.
 func (c *consumer) tickPulls(now time.Time) (ended bool) {
 	if before := len(c.waiting); !now.Before(c.checked.Add(closedInterval)) {
 		c.dropClosed()
 		c.checked = now
 		ended = len(c.waiting) < before
 	}
+
 	kept := c.waiting[:0]
 	for _, p := range c.waiting {
 		switch {
@@ -126,8 +128,8 @@ func (c *consumer) tickPulls(now time.Time) (ended bool) {
 	return ended
 }
 
-// inactive reports whether the consumer is to be deleted, as it lags too much or no client uses it.
-// mu is held.
+// inactive reports whether the consumer is to be deleted because it lags too much or no client uses
+// it. mu is held.
 func (c *consumer) inactive(now time.Time) bool {
 	if c.lags {
 		return true
@@ -146,8 +148,8 @@ func (c *consumer) inactive(now time.Time) bool {
 	return !c.active.Equal(now)
 }
 
-// threshold is for how long the consumer stays without use; 0: for ever. A viewer whose client is
-// gone does not stay for longer than the default. mu is held.
+// threshold returns how long the consumer stays without use; 0: for ever. A viewer whose client is
+// gone stays no longer than the default. mu is held.
 func (c *consumer) threshold() time.Duration {
 	if c.views && c.maker != nil && !c.maker.Connected() {
 		return min(c.config.InactiveThreshold, defaultInactive)
@@ -169,9 +171,11 @@ func (c *consumer) schedule(now time.Time) {
 			sooner(p.beat)
 		}
 	}
+
 	if len(c.waiting) > 0 {
 		sooner(c.checked.Add(closedInterval))
 	}
+
 	sooner(c.push.beat)
 	if threshold := c.threshold(); threshold > 0 {
 		sooner(later(c.active.Add(threshold), now.Add(leastTick)))
@@ -185,7 +189,7 @@ func (c *consumer) schedule(now time.Time) {
 	c.api.schedule(c, next)
 }
 
-// leastTick is the least time between two looks at whether a consumer is used.
+// leastTick is the least time between two checks whether a consumer is used.
 const leastTick = 100 * time.Millisecond
 
 func later(a, b time.Time) time.Time {
@@ -195,7 +199,7 @@ func later(a, b time.Time) time.Time {
 	return b
 }
 
-// schedule lets a consumer's tick be called at a time; zero: never.
+// schedule sets the time of a consumer's next tick; zero: never.
 func (a *API) schedule(c *consumer, at time.Time) {
 	a.timing.Lock()
 	switch c.next = at; {

@@ -1,9 +1,8 @@
-// Package journal is a zap core that writes to systemd's journal in structured
-// fields: MESSAGE (with the fields behind it, for people), PRIORITY, EDGED_<KEY>
-// for each field of the entry, and a MESSAGE_ID for entries with a field "event"
-// that is one of Events. See systemd.journal-fields(7).
+// Package journal is a zap core that writes structured fields to systemd's journal: MESSAGE
+// (followed by the fields, for people), PRIORITY, EDGED_<KEY> for each field of the entry, and a
+// MESSAGE_ID for entries with a field "event" that is one of Events. See systemd.journal-fields(7).
 //
-// Messages have no characters that control a terminal; fields have their values as they are.
+// Messages have no characters that control a terminal; fields have their values unchanged.
 package journal
 
 import (
@@ -16,8 +15,8 @@ import (
 	"go.uber.org/zap/zapcore"
 )
 
-// Events has the MESSAGE_ID of each event; they never change, so that
-// `journalctl MESSAGE_ID=…` and its catalogs find them.
+// Events has the MESSAGE_ID of each event. They never change, so that `journalctl MESSAGE_ID=…` and
+// its catalogs find them.
 var Events = map[string]string{
 	"started":        "0f9f2b9c6ff24d3f8a8b8e6a0c6f4a51",
 	"draining":       "5b1a3f1e2f6e4c4e9a57b9c3b2a7d60e",
@@ -41,12 +40,12 @@ type Core struct {
 	fields []zapcore.Field
 }
 
-// New makes a core that gives its entries to put, which must not wait for the journal.
+// New makes a core that passes its entries to put, which must not wait for the journal.
 func New(level zapcore.LevelEnabler, put func(Entry)) *Core {
 	return &Core{LevelEnabler: level, put: put}
 }
 
-// Lost returns the entry that says how many entries did not reach the journal.
+// Lost returns the entry with the number of entries that did not reach the journal.
 func Lost(n uint64) Entry {
 	lines := strconv.FormatUint(n, 10)
 	return Entry{"lines of the log were lost lines=" + lines, journal.PriWarning, map[string]string{"EDGED_LINES": lines}}
@@ -73,6 +72,7 @@ func (c *Core) Write(e zapcore.Entry, fields []zapcore.Field) error {
 	if e.LoggerName != "" {
 		out.Fields["EDGED_LOGGER"] = e.LoggerName
 	}
+
 	var message strings.Builder
 	message.WriteString(printable(e.Message))
 	for _, list := range [][]zapcore.Field{c.fields, fields} {
@@ -80,7 +80,7 @@ func (c *Core) Write(e zapcore.Entry, fields []zapcore.Field) error {
 			enc := zapcore.NewMapObjectEncoder()
 			f.AddTo(enc)
 			for key, value := range enc.Fields {
-				if key == "errorVerbose" { // zap adds it; it is the error again
+				if key == "errorVerbose" { // zap adds it; it repeats the error
 					continue
 				}
 				text := fmt.Sprint(value)
@@ -95,6 +95,7 @@ func (c *Core) Write(e zapcore.Entry, fields []zapcore.Field) error {
 			}
 		}
 	}
+
 	out.Message = message.String()
 	c.put(out)
 	return nil
@@ -103,7 +104,7 @@ func (c *Core) Write(e zapcore.Entry, fields []zapcore.Field) error {
 // Sync is part of zapcore.Core; there is nothing to write.
 func (c *Core) Sync() error { return nil }
 
-// quoted quotes what would not stand for itself in a line of words.
+// quoted quotes a text that would be ambiguous in a line of words.
 func quoted(text string) string {
 	if q := fmt.Sprintf("%q", text); text == "" || q != `"`+text+`"` || strings.ContainsAny(text, " =") {
 		return q

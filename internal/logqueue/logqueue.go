@@ -1,9 +1,9 @@
-// Package logqueue keeps the destination of a log from holding up the program: a pipe
-// that is full because its reader has stopped, a journal that hangs.
+// Package logqueue keeps the destination of a log from blocking the program: a pipe that is full
+// because its reader has stopped, a journal that hangs.
 //
-// Entries go to a bounded queue, and one goroutine sends them in order. Entries that find
-// the queue full, and those that can't be sent, are dropped and counted; the next entry
-// that gets through is followed by one with the count.
+// Entries go to a bounded queue, and one goroutine sends them in order. Entries that find the queue
+// full, and those that cannot be sent, are dropped and counted. The next entry that gets through is
+// followed by one with the count.
 package logqueue
 
 import (
@@ -29,8 +29,8 @@ type Queue[Entry any] struct {
 	entries chan Entry // closed under mu
 }
 
-// New makes a queue and starts its goroutine, which Close ends. Only that goroutine calls
-// send, and lost, which makes the entry that says how many were dropped.
+// New makes a queue and starts its goroutine, which Close ends. Only that goroutine calls send and
+// lost; lost makes the entry with the number of dropped entries.
 func New[Entry any](send func(Entry) error, lost func(n uint64) Entry) *Queue[Entry] {
 	q := &Queue[Entry]{send: send, lost: lost, done: make(chan struct{}), entries: make(chan Entry, length)}
 	go q.run()
@@ -54,8 +54,8 @@ func (q *Queue[Entry]) Put(e Entry) {
 // Dropped returns the number of entries that were dropped.
 func (q *Queue[Entry]) Dropped() uint64 { return q.dropped.Load() }
 
-// Close sends the entries in the queue and ends the goroutine. A destination that hangs
-// delays it for a second at most. Entries that come later are dropped.
+// Close sends the entries in the queue and ends the goroutine. A destination that hangs delays it
+// for at most a second. Later entries are dropped.
 func (q *Queue[Entry]) Close() {
 	q.mu.Lock()
 	if !q.closed {
@@ -72,7 +72,7 @@ func (q *Queue[Entry]) Close() {
 
 func (q *Queue[Entry]) run() {
 	defer close(q.done)
-	var told uint64 // of dropped
+	var told uint64 // the part of dropped that was reported
 	for e := range q.entries {
 		if q.send(e) != nil {
 			q.dropped.Add(1)

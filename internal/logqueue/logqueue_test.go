@@ -51,6 +51,7 @@ func TestADestinationThatHangsHoldsUpNoCallerAndTheDroppedAreCounted(t *testing.
 func TestADestinationThatFailsCostsItsEntriesOnly(t *testing.T) {
 	var sent []string
 	away := true
+
 	q := New(func(e string) error {
 		if away = away && e != "three"; away {
 			return errors.New("away")

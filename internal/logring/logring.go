@@ -1,5 +1,5 @@
-// Package logring keeps the last lines of the log for the status page. Lines about logins
-// are not kept: a password that was typed as a name must not show there.
+// Package logring keeps the last lines of the log for the status page. Lines about logins are not
+// kept: a password that was typed as a name must not appear there.
 package logring
 
 import (
@@ -13,7 +13,8 @@ import (
 	"go.uber.org/zap/zapcore"
 )
 
-// kept is how many lines a Ring keeps, and maxFields bounds the text of a line's fields in bytes.
+// kept is the number of lines that a Ring keeps, and maxFields bounds the text of a line's fields
+// in bytes.
 const (
 	kept      = 50
 	maxFields = 400
@@ -28,8 +29,8 @@ type Line struct {
 	Fields  string    `json:"fields,omitempty"` // "list=events reason=…"
 }
 
-// Ring keeps the last lines of level warn and above. The zero value has none. Its methods
-// may be called from any goroutine.
+// Ring keeps the last lines of level warn and above. The zero value is empty. Its methods may be
+// called from any goroutine.
 type Ring struct {
 	mu    sync.Mutex
 	lines []Line // guarded by mu; the oldest first, at most kept
@@ -78,8 +79,8 @@ func (c core) Check(e zapcore.Entry, checked *zapcore.CheckedEntry) *zapcore.Che
 	return checked
 }
 
-// Write keeps a line. It does not trust its caller to have called Check: a zapcore.Tee writes
-// to all of its cores.
+// Write keeps a line. It checks the level itself, because a zapcore.Tee writes to all of its cores
+// without calling Check.
 func (c core) Write(e zapcore.Entry, fields []zapcore.Field) error {
 	all := slices.Concat(c.fields, fields)
 	if c.Enabled(e.Level) && !slices.ContainsFunc(all, aboutLogin) {

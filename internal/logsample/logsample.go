@@ -1,5 +1,5 @@
-// Package logsample keeps a message that repeats from flooding the log: zap's sampler
-// with the rules of edged.
+// Package logsample keeps a repeated message from flooding the log: zap's sampler with edged's
+// rules.
 package logsample
 
 import (
@@ -10,9 +10,9 @@ import (
 	"go.uber.org/zap/zapcore"
 )
 
-// Core is a zapcore.Core that drops lines whose level and message have been written
-// often lately. It counts them, and says at most once per interval that it drops lines.
-// Debug lines always pass: a user who asks for them wants all of them.
+// Core is a zapcore.Core that drops lines whose level and message have been written often lately.
+// It counts them, and logs at most once per interval that it drops lines. Debug lines always pass:
+// a user who asks for them wants all of them.
 type Core struct {
 	zapcore.Core              // the sampler
 	all          zapcore.Core // writes every line
@@ -23,7 +23,7 @@ type Core struct {
 // level and message per interval, which begins with the first of them.
 func New(all zapcore.Core, lines int, interval time.Duration) *Core {
 	c := &Core{all: all, dropped: new(atomic.Uint64)}
-	var said atomic.Int64 // when, in nanoseconds since 1970
+	var said atomic.Int64 // time of the last such line, in nanoseconds since 1970
 	hook := func(e zapcore.Entry, decision zapcore.SamplingDecision) {
 		if decision != zapcore.LogDropped {
 			return

@@ -93,12 +93,12 @@ type jsSequence struct {
 	Stream   uint64 `json:"stream_seq"`
 }
 
-// stats are those of the one account. How many bytes Redis holds is not known.
+// stats returns the statistics of the one account. The number of bytes in Redis is not known.
 func (js JetStream) stats() *jsStats {
 	return &jsStats{Accounts: 1, API: jsAPI{Total: js.Requests, Errors: js.Errors}}
 }
 
-// jsz answers with streams and consumers only if it is asked for them, as nats-server does.
+// jsz answers with streams and consumers only if the request asks for them, as nats-server does.
 func (m *Monitor) jsz(q query) (any, error) {
 	accounts, err := q.flag("accounts")
 	streams, err2 := q.flag("streams")
@@ -141,11 +141,13 @@ func (s Stream) describe(now time.Time, consumers, config bool) jsStream {
 	if !consumers {
 		return d
 	}
+
 	for _, c := range s.Consumers {
 		d.Consumers = append(d.Consumers, jsConsumer{
 			Stream: s.Name, Name: c.Name, Created: c.Created.UTC(), Delivered: jsSequence(c.Delivered), AckFloor: jsSequence(c.AckFloor),
 			AckPending: c.AckPending, Redelivered: c.Redelivered, Waiting: c.Waiting, Pending: c.Pending, PushBound: c.PushBound, Time: now,
 		})
 	}
+
 	return d
 }

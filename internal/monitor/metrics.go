@@ -15,24 +15,24 @@ import (
 	"github.com/VictoriaMetrics/metrics"
 )
 
-// MaxConsumers is the most consumers of a list that have a label of their own, besides those
-// in parentheses.
+// MaxConsumers is the maximum number of consumers of a list with labels of their own, in addition
+// to those in parentheses.
 const MaxConsumers = 64
 
-// Names that sum up consumers, in place of a name.
+// Labels that stand for several consumers.
 const (
 	unnamed = "(unnamed)" // plain subscriptions
 	viewers = "(viewers)" // consumers that confirm nothing
 	further = "(further)" // those beyond MaxConsumers
 )
 
-// The types of Prometheus.
+// Prometheus's types.
 const (
 	gauge   = "gauge"
 	counter = "counter"
 )
 
-// family is a metric: value reads it from a snapshot.
+// family is a metric; value reads it from a snapshot.
 type family[T any] struct {
 	name, kind, help string
 	value            func(T) float64
@@ -172,12 +172,13 @@ func WriteMetrics(w io.Writer, s Server, lists []List, inbound []Inbound, uplink
 	write(w, uplinkFamilies, sent)
 }
 
-// write writes families, each with all its samples. The library could write the type, but once
-// for each sample, which is an error, and no help.
+// write writes families, each with all its samples. The library can write the type, but only once
+// for each sample, which is an error.
 func write[T any](w io.Writer, families []family[T], samples []sample[T]) {
 	if len(samples) == 0 {
 		return
 	}
+
 	for _, f := range families {
 		fmt.Fprintf(w, "# HELP %s %s\n# TYPE %s %s\n", f.name, f.help, f.name, f.kind)
 		for _, s := range samples {
@@ -195,8 +196,8 @@ func write[T any](w io.Writer, families []family[T], samples []sample[T]) {
 	}
 }
 
-// escape makes a label's value of a string. Bytes that are not valid UTF-8, which the format does not
-// allow, are written as in Go: two lists must not get the same label.
+// escape makes a label's value of a string. The format does not allow invalid UTF-8, so such bytes
+// are escaped as in Go: two lists must not get the same label.
 func escape(s string) string {
 	if !utf8.ValidString(s) {
 		quoted := strconv.Quote(s)
@@ -207,7 +208,7 @@ func escape(s string) string {
 
 var labelEscapes = strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`)
 
-// merge sums up the consumers that have no name, those with the same one, and those beyond
+// merge sums up the consumers without a name, those with the same name, and those beyond
 // MaxConsumers.
 func merge(all []Consumer) []Consumer {
 	named := make(map[string]Consumer)
@@ -253,7 +254,7 @@ func byKey(all []Inbound) []Inbound {
 	return slices.SortedFunc(maps.Values(lists), func(a, b Inbound) int { return cmp.Compare(a.Key, b.Key) })
 }
 
-// serveMetrics answers with the metrics of the daemon, and of the process it is.
+// serveMetrics answers with the metrics of the daemon and of its process.
 func (m *Monitor) serveMetrics(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
 	WriteMetrics(w, m.opts.Server(), m.opts.Lists(), m.opts.Inbound(), m.uplinks())

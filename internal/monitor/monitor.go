@@ -1,13 +1,13 @@
-// Package monitor tells monitoring tools how the daemon is: Prometheus by /metrics, and the
-// tools of NATS by the endpoints of nats-server's monitoring port.
+// Package monitor reports the state of the daemon to monitoring tools: to Prometheus by /metrics,
+// and to NATS tools by the endpoints of nats-server's monitoring port.
 //
-// It keeps no numbers of its own: each answer is made of a snapshot that the daemon hands
-// out at that moment. The handlers authenticate no client, and only read.
+// It keeps no numbers of its own: each answer is made from a snapshot that the daemon takes at that
+// moment. The handlers do not authenticate clients, and only read.
 package monitor
 
 import "time"
 
-// Options are the snapshots. All functions may be called from any goroutine.
+// Options are the sources of snapshots. All functions may be called from any goroutine.
 type Options struct {
 	Server        func() Server
 	Clients       func() []Client                    // ordered by ID
@@ -23,12 +23,12 @@ type Uplink struct {
 	Name     string
 	Up       bool
 	Paused   bool
-	LagItems uint64        // of all its lists, that the hub has not confirmed
-	Lag      time.Duration // age of the oldest of them
+	LagItems uint64        // in all its lists, not confirmed by the hub
+	Lag      time.Duration // age of the oldest of these items
 	InFlight int
 	Sent     uint64
 	Bytes    uint64
-	Skipped  uint64 // items that the hub had already
+	Skipped  uint64 // items that the hub already had
 	Refused  uint64
 	Breaks   uint64
 }
@@ -40,7 +40,7 @@ type Server struct {
 	Version   string
 	GoVersion string
 	Commit    string
-	Host      string // where clients connect
+	Host      string // address for clients
 	Port      int
 	Start     time.Time
 	Draining  bool
@@ -50,7 +50,7 @@ type Server struct {
 	MaxConnections, MaxPayload           int
 	MaxControlLine, MaxPending           int
 	PingInterval, ConnectTimeout         time.Duration
-	CPU                                  time.Duration // that the process has used
+	CPU                                  time.Duration // used by the process
 	Memory                               int64         // resident bytes
 	LogDropped, LogRepeated              uint64        // lines
 	Clients, Subscriptions               int           // now
@@ -65,7 +65,7 @@ type Server struct {
 	Subscribed                           uint64 // subscriptions since the start
 }
 
-// Client is a client that is connected.
+// Client is a connected client.
 type Client struct {
 	ID            uint64
 	IP            string
@@ -75,7 +75,7 @@ type Client struct {
 	Version       string
 	User          string
 	Start, Active time.Time
-	RTT           time.Duration // 0: not known
+	RTT           time.Duration // 0: unknown
 	TLSVersion    string        // empty: no TLS
 	TLSCipher     string
 	Subscriptions int
@@ -108,7 +108,7 @@ type List struct {
 // Consumer takes the items of a list.
 type Consumer struct {
 	Name        string // of its queue group or of JetStream; empty for a plain subscription
-	Viewer      bool   // it confirms nothing
+	Viewer      bool   // confirms nothing
 	Clients     int
 	Owed        uint64 // items
 	LagItems    uint64
@@ -133,7 +133,7 @@ type JetStream struct {
 	Streams          []Stream
 }
 
-// Stream is a list as a JetStream stream. Its sequence numbers begin with 1.
+// Stream is a list as a JetStream stream. Its sequence numbers begin at 1.
 type Stream struct {
 	Name, Subject string
 	Created       time.Time

@@ -25,6 +25,7 @@ func options() Options {
 		{ID: 3, Start: start.Add(2 * time.Minute), Active: start.Add(2 * time.Hour), RTT: time.Millisecond, Pending: 7, MessagesIn: 5, MessagesOut: 8,
 			BytesIn: 10, BytesOut: 200},
 	}
+
 	return Options{
 		Server: func() Server {
 			return Server{ID: "ID", Name: "box", Version: "1.2.3", Start: start, Clients: 3, Subscriptions: 5, Subscribed: 8}
@@ -53,7 +54,7 @@ func options() Options {
 	}
 }
 
-// get asks a Monitor and returns the answer's status and body.
+// get sends a request to a Monitor and returns the answer's status and body.
 func get(t *testing.T, o Options, method, target string) (int, string) {
 	t.Helper()
 	path, _, _ := strings.Cut(target, "?")
@@ -68,7 +69,7 @@ func get(t *testing.T, o Options, method, target string) (int, string) {
 	return 0, ""
 }
 
-// ask returns an answer, decoded.
+// ask returns a decoded answer.
 func ask(t *testing.T, o Options, target string) map[string]any {
 	t.Helper()
 	code, body := get(t, o, http.MethodGet, target)
@@ -116,7 +117,7 @@ func TestConnectionsComeInPages(t *testing.T) {
 	}
 }
 
-func TestAConnectionTellsOnlyWhatIsAsked(t *testing.T) {
+func TestAConnectionShowsOnlyTheRequestedFields(t *testing.T) {
 	first := func(target string) map[string]any {
 		return ask(t, options(), target)["connections"].([]any)[0].(map[string]any)
 	}
@@ -126,9 +127,11 @@ func TestAConnectionTellsOnlyWhatIsAsked(t *testing.T) {
 			t.Errorf("a connection has %s although it was not asked for", key)
 		}
 	}
+
 	if plain["uptime"] != "1d2h0m0s" || plain["idle"] != "1d1h0m0s" || plain["rtt"] != "3ms" {
 		t.Errorf("uptime %v, idle %v, rtt %v", plain["uptime"], plain["idle"], plain["rtt"])
 	}
+
 	if got := first("/connz?auth=true"); got["authorized_user"] != "ann" || got["account"] != "$G" {
 		t.Errorf("the user is %v of %v", got["authorized_user"], got["account"])
 	}
@@ -151,6 +154,7 @@ func TestSubscriptionsComeInPages(t *testing.T) {
 		for _, s := range all {
 			got = append(got, s.(map[string]any)["subject"].(string))
 		}
+
 		if strings.Join(got, " ") != want {
 			t.Errorf("%s: %v, want %s", target, got, want)
 		}
@@ -236,7 +240,7 @@ func TestUptimesAreWrittenAsNATSWritesThem(t *testing.T) {
 	}
 }
 
-// samples returns the lines of /metrics that are about edged, by name and labels.
+// samples returns edged's own lines of /metrics, by name and labels.
 func samples(t *testing.T, o Options) map[string]string {
 	t.Helper()
 	_, body := get(t, o, http.MethodGet, "/metrics")
@@ -278,6 +282,7 @@ func TestConsumersHaveABoundedNumberOfLabels(t *testing.T) {
 		l.Consumers = append(l.Consumers, Consumer{Name: "group-000", Owed: 2}) // a durable consumer of the same name
 		return []List{l}
 	}
+
 	owed := 0
 	got := samples(t, o)
 	for name := range got {
@@ -285,9 +290,11 @@ func TestConsumersHaveABoundedNumberOfLabels(t *testing.T) {
 			owed++
 		}
 	}
+
 	if want := MaxConsumers + 3; owed != want {
 		t.Errorf("the list has %d consumers in the metrics, want %d", owed, want)
 	}
+
 	for name, want := range map[string]string{
 		`edged_consumer_owed_items{list="events",consumer="(unnamed)"}`: "1000", `edged_consumer_lag_seconds{list="events",consumer="(unnamed)"}`: "999",
 		`edged_consumer_missed_items{list="events",consumer="(viewers)"}`: "1000", `edged_consumer_owed_items{list="events",consumer="group-000"}`: "4",
@@ -307,7 +314,8 @@ func TestLabelsAreEscaped(t *testing.T) {
 	}
 }
 
-// described returns the metrics with their type, labels and help, as a row of the document.
+// described returns the metrics with their type, labels and help, in the form of the document's
+// rows.
 func described() (rows []string) {
 	add := func(name, kind, labels, help string) {
 		rows = append(rows, fmt.Sprintf("| `%s` | %s | %s | %s |", name, kind, labels, help))
@@ -315,9 +323,11 @@ func described() (rows []string) {
 	for _, f := range serverFamilies {
 		add(f.name, f.kind, "", f.help)
 	}
+
 	for _, f := range listFamilies {
 		add(f.name, f.kind, "`list`", f.help)
 	}
+
 	for _, f := range consumerFamilies {
 		add(f.name, f.kind, "`list`, `consumer`", f.help)
 	}
@@ -355,6 +365,7 @@ func TestRulesAndDashboardUseMetricsThatThereAre(t *testing.T) {
 		if len(used) == 0 {
 			t.Errorf("%s uses no metrics", file)
 		}
+
 		for _, name := range used {
 			if !strings.Contains(known, "`"+name+"`") {
 				t.Errorf("%s uses %s, which is no metric", file, name)
@@ -393,7 +404,7 @@ type reference struct {
 	UID  string `json:"uid"`
 }
 
-func TestTheDashboardHasWhatGrafanaNeeds(t *testing.T) {
+func TestTheDashboardHasTheFieldsThatGrafanaNeeds(t *testing.T) {
 	data, err := os.ReadFile("../../deploy/grafana/edged.json")
 	if err != nil {
 		t.Fatal(err)

@@ -14,17 +14,18 @@ import (
 	"time"
 )
 
-// The endpoints here have nats-server's names, and their fields its names, types and meaning
-// (v2.15, server/monitor.go). Tools may fail on other types: prometheus-nats-exporter panics. Numbers
-// that edged does not have are 0, and other fields are left out.
+// The endpoints have nats-server's names, and their fields have its names, types and meaning
+// (v2.15, server/monitor.go). Tools may fail on other types: prometheus-nats-exporter panics.
+// Numbers that edged does not have are 0; other such fields are left out.
 
-// defaultLimit is the most entries in an answer, unless the request says something else.
+// defaultLimit is the maximum number of entries in an answer, unless the request sets it.
 const defaultLimit = 1024
 
-// maxListed is the most subscriptions in an answer. A thousand clients may have a million.
+// maxListed is the maximum number of subscriptions in an answer. A thousand clients may have a
+// million.
 const maxListed = 16384
 
-// account is the one of all clients, as nats-server calls it when none are configured.
+// account is nats-server's name of the account that all clients use when none is configured.
 const account = "$G"
 
 // Monitor answers the requests of monitoring tools.
@@ -45,7 +46,7 @@ type Endpoint struct {
 // New makes a Monitor.
 func New(opts Options) *Monitor { return &Monitor{opts: opts, requests: make(map[string]uint64)} }
 
-// Endpoints are the paths that the Monitor answers.
+// Endpoints returns the paths that the Monitor answers.
 func (m *Monitor) Endpoints() []Endpoint {
 	return []Endpoint{
 		{"/metrics", m.counted("/metrics", m.serveMetrics)},
@@ -57,7 +58,7 @@ func (m *Monitor) Endpoints() []Endpoint {
 	}
 }
 
-// counted counts the requests, and refuses those that want to change something.
+// counted counts the requests, and refuses those with other methods than GET and HEAD.
 func (m *Monitor) counted(path string, serve http.HandlerFunc) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method != http.MethodGet && r.Method != http.MethodHead {
@@ -72,7 +73,7 @@ func (m *Monitor) counted(path string, serve http.HandlerFunc) http.Handler {
 	})
 }
 
-// answering writes an answer as JSON, or why the request is bad.
+// answering writes an answer as JSON, or the reason why the request is bad.
 func answering(answer func(query) (any, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		a, err := answer(query{r.URL.Query()})
@@ -83,7 +84,7 @@ func answering(answer func(query) (any, error)) http.HandlerFunc {
 		w.Header().Set("Content-Type", "application/json")
 		e := json.NewEncoder(w)
 		e.SetIndent("", "  ")
-		_ = e.Encode(a) // the client has gone
+		_ = e.Encode(a) // fails if the client has gone
 	}
 }
 
@@ -114,7 +115,7 @@ func (q query) flag(name string) (bool, error) {
 	return b, nil
 }
 
-// page returns the bounds of a part of so many entries.
+// page returns the bounds of a page of limit entries.
 func (q query) page(limit int) (offset, most int, _ error) {
 	offset, err := q.number("offset", 0)
 	most, err2 := q.number("limit", limit)
@@ -130,7 +131,7 @@ func part[T any](all []T, offset, limit int) []T {
 	return all[from : min(len(all)-from, limit)+from]
 }
 
-// uptime is a duration as nats-server writes it: 1y2d3h4m5s, without the units that are 0 before the first other one.
+// uptime formats a duration as nats-server does: 1y2d3h4m5s, without leading units that are 0.
 func uptime(d time.Duration) string {
 	s := int64(max(d, 0) / time.Second)
 	units := []struct {
@@ -209,10 +210,10 @@ type varz struct {
 	ConfigDigest     string            `json:"config_digest"`
 	SlowOnes         byKind            `json:"slow_consumer_stats"`
 	StaleOnes        byKind            `json:"stale_connection_stats"`
-	Edged            *ownVarz          `json:"edged,omitempty"` // which nats-server does not have
+	Edged            *ownVarz          `json:"edged,omitempty"` // nats-server has no such field
 }
 
-// ownVarz are numbers of edged's own.
+// ownVarz are edged's own numbers.
 type ownVarz struct {
 	Uplinks        int    `json:"uplinks"`
 	UplinksUp      int    `json:"uplinks_up"`
@@ -235,7 +236,7 @@ func (m *Monitor) own() *ownVarz {
 	return o
 }
 
-// byKind counts connections by their kind, of which edged has one.
+// byKind counts connections by kind; edged has only one kind.
 type byKind struct {
 	Clients  uint64 `json:"clients"`
 	Routes   uint64 `json:"routes"`
@@ -248,7 +249,7 @@ type jetStreamVarz struct {
 	Stats  *jsStats  `json:"stats,omitempty"`
 }
 
-// pingMax is the PINGs without an answer after which a client is cut off.
+// pingMax is the number of unanswered PINGs after which a client is cut off.
 const pingMax = 2
 
 func (m *Monitor) varz(query) (any, error) {
@@ -278,7 +279,7 @@ func (m *Monitor) varz(query) (any, error) {
 	return v, nil
 }
 
-// load is the use of processors between two requests.
+// load measures the use of processors between two requests.
 type load struct {
 	at       time.Time
 	used     time.Duration
@@ -286,8 +287,8 @@ type load struct {
 	measured bool
 }
 
-// percent is the share of one processor that was used since the last look, in percent. Looks that
-// are too close see the same.
+// percent returns the share of one processor that was used since the last call, in percent. Calls
+// in quick succession get the same result.
 func (l *load) percent(now time.Time, s Server) float64 {
 	if l.at.IsZero() {
 		l.at = s.Start
@@ -394,7 +395,8 @@ func (m *Monitor) connz(q query) (any, error) {
 	return a, nil
 }
 
-// selected returns the clients that a request asks for, in its order. No closed ones are known.
+// selected returns the clients that a request selects, in its order. Closed clients are not
+// remembered.
 func (m *Monitor) selected(q query) ([]Client, error) {
 	order := orders[cmp.Or(q.Get("sort"), "cid")]
 	if order == nil {
@@ -436,7 +438,7 @@ func describe(c Client, now time.Time) connInfo {
 	return i
 }
 
-// list adds at most so many subscriptions of a client, and returns their number.
+// list adds at most most subscriptions of a client, and returns their number.
 func (m *Monitor) list(i *connInfo, detail bool, most int) int {
 	all := m.opts.Subscriptions(i.ID)
 	all = all[:min(len(all), most)]
@@ -471,8 +473,8 @@ type subsz struct {
 	Subs         []subDetail `json:"subscriptions_list,omitempty"`
 }
 
-// subsz counts a match for each message of a client: items reach their consumers without one. edged has no
-// cache of matches.
+// subsz counts a match for each message of a client; items reach their consumers without one. edged
+// does not cache matches.
 func (m *Monitor) subsz(q query) (any, error) {
 	offset, limit, err := q.page(defaultLimit)
 	subs, err2 := q.flag("subs")

@@ -1,10 +1,9 @@
-// Package nearest guesses which known name a misspelled one was meant to be, for
-// messages that ask "did you mean …?".
+// Package nearest finds the known name that a misspelled one most likely meant, for messages that
+// ask "did you mean …?".
 package nearest
 
-// Name returns the name of known that is nearest to name, the first of several. It
-// returns the empty string when none is near: one slip is allowed, or one for each three
-// bytes of the known name.
+// Name returns the known name that is nearest to name, the first one if several are. It returns the
+// empty string if none is near: one slip is allowed, or one for each three bytes of the known name.
 func Name(name string, known []string) (nearest string) {
 	best := 0
 	for _, k := range known {
@@ -19,11 +18,11 @@ func Name(name string, known []string) (nearest string) {
 	return nearest
 }
 
-// slips returns the number of slips that make b of a: bytes inserted, deleted, replaced
-// or exchanged with their neighbour (the optimal string alignment distance).
+// slips returns the number of slips that turn a into b: bytes inserted, deleted, replaced or
+// exchanged with their neighbour (the optimal string alignment distance).
 func slips(a, b string) int {
-	// rows[0][j] is the distance of a[:i] and b[:j], rows[1] and rows[2] belong to
-	// a[:i-1] and a[:i-2].
+	// rows[0][j] is the distance of a[:i] and b[:j]; rows[1] and rows[2] belong to a[:i-1] and
+	// a[:i-2].
 	var rows [3][]int
 	for r := range rows {
 		rows[r] = make([]int, len(b)+1)

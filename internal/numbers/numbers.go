@@ -1,9 +1,8 @@
-// Package numbers keeps sets of item numbers: which items of a list a consumer has
-// confirmed, or which are finished.
+// Package numbers keeps sets of item numbers, such as those that a consumer has confirmed or that
+// are finished.
 //
-// Items are confirmed roughly in order, so a set is everything below a floor and a
-// few spans above it. A change near the floor or near the top costs the same
-// however many spans there are.
+// Items are confirmed roughly in order, so a set is everything below a floor and a few spans above
+// it. A change near the floor or near the top costs the same for any number of spans.
 package numbers
 
 import (
@@ -25,17 +24,17 @@ type Set struct {
 // Span is a run of consecutive numbers.
 type Span struct{ From, To uint64 } // To is excluded
 
-// Floor is the lowest number that is not in the set.
+// Floor returns the lowest number that is not in the set.
 func (s *Set) Floor() uint64 { return s.floor }
 
-// Spans are the numbers above the floor. The caller must not change them, and they
-// are valid until the set changes.
+// Spans returns the numbers above the floor. The caller must not change them; they are valid until
+// the set changes.
 func (s *Set) Spans() []Span { return s.spans }
 
-// Count is how many numbers are in the set.
+// Count returns the size of the set.
 func (s *Set) Count() uint64 { return s.count }
 
-// Below is how many numbers below n are in the set.
+// Below returns how many numbers below n are in the set.
 func (s *Set) Below(n uint64) uint64 {
 	below := min(n, s.floor)
 	for _, p := range s.spans {
@@ -44,7 +43,7 @@ func (s *Set) Below(n uint64) uint64 {
 	return below
 }
 
-// Top is one past the highest number in the set, 0 if it is empty.
+// Top returns one past the highest number in the set, 0 if it is empty.
 func (s *Set) Top() uint64 {
 	if n := len(s.spans); n > 0 {
 		return s.spans[n-1].To
@@ -145,7 +144,7 @@ func (s *Set) dropFirst(n int) {
 	}
 }
 
-// overlap is how many numbers of p are also in the run.
+// overlap returns how many numbers of p are also in the run.
 func (p Span) overlap(from, to uint64) uint64 {
 	from, to = max(from, p.From), min(to, p.To)
 	if from >= to {
@@ -157,8 +156,8 @@ func (p Span) overlap(from, to uint64) uint64 {
 // Cut removes all numbers from to on.
 func (s *Set) Cut(to uint64) { s.Remove(to, math.MaxUint64) }
 
-// Remove removes the numbers from from to to, to excluded. The floor sinks to from
-// if that is below it.
+// Remove removes the numbers from from to to, to excluded. If from is below the floor, the floor
+// sinks to it.
 func (s *Set) Remove(from, to uint64) {
 	if from >= to {
 		return
@@ -210,7 +209,7 @@ func Intersect(a, b *Set) Set {
 	return both
 }
 
-// run is a span, or for -1 the run below the floor.
+// run returns span i, or for -1 the run below the floor.
 func (s *Set) run(i int) Span {
 	if i < 0 {
 		return Span{0, s.floor}

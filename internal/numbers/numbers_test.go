@@ -69,6 +69,7 @@ func checkGaps(t *testing.T, s *Set, m model) {
 		for to < world && !m[to] {
 			to++
 		}
+
 		if to == world {
 			to = math.MaxUint64
 		}
@@ -82,7 +83,7 @@ func equal(a, b *Set) bool {
 	return a.floor == b.floor && a.count == b.count && slices.Equal(a.spans, b.spans)
 }
 
-func TestASetDoesWhatAMapOfNumbersDoes(t *testing.T) {
+func TestASetBehavesLikeAMapOfNumbers(t *testing.T) {
 	for seed := range uint64(100) {
 		random := rand.New(rand.NewPCG(seed, 0))
 		var s, old Set
@@ -185,6 +186,7 @@ func FuzzParse(f *testing.F) {
 	for _, seed := range []string{"0", "12", "12+1", "12+2,5+z", "18446744073709551613+1", "1+0", "+"} {
 		f.Add(seed)
 	}
+
 	f.Fuzz(func(t *testing.T, text string) {
 		s, err := Parse(text)
 		if err != nil {
@@ -199,7 +201,7 @@ func FuzzParse(f *testing.F) {
 			added.Add(p.From, p.To)
 		}
 		if !equal(&s, &added) {
-			t.Fatalf("%q: %v is not what its spans make: %v", text, &s, &added)
+			t.Fatalf("%q: %v differs from the set of its spans: %v", text, &s, &added)
 		}
 	})
 }
@@ -211,12 +213,14 @@ func BenchmarkAdd(b *testing.B) {
 			s.Add(i, i+1)
 		}
 	})
+
 	b.Run("in order above a gap", func(b *testing.B) {
 		var s Set
 		for i := range uint64(b.N) {
 			s.Add(i+1, i+2)
 		}
 	})
+
 	for name, window := range map[string]int{"within 1000": 1000, "within 65536": 65536} {
 		b.Run(name, func(b *testing.B) {
 			random := rand.New(rand.NewPCG(1, 2))

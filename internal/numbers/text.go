@@ -18,12 +18,11 @@ const (
 // after a gap of one, take four bytes, so MaxSpans of them fit into MaxText.
 const base = 36
 
-// AppendText appends the set's text to b: the floor, then each span as "+gap,length"
-// or, if the gap before it is a single number, as "+length". The floor is in
-// decimal, gaps and lengths in base 36.
+// AppendText appends the set's text to b: the floor, then each span as "+gap,length" or, if the gap
+// before it is a single number, as "+length". The floor is in decimal, gaps and lengths in base 36.
 //
-// The highest spans are left out if the text would exceed MaxSpans or MaxText. So
-// Parse always takes it, and at worst some items count as not confirmed.
+// The highest spans are left out if the text would exceed MaxSpans or MaxText. So Parse always
+// accepts it, and at worst some items count as not confirmed.
 func (s *Set) AppendText(b []byte) []byte {
 	most := len(b) + MaxText
 	b = strconv.AppendUint(b, s.floor, 10)
@@ -45,7 +44,7 @@ func (s *Set) AppendText(b []byte) []byte {
 	return b
 }
 
-// String is the set's text; see AppendText.
+// String returns the set's text; see AppendText.
 func (s *Set) String() string { return string(s.AppendText(nil)) }
 
 var (

@@ -1,6 +1,5 @@
-// Package password knows the bcrypt hashes that edged accepts in place of passwords
-// and tokens: which strings are hashes, which costs are allowed, and which passwords
-// match.
+// Package password handles the bcrypt hashes that edged accepts in place of passwords and tokens:
+// it recognizes hashes, checks their cost, and compares passwords with them.
 package password
 
 import (
@@ -19,8 +18,8 @@ const (
 	MaxCost = 16
 )
 
-// form is that of a bcrypt hash: version, cost, and 22 characters of salt followed
-// by 31 of checksum (golang.org/x/crypto/bcrypt).
+// form is the form of a bcrypt hash: version, cost, and 22 characters of salt followed by 31 of
+// checksum (golang.org/x/crypto/bcrypt).
 var form = regexp.MustCompile(`^\$2[aby]\$(\d\d)\$[./A-Za-z0-9]{53}$`)
 
 // Cost returns the cost of a bcrypt hash; ok reports whether s is one.
@@ -39,8 +38,7 @@ func Allowed(s string) bool {
 	return ok && MinCost <= cost && cost <= MaxCost
 }
 
-// Matches reports whether given is the password that hash was made of. It takes as long
-// as the cost of hash demands.
+// Matches reports whether hash is the hash of given. It takes as long as the cost of hash demands.
 func Matches(hash, given string) bool {
 	return bcrypt.CompareHashAndPassword([]byte(hash), []byte(given)) == nil
 }

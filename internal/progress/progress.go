@@ -1,8 +1,8 @@
-// Package progress keeps the state of tasks that take time: how far each is,
-// and its outcome once it has ended.
+// Package progress keeps the state of long tasks: their progress, and their outcome once they have
+// ended.
 //
-// The code that carries out a task reports to it; the control socket and the page read
-// snapshots. All methods may be called from any goroutine, and none of them blocks.
+// The code that carries out a task reports to it; the control socket and the page read snapshots.
+// All methods may be called from any goroutine, and none of them blocks.
 package progress
 
 import (
@@ -11,36 +11,36 @@ import (
 	"time"
 )
 
-// The states of a task.
+// States of a task.
 const (
 	Running = "running"
 	Done    = "done"
-	Failed  = "failed" // cancelled tasks, too
+	Failed  = "failed" // includes cancelled tasks
 )
 
 // Status is a snapshot of a task.
 type Status struct {
 	ID       uint64    `json:"id"`                 // counts from 1 on
 	Kind     string    `json:"kind"`               // such as "requeue"
-	List     string    `json:"list,omitempty"`     // the key of the list that it is about
-	Consumer string    `json:"consumer,omitempty"` // the consumer that it is about, in words
+	List     string    `json:"list,omitempty"`     // key of the task's list
+	Consumer string    `json:"consumer,omitempty"` // the task's consumer, in words
 	State    string    `json:"state"`
 	Started  time.Time `json:"started"`
 	Ended    time.Time `json:"ended,omitzero"`
-	Text     string    `json:"text"`  // how far it is, or its outcome, in words
+	Text     string    `json:"text"`  // progress or outcome, in words
 	Done     uint64    `json:"done"`  // steps, of Total
-	Total    uint64    `json:"total"` // 0: not known
+	Total    uint64    `json:"total"` // 0: unknown
 }
 
-// kept is how many tasks that have ended are remembered.
+// kept is the number of ended tasks that are remembered.
 const kept = 20
 
-// Tasks are the running tasks and the ones that ended last. The zero value has none.
+// Tasks are the running tasks and the last ones that ended. The zero value is empty.
 type Tasks struct {
 	mu      sync.Mutex
 	last    uint64        // ID of the newest task; guarded by mu
 	all     []*Task       // in the order of their IDs; guarded by mu
-	changed chan struct{} // closed at the next change; nil: no goroutine waits for it; guarded by mu
+	changed chan struct{} // closed at the next change; nil if no goroutine waits for it; guarded by mu
 }
 
 // Task is a task of its Tasks.
@@ -49,8 +49,8 @@ type Task struct {
 	status Status // guarded by tasks.mu
 }
 
-// Begin adds a running task. The caller ends it with Finish or Fail, and sees to it that
-// the number of running tasks is bounded.
+// Begin adds a running task. The caller ends it with Finish or Fail, and bounds the number of
+// running tasks.
 func (t *Tasks) Begin(kind, list, consumer string) *Task {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -61,8 +61,8 @@ func (t *Tasks) Begin(kind, list, consumer string) *Task {
 	return task
 }
 
-// Snapshot returns the tasks, the oldest first, and a channel that is closed when one of
-// them has changed or another one has begun.
+// Snapshot returns the tasks, the oldest first, and a channel that is closed at the next change of
+// a task or when another task begins.
 func (t *Tasks) Snapshot() (all []Status, changed <-chan struct{}) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -76,7 +76,7 @@ func (t *Tasks) Snapshot() (all []Status, changed <-chan struct{}) {
 	return all, t.changed
 }
 
-// notify is called with mu held.
+// notify announces a change. mu is held.
 func (t *Tasks) notify() {
 	if t.changed != nil {
 		close(t.changed)
@@ -84,13 +84,13 @@ func (t *Tasks) notify() {
 	}
 }
 
-// Report says how far a running task is. A total of 0 means that the number of steps is
-// not known.
+// Report sets the progress of a running task. A total of 0 means that the number of steps is
+// unknown.
 func (t *Task) Report(done, total uint64, text string) {
 	t.update(func(s *Status) { s.Done, s.Total, s.Text = done, total, text })
 }
 
-// Finish ends a running task well.
+// Finish ends a running task with success.
 func (t *Task) Finish(outcome string) { t.end(Done, outcome) }
 
 // Fail ends a running task that was cancelled or could not go on.
@@ -112,8 +112,7 @@ func (t *Task) update(change func(*Status)) {
 	t.tasks.notify()
 }
 
-// trim forgets the tasks that ended first, if there are more than are kept. It is called
-// with mu held.
+// trim forgets the tasks that ended first, if there are more than kept. mu is held.
 func (t *Tasks) trim() {
 	ended := 0
 	for _, task := range t.all {

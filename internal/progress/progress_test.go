@@ -85,7 +85,7 @@ func TestTasksMayBeReportedAndReadAtTheSameTime(t *testing.T) {
 		})
 	}
 
-	for ended := 0; ended < workers; { // the last change is seen, or this does not end
+	for ended := 0; ended < workers; { // ends only if the last change is seen
 		now, changed := tasks.Snapshot()
 		ended = 0
 		for _, s := range now {

@@ -11,13 +11,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// blocking is a connection whose reads and writes block their thread, for one
-// goroutine at a time. Close does not end a read; deadlines do, up to tick late.
+// blocking is a connection whose reads and writes block their thread, for one goroutine at a time.
+// Close does not end a read; deadlines do, up to tick late.
 //
-// Redis answers a round trip within microseconds, and its caller waits for
-// nothing else meanwhile. Then a thread that waits in the kernel costs less than
-// Go's poller, which takes a failed read, two calls of epoll and, on a Unix socket,
-// a wake-up each time that Redis reads.
+// Redis answers a round trip within microseconds, and its caller waits for nothing else meanwhile.
+// Then a thread that waits in the kernel costs less than Go's poller, which needs a failed read,
+// two calls of epoll and, on a Unix socket, a wake-up each time that Redis reads.
 type blocking struct {
 	file          *os.File
 	local, remote net.Addr
@@ -25,20 +24,21 @@ type blocking struct {
 	writeBy       time.Time
 }
 
-// tick is how often a blocked call looks at its deadline.
+// tick is how often a blocked call checks its deadline.
 const tick = 20 * time.Millisecond
 
-// piece is how many bytes are written between two looks: a write that goes on in
-// steps, however small, is not interrupted. A Unix socket takes so many in one.
+// piece is the number of bytes written between two checks: a write that makes progress, however
+// slowly, is not interrupted. A Unix socket takes this much at once.
 const piece = 32 << 10
 
-// newBlocking makes one of conn, which the caller closes afterwards.
+// newBlocking makes a blocking connection from conn, which the caller closes afterwards.
 func newBlocking(conn net.Conn) (*blocking, error) {
 	raw, err := conn.(syscall.Conn).SyscallConn()
 	if err != nil {
 		return nil, err
 	}
-	// A copy of the descriptor is one that Go's poller does not know.
+
+	// Go's poller does not know a copy of the descriptor.
 	var fd int
 	var failed error
 	if err := raw.Control(func(old uintptr) {
@@ -55,6 +55,7 @@ func newBlocking(conn net.Conn) (*blocking, error) {
 		unix.Close(fd)
 		return nil, err
 	}
+
 	return &blocking{file: os.NewFile(uintptr(fd), "redis"), local: conn.LocalAddr(), remote: conn.RemoteAddr()}, nil
 }
 
@@ -93,7 +94,7 @@ func (b *blocking) said(op string, err error) error {
 	return &net.OpError{Op: op, Net: b.remote.Network(), Addr: b.remote, Err: os.NewSyscallError(op, path.Err)}
 }
 
-// SyscallConn is for onClose.
+// SyscallConn is needed by onClose.
 func (b *blocking) SyscallConn() (syscall.RawConn, error) { return b.file.SyscallConn() }
 
 func (b *blocking) Close() error { return b.file.Close() }

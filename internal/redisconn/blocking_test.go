@@ -20,11 +20,13 @@ func blockingPair(t *testing.T, network string) (*blocking, net.Conn) {
 	if network == "unix" {
 		address = filepath.Join(t.TempDir(), "s")
 	}
+
 	l, err := net.Listen(network, address)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer l.Close()
+
 	conn, err := net.Dial(network, l.Addr().String())
 	if err != nil {
 		t.Fatal(err)
@@ -55,7 +57,7 @@ func TestABlockedCallEndsAtItsDeadline(t *testing.T) {
 		much := make([]byte, 64<<20) // more than the socket's buffers take
 		b.SetDeadline(time.Now().Add(3 * tick))
 		if n, err := b.Write(much); n == len(much) || !errors.Is(err, os.ErrDeadlineExceeded) {
-			t.Errorf("%s: a write that nobody read: %d bytes, error %v", network, n, err)
+			t.Errorf("%s: a write without a reader: %d bytes, error %v", network, n, err)
 		}
 	}
 }
@@ -64,7 +66,7 @@ func TestAWriteThatIsReadAllTheTimeEndsAtItsDeadline(t *testing.T) {
 	for _, network := range []string{"unix", "tcp"} {
 		b, other := blockingPair(t, network)
 		var reading sync.WaitGroup
-		reading.Go(func() { io.Copy(io.Discard, other) }) // so that the write is never held up for a tick
+		reading.Go(func() { io.Copy(io.Discard, other) }) // so that the write is never blocked for a tick
 		much := make([]byte, 64<<20)                      // no machine moves that in so short a time
 		b.SetDeadline(time.Now().Add(time.Millisecond))
 		if n, err := b.Write(much); n == len(much) || !errors.Is(err, os.ErrDeadlineExceeded) {
@@ -78,20 +80,22 @@ func TestAWriteThatIsReadAllTheTimeEndsAtItsDeadline(t *testing.T) {
 func TestABlockedCallGoesOnPastItsTicks(t *testing.T) {
 	for _, network := range []string{"unix", "tcp"} {
 		b, other := blockingPair(t, network)
-		// For two ticks nobody reads: until then the buffers are full.
+		// The other side does not read for two ticks; the buffers are full by then.
 		sent := bytes.Repeat([]byte("0123456789abcdef"), 4<<20/16)
 		b.SetWriteDeadline(time.Now().Add(2 * tick))
 		n, err := b.Write(sent)
 		if n == len(sent) || !errors.Is(err, os.ErrDeadlineExceeded) {
-			t.Fatalf("%s: %d bytes written that nobody read, error %v", network, n, err)
+			t.Fatalf("%s: %d bytes written without a reader, error %v", network, n, err)
 		}
+
 		b.SetWriteDeadline(time.Time{})
 		wrote := make(chan error, 1)
 		go func() {
 			_, err := b.Write(sent[n:])
 			wrote <- err
 		}()
-		// While the write is held up a read is, for as long.
+
+		// A read is blocked for as long as the write is.
 		b.SetReadDeadline(time.Now().Add(2 * tick))
 		if _, err := b.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Errorf("%s: a read that nothing came for: error %v", network, err)
@@ -100,6 +104,7 @@ func TestABlockedCallGoesOnPastItsTicks(t *testing.T) {
 		if _, err := io.ReadFull(other, got); err != nil || !bytes.Equal(got, sent) {
 			t.Errorf("%s: other bytes arrived, error %v", network, err)
 		}
+
 		if err := <-wrote; err != nil {
 			t.Errorf("%s: the write: %v", network, err)
 		}

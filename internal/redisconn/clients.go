@@ -11,9 +11,8 @@ import (
 	"go.uber.org/zap"
 )
 
-// client makes a client of go-redis for the server at address. go-redis must not
-// send a command again by itself: after a lost reply it can't know whether the
-// first one was carried out.
+// client makes a client of go-redis for the server at address. go-redis must not resend a command
+// by itself: after a lost reply it cannot know whether the first one was carried out.
 func (o Options) client(address string) *redis.Client {
 	return redis.NewClient(o.clientOptions(address))
 }
@@ -36,10 +35,12 @@ func (o Options) clientOptions(address string) *redis.Options {
 		PipelinePoolSize:      -1,
 		DisableIdentity:       true,
 	}
+
 	options.CredentialsProvider = func() (username, password string) {
 		current := o.current()
 		return current.Username, current.Password
 	}
+
 	options.Dialer = func(ctx context.Context, _, _ string) (net.Conn, error) {
 		ctx, cancel := context.WithTimeout(ctx, o.Timeout)
 		defer cancel()
@@ -52,17 +53,17 @@ func (o Options) clientOptions(address string) *redis.Options {
 		}
 		return newChecked(conn), nil
 	}
+
 	return options
 }
 
-// Clients gives the client for each key, of the server that has it. It belongs to
-// one goroutine.
+// Clients returns for each key the client of its server. It belongs to one goroutine.
 type Clients struct {
 	servers *Servers
 	keys    map[string]*Route
 }
 
-// NewClients connects to nothing yet.
+// NewClients makes Clients without connecting.
 func (o Options) NewClients() *Clients {
 	return &Clients{NewServers(o, Callbacks{}), map[string]*Route{}}
 }
@@ -90,8 +91,8 @@ func (c *Clients) Failed(key string, err error) (atOnce bool) {
 // Close closes all connections.
 func (c *Clients) Close() { c.servers.Close() }
 
-// SetLog sends the messages of go-redis to log. It has one logger for the whole
-// process, so this is for main to call, once.
+// SetLog sends the messages of go-redis to log. go-redis has one logger for the whole process, so
+// main calls this once.
 func SetLog(log *zap.Logger) { redis.SetLogger(redisLog{log}) }
 
 type redisLog struct{ *zap.Logger }
@@ -100,26 +101,25 @@ func (l redisLog) Printf(_ context.Context, format string, v ...any) {
 	l.Debug("go-redis: " + fmt.Sprintf(format, v...))
 }
 
-// maxReply is the largest reply to go-redis in bytes, far above the replies that
-// edged asks for there.
+// maxReply is the largest reply to go-redis in bytes, far above the replies that edged requests
+// with it.
 const maxReply = 64 << 20
 
-// checked is a connection for go-redis, which allocates as many bytes and elements
-// as a reply announces: Read fails before go-redis sees a header beyond the
-// bounds, or one that is not RESP2.
+// checked is a connection for go-redis, which allocates as many bytes and elements as a reply
+// announces. Read fails before go-redis sees a header beyond the bounds, or one that is not RESP2.
 type checked struct {
 	net.Conn
-	line  []byte // of the header that is incomplete
-	skip  int    // bytes of a string, with its CR LF, that are yet to come
-	left  []int  // elements yet to come, of the arrays that are incomplete
+	line  []byte // of the incomplete header
+	skip  int    // bytes of a string that are still missing, with its CR LF
+	left  []int  // elements of the incomplete arrays that are still missing
 	room  int    // bytes that the reply may still have
 	wrong error
 }
 
 func newChecked(conn net.Conn) *checked { return &checked{Conn: conn, room: maxReply} }
 
-// SyscallConn lets go-redis look whether the connection is still there. go-redis
-// drops a connection that has the method and can't tell.
+// SyscallConn lets go-redis check whether the connection is still open. go-redis drops a connection
+// that has the method but cannot tell.
 func (c *checked) SyscallConn() (syscall.RawConn, error) {
 	raw, ok := c.Conn.(syscall.Conn)
 	if !ok {
@@ -139,7 +139,7 @@ func (c *checked) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// check follows the replies through the next bytes of them.
+// check parses the next bytes of the replies.
 func (c *checked) check(p []byte) error {
 	for len(p) > 0 {
 		if c.skip > 0 {
@@ -162,6 +162,7 @@ func (c *checked) check(p []byte) error {
 			c.line = c.line[:0]
 		}
 	}
+
 	return nil
 }
 
@@ -170,6 +171,7 @@ func (c *checked) header(line []byte) error {
 	if len(line) == 0 {
 		return errReply
 	}
+
 	if c.room -= len(line) + perValue; c.room < 0 {
 		return fmt.Errorf("%w: over %d bytes", errReply, maxReply)
 	}
@@ -182,6 +184,7 @@ func (c *checked) header(line []byte) error {
 	if !ok || kind != '$' && kind != '*' {
 		return fmt.Errorf("%w: %.32q", errReply, line)
 	}
+
 	switch {
 	case kind == '*' && (n*perValue > c.room || len(c.left) >= maxNested):
 		return fmt.Errorf("%w: an array of %d elements, %d levels deep", errReply, n, len(c.left)+1)
@@ -195,10 +198,11 @@ func (c *checked) header(line []byte) error {
 	default:
 		c.ended()
 	}
+
 	return nil
 }
 
-// ended notes that a value is complete, and with it perhaps arrays and the reply.
+// ended notes that a value is complete, and possibly the arrays around it and the reply.
 func (c *checked) ended() {
 	for i := len(c.left) - 1; i >= 0; i-- {
 		if c.left[i]--; c.left[i] > 0 {

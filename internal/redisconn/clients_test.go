@@ -18,6 +18,7 @@ func answering(t *testing.T, reply string) (address string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -29,6 +30,7 @@ func answering(t *testing.T, reply string) (address string) {
 			answer(conn, reply)
 		}
 	}()
+
 	t.Cleanup(func() { l.Close(); <-done })
 	return l.Addr().String()
 }
@@ -41,6 +43,7 @@ func answer(conn net.Conn, reply string) {
 		if err != nil {
 			return
 		}
+
 		switch {
 		case strings.HasPrefix(line, "hello"), strings.HasPrefix(line, "HELLO"):
 			io.WriteString(conn, "-ERR unknown command\r\n")

@@ -8,12 +8,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// onClose calls closed when the other side has closed conn, from a goroutine that
-// stop ends and waits for. It reads nothing. If the kernel can't tell, closed is
-// never called: the next use of the connection notices.
+// onClose calls closed when the other side has closed conn, from a goroutine that stop ends and
+// waits for. It reads nothing. If the kernel cannot tell, closed is never called: the next use of
+// the connection detects the close.
 //
-// An epoll instance that waits for the close alone stands between the connection
-// and Go's poller, so that bytes arriving on the connection wake nothing.
+// An epoll instance that waits for the close alone stands between the connection and Go's poller,
+// so that bytes arriving on the connection wake no goroutine.
 func onClose(conn net.Conn, closed func()) (stop func()) {
 	if t, ok := conn.(interface{ NetConn() net.Conn }); ok { // TLS
 		conn = t.NetConn()
@@ -57,10 +57,12 @@ func epollForClose(conn syscall.Conn) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
+
 	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
 		return nil, err
 	}
+
 	var failed error
 	err = raw.Control(func(watched uintptr) {
 		failed = unix.EpollCtl(fd, unix.EPOLL_CTL_ADD, int(watched), &unix.EpollEvent{Events: unix.EPOLLRDHUP})
@@ -69,7 +71,7 @@ func epollForClose(conn syscall.Conn) (*os.File, error) {
 		err = failed
 	}
 	if err == nil {
-		err = unix.SetNonblock(fd, true) // so that os.NewFile gives it to Go's poller
+		err = unix.SetNonblock(fd, true) // lets os.NewFile add it to Go's poller
 	}
 	if err != nil {
 		unix.Close(fd)

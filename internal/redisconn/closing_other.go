@@ -4,5 +4,5 @@ package redisconn
 
 import "net"
 
-// onClose does nothing: the next use of the connection notices that it is closed.
+// onClose does nothing: the next use of the connection detects that it is closed.
 func onClose(net.Conn, func()) (stop func()) { return func() {} }

@@ -14,62 +14,60 @@ import (
 	"edged/internal/batch"
 )
 
-// Conn is one connection on which RESP2 is spoken. Items are read to where they
-// stay, without a copy and without an allocation an item.
+// Conn is one connection that speaks RESP2. Items are read into their final place, without a copy
+// and without an allocation for each item.
 //
-// A round trip can be left under way while the next one is sent: Later notes the
-// function that receives its replies, and Settle calls those functions in order.
-// After an error that is not a reply nothing more is sent or received.
-// https://redis.io/docs/latest/develop/reference/protocol-spec/
+// A round trip can be left open while the next one is sent: Later queues the function that receives
+// its replies, and Settle calls those functions in order. After an error that is not a reply
+// nothing more is sent or received. https://redis.io/docs/latest/develop/reference/protocol-spec/
 type Conn struct {
 	conn     net.Conn
 	timeout  time.Duration
-	progress func()    // called when a deadline is put off; may be nil
+	progress func()    // called when a deadline is extended; may be nil
 	deadline time.Time // of conn
-	limit    time.Time // the deadline is not put off beyond it; zero: no limit
-	came     int       // bytes sent or received since the deadline was put off
+	limit    time.Time // the deadline is not extended beyond it; zero: no limit
+	came     int       // bytes sent or received since the deadline was extended
 
-	waiting []func()      // receive the replies to commands under way
-	dead    error         // why the connection is not used any more
+	waiting []func()      // receive the replies to commands in flight
+	dead    error         // reason why the connection is no longer used
 	out     []byte        // commands to send
-	in      *batch.Memory // replies; Data[:kept] stays there, Data[next:] is not parsed yet
+	in      *batch.Memory // replies; Data[:kept] stays, Data[next:] is not parsed yet
 	kept    int
 	next    int
-	rest    []byte       // replies of the next round trip that have come already
-	own     batch.Memory // for replies of which nothing is kept
+	rest    []byte       // replies of the next round trip that have arrived already
+	own     batch.Memory // for replies that are not kept
 
 	id     int64       // the client ID that Redis gave it; 0 before Redis 6
 	closed atomic.Bool // the other side has closed it
 	stop   func()      // ends the goroutine that sets closed
 }
 
-// Sink takes the items of a reply one after the other.
+// Sink takes the items of a reply one by one.
 type Sink interface {
 	Begin(size int) (keep bool) // an item of size bytes follows
-	Part(p []byte)              // a part of one that is not kept
+	Part(p []byte)              // a part of an item that is not kept
 	End(s batch.Span)           // the item is complete; s is its place if it is kept
 }
 
-// The bounds of a reply. They are far above the replies that edged asks for.
+// Bounds of a reply. They are far above the replies that edged requests.
 const (
 	maxNumber = 1 << 30  // of items, and of bytes in an item; fits into an int of 32 bits
 	maxLine   = 64 << 10 // bytes
-	maxValue  = 1 << 20  // bytes that a reply read by Value may take in memory
-	maxNested = 4        // levels of arrays in it: HELLO's list of modules has as many
-	perValue  = 16       // bytes that count for each value beside its own
+	maxValue  = 1 << 20  // bytes of memory for a reply that Value reads
+	maxNested = 4        // levels of nested arrays; HELLO's list of modules needs them all
+	perValue  = 16       // bytes that count for each value in addition to its own
 )
 
-// progressBytes is how many bytes count as progress.
+// progressBytes is the number of bytes that count as progress.
 const progressBytes = 1 << 10
 
-// NewConn makes a Conn on a connection on which nothing was said yet, with a timeout
-// for progress. progress is called when a deadline is put off; it may be nil.
+// NewConn makes a Conn on a new connection, with a timeout for progress. progress is called when a
+// deadline is extended; it may be nil.
 func NewConn(conn net.Conn, timeout time.Duration, progress func()) *Conn {
 	return &Conn{conn: conn, timeout: timeout, progress: progress, stop: func() {}}
 }
 
-// used is when the last command was sent, as far as it is known: within a quarter of the
-// timeout.
+// used returns when the last command was sent, to within a quarter of the timeout.
 func (c *Conn) used() time.Time { return c.deadline.Add(-c.timeout) }
 
 // Close closes the connection.
@@ -78,12 +76,12 @@ func (c *Conn) Close() {
 	c.conn.Close()
 }
 
-// Command adds a command to those that Send sends. Its words are strings, bytes
-// and integers.
+// Command adds a command to those that Send sends. Its words are strings, bytes and integers.
 func (c *Conn) Command(words ...any) {
 	c.out = append(c.out, '*')
 	c.out = strconv.AppendInt(c.out, int64(len(words)), 10)
 	c.out = append(c.out, "\r\n"...)
+
 	for _, word := range words {
 		var digits [20]byte
 		switch word := word.(type) {
@@ -121,8 +119,8 @@ func appendBulk[T string | []byte](out []byte, word T) []byte {
 	return append(out, "\r\n"...)
 }
 
-// Send sends the commands. From now on the timeout is for progress, and the
-// deadline of ctx for everything.
+// Send sends the commands. From now on the timeout bounds each pause in progress, and the deadline
+// of ctx bounds the whole.
 func (c *Conn) Send(ctx context.Context) error {
 	defer func() { c.out = c.out[:0] }()
 	if c.dead != nil {
@@ -131,7 +129,7 @@ func (c *Conn) Send(ctx context.Context) error {
 
 	now := time.Now()
 	var bounded bool
-	// Deadlines are not cheap: the last one serves while most of the time is left.
+	// Setting a deadline is not cheap: the last one is kept while most of its time is left.
 	if c.limit, bounded = ctx.Deadline(); bounded || c.deadline.Sub(now) < c.timeout*3/4 {
 		c.dead = c.putOff(now)
 	}
@@ -145,10 +143,10 @@ func (c *Conn) Send(ctx context.Context) error {
 	return c.dead
 }
 
-// writeSize is how many bytes are written between two looks at the deadline.
+// writeSize is the number of bytes written between two checks of the deadline.
 const writeSize = 16 << 10
 
-// putOff sets the deadline anew.
+// putOff extends the deadline.
 func (c *Conn) putOff(now time.Time) error {
 	c.came = 0
 	c.deadline = now.Add(c.timeout)
@@ -173,8 +171,7 @@ func (c *Conn) moved(n int) {
 	}
 }
 
-// Receive begins to read the replies. Items that are kept will stand in m; nil
-// keeps none.
+// Receive begins to read the replies. Items that are kept are stored in m; nil keeps none.
 func (c *Conn) Receive(m *batch.Memory) {
 	if m == nil {
 		m = &c.own
@@ -183,12 +180,11 @@ func (c *Conn) Receive(m *batch.Memory) {
 	c.in, c.kept, c.next, c.rest = m, 0, 0, c.rest[:0]
 }
 
-// Later leaves the replies to the commands sent for receive to read, which must
-// call Receive and Finish.
+// Later leaves the replies to the commands sent so far to receive, which must call Receive and
+// Finish.
 func (c *Conn) Later(receive func()) { c.waiting = append(c.waiting, receive) }
 
-// settle receives round trips under way, the oldest first, until no more than left
-// are.
+// settle receives the open round trips, the oldest first, until at most left remain.
 func (c *Conn) settle(left int) {
 	for len(c.waiting) > left {
 		receive := c.waiting[0]
@@ -200,8 +196,8 @@ func (c *Conn) settle(left int) {
 	}
 }
 
-// Finish is called when all replies are read, with the error of the last one. It
-// fails if the connection must not be used any more.
+// Finish is called when all replies are read, with the error of the last one. It fails if the
+// connection must not be used any more.
 func (c *Conn) Finish(err error) error {
 	c.rest = append(c.rest, c.in.Data[c.next:]...)
 	c.in.Data = c.in.Data[:c.kept]
@@ -215,7 +211,7 @@ func (c *Conn) Finish(err error) error {
 	return c.dead
 }
 
-// Do sends one command and returns its reply. Nothing may be under way.
+// Do sends one command and returns its reply. No round trip may be open.
 func (c *Conn) Do(ctx context.Context, words ...any) (any, error) {
 	return c.DoWithin(ctx, maxValue, words...)
 }
@@ -235,9 +231,8 @@ func (c *Conn) DoWithin(ctx context.Context, most int, words ...any) (any, error
 	return reply, err
 }
 
-// lastWords returns the error reply that Redis sent before it closed the
-// connection, or err if there is none. It is for a new connection on which a
-// command could not be sent.
+// lastWords returns the error reply that Redis sent before it closed the connection, or err if
+// there is none. It is for a new connection on which a command could not be sent.
 func (c *Conn) lastWords(err error) error {
 	c.dead = nil
 	c.Receive(nil)
@@ -252,11 +247,12 @@ func (c *Conn) lastWords(err error) error {
 	return err
 }
 
-// more reads until n bytes are there that are not parsed yet.
+// more reads until n unparsed bytes are available.
 func (c *Conn) more(n int) error {
 	if c.dead != nil {
 		return c.dead
 	}
+
 	m := c.in
 	for len(m.Data)-c.next < n {
 		if c.next > c.kept && cap(m.Data)-c.next < n {
@@ -276,6 +272,7 @@ func (c *Conn) more(n int) error {
 		}
 		c.moved(k)
 	}
+
 	return nil
 }
 
@@ -290,6 +287,7 @@ func (c *Conn) line() ([]byte, error) {
 			}
 			return rest[:i-1], nil
 		}
+
 		if looked = len(rest); looked > maxLine {
 			return nil, fmt.Errorf("%w: a line without an end", errReply)
 		}
@@ -342,6 +340,7 @@ func (c *Conn) Items(sink Sink, most int) error {
 	if n > most {
 		return fmt.Errorf("%w: %d items instead of at most %d", errReply, n, most)
 	}
+
 	for range n {
 		there, err := c.Item(sink)
 		if err := Broken(err); err != nil {
@@ -360,6 +359,7 @@ func (c *Conn) Item(sink Sink) (there bool, err error) {
 	if err != nil || size < 0 {
 		return false, err
 	}
+
 	if sink.Begin(size) {
 		if err := c.more(size + 2); err != nil {
 			return false, err
@@ -370,6 +370,7 @@ func (c *Conn) Item(sink Sink) (there bool, err error) {
 		sink.End(span)
 		return true, nil
 	}
+
 	for left := size; left > 0; {
 		if err := c.more(1); err != nil {
 			return false, err
@@ -380,6 +381,7 @@ func (c *Conn) Item(sink Sink) (there bool, err error) {
 		c.next += len(p)
 		left -= len(p)
 	}
+
 	if err := c.more(2); err != nil {
 		return false, err
 	}
@@ -394,8 +396,7 @@ type Answer struct {
 	Err   error
 }
 
-// Around reads all replies to a script, a list of at most most items, and the
-// script once more.
+// Around reads all replies to a script, a list of at most most items, and the script once more.
 func (c *Conn) Around(sink Sink, most int) (before, after Answer, _ error) {
 	before.Value, before.Err = c.Value()
 	if err := Broken(before.Err); err != nil {
@@ -416,10 +417,10 @@ func (c *Conn) Around(sink Sink, most int) (before, after Answer, _ error) {
 // takes at most 1 MiB.
 func (c *Conn) Value() (any, error) { return c.ValueWithin(maxValue) }
 
-// ValueWithin is Value for replies that may take so many bytes in memory.
+// ValueWithin is Value for replies that may take most bytes in memory.
 func (c *Conn) ValueWithin(most int) (any, error) { return c.value(maxNested, &most) }
 
-// value reads a reply with at most so many levels of arrays, and room bytes.
+// value reads a reply with at most levels levels of arrays and room bytes.
 func (c *Conn) value(levels int, room *int) (any, error) {
 	if err := c.more(1); err != nil {
 		return nil, err
@@ -431,6 +432,7 @@ func (c *Conn) value(levels int, room *int) (any, error) {
 	if err != nil || n <= 0 {
 		return []any(nil), err
 	}
+
 	if *room -= n * perValue; *room < 0 || levels == 0 {
 		return nil, fmt.Errorf("%w: an array of %d elements, %d levels deep", errReply, n, maxNested-levels+1)
 	}
@@ -442,6 +444,7 @@ func (c *Conn) value(levels int, room *int) (any, error) {
 			return nil, err
 		}
 	}
+
 	return all, nil
 }
 
@@ -461,6 +464,7 @@ func (c *Conn) scalar(room *int) (any, error) {
 		c.next += n + 2
 		return s, nil
 	}
+
 	line, err := c.line()
 	switch {
 	case err != nil:
@@ -475,6 +479,7 @@ func (c *Conn) scalar(room *int) (any, error) {
 			return n, nil
 		}
 	}
+
 	return nil, errReply
 }
 

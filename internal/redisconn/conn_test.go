@@ -22,7 +22,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// scripted is a connection on which the replies in Reader come.
+// scripted is a connection that yields the replies in Reader.
 type scripted struct {
 	net.Conn
 	io.Reader
@@ -95,13 +95,14 @@ func TestAReplyThatBreaksTheProtocolEndsTheConnection(t *testing.T) {
 		if c.Finish(err) == nil {
 			t.Errorf("%.40q: %v", raw, err)
 		}
+
 		if _, err := c.Do(t.Context(), "PING"); err == nil {
 			t.Errorf("%.40q: the connection is still used", raw)
 		}
 	}
 }
 
-func TestNoMemoryIsTakenForWhatAReplyOnlyAnnounces(t *testing.T) {
+func TestNoMemoryIsTakenForAnnouncedBytes(t *testing.T) {
 	for _, raw := range []string{
 		"$9223372036854775807\r\n", "$1073741823\r\n", "$2000000000\r\n", "*9223372036854775807\r\n", "*1073741823\r\n",
 		"*2\r\n$600000\r\n" + strings.Repeat("x", 600000) + "\r\n$600000\r\n", strings.Repeat("*1\r\n", 1<<20), "%9\r\n",
@@ -135,8 +136,8 @@ func TestEachWordOfACommandIsSentAsItIs(t *testing.T) {
 	}
 }
 
-// pipe returns a Conn with a timeout of 3 s, on whose other end peer speaks.
-// progressed counts how often its deadline was put off.
+// pipe returns a Conn with a timeout of 3 s, whose other end peer serves. progressed counts how
+// often its deadline was extended.
 func pipe(t *testing.T, peer func(other net.Conn)) (c *Conn, progressed *int) {
 	mine, other := net.Pipe()
 	var speaking sync.WaitGroup
@@ -150,7 +151,7 @@ func pipe(t *testing.T, peer func(other net.Conn)) (c *Conn, progressed *int) {
 	return NewConn(mine, 3*time.Second, func() { *progressed++ }), progressed
 }
 
-// A link of 1,000 bytes a second is slow, but it is no fault.
+// A link of 1,000 bytes a second is slow but not faulty.
 func TestAReplyMayTakeLongerThanTheTimeoutWhileItProgresses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, progressed := pipe(t, func(other net.Conn) {
@@ -181,6 +182,7 @@ func TestAReplyThatDribblesTimesOut(t *testing.T) {
 				time.Sleep(100 * time.Millisecond)
 			}
 		})
+
 		if _, err := c.Do(t.Context(), "GET"); !TimedOut(err) || time.Since(began) != 3*time.Second {
 			t.Errorf("%v after %s", err, time.Since(began))
 		}
@@ -192,6 +194,7 @@ func TestTheDeadlineOfAContextIsNotPutOff(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 		defer cancel()
 		began := time.Now()
+
 		c, _ := pipe(t, func(other net.Conn) {
 			io.ReadFull(other, make([]byte, len("*1\r\n$3\r\nGET\r\n")))
 			io.WriteString(other, "$1000000\r\n")

@@ -9,10 +9,9 @@ import (
 	"syscall"
 )
 
-// dial connects to the server at address and logs in. Errors are in Redis's own
-// words if it gave any before it closed the connection: too many clients,
-// protected mode, a wrong password. blocks makes the connection a blocking one,
-// if that is possible.
+// dial connects to the server at address and logs in. Errors keep Redis's own words if it gave any
+// before it closed the connection: too many clients, protected mode, a wrong password. If blocks is
+// set, the connection is a blocking one if possible.
 func (o *Options) dial(ctx context.Context, address string, blocks bool, progress func()) (*Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, o.Timeout)
 	defer cancel()
@@ -29,9 +28,9 @@ func (o *Options) dial(ctx context.Context, address string, blocks bool, progres
 	return c, nil
 }
 
-// connect makes the connection, with TLS if there is to be any.
+// connect makes the connection, with TLS if it is configured.
 func (o *Options) connect(ctx context.Context, address string, blocks bool) (net.Conn, error) {
-	if address == "" { // the Sentinels come first
+	if address == "" { // the Sentinels must be asked first
 		return nil, &net.OpError{Op: "dial", Err: errNotAsked}
 	}
 	network, path := network(address)
@@ -43,9 +42,11 @@ func (o *Options) connect(ctx context.Context, address string, blocks bool) (net
 	if err != nil {
 		return nil, err
 	}
+
 	if config := o.current().TLS; config != nil {
 		return secure(ctx, conn, config, path)
 	}
+
 	if _, ok := conn.(syscall.Conn); ok && blocks {
 		defer conn.Close()
 		return newBlocking(conn)
@@ -53,7 +54,7 @@ func (o *Options) connect(ctx context.Context, address string, blocks bool) (net
 	return conn, nil
 }
 
-// secure makes conn a TLS connection to the host in address.
+// secure turns conn into a TLS connection to the host in address.
 func secure(ctx context.Context, conn net.Conn, config *tls.Config, address string) (net.Conn, error) {
 	if config.ServerName == "" {
 		host, _, err := net.SplitHostPort(address)
@@ -71,14 +72,14 @@ func secure(ctx context.Context, conn net.Conn, config *tls.Config, address stri
 	return t, nil
 }
 
-// logIn says HELLO, logs in, and selects the database. Redis before version 6
-// knows no HELLO, and gives no client ID by it.
-// https://redis.io/docs/latest/commands/hello/
+// logIn sends HELLO, logs in, and selects the database. Redis before version 6 does not know HELLO,
+// and does not report a client ID. https://redis.io/docs/latest/commands/hello/
 func (c *Conn) logIn(ctx context.Context, o *Options) error {
 	hello := []any{"HELLO", 2}
 	if o.Password != "" {
 		hello = append(hello, "AUTH", cmp.Or(o.Username, "default"), o.Password)
 	}
+
 	reply, err := c.Do(ctx, hello...)
 	switch {
 	case err == nil:
@@ -95,6 +96,7 @@ func (c *Conn) logIn(ctx context.Context, o *Options) error {
 	default:
 		return c.lastWords(err)
 	}
+
 	if o.DB == 0 {
 		return nil
 	}

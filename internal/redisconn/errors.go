@@ -19,10 +19,10 @@ type Reply string
 
 func (e Reply) Error() string { return string(e) }
 
-// RedisError marks it as a reply for go-redis, whose own replies have it too.
+// RedisError marks it as a reply for go-redis, whose own replies have this method too.
 func (e Reply) RedisError() {}
 
-// IsReply reports whether an error is a reply of Redis: the connection is good.
+// IsReply reports whether an error is a reply of Redis, so that the connection is still good.
 func IsReply(err error) bool {
 	if _, ok := err.(Reply); ok {
 		return true
@@ -39,8 +39,8 @@ func Broken(err error) error {
 	return err
 }
 
-// Says reports whether an error is a reply of Redis that begins with one of these
-// words. Redis 6 puts a script's error after one of its own.
+// Says reports whether an error is a reply of Redis that begins with one of these words. Redis 6
+// puts a script's error after an error of its own.
 func Says(err error, words ...string) bool {
 	var reply redis.Error
 	if !errors.As(err, &reply) {
@@ -54,23 +54,23 @@ func Says(err error, words ...string) bool {
 	return false
 }
 
-// noMaster says why the master is not known.
+// noMaster is the reason why the master is not known.
 type noMaster string
 
 func (e noMaster) Error() string { return string(e) }
 
-// errClosed is the error of a connection that was closed while it was at rest.
+// errClosed is the error of a connection that was closed while it was idle.
 var errClosed = fmt.Errorf("the connection was closed: %w", io.EOF)
 
-// errMidway is the error of a connection that the server closed in place of an answer.
+// errMidway is the error of a connection that the server closed instead of answering.
 var errMidway = errors.New("closed while an answer was due")
 
-// ClosedMidway reports whether the server closed the connection while an answer was due.
-// Redis does that if the reply is larger than it lets a client have.
+// ClosedMidway reports whether the server closed the connection while an answer was due. Redis does
+// so if the reply is larger than its limit for a client.
 func ClosedMidway(err error) bool { return errors.Is(err, errMidway) }
 
-// Uncarried reports whether the server answered with something that can't be carried: it
-// closed the connection in place of an answer, or its reply is beyond all bounds.
+// Uncarried reports whether the server's answer cannot be transferred: it closed the connection
+// instead of answering, or its reply exceeds all bounds.
 func Uncarried(err error) bool { return ClosedMidway(err) || errors.Is(err, errReply) }
 
 // greetingError is the error of a server that closes a new connection without a word.
@@ -78,8 +78,8 @@ type greetingError struct{ error }
 
 func (e greetingError) Unwrap() error { return e.error }
 
-// ClosedByPeer reports whether an error means that the other side closed an
-// established connection. The next one may work.
+// ClosedByPeer reports whether an error means that the other side closed an established connection.
+// The next connection may work.
 func ClosedByPeer(err error) bool {
 	var op *net.OpError
 	if errors.As(err, &op) && op.Op == "dial" {
@@ -88,14 +88,14 @@ func ClosedByPeer(err error) bool {
 	return errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 }
 
-// TimedOut reports whether an error means that nothing came in time.
+// TimedOut reports whether an error means that nothing arrived in time.
 func TimedOut(err error) bool {
 	var netErr net.Error
 	return errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded) ||
 		errors.As(err, &netErr) && netErr.Timeout()
 }
 
-// Explain words an error of the Redis at address for an operator.
+// Explain puts an error of the Redis at address into words for an operator.
 func Explain(err error, address string) string {
 	text := err.Error()
 	has := func(s string) bool { return strings.Contains(text, s) }
@@ -145,14 +145,15 @@ func Explain(err error, address string) string {
 	case has("connection refused"), has("no such file or directory"):
 		return "nobody listens at " + address + "; is Redis running?"
 	}
+
 	var op *net.OpError
-	if errors.As(err, &op) { // its text has the port of this end, which is another one each time
+	if errors.As(err, &op) { // its text has the port of this end, which differs each time
 		text = op.Op + ": " + op.Err.Error()
 	}
 	return fmt.Sprintf("Redis at %s: %s", address, text)
 }
 
-// explainClose words the error of a connection that the other side closed.
+// explainClose puts the error of a connection that the other side closed into words.
 func explainClose(err error, address string) string {
 	var greeting greetingError
 	where := "Redis at " + address

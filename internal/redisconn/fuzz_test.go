@@ -8,8 +8,8 @@ import (
 	"testing/iotest"
 )
 
-// FuzzReplies reads the same bytes in each way in which edged reads replies. None may
-// panic, and none may take memory for bytes that did not come, however they are cut.
+// FuzzReplies reads the same bytes in each way in which edged reads replies. No way may panic, or
+// take memory for bytes that did not arrive, however they are split.
 func FuzzReplies(f *testing.F) {
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		for name, read := range map[string]func(*testing.T, io.Reader) string{
@@ -28,7 +28,7 @@ func FuzzReplies(f *testing.F) {
 	})
 }
 
-// most is how much memory a reply may take that is not kept.
+// most bounds the memory of a reply that is not kept.
 const most = 2 * maxValue
 
 func fuzzValue(t *testing.T, r io.Reader) string {
@@ -53,7 +53,7 @@ func fuzzItems(t *testing.T, r io.Reader) string {
 func fuzzAround(_ *testing.T, r io.Reader) string {
 	c := reading(r)
 	k := &kept{c: c, most: 1 << 10}
-	before, after, _ := c.Around(k, 100) // the error tells of bytes behind it, as far as they have come
+	before, after, _ := c.Around(k, 100) // the error quotes the bytes after it that have arrived
 	return fmt.Sprintf("%q %v %q %v %q", before.Value, before.Err, after.Value, after.Err, k.items)
 }
 
@@ -71,14 +71,14 @@ func fuzzHints(_ *testing.T, r io.Reader) string {
 	}
 }
 
-// fuzzChecked reads as go-redis would, which sees only bytes that were checked.
+// fuzzChecked reads as go-redis does, which sees only checked bytes.
 func fuzzChecked(t *testing.T, r io.Reader) string {
 	c := newChecked(&scripted{Reader: r})
 	got, err := io.ReadAll(c)
 	if len(c.line) > maxLine || len(c.left) > maxNested {
 		t.Errorf("%d bytes of a line, %d levels", len(c.line), len(c.left))
 	}
-	// How much was passed on before the fault depends on how it was cut.
+	// The amount passed on before the fault depends on how the bytes were split.
 	if err != nil {
 		return err.Error()
 	}

@@ -7,16 +7,16 @@ import (
 	"time"
 )
 
-// hints is the connection on which a server says that a key has changed. Its
-// goroutine only calls changed. A hint can be lost (the connection breaks, the
-// server forgets), so the owner polls slowly besides.
+// hints is the connection on which a server reports that a key has changed. Its goroutine only
+// calls changed. A hint can be lost (the connection breaks, the server forgets), so the owner also
+// polls slowly.
 type hints struct {
 	opts    *Options
 	address string
 	id      atomic.Int64     // the connection's client ID; 0 while there is none
 	changed func(key string) // an empty key means any
-	failed  atomic.Int64     // attempts that have failed since there was a connection
-	fault   atomic.Value     // why the last one did, in words
+	failed  atomic.Int64     // failed attempts since the last connection
+	fault   atomic.Value     // reason of the last failure, in words
 	end     func()           // ends run
 }
 
@@ -27,8 +27,7 @@ func newHints(o *Options, address string, changed func(key string)) *hints {
 	return &hints{opts: o, address: address, changed: changed, end: func() {}}
 }
 
-// run receives until ctx is done. While there is no connection there are no hints,
-// and the owner polls.
+// run receives until ctx is done. Without a connection there are no hints, and the owner polls.
 func (h *hints) run(ctx context.Context) {
 	backoff := h.opts.Backoff()
 	for ctx.Err() == nil {
@@ -42,11 +41,13 @@ func (h *hints) run(ctx context.Context) {
 			h.fault.Store(Explain(err, h.address))
 			h.failed.Add(1)
 		}
+
 		wait := backoff.Next()
 		if refusedForGood(err) {
 			wait = refusedWait
 			h.failed.Add(fewFailures)
 		}
+
 		select {
 		case <-ctx.Done():
 		case <-time.After(wait):
@@ -54,15 +55,15 @@ func (h *hints) run(ctx context.Context) {
 	}
 }
 
-// refusedWait is the time before asking again a server that gives no hints: one
-// that is too old, or one that does not let this user subscribe.
+// refusedWait is the time before a server that gives no hints is asked again: it is too old, or
+// does not let this user subscribe.
 const refusedWait = time.Minute
 
-// errTooOld is the error of a server that tracks nothing.
+// errTooOld is the error of a server without client tracking.
 const errTooOld = Reply("ERR no client tracking before Redis 6")
 
-// refusedForGood reports whether a server gives no hints, as opposed to one that
-// will when its fault is over.
+// refusedForGood reports whether a server gives no hints at all, as opposed to one that will when
+// its fault is over.
 func refusedForGood(err error) bool {
 	if !IsReply(err) {
 		return false
@@ -75,19 +76,17 @@ func refusedForGood(err error) bool {
 	return true
 }
 
-// quiet is how long the connection may be silent before the server is asked for a
-// sign of life.
+// quiet is how long the connection may be silent before the server is pinged.
 const quiet = time.Minute
 
-// receive passes hints on until the connection breaks, and reports whether there
-// was one.
+// receive passes hints on until the connection breaks, and reports whether it was subscribed.
 func (h *hints) receive(ctx context.Context) (subscribed bool, _ error) {
 	c, err := h.opts.dial(ctx, h.address, false, nil)
 	if err != nil {
 		return false, err
 	}
 	defer c.conn.Close()
-	stop := context.AfterFunc(ctx, func() { c.conn.Close() }) // a read that blocks heeds no context
+	stop := context.AfterFunc(ctx, func() { c.conn.Close() }) // a blocking read does not watch a context
 	defer stop()
 	if c.id == 0 {
 		return false, errTooOld
@@ -128,7 +127,7 @@ func (h *hints) receive(ctx context.Context) (subscribed bool, _ error) {
 	}
 }
 
-// heed passes on the keys that a message names.
+// heed passes on the keys in a message.
 // https://redis.io/docs/latest/develop/reference/client-side-caching/
 func (h *hints) heed(message any) {
 	m, _ := message.([]any)
@@ -138,6 +137,7 @@ func (h *hints) heed(message any) {
 		}
 		return
 	}
+
 	switch keys := m[2].(type) {
 	case []any:
 		for _, key := range keys {

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// Options say where Redis is and how to log in.
+// Options are the addresses of Redis and the login.
 type Options struct {
 	Address  string          // host:port, or unix:///path
 	Cluster  []string        // instead of Address: addresses of some nodes of a cluster
@@ -21,8 +21,8 @@ type Options struct {
 	TLS      *tls.Config   // nil: none
 	Timeout  time.Duration // for connecting, and for progress in a round trip
 
-	// Secrets have the credentials and certificates that took the place of those here;
-	// nil: none do.
+	// Secrets hold the credentials and certificates that replaced those here; nil: they were not
+	// replaced.
 	Secrets *Secrets
 
 	// Dial connects to a server, without TLS; nil: net.Dialer.DialContext.
@@ -33,21 +33,21 @@ type Options struct {
 
 // SentinelOptions say how to find the master that Sentinels watch.
 type SentinelOptions struct {
-	Addresses []string // host:port of the Sentinels; none: Redis is found without
-	Master    string   // the name that they watch it by
+	Addresses []string // host:port of the Sentinels; empty: Redis is found without them
+	Master    string   // the name under which they watch it
 	Username  string
 	Password  string
 }
 
-// Secrets are credentials and certificates that can be renewed. Options that share one
-// use those of now for each new connection; connections that stand keep theirs. Its
-// methods may be called from any goroutine.
+// Secrets are credentials and certificates that can be renewed. Options that share them use the
+// current ones for each new connection; existing connections keep theirs. The methods may be called
+// from any goroutine.
 type Secrets struct{ now atomic.Pointer[Options] }
 
 // Renew takes usernames, passwords and certificates from o.
 func (s *Secrets) Renew(o Options) { s.now.Store(&o) }
 
-// current returns o with the credentials and certificates of now.
+// current returns o with the current credentials and certificates.
 func (o Options) current() Options {
 	if o.Secrets == nil {
 		return o
@@ -59,7 +59,7 @@ func (o Options) current() Options {
 	return o
 }
 
-// Where says in words where Redis is.
+// Where describes the place of Redis in words.
 func (o Options) Where() string {
 	switch {
 	case len(o.Cluster) > 0:

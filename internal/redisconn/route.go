@@ -10,19 +10,19 @@ import (
 
 // Callbacks are the functions that a Servers calls.
 type Callbacks struct {
-	Changed  func(key string) // a key has changed; "" means any. From the hints' goroutines
-	Closed   func()           // a connection was closed while at rest, Heed is due. From any goroutine
-	Progress func()           // a round trip takes long, and bytes come. From the owner's goroutine; may be nil
-	Scripts  []*Script        // that LoadScripts loads
+	Changed  func(key string) // a key has changed; "" means any. Called from the hints' goroutines
+	Closed   func()           // an idle connection was closed, so Heed is due. Called from any goroutine
+	Progress func()           // a slow round trip makes progress. Called from the owner's goroutine; may be nil
+	Scripts  []*Script        // loaded by LoadScripts
 }
 
-// Servers are the Redis servers in use: one, except in a cluster whose lists are
-// on several masters. A server is connected to when it is first needed, and closed
-// when no route leads to it any more.
+// Servers are the Redis servers in use: one, except in a cluster whose lists are on several
+// masters. A server is connected when it is first needed, and closed when no route leads to it any
+// more.
 type Servers struct {
 	opts      Options
 	callbacks Callbacks
-	first     string // the address at which a key is looked for at first
+	first     string // the address that is tried first for a key
 	open      map[string]*Server
 	all       []*Server // in use: those in open, and those that were retired
 
@@ -30,7 +30,7 @@ type Servers struct {
 	hinting  sync.WaitGroup  // their goroutines
 }
 
-// NewServers connects to nothing yet.
+// NewServers makes Servers without connecting.
 func NewServers(o Options, callbacks Callbacks) *Servers {
 	s := &Servers{opts: o, callbacks: callbacks, first: o.Address, open: map[string]*Server{}}
 	switch {
@@ -42,8 +42,7 @@ func NewServers(o Options, callbacks Callbacks) *Servers {
 	return s
 }
 
-// Watch receives hints from all servers, those of now and those to come, until ctx
-// is done.
+// Watch receives hints from all servers, present and future, until ctx is done.
 func (s *Servers) Watch(ctx context.Context) {
 	s.watching = ctx
 	for _, server := range s.all {
@@ -86,8 +85,7 @@ func (s *Servers) use(address string) *Server {
 	return server
 }
 
-// leave is called for a route that leads elsewhere now; the last one closes the
-// server.
+// leave is called when a route no longer leads to a server; the last one closes the server.
 func (s *Servers) leave(server *Server) {
 	if server.users--; server.users > 0 {
 		return
@@ -97,33 +95,33 @@ func (s *Servers) leave(server *Server) {
 	server.close()
 }
 
-// retire leaves a server to the routes that lead to it; the next use of its address
-// makes another one.
+// retire leaves a server to the routes that still lead to it; the next use of its address makes a
+// new one.
 func (s *Servers) retire(server *Server) {
 	if s.open[server.Address] == server {
 		delete(s.open, server.Address)
 	}
 }
 
-// Route leads to the server that has a list and the keys beside it.
+// Route leads to the server that has a list and its other keys.
 type Route struct {
 	Server *Server // changed by Detour
 
 	servers *Servers
 	seed    int  // index in Options.Cluster of the address that was tried last
-	again   bool // Detour has led elsewhere; until Reached the next tries come with a pause
+	again   bool // Detour has changed the server; until Reached, further attempts come with a pause
 }
 
-// Route leads to the first address that Options name.
+// Route returns a route to the first address in Options.
 func (s *Servers) Route() *Route { return &Route{servers: s, Server: s.use(s.first)} }
 
 // Leave ends the use of the route.
 func (r *Route) Leave() { r.servers.leave(r.Server) }
 
-// Detour looks for the list elsewhere after an error, if that may help: at the
-// address in the error, at the next one of the cluster, or where the Sentinels say.
-// It reports whether to try again at once, which is so only at another address and
-// for the first time since Reached; otherwise it returns the error to report.
+// Detour looks for the list elsewhere after an error, if that may help: at the address in the
+// error, at the next one of the cluster, or at the one that the Sentinels name. It reports whether
+// to retry at once, which is so only at a different address and for the first time since Reached.
+// Otherwise it returns the error to report.
 func (r *Route) Detour(err error) (atOnce bool, _ error) {
 	s := r.servers
 	var there string
@@ -145,7 +143,7 @@ func (r *Route) Detour(err error) (atOnce bool, _ error) {
 		there = s.opts.Address
 	}
 	if Says(err, "READONLY") {
-		s.retire(r.Server) // the name may mean another server by now
+		s.retire(r.Server) // the name may now mean another server
 	}
 	if s.open[there] == r.Server {
 		return false, err
@@ -164,8 +162,8 @@ func (r *Route) Detour(err error) (atOnce bool, _ error) {
 // Reached must be called when the list was found at the server.
 func (r *Route) Reached() { r.again = false }
 
-// movedTo returns the address in a cluster's redirection, "MOVED 3999 host:port";
-// it is empty for another error. No host means the one of asked.
+// movedTo returns the address in a cluster's redirection, "MOVED 3999 host:port"; it is empty for
+// any other error. Without a host it is the one of asked.
 // https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/#moved-redirection
 func movedTo(err error, asked string) string {
 	if !Says(err, "MOVED") {
@@ -185,9 +183,9 @@ func movedTo(err error, asked string) string {
 	return net.JoinHostPort(host, port) // IPv6 comes without brackets
 }
 
-// astray reports whether another server may have the list: this one is away, is not
-// a master, or has lost its cluster. A list whose slot is being moved (ASK,
-// TRYAGAIN) is waited for at the old server.
+// astray reports whether another server may have the list: this one is unreachable, is not a
+// master, or has lost its cluster. If the list's slot is being moved (ASK, TRYAGAIN), edged waits
+// for it at the old server.
 func astray(err error) bool {
 	return !IsReply(err) || Says(err, "READONLY", "CLUSTERDOWN", "LOADING", "MASTERDOWN")
 }

@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-func TestWhereARedirectionLeads(t *testing.T) {
+func TestARedirectionNamesTheAddress(t *testing.T) {
 	for text, want := range map[string]string{
 		"MOVED 3999 127.0.0.1:6381": "127.0.0.1:6381",
 		"MOVED 3999 node.lan:6381":  "node.lan:6381",
@@ -20,7 +20,8 @@ func TestWhereARedirectionLeads(t *testing.T) {
 			t.Errorf("%s leads to %q, want %q", text, got, want)
 		}
 	}
+
 	if got := movedTo(errors.New("MOVED 3999 127.0.0.1:6381"), "10.0.0.1:7000"); got != "" {
-		t.Errorf("what Redis did not say leads to %q", got)
+		t.Errorf("a reply that Redis does not send leads to %q", got)
 	}
 }

@@ -8,8 +8,8 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// Script is a Lua script. go-redis has one too, which goes through an interface,
-// and that keeps the scripting of all its clients in the binary.
+// Script is a Lua script. go-redis's own Script goes through an interface, which keeps the
+// scripting of all its clients in the binary.
 type Script struct{ text, hash string }
 
 // NewScript makes a script of its text.
@@ -18,7 +18,7 @@ func NewScript(text string) *Script {
 	return &Script{text, hex.EncodeToString(sum[:])}
 }
 
-// Call is the command that runs the script if Redis knows it.
+// Call returns the command that runs the script if Redis knows it.
 func (s *Script) Call(keys []string, args ...any) []any {
 	words := make([]any, 0, 3+len(keys)+len(args)+12) // room for marks
 	words = append(words, "EVALSHA", s.hash, len(keys))
@@ -28,10 +28,10 @@ func (s *Script) Call(keys []string, args ...any) []any {
 	return append(words, args...)
 }
 
-// load is the command that makes Redis know the script.
+// load returns the command that loads the script into Redis.
 func (s *Script) load() []any { return []any{"SCRIPT", "LOAD", s.text} }
 
-// run calls the script by do, and loads it first if Redis does not know it.
+// run calls the script with do, and loads it first if Redis does not know it.
 func (s *Script) run(do func(words ...any) (any, error), keys []string, args []any) (any, error) {
 	reply, err := do(s.Call(keys, args...)...)
 	if !NoScript(err) {
@@ -43,8 +43,7 @@ func (s *Script) run(do func(words ...any) (any, error), keys []string, args []a
 	return do(s.Call(keys, args...)...)
 }
 
-// RunBy runs the script by a client of go-redis, and loads it if Redis does not
-// know it.
+// RunBy runs the script with a client of go-redis, and loads it if Redis does not know it.
 func (s *Script) RunBy(ctx context.Context, client *redis.Client, keys []string, args ...any) (any, error) {
 	return s.run(func(words ...any) (any, error) { return client.Do(ctx, words...).Result() }, keys, args)
 }

@@ -13,12 +13,11 @@ import (
 
 const errNotAsked = noMaster("the Sentinels were not asked yet where the master is")
 
-// askSentinels returns the address of the master, from the first Sentinel that
-// knows it. It takes Timeout at most: each has its part of it.
+// askSentinels returns the address of the master, from the first Sentinel that knows it. It takes
+// at most Timeout, of which each Sentinel has a share.
 //
-// It is asked again whenever a connection fails: Sentinels close the clients'
-// connections to a master that they demote.
-// https://redis.io/docs/latest/develop/reference/sentinel-clients/
+// It is asked again whenever a connection fails: Sentinels close the clients' connections to a
+// master that they demote. https://redis.io/docs/latest/develop/reference/sentinel-clients/
 func (o Options) askSentinels() (address string, err error) {
 	var faults []string
 	for _, sentinel := range o.Sentinel.Addresses {
@@ -41,6 +40,7 @@ func (o Options) askSentinel(sentinel string) (address string, err error) {
 	defer client.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), o.Timeout/max(1, time.Duration(len(o.Sentinel.Addresses))))
 	defer cancel()
+
 	master, err := client.GetMasterAddrByName(ctx, o.Sentinel.Master).Result()
 	switch {
 	case errors.Is(err, redis.Nil):
@@ -50,5 +50,6 @@ func (o Options) askSentinel(sentinel string) (address string, err error) {
 	case len(master) != 2:
 		return "", errors.New("unexpected reply")
 	}
+
 	return net.JoinHostPort(master[0], master[1]), nil
 }

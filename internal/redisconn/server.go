@@ -9,35 +9,35 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// Server is one Redis server in use: the connection that its owner makes round
-// trips on, the hints that come from it, and a client of go-redis for everything
-// off the hot path. Each is made when it is first needed, and again after it broke.
+// Server is one Redis server in use: the connection for its owner's round trips, its hints, and a
+// client of go-redis for everything off the hot path. Each is made when it is first needed, and
+// again after it broke.
 type Server struct {
 	Address string
 
 	servers *Servers
 	users   int
-	conn    *Conn         // nil while there is none that works
+	conn    *Conn         // nil if no connection works
 	client  *redis.Client // nil until it is needed
 	hints   *hints
-	tracked int64  // the client ID that hints go to; 0: none are asked for
-	refused string // why the server gives no hints
+	tracked int64  // the client ID that receives hints; 0: none were requested
+	refused string // reason why the server gives no hints
 	breaks  int
 
-	rested time.Duration // how long it rested when the server closed it
-	closed int           // how often in a row the server closed it at rest, each time after as long
+	rested time.Duration // how long the connection was idle when the server closed it
+	closed int           // closes in a row of an idle connection, each after the same time
 }
 
 func newServer(s *Servers, address string) *Server {
 	return &Server{Address: address, servers: s, hints: newHints(&s.opts, address, s.callbacks.Changed)}
 }
 
-// Breaks counts how often the connection broke. Redis may have come back with
-// other data each time.
+// Breaks returns how often the connection broke. Each time Redis may have come back with different
+// data.
 func (s *Server) Breaks() int { return s.breaks }
 
-// Open returns the connection, which it makes if there is none, with tracking on.
-// Commands can be added to it.
+// Open returns the connection with tracking on, and makes it if there is none. Commands can be
+// added to it.
 func (s *Server) Open(ctx context.Context) (*Conn, error) {
 	if s.conn == nil {
 		c, err := s.servers.opts.dial(ctx, s.Address, true, s.servers.callbacks.Progress)
@@ -57,19 +57,19 @@ func (s *Server) Open(ctx context.Context) (*Conn, error) {
 		})
 		s.conn = c
 	}
+
 	s.conn.out = s.conn.out[:0]
 	return s.conn, nil
 }
 
-// Settle receives round trips under way, the oldest first, until no more than left
-// are.
+// Settle receives the open round trips, the oldest first, until at most left remain.
 func (s *Server) Settle(left int) {
 	if s.conn != nil {
 		s.conn.settle(left)
 	}
 }
 
-// Do receives all round trips under way, sends one command and returns its reply.
+// Do receives all open round trips, sends one command and returns its reply.
 func (s *Server) Do(ctx context.Context, words ...any) (any, error) {
 	return s.DoWithin(ctx, maxValue, words...)
 }
@@ -84,13 +84,12 @@ func (s *Server) DoWithin(ctx context.Context, most int, words ...any) (any, err
 	return c.DoWithin(ctx, most, words...)
 }
 
-// Run runs a script, which is loaded if Redis does not know it.
+// Run runs a script, and loads it if Redis does not know it.
 func (s *Server) Run(ctx context.Context, script *Script, keys []string, args ...any) (any, error) {
 	return script.run(func(words ...any) (any, error) { return s.Do(ctx, words...) }, keys, args)
 }
 
-// LoadScripts loads Callbacks.Scripts, for round trips that call some of them
-// themselves.
+// LoadScripts loads Callbacks.Scripts, for round trips that call some of them themselves.
 func (s *Server) LoadScripts(ctx context.Context) error {
 	for _, script := range s.servers.callbacks.Scripts {
 		if _, err := s.Do(ctx, script.load()...); err != nil {
@@ -111,24 +110,25 @@ func (s *Server) Failed(err error) {
 		s.conn, s.tracked = nil, 0
 		c.Close()
 		if c.dead = err; Uncarried(err) {
-			c.dead = errClosed // the replies behind are not the fault
+			c.dead = errClosed // the later replies are not the fault
 		}
 		c.settle(0)
 	}
 }
 
-// Heed notes changes of the connections since the last call: the server closed the
-// one at rest, or the hints' connection is another one. It reports
-// whether the connection broke.
+// Heed handles changes of the connections since the last call: the server closed the idle
+// connection, or the hints have a new one. It reports whether the connection broke.
 func (s *Server) Heed(ctx context.Context) (broke bool) {
 	if s.conn == nil {
 		return false
 	}
+
 	if s.conn.closed.Load() && len(s.conn.waiting) == 0 {
 		s.noteClose(time.Since(s.conn.used()))
 		s.Failed(errClosed)
 		return true
 	}
+
 	if s.tracked == s.hints.id.Load() {
 		return false
 	}
@@ -142,13 +142,13 @@ func (s *Server) Heed(ctx context.Context) (broke bool) {
 	return s.breaks != breaks
 }
 
-// track turns client tracking on. In its default mode Redis sends one message
-// for each key that was read and has then changed, so a busy producer can't flood
-// the hints' connection; NOLOOP leaves out this connection's own removals.
+// track turns client tracking on. In its default mode Redis sends one message for each key that was
+// read and has then changed, so a busy producer cannot flood the hints' connection. NOLOOP leaves
+// out this connection's own removals.
 // https://redis.io/docs/latest/develop/reference/client-side-caching/
 //
-// It fails if the reply did not come: then the connection must not be used, since
-// the reply may yet come and be taken for another one.
+// It fails if the reply did not arrive. The connection must not be used then, since the reply may
+// arrive later and be taken for another one.
 func (s *Server) track(ctx context.Context, c *Conn) error {
 	id := s.hints.id.Load()
 	if id == 0 {
@@ -160,16 +160,17 @@ func (s *Server) track(ctx context.Context, c *Conn) error {
 	case err == nil:
 		s.tracked, s.refused = id, ""
 	case IsReply(err) && strings.Contains(err.Error(), "does not exist"):
-		// The hints' connection is on its way out; the next one has another ID.
+		// The hints' connection is closing; the next one has another ID.
 	case IsReply(err):
 		s.tracked, s.refused = id, Explain(err, s.Address)
 	default:
 		return err
 	}
+
 	return nil
 }
 
-// noteClose notes that the server closed the connection after it had rested for a time.
+// noteClose notes that the server closed the connection after it had been idle for a time.
 func (s *Server) noteClose(rested time.Duration) {
 	if s.closed == 0 || rested < s.rested*2/3 || rested > s.rested*3/2 {
 		s.closed, s.rested = 0, rested
@@ -178,43 +179,45 @@ func (s *Server) noteClose(rested time.Duration) {
 }
 
 const (
-	fewCloses   = 3                      // so many in a row are the server's way
-	shortestSet = 900 * time.Millisecond // Redis's timeout is a second at least
-	fewFailures = 2                      // the first may be that of an outage
+	fewCloses   = 3                      // so many in a row are the server's setting
+	shortestSet = 900 * time.Millisecond // Redis's timeout is at least a second
+	fewFailures = 2                      // the first may be due to an outage
 )
 
-// Notices say in words how the server could serve edged better although it serves it: why
-// it gives no hints, and that it closes connections at rest. Each may be empty.
+// Notices explain how the server, although it works, could serve edged better: why it gives no
+// hints, and that it closes idle connections. Each may be empty.
 func (s *Server) Notices() (unhinted, closes string) {
 	if s.conn == nil {
-		return "", "" // it does not serve
+		return "", "" // it does not work
 	}
+
 	switch {
 	case s.refused != "" && s.tracked != 0:
 		unhinted = s.refused
 	case s.tracked == 0 && s.hints.failed.Load() >= fewFailures:
 		unhinted, _ = s.hints.fault.Load().(string)
 	}
+
 	if unhinted != "" {
 		unhinted = "Redis at " + s.Address + " does not tell of new items, so edged asks every 1 to 50 ms, which takes up to 7 % of a core: " + unhinted
 	}
 	switch {
 	case s.closed < fewCloses || s.rested < shortestSet:
 	case time.Since(s.conn.used()) > 2*s.rested:
-		s.closed = 0 // that is over
+		s.closed = 0 // the setting has changed
 	default:
 		closes = fmt.Sprintf("Redis at %s closes connections that rest for %s; set its timeout to 0", s.Address, s.rested.Round(time.Second))
 	}
 	return unhinted, closes
 }
 
-// Hinted reports whether Redis says by itself that a list has changed.
+// Hinted reports whether Redis announces by itself that a list has changed.
 func (s *Server) Hinted() bool {
 	return s.tracked != 0 && s.tracked == s.hints.id.Load() && s.refused == "" && !s.conn.closed.Load()
 }
 
-// Client returns a client of go-redis for the server. It never sends a command
-// again by itself, bounds every round trip, and heeds the deadline of a context.
+// Client returns a client of go-redis for the server. It never resends a command by itself, bounds
+// every round trip, and heeds the deadline of a context.
 func (s *Server) Client() *redis.Client {
 	if s.client == nil {
 		s.client = s.servers.opts.client(s.Address)

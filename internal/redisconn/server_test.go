@@ -14,8 +14,8 @@ import (
 	"edged/internal/redistest"
 )
 
-// serverOf returns the one server in use at address, and a channel on which the
-// close of its connection is told.
+// serverOf returns the one server in use at address, and a channel that announces the close of its
+// connection.
 func serverOf(t *testing.T, o Options) (s *Server, closed <-chan struct{}) {
 	t.Helper()
 	o.Timeout = 5 * time.Second
@@ -39,16 +39,18 @@ func TestAConnectionThatIsClosedAtRestIsNoticedAtOnce(t *testing.T) {
 	if !s.Heed(t.Context()) || s.Breaks() != 1 {
 		t.Errorf("it is not told, %d breaks", s.Breaks())
 	}
+
 	if v, err := s.Do(t.Context(), "PING"); v != "PONG" || err != nil {
 		t.Errorf("on the next connection: %v, %v", v, err)
 	}
 }
 
-func TestRedisOwnWordsSayWhyItLetsNobodyIn(t *testing.T) {
+func TestRedisOwnWordsExplainARefusedConnection(t *testing.T) {
 	full := redistest.Start(t, "--maxclients", "1")
-	full.Client().Ping(t.Context()) // takes the one place
+	full.Client().Ping(t.Context()) // takes the only place
 	locked := redistest.Start(t)
 	locked.Client().ConfigSet(t.Context(), "requirepass", "right")
+
 	for _, c := range []struct {
 		o    Options
 		want string
@@ -132,6 +134,7 @@ func TestRenewedCertificatesCountFromTheNextConnectionOn(t *testing.T) {
 		c.RootCAs.AppendCertsFromPEM(pem)
 		return c
 	}
+
 	_, other := redistest.StartTLS(t)
 	secrets := new(Secrets)
 	o := Options{Address: server.Address, TLS: read(other.CertFile, other.KeyFile), Secrets: secrets}
@@ -139,11 +142,13 @@ func TestRenewedCertificatesCountFromTheNextConnectionOn(t *testing.T) {
 	if _, err := s.Do(t.Context(), "PING"); err == nil {
 		t.Fatal("a certificate of another authority is let in")
 	}
+
 	o.TLS = read(server.CertFile, server.KeyFile)
 	secrets.Renew(o)
 	if _, err := s.Do(t.Context(), "PING"); err != nil {
 		t.Error(err)
 	}
+
 	if err := s.Client().Ping(t.Context()).Err(); err != nil {
 		t.Errorf("by go-redis: %v", err)
 	}
@@ -162,13 +167,15 @@ func TestConnectionsThatRedisClosesAtRestAreSaidUntilOneRestsLonger(t *testing.T
 		}
 		s.noteClose(3 * time.Second)
 	}
+
 	if got := says(); !strings.HasSuffix(got, "closes connections that rest for 3s; set its timeout to 0") {
 		t.Errorf("%q", got)
 	}
-	s.conn.deadline = time.Now().Add(s.conn.timeout - 7*time.Second) // it has rested for 7 s
+	s.conn.deadline = time.Now().Add(s.conn.timeout - 7*time.Second) // idle for 7 s
 	if got := says(); got != "" {
 		t.Errorf("too late: %s", got)
 	}
+
 	for _, rested := range []time.Duration{time.Minute, time.Second, time.Hour, time.Millisecond} {
 		s.noteClose(rested) // by an operator, at any time
 	}
@@ -193,12 +200,13 @@ func TestAServerThatClosesInPlaceOfAnAnswerIsNamed(t *testing.T) {
 	}
 }
 
-// closing is a server that sends a line, unless that is empty, and closes the connection.
+// closing is a server that sends a line, unless it is empty, and closes the connection.
 func closing(t *testing.T, line string) (address string) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	ended := make(chan struct{})
 	t.Cleanup(func() { l.Close(); <-ended })
 	go func() {
@@ -215,5 +223,6 @@ func closing(t *testing.T, line string) (address string) {
 			conn.Close()
 		}
 	}()
+
 	return l.Addr().String()
 }

@@ -11,8 +11,8 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// Node is a server that listens on a port of 127.0.0.1 too, as clusters,
-// Sentinels and replicas need it.
+// Node is a server that also listens on a port of 127.0.0.1, as clusters, Sentinels and replicas
+// require.
 type Node struct {
 	*Server
 	Port int
@@ -25,7 +25,7 @@ func StartNode(tb testing.TB, args ...string) *Node {
 	return &Node{Start(tb, append(args, "--port", strconv.Itoa(port), "--bind", "127.0.0.1")...), port}
 }
 
-// Address is host:port.
+// Address returns host:port.
 func (n *Node) Address() string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(n.Port)) }
 
 // do carries out a command that must not fail.
@@ -38,20 +38,21 @@ func (n *Node) do(args ...any) any {
 	return reply
 }
 
-// Cluster is a Redis Cluster whose masters have an equal share of the slots.
+// Cluster is a Redis Cluster whose masters have equal shares of the slots.
 type Cluster struct {
 	tb       testing.TB
 	Masters  []*Node
-	Replicas []*Node // the i-th is that of the i-th master, where there are any
+	Replicas []*Node // the i-th belongs to the i-th master; may be empty
 }
 
 const slots = 16384
 
-// StartCluster starts a cluster and waits until all of its nodes serve. Three
-// masters at least are needed for one of them to be replaced by its replica.
+// StartCluster starts a cluster and waits until all of its nodes serve. A replica can replace its
+// master only if there are at least three masters.
 func StartCluster(tb testing.TB, masters int, replicas bool) *Cluster {
 	tb.Helper()
 	c := &Cluster{tb: tb}
+
 	start := func() *Node {
 		tb.Helper()
 		busPort := strconv.Itoa(FreePort(tb)) // the usual one, 10000 above, may be out of range
@@ -66,6 +67,7 @@ func StartCluster(tb testing.TB, masters int, replicas bool) *Cluster {
 			c.Replicas = append(c.Replicas, start())
 		}
 	}
+
 	all := c.all()
 	for _, n := range all[1:] {
 		bus := strings.Fields(n.do("CLUSTER", "NODES").(string))[1]
@@ -73,17 +75,20 @@ func StartCluster(tb testing.TB, masters int, replicas bool) *Cluster {
 		bus, _, _ = strings.Cut(bus, ",")
 		all[0].do("CLUSTER", "MEET", "127.0.0.1", n.Port, bus)
 	}
+
 	for _, n := range all {
 		Eventually(tb, "the nodes know each other", func() bool {
 			return strings.Count(n.do("CLUSTER", "NODES").(string), "\n") == len(all)
 		})
 	}
+
 	for i, n := range c.Replicas {
 		master := c.Masters[i].ID()
 		Eventually(tb, "a replica has its master", func() bool {
 			return n.client.Do(context.Background(), "CLUSTER", "REPLICATE", master).Err() == nil
 		})
 	}
+
 	for _, n := range c.Replicas {
 		Eventually(tb, "a replica has caught up", func() bool {
 			return strings.Contains(n.do("INFO", "replication").(string), "master_link_status:up")
@@ -100,10 +105,10 @@ func StartCluster(tb testing.TB, masters int, replicas bool) *Cluster {
 
 func (c *Cluster) all() []*Node { return slices.Concat(c.Masters, c.Replicas) }
 
-// ID is the node's name in the cluster.
+// ID returns the node's name in the cluster.
 func (n *Node) ID() string { return n.do("CLUSTER", "MYID").(string) }
 
-// Addresses are those of all nodes, masters first.
+// Addresses returns those of all nodes, masters first.
 func (c *Cluster) Addresses() (all []string) {
 	for _, n := range c.all() {
 		all = append(all, n.Address())
@@ -111,7 +116,7 @@ func (c *Cluster) Addresses() (all []string) {
 	return all
 }
 
-// Slot is the hash slot of a key.
+// Slot returns the hash slot of a key.
 func (c *Cluster) Slot(key string) int64 {
 	c.tb.Helper()
 	return c.all()[0].do("CLUSTER", "KEYSLOT", key).(int64)
@@ -136,15 +141,15 @@ func (c *Cluster) Client() *redis.ClusterClient {
 	return client
 }
 
-// BeginMigration says that the slot of a key is on its way from one master to
-// another; its keys are still at the first.
+// BeginMigration says that the slot of a key is moving from one master to another; its keys are
+// still at the first.
 func (c *Cluster) BeginMigration(key string, from, to *Node) {
 	c.tb.Helper()
 	to.do("CLUSTER", "SETSLOT", c.Slot(key), "IMPORTING", from.ID())
 	from.do("CLUSTER", "SETSLOT", c.Slot(key), "MIGRATING", to.ID())
 }
 
-// Migrate moves up to n keys of the slot of a key, and returns how many it were.
+// Migrate moves up to n keys of the slot of a key, and returns their number.
 func (c *Cluster) Migrate(key string, from, to *Node, n int) int {
 	c.tb.Helper()
 	keys := from.do("CLUSTER", "GETKEYSINSLOT", c.Slot(key), n).([]any)

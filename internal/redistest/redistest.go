@@ -1,6 +1,5 @@
-// Package redistest runs real redis-servers for tests. Each has a folder and a
-// Unix socket of its own, listens on no port, saves nothing, and ends with the
-// test that started it.
+// Package redistest runs real redis-servers for tests. Each has its own folder and Unix socket,
+// listens on no port, saves nothing, and ends with the test that started it.
 package redistest
 
 import (
@@ -26,18 +25,20 @@ type Server struct {
 	client *redis.Client
 }
 
-// Start starts a server with more arguments, such as "--appendonly", "yes". It
-// fails the test where redis-server is not installed.
+// Start starts a server with more arguments, such as "--appendonly", "yes". It fails the test if
+// redis-server is not installed.
 func Start(tb testing.TB, args ...string) *Server {
 	tb.Helper()
 	if _, err := exec.LookPath("redis-server"); err != nil {
 		tb.Fatal("this test needs redis-server 6 or later: run `make tools`, or install Debian's package redis-server")
 	}
+
 	quiet.Do(func() { redis.SetLogger(discard{}) })
 	dir, err := os.MkdirTemp("", "edged") // t.TempDir is too long for a socket's path
 	if err != nil {
 		tb.Fatal(err)
 	}
+
 	s := &Server{tb: tb, dir: dir, args: args}
 	s.client = redis.NewClient(&redis.Options{
 		Network: "unix", Addr: s.socket(), DisableIdentity: true, Protocol: 2, MaxRetries: -1, DialerRetries: 1,
@@ -51,7 +52,7 @@ func Start(tb testing.TB, args ...string) *Server {
 	return s
 }
 
-// Tests kill servers on purpose; go-redis's lines about it say nothing new.
+// Tests kill servers on purpose; go-redis's lines about it add nothing.
 var quiet sync.Once
 
 type discard struct{}
@@ -60,10 +61,10 @@ func (discard) Printf(context.Context, string, ...any) {}
 
 func (s *Server) socket() string { return filepath.Join(s.dir, "s") }
 
-// Address is what goes into edged's redis.address.
+// Address returns the value for edged's redis.address.
 func (s *Server) Address() string { return "unix://" + s.socket() }
 
-// Client is a connection for the test's own commands.
+// Client returns a connection for the test's own commands.
 func (s *Server) Client() *redis.Client { return s.client }
 
 // Restart starts the server after Kill and waits until it answers.
@@ -79,7 +80,7 @@ func (s *Server) Launch(args ...string) {
 	os.Remove(s.socket())
 	first, more := []string{}, append(s.args[:len(s.args):len(s.args)], args...)
 	if len(more) > 0 && !strings.HasPrefix(more[0], "--") {
-		first, more = more[:1:1], more[1:] // a file of configuration, which must come first
+		first, more = more[:1:1], more[1:] // a configuration file, which must come first
 	}
 	first = append(first, "--port", "0", "--unixsocket", s.socket(), "--save", "", "--dir", s.dir, "--logfile", filepath.Join(s.dir, "log"))
 	s.cmd = exec.Command("redis-server", append(first, more...)...)
@@ -117,7 +118,7 @@ func (s *Server) Push(key string, items ...any) {
 	}
 }
 
-// Len is the length of a list.
+// Len returns the length of a list.
 func (s *Server) Len(key string) int64 {
 	s.tb.Helper()
 	n, err := s.client.LLen(context.Background(), key).Result()
@@ -127,8 +128,8 @@ func (s *Server) Len(key string) int64 {
 	return n
 }
 
-// Eventually waits until something that can't be waited for otherwise is so, and
-// fails the test after half a minute.
+// Eventually waits until a condition that cannot be awaited otherwise holds, and fails the test
+// after half a minute.
 func Eventually(tb testing.TB, what string, is func() bool) {
 	tb.Helper()
 	deadline := time.Now().Add(30 * time.Second)

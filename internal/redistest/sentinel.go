@@ -35,6 +35,7 @@ func StartSentinels(tb testing.TB, args ...string) *Sentinels {
 		}
 		s.watch = append(s.watch, StartNode(tb, file, "--sentinel"))
 	}
+
 	for _, w := range s.watch {
 		Eventually(tb, "the Sentinels know each other and the replica", func() bool {
 			others, _ := w.client.Do(context.Background(), "SENTINEL", "SENTINELS", "mymaster").Slice()
@@ -42,10 +43,11 @@ func StartSentinels(tb testing.TB, args ...string) *Sentinels {
 			return len(others) == 2 && len(replicas) == 1
 		})
 	}
+
 	return s
 }
 
-// Addresses are those of the Sentinels.
+// Addresses returns those of the Sentinels.
 func (s *Sentinels) Addresses() (all []string) {
 	for _, w := range s.watch {
 		all = append(all, w.Address())
@@ -53,7 +55,7 @@ func (s *Sentinels) Addresses() (all []string) {
 	return all
 }
 
-// Master returns the node that the Sentinels call the master, and the other one.
+// Master returns the node that the Sentinels consider the master, and the other node.
 func (s *Sentinels) Master() (master, other *Node) {
 	s.tb.Helper()
 	address, err := s.watch[0].client.Do(context.Background(), "SENTINEL", "GET-MASTER-ADDR-BY-NAME", "mymaster").StringSlice()
@@ -66,7 +68,7 @@ func (s *Sentinels) Master() (master, other *Node) {
 	return s.Nodes[1], s.Nodes[0]
 }
 
-// Failover has the Sentinels swap master and replica.
+// Failover makes the Sentinels swap master and replica.
 func (s *Sentinels) Failover() {
 	s.tb.Helper()
 	Eventually(s.tb, "the Sentinels begin a failover", func() bool {

@@ -16,17 +16,16 @@ import (
 	"time"
 )
 
-// TLS is where a server speaks TLS, and what a client needs to be let in.
+// TLS is the TLS address of a server, with the files and the name that a client needs.
 type TLS struct {
 	Address    string // host:port
-	ServerName string // in the server's certificate, which is not made out to the host
+	ServerName string // in the server's certificate, which does not name the host
 	CAFile     string // of the private authority that signed both certificates
 	CertFile   string // the client's
 	KeyFile    string
 }
 
-// StartTLS starts a server that speaks TLS too, and wants to see a client's
-// certificate.
+// StartTLS starts a server that also speaks TLS and requires a client's certificate.
 func StartTLS(tb testing.TB, args ...string) (*Server, TLS) {
 	tb.Helper()
 	dir := tb.TempDir()
@@ -45,8 +44,8 @@ func StartTLS(tb testing.TB, args ...string) (*Server, TLS) {
 	}
 }
 
-// certificate writes NAME.crt and NAME.key for NAME.test, signed by the given
-// authority; without one it is an authority itself.
+// certificate writes NAME.crt and NAME.key for NAME.test, signed by the given authority; without
+// one it is an authority itself.
 func certificate(tb testing.TB, dir, name string, ca *x509.Certificate, caKey *ecdsa.PrivateKey) (*x509.Certificate, *ecdsa.PrivateKey) {
 	tb.Helper()
 	must := func(err error) {
@@ -55,10 +54,12 @@ func certificate(tb testing.TB, dir, name string, ca *x509.Certificate, caKey *e
 			tb.Fatal(err)
 		}
 	}
+
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	must(err)
 	serial, err := rand.Int(rand.Reader, big.NewInt(1<<62))
 	must(err)
+
 	cert := &x509.Certificate{
 		SerialNumber: serial, Subject: pkix.Name{CommonName: name}, DNSNames: []string{name + ".test"},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
@@ -79,10 +80,11 @@ func certificate(tb testing.TB, dir, name string, ca *x509.Certificate, caKey *e
 	} {
 		must(os.WriteFile(filepath.Join(dir, name+ext), pem.EncodeToMemory(block), 0o600))
 	}
+
 	return cert, key
 }
 
-// FreePort returns a TCP port of 127.0.0.1 that nobody listens on.
+// FreePort returns a free TCP port of 127.0.0.1.
 func FreePort(tb testing.TB) int {
 	tb.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")

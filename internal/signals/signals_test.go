@@ -12,7 +12,7 @@ import (
 	"go.uber.org/goleak"
 )
 
-// In the child of a test this variable says what the child does.
+// In a test's child process this variable selects the role.
 const childRole = "EDGED_SIGNALS_TEST_CHILD"
 
 func TestMain(m *testing.M) {
@@ -22,8 +22,8 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// child writes to a standard output that nobody reads, with SIGPIPE ignored or
-// not, and exits with code 0 where it survives that and the write fails.
+// child writes to a standard output without a reader, with SIGPIPE ignored or not. It exits with
+// code 0 if it survives and the write fails.
 func child(role string) {
 	if role == "watch" {
 		New()
@@ -81,7 +81,7 @@ func TestSignalsWaitForAReaderThatIsBusy(t *testing.T) {
 		send(t, s)
 		missing[s] = true
 	}
-	for len(missing) > 0 { // several that are pending come in any order
+	for len(missing) > 0 { // pending signals arrive in any order
 		select {
 		case s := <-w.C:
 			delete(missing, s)
@@ -104,7 +104,7 @@ func TestNothingArrivesAfterStop(t *testing.T) {
 	}
 }
 
-func TestAStandardOutputThatNobodyReadsKillsOnlyWhoDoesNotWatch(t *testing.T) {
+func TestAClosedStandardOutputKillsOnlyAProcessThatDoesNotWatch(t *testing.T) {
 	run := func(role string) *os.ProcessState {
 		r, w, err := os.Pipe()
 		if err != nil {
@@ -115,12 +115,13 @@ func TestAStandardOutputThatNobodyReadsKillsOnlyWhoDoesNotWatch(t *testing.T) {
 		cmd := exec.Command(os.Args[0])
 		cmd.Env = append(os.Environ(), childRole+"="+role)
 		cmd.Stdout = w
-		_ = cmd.Run() // the state says it all
+		_ = cmd.Run() // the state shows the outcome
 		return cmd.ProcessState
 	}
 	if state := run("watch"); !state.Success() {
 		t.Errorf("with New: %v", state)
 	}
+
 	if status := run("do not watch").Sys().(syscall.WaitStatus); status.Signal() != syscall.SIGPIPE {
 		t.Errorf("without New: status %#x, want death by SIGPIPE", status)
 	}

@@ -1,16 +1,15 @@
-// Package subject knows the subjects of the NATS protocol: which ones are valid,
-// and which literal subjects a pattern with wildcards stands for.
+// Package subject knows the subjects of the NATS protocol: which ones are valid, and which literal
+// subjects a pattern with wildcards matches.
 //
-// A subject is a sequence of tokens separated by dots. No token is empty and none
-// contains white space. The token "*" stands for any one token; the last token may
-// be ">", which stands for one or more. A subject with such a token is a pattern,
-// every other subject is a literal: the asterisk of "a*" is a character like any other
-// (https://docs.nats.io/nats-concepts/subjects).
+// A subject is a sequence of tokens separated by dots. No token is empty or contains white space.
+// The token "*" matches any one token; the last token may be ">", which matches one or more. A
+// subject with such a token is a pattern, every other subject is a literal: the asterisk of "a*" is
+// a character like any other (https://docs.nats.io/nats-concepts/subjects).
 //
 // Valid, Literal, Matches and Overlap agree with nats-server v2.15 (server/sublist.go:
-// isValidSubject, subjectIsLiteral, isSubsetMatch, SubjectsCollide), except that
-// subjects are always UTF-8 without NUL here, which isValidSubject checks on request only.
-// The functions that the server calls for each message do not allocate.
+// isValidSubject, subjectIsLiteral, isSubsetMatch, SubjectsCollide). But here subjects are always
+// UTF-8 without NUL, which isValidSubject checks only on request. The functions that the server
+// calls for each message do not allocate.
 package subject
 
 import (
@@ -28,11 +27,12 @@ func Valid(s []byte) (valid, wild bool) {
 	if len(s) == 0 || !utf8.Valid(s) {
 		return false, false
 	}
+
 	start := 0
 	for i := 0; i <= len(s); i++ {
 		if i < len(s) && s[i] != '.' {
 			if s[i] > ' ' {
-				continue // nearly all
+				continue // nearly all characters
 			}
 			switch s[i] {
 			case ' ', '\t', '\r', '\n', '\f', 0:
@@ -53,6 +53,7 @@ func Valid(s []byte) (valid, wild bool) {
 		}
 		start = i + 1
 	}
+
 	return true, wild
 }
 
@@ -62,10 +63,10 @@ func Literal(s []byte) bool {
 	return valid && !wild
 }
 
-// Check explains why s should not stand in a configuration. It is stricter than
-// Valid: it also refuses control characters, every kind of white space, and wildcards
-// that are only a part of a token, which are most likely mistakes. Its error is the
-// predicate of a sentence about s: "has an empty part between dots".
+// Check explains why s should not be in a configuration. It is stricter than Valid: it also refuses
+// control characters, every kind of white space, and wildcards that are only a part of a token,
+// which are most likely mistakes. Its error is the predicate of a sentence about s: "has an empty
+// part between dots".
 func Check(s string) error {
 	unfit := func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }
 	tokens := strings.Split(s, ".")
@@ -89,8 +90,8 @@ func Check(s string) error {
 	return nil
 }
 
-// Matches reports whether pattern stands for s. When s has wildcards itself, pattern
-// must stand for every literal that s stands for.
+// Matches reports whether pattern matches s. If s has wildcards itself, pattern must match every
+// literal that s matches.
 func Matches(pattern, s string) bool {
 	for {
 		p, prest, pmore := strings.Cut(pattern, ".")
@@ -108,7 +109,7 @@ func Matches(pattern, s string) bool {
 	}
 }
 
-// Overlap reports whether some literal is one that both patterns stand for.
+// Overlap reports whether both patterns match some common literal.
 func Overlap(a, b string) bool {
 	for {
 		s, arest, amore := strings.Cut(a, ".")

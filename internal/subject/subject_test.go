@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-func TestValidSubjectsAreToldFromOthers(t *testing.T) {
+func TestValidSubjectsAreRecognized(t *testing.T) {
 	for _, tc := range []struct {
 		subject     string
 		valid, wild bool

@@ -14,13 +14,13 @@ func HoldsSockets() bool {
 	return os.Getenv("LISTEN_PID") == strconv.Itoa(os.Getpid()) && os.Getenv("LISTEN_FDS") > "0"
 }
 
-// Sockets returns the listening sockets that the service manager opened for this
-// process, by the names that FileDescriptorName= gives them in the .socket units,
-// or nil where there are none: sd_listen_fds(3). The caller closes them. They stay
-// open in the service manager, so that whoever connects while nobody serves them
-// waits instead of being refused; closing one here removes no socket file.
+// Sockets returns the listening sockets that the service manager opened for this process, by the
+// names that FileDescriptorName= gives them in the .socket units, or nil if there are none:
+// sd_listen_fds(3). The caller closes them. They stay open in the service manager, so that a client
+// that connects while no process serves them waits instead of being refused. Closing one here
+// removes no socket file.
 //
-// It takes over the file descriptors and so may be called once.
+// It takes over the file descriptors, and so may be called only once.
 func Sockets() (map[string]net.Listener, error) {
 	files := activation.Files(false)
 	if len(files) == 0 {
@@ -41,11 +41,13 @@ func Sockets() (map[string]net.Listener, error) {
 			sockets[f.Name()] = ln
 		}
 	}
+
 	if problem != nil {
 		for _, ln := range sockets {
 			_ = ln.Close()
 		}
 		return nil, problem
 	}
+
 	return sockets, nil
 }

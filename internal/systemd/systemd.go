@@ -1,9 +1,9 @@
-// Package systemd tells the service manager how the daemon is: sd_notify(3) and
-// the watchdog of systemd.service(5), over the datagram socket that NOTIFY_SOCKET
-// names. The environment stays as it is.
+// Package systemd reports the state of the daemon to the service manager: sd_notify(3) and the
+// watchdog of systemd.service(5), over the datagram socket in NOTIFY_SOCKET. It does not change the
+// environment.
 //
-// A notification that cannot be sent never stops the daemon; the first such
-// failure is reported, the others are not.
+// A notification that cannot be sent never stops the daemon; only the first such failure is
+// reported.
 package systemd
 
 import (
@@ -16,9 +16,8 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 )
 
-// Notifier sends notifications. A nil Notifier does nothing, so that nobody has
-// to ask whether there is a service manager. But for Alive, its methods may be
-// called from any goroutine.
+// Notifier sends notifications. A nil Notifier does nothing, so that callers need not ask whether
+// there is a service manager. Except Alive, its methods may be called from any goroutine.
 type Notifier struct {
 	log      func(error)
 	logOnce  sync.Once
@@ -26,9 +25,9 @@ type Notifier struct {
 	last     time.Time     // of WATCHDOG=1; owned by the caller of Alive
 }
 
-// New returns a notifier, or nil where the environment names no NOTIFY_SOCKET.
-// log is given the first failure to notify, and a watchdog setting that cannot be
-// read, which leaves the watchdog off.
+// New returns a notifier, or nil if the environment has no NOTIFY_SOCKET. log is called with the
+// first failure to notify, and with a watchdog setting that cannot be parsed, which leaves the
+// watchdog off.
 func New(log func(error)) *Notifier {
 	if os.Getenv("NOTIFY_SOCKET") == "" {
 		return nil
@@ -40,29 +39,29 @@ func New(log func(error)) *Notifier {
 	return &Notifier{log: log, watchdog: watchdog}
 }
 
-// Ready says that the daemon serves, and in words how it is.
+// Ready says that the daemon serves, with its state in words.
 func (n *Notifier) Ready(status string) {
 	n.send(daemon.SdNotifyReady, statusLine(status))
 }
 
-// Status says in words how the daemon is, for "systemctl status".
+// Status sets the daemon's state in words, for "systemctl status".
 func (n *Notifier) Status(status string) {
 	n.send(statusLine(status))
 }
 
-// Stopping says that the daemon is on its way out.
+// Stopping says that the daemon is shutting down.
 func (n *Notifier) Stopping(status string) {
 	n.send(daemon.SdNotifyStopping, statusLine(status))
 }
 
-// ExtendTimeout asks for d more, from now on, before the service manager gives
-// up on the start or the stop that is under way. systemd counts microseconds.
+// ExtendTimeout asks for d more, from now on, before the service manager gives up on the start or
+// stop in progress. systemd counts microseconds.
 func (n *Notifier) ExtendTimeout(d time.Duration) {
 	n.send(fmt.Sprintf("EXTEND_TIMEOUT_USEC=%d", d.Microseconds()))
 }
 
-// Watchdog is the time without a sign of life after which the service manager
-// kills the daemon, or 0 where it does not watch.
+// Watchdog returns the time without a call of Alive after which the service manager kills the
+// daemon, or 0 if it does not watch.
 func (n *Notifier) Watchdog() time.Duration {
 	if n == nil {
 		return 0
@@ -70,9 +69,9 @@ func (n *Notifier) Watchdog() time.Duration {
 	return n.watchdog
 }
 
-// Alive is the sign of life. The loop that the daemon lives by calls it each
-// time round, from one goroutine, at least every third of Watchdog; once in a
-// third it sends, otherwise it compares two times.
+// Alive tells the watchdog that the daemon works. The daemon's main loop calls it in each round,
+// from one goroutine, at least every third of Watchdog. It sends once in a third; otherwise it only
+// compares two times.
 func (n *Notifier) Alive(now time.Time) {
 	if n == nil || n.watchdog == 0 || now.Sub(n.last) < n.watchdog/3 {
 		return
@@ -93,7 +92,7 @@ func (n *Notifier) send(assignments ...string) {
 	}
 }
 
-// statusLine keeps a status on one line: the next would be another assignment.
+// statusLine keeps a status on one line: a second line would be another assignment.
 func statusLine(status string) string {
 	return "STATUS=" + strings.ReplaceAll(status, "\n", " ")
 }

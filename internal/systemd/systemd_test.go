@@ -16,11 +16,11 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// manager is what a service manager would be: a socket that takes notifications.
+// manager stands for a service manager: a socket that takes notifications.
 type manager struct{ *net.UnixConn }
 
-// manage makes address a manager's and sets the environment that a service would
-// get from it.
+// manage listens at address as a manager does, and sets the environment that a service would get
+// from it.
 func manage(t *testing.T, address, watchdogUsec string) manager {
 	t.Helper()
 	c, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: address, Net: "unixgram"})
@@ -62,7 +62,7 @@ func unexpected(t *testing.T) func(error) {
 	return func(err error) { t.Errorf("reported: %v", err) }
 }
 
-func TestNotificationsAreWhatSystemdReads(t *testing.T) {
+func TestNotificationsHaveSystemdsForm(t *testing.T) {
 	abstract := "@edged-test-" + strconv.Itoa(os.Getpid())
 	for _, address := range []string{socketPath(t), abstract} {
 		m := manage(t, address, "")
@@ -77,7 +77,7 @@ func TestNotificationsAreWhatSystemdReads(t *testing.T) {
 		m.expect(t, "STOPPING=1\nSTATUS=draining")
 		n.ExtendTimeout(1500 * time.Millisecond)
 		m.expect(t, "EXTEND_TIMEOUT_USEC=1500000")
-		n.Alive(time.Now()) // nobody asked for it
+		n.Alive(time.Now()) // not requested
 		n.Status("end")
 		m.expect(t, "STATUS=end")
 	}
@@ -89,6 +89,7 @@ func TestAliveSendsOnceInAThirdOfTheInterval(t *testing.T) {
 	if got := n.Watchdog(); got != 3*time.Second {
 		t.Fatalf("the watchdog interval is %v, want 3 s", got)
 	}
+
 	now := time.Now()
 	for _, step := range []struct {
 		after time.Duration

@@ -15,50 +15,48 @@ import (
 	"edged/internal/subject"
 )
 
-// Items that are acknowledged one by one carry a reply subject in the shape that
-// JetStream gives it, so that the client libraries' own calls work (nats.go v1.55,
-// internal/parser/parse.go):
+// Items that are acknowledged one by one carry a reply subject in JetStream's form, so that the
+// client libraries' own calls work (nats.go v1.55, internal/parser/parse.go):
 //
 //	$JS.ACK._.<epoch>.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<ns>.<pending>
 //
-// It is the form with a domain, of which there is none, and an account, in whose place
-// the epoch stands. For an item of a JetStream consumer it is the epoch and the consumer's
-// incarnation, <epoch>-<incarnation>: it tells the consumer from a deleted one of its name, whose
-// acknowledgements must not confirm items of this one. Items that are not acknowledged, those of JetStream consumers with
-// ack policy none, need no epoch. They have the older form, the only one that ordered
-// consumers of nats.c read (v3.4.1, js.c, jsSub_checkOrderedMsg):
+// It is the form with a domain, which is empty here, and an account, which edged replaces by the
+// epoch. For an item of a JetStream consumer it is the epoch and the consumer's incarnation,
+// <epoch>-<incarnation>. The incarnation tells the consumer from a deleted one of the same name,
+// whose acknowledgements must not confirm items of this one. Items of JetStream consumers with ack
+// policy none are not acknowledged, so they need no epoch. They have the older form, the only one
+// that ordered consumers of nats.c read (v3.4.1, js.c, jsSub_checkOrderedMsg):
 //
 //	$JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<ns>.<pending>
 //
-// The consumer of a plain subscription is "edged". If a client is a member of a list more than once at the same
-// time, the other consumers are "edged-2" and so on, so that it can acknowledge for each.
-// Sequence numbers start at 1, as in JetStream.
+// The consumer of a plain subscription is "edged". If a client is a member of a list more than once
+// at the same time, its further consumers are "edged-2" and so on, so that it can acknowledge for
+// each. Sequence numbers start at 1, as in JetStream.
 
 var (
-	ackSubjects = []byte("$JS.ACK.") // all that begin so belong to the daemon
+	ackSubjects = []byte("$JS.ACK.") // all subjects with this prefix belong to the daemon
 	ackPrefix   = []byte("$JS.ACK._.")
 )
 
 const (
-	// maxAckEnd is the most that appendAckEnd appends: four numbers of 64 bits.
+	// maxAckEnd bounds the bytes that appendAckEnd appends: four numbers of 64 bits.
 	maxAckEnd = 4*20 + 4
-	// answerSize is about the memory of an answer that waits, without its reply subject.
+	// answerSize is the approximate memory of a waiting answer, without its reply subject.
 	answerSize = 256
 	// keptMembers is the number of past memberships under one name for which a client
 	// can still acknowledge.
 	keptMembers = 64
-	// maxReason is how many bytes of a client's reason to give an item up are kept.
+	// maxReason is the number of bytes kept of a client's reason for terminating an item.
 	maxReason = 200
 )
 
-// ackNames are the consumers that a client is of one stream, by their numbers. Guarded by
-// client.mu.
+// ackNames are the numbers of the consumers that a client is of one stream. Guarded by client.mu.
 type ackNames struct {
-	next int     // no member has had it, or a higher one
-	free minHeap // lower ones that no active member has
+	next int     // the lowest number that no member has had
+	free minHeap // lower numbers that no active member has
 }
 
-// take returns the lowest number that is free.
+// take returns the lowest free number.
 func (n *ackNames) take() int {
 	if len(n.free) > 0 {
 		return heap.Pop(&n.free).(int)
@@ -67,7 +65,7 @@ func (n *ackNames) take() int {
 	return n.next
 }
 
-// minHeap is a container/heap.
+// minHeap implements heap.Interface.
 type minHeap []int
 
 func (h minHeap) Len() int           { return len(h) }
@@ -81,18 +79,20 @@ func (h *minHeap) Pop() any {
 	return x
 }
 
-// nameForAcks gives a member the first name that no other active member of this client
-// has, and forgets the oldest of the members that had it before.
+// nameForAcks gives a member the first name that no other active member of this client has, and
+// forgets the oldest of its past holders.
 func (c *client) nameForAcks(m *member, l List) {
 	if c.given == nil {
 		c.given = make(map[string][]*member)
 	}
+
 	m.name = l.Stream + ".edged"
 	if m.number = c.numberForAcks(m, l); m.number > 1 {
 		consumer := ".edged-" + strconv.Itoa(m.number)
 		m.name = l.Stream + consumer
-		m.key = m.sub.sid + " " + consumer // no sid has a blank
+		m.key = m.sub.sid + " " + consumer // no sid contains a space
 	}
+
 	c.given[m.name] = append(c.given[m.name], m)
 	if past := c.given[m.name]; len(past) > keptMembers+1 {
 		old := past[0]
@@ -105,7 +105,7 @@ func (c *client) nameForAcks(m *member, l List) {
 	}
 }
 
-// numberForAcks returns the number of the member's name, which the member has until it finishes.
+// numberForAcks returns the number of the member's name, which the member keeps until it finishes.
 func (c *client) numberForAcks(m *member, l List) int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -119,7 +119,7 @@ func (c *client) numberForAcks(m *member, l List) int {
 	return m.names.take()
 }
 
-// ackBegin is the part of reply subjects that all items of a batch share.
+// ackBegin returns the part of reply subjects that all items of a batch share.
 func ackBegin(b *batch.Batch, name string) string { return ackBeginIn(b.Epoch(), b, name) }
 
 func ackBeginIn(epoch string, b *batch.Batch, name string) string {
@@ -142,7 +142,7 @@ func appendAckEnd(data []byte, b *batch.Batch, i int) []byte {
 	return strconv.AppendInt(data, b.Pending()+int64(b.Len()-1-i), 10)
 }
 
-// parseAckSubject reads the reply subject of an item.
+// parseAckSubject parses the reply subject of an item.
 func parseAckSubject(reply []byte) (epoch, name []byte, seq uint64, ok bool) {
 	rest, ok := bytes.CutPrefix(reply, ackPrefix)
 	var f [8][]byte // epoch, list, consumer, deliveries, sequence numbers, nanoseconds, pending
@@ -160,9 +160,8 @@ func parseAckSubject(reply []byte) (epoch, name []byte, seq uint64, ok bool) {
 	return epoch, name, seq - 1, true
 }
 
-// parseAck reads an acknowledgement, the way nats-server does (server/consumer.go of
-// v2.15, processAck and processNak). next reports whether the client also asks for
-// another item.
+// parseAck parses an acknowledgement as nats-server does (server/consumer.go of v2.15, processAck
+// and processNak). next reports whether the client also asks for another item.
 func parseAck(payload []byte) (ack batch.Ack, next, ok bool) {
 	payload = bytes.TrimSpace(payload)
 	has := func(verb string) bool { return bytes.HasPrefix(payload, []byte(verb)) }
@@ -181,11 +180,11 @@ func parseAck(payload []byte) (ack batch.Ack, next, ok bool) {
 	return ack, false, false
 }
 
-// parseReason reads why a client gives an item up: at most maxReason bytes, without characters
-// that can't be printed.
+// parseReason parses the reason for terminating an item: at most maxReason bytes, without
+// unprintable characters.
 func parseReason(arg []byte) string {
 	const cut = "…"
-	arg = arg[:min(len(arg), 4*maxReason)] // some of it may not be printable
+	arg = arg[:min(len(arg), 4*maxReason)] // some bytes may be unprintable
 	text := strings.Join(strings.Fields(strings.ToValidUTF8(string(arg), "")), " ")
 	text = strings.Map(func(r rune) rune {
 		if !unicode.IsPrint(r) {
@@ -199,8 +198,7 @@ func parseReason(arg []byte) string {
 	return text
 }
 
-// parseDelay reads {"delay": nanoseconds} or a duration such as 1.5s. An invalid one is
-// no delay.
+// parseDelay parses {"delay": nanoseconds} or a duration such as 1.5s. An invalid one is no delay.
 func parseDelay(arg []byte) time.Duration {
 	arg = bytes.TrimSpace(arg)
 	if len(arg) > 0 && arg[0] == '{' {
@@ -221,14 +219,15 @@ var (
 	errAckPayload = errors.New("the payload is none of +ACK, -NAK, +WPI, +TERM and +NXT")
 )
 
-// acknowledge executes a PUB to the reply subject of an item. A publisher that gave
-// a reply subject gets an answer when Redis has the acknowledgement.
+// acknowledge executes a PUB to the reply subject of an item. If the publisher gave a reply
+// subject, it gets an answer when Redis has the acknowledgement.
 func (c *client) acknowledge(cmd command) {
 	ack, next, known := parseAck(cmd.payload)
 	var saved func(error)
-	if len(cmd.reply) > 0 && !next { // to +NXT the answer would be another item
+	if len(cmd.reply) > 0 && !next { // the answer to +NXT would be another item
 		saved = c.ackAnswer(cmd.reply)
 	}
+
 	err := errAckPayload
 	if known {
 		err = c.acknowledgeItem(cmd.subject, ack, saved)
@@ -240,18 +239,19 @@ func (c *client) acknowledge(cmd command) {
 	if err == nil {
 		return
 	}
-	// Refused: most likely an acknowledgement for an item of an earlier connection,
-	// which is delivered again. Only a client that asked is told.
+
+	// Refused: most likely an acknowledgement for an item of an earlier connection, which is
+	// redelivered. Only a client that asked gets an answer.
 	c.server.AckRefused()
 	if saved != nil {
 		saved(err)
 	}
 }
 
-// AckRefused counts an acknowledgement that is refused.
+// AckRefused counts a refused acknowledgement.
 func (s *Server) AckRefused() { s.count(func(st *Stats) { st.AcksRefused++ }) }
 
-// acknowledgeItem hands an acknowledgement to the member that was given the item.
+// acknowledgeItem passes an acknowledgement to the member that received the item.
 func (c *client) acknowledgeItem(reply []byte, ack batch.Ack, saved func(error)) error {
 	epoch, name, n, ok := parseAckSubject(reply)
 	if !ok {
@@ -259,6 +259,7 @@ func (c *client) acknowledgeItem(reply []byte, ack batch.Ack, saved func(error))
 	}
 	c.server.joining.RLock()
 	defer c.server.joining.RUnlock()
+
 	if len(c.given[string(name)]) == 0 && c.server.opts.API != nil {
 		return c.acknowledgeConsumer(reply, string(epoch), string(name), n, ack, saved)
 	}
@@ -271,14 +272,15 @@ func (c *client) acknowledgeItem(reply []byte, ack batch.Ack, saved func(error))
 	return err
 }
 
-// ackAnswer returns the function that answers an acknowledgement, from any goroutine:
-// with an empty message if it succeeded, otherwise with the status "no responders". That
-// is the only answer that nats.go's AckSync, which reads no payload, takes for a failure.
-// A client that reads no headers gets a payload. Until it is called the client holds memory.
+// ackAnswer returns the function that answers an acknowledgement, from any goroutine: with an empty
+// message on success, otherwise with the status "no responders". Only that status makes nats.go's
+// AckSync fail, because it reads no payload. A client that reads no headers gets a payload. Until
+// the function is called the client holds memory.
 func (c *client) ackAnswer(reply []byte) func(error) {
 	held := answerSize + len(reply)
 	c.memory.Take(held).Cut()
 	s, headers, only := c.server, c.connect.Headers, c.answersTo(reply)
+
 	msg := message{subject: bytes.Clone(reply)}
 	return func(err error) {
 		c.memory.Give(held)

@@ -23,7 +23,7 @@ type explicitList struct {
 type acknowledger struct {
 	*fakeMembership
 	acks    []ackCall       // guarded by list.mu
-	refuses map[uint64]bool // items it was not given; guarded by list.mu
+	refuses map[uint64]bool // items that it was not given; guarded by list.mu
 }
 
 type ackCall struct {
@@ -99,7 +99,7 @@ func withExplicit(t *testing.T) (*Server, string, *explicitList) {
 
 var taken = time.Unix(1700000000, 123456789)
 
-// ackSubject is the reply subject of an item of "my list".
+// ackSubject returns the reply subject of an item of "my list".
 func ackSubject(seq int) string {
 	return fmt.Sprintf("$JS.ACK._.e.my_list.edged.1.%d.%d.%d.0", seq+1, seq+1, taken.UnixNano())
 }
@@ -120,8 +120,8 @@ func TestExplicitItemsCarryTheReplySubjectOfJetStream(t *testing.T) {
 		"MSG items 1 $JS.ACK._.e.my_list.edged.1.9.9.1700000000123456789.40 3", "two")
 	m.give(b.Again(1, 3, 7))
 	c.expect("MSG items 1 $JS.ACK._.e.my_list.edged.3.9.9.1700000000123456789.7 3", "two")
-	c.sync() // no PING stands behind them
-	eventually(t, "what is written is not owed", func() bool { return s.Clients()[0].Owed == 0 })
+	c.sync() // no PING follows them
+	eventually(t, "written items are not owed", func() bool { return s.Clients()[0].Owed == 0 })
 }
 
 func TestAcknowledgementsAreReadAsNatsServerDoes(t *testing.T) {
@@ -146,6 +146,7 @@ func TestAcknowledgementsAreReadAsNatsServerDoes(t *testing.T) {
 			t.Errorf("%q is %+v (next %v, ok %v), want %+v", tc.payload, got, next, ok, tc.want)
 		}
 	}
+
 	for _, payload := range []string{"ACK", "+ack", "+ACKS", "+WPI now", "hello", "-", "-ERR"} {
 		if got, _, ok := parseAck([]byte(payload)); ok {
 			t.Errorf("%q is %+v, want nothing", payload, got)
@@ -166,11 +167,13 @@ func TestAcknowledgementsReachTheMember(t *testing.T) {
 	if len(calls) != 3 {
 		t.Fatalf("%d acknowledgements came, want 3", len(calls))
 	}
+
 	for i, kind := range []batch.AckKind{batch.Acked, batch.Refused, batch.Terminated} {
 		if a := calls[i]; a.seq != uint64(4+i) || a.epoch != "e" || a.ack.Kind != kind || a.saved != nil {
 			t.Errorf("acknowledgement %d is %+v", i, a)
 		}
 	}
+
 	if got := s.Stats().AcksRefused; got != 0 {
 		t.Errorf("%d acknowledgements were refused", got)
 	}
@@ -193,7 +196,7 @@ func TestAckWithReplyIsAnsweredWhenRedisHasIt(t *testing.T) {
 			c.send("SUB items 1\r\nSUB inbox 2\r\n")
 			m := l.acker(t, 0)
 			c.send(pub(ackSubject(0), "inbox", "+ACK"))
-			c.sync() // nothing is said yet
+			c.sync() // no answer has come yet
 			var wg sync.WaitGroup
 			wg.Go(func() { m.calls()[0].saved(tc.err) }) // from any goroutine
 			c.expect(tc.want...)
@@ -210,11 +213,11 @@ func TestAskingForTheNextItemIsNotAnswered(t *testing.T) {
 	c.send("SUB items 1\r\nSUB inbox 2\r\n" + pub(ackSubject(0), "inbox", "+NXT 1"))
 	c.sync()
 	if calls := l.acker(t, 0).calls(); len(calls) != 1 || calls[0].ack.Kind != batch.Acked || calls[0].saved != nil {
-		t.Errorf("the acknowledgements are %+v, want one that nobody waits for", calls)
+		t.Errorf("the acknowledgements are %+v, want one without a waiting publisher", calls)
 	}
 }
 
-func TestAcknowledgementsOfWhatWasNeverGivenAreRefused(t *testing.T) {
+func TestAcknowledgementsOfItemsThatWereNeverGivenAreRefused(t *testing.T) {
 	t.Parallel()
 	s, addr, l := withExplicit(t)
 	c, other := dial(t, addr), dial(t, addr)
@@ -223,18 +226,20 @@ func TestAcknowledgementsOfWhatWasNeverGivenAreRefused(t *testing.T) {
 	for i := range 2 {
 		l.acker(t, i).refuse(9)
 	}
+
 	for i, subject := range []string{
 		ackSubject(9), "$JS.ACK.x", "$JS.ACK._.e.my_list.edged.1.0.0.5.0", "$JS.ACK._.e.my_list.edged.1.1.1.5.0.more",
 		"$JS.ACK._.e.my_list.edged.1.x.1.5.0", "$JS.ACK.my_list.edged.1.1.1.5.0", "$JS.ACK._.e.my_list.other.1.1.1.5.0",
 		strings.Replace(ackSubject(0), "my_list", "elsewhere", 1),
 	} {
 		c.send(pub(subject, "", ""))
-		c.sync() // without a word
+		c.sync() // no answer
 		if got := s.Stats().AcksRefused; got != uint64(i+1) {
 			t.Fatalf("%d acknowledgements count as refused after %q, want %d", got, subject, i+1)
 		}
 	}
-	other.send(pub(ackSubject(0), "", "")) // subscribed to nothing
+
+	other.send(pub(ackSubject(0), "", "")) // without a subscription
 	other.sync()
 	other.send("SUB inbox 1\r\n" + pub(ackSubject(0), "inbox", ""))
 	status := "NATS/1.0 503 " + batch.ErrNotGiven.Error()
@@ -243,7 +248,7 @@ func TestAcknowledgementsOfWhatWasNeverGivenAreRefused(t *testing.T) {
 	other.sync()
 }
 
-func TestWhatIsNoAcknowledgementIsCountedAndIgnored(t *testing.T) {
+func TestAMalformedAcknowledgementIsCountedAndIgnored(t *testing.T) {
 	t.Parallel()
 	s, addr, l := withExplicit(t)
 	c := dial(t, addr)
@@ -257,6 +262,7 @@ func TestWhatIsNoAcknowledgementIsCountedAndIgnored(t *testing.T) {
 	if got := s.Stats().AcksRefused; got != 2 {
 		t.Errorf("%d count as refused, want 2", got)
 	}
+
 	if calls := l.acker(t, 0).calls(); len(calls) != 0 {
 		t.Errorf("the member got %+v", calls)
 	}
@@ -310,7 +316,7 @@ func TestUnsubFromExplicitListLeavesAtOnce(t *testing.T) {
 	if left, finished := m.state(); left != 1 || finished != nil {
 		t.Errorf("left %d times and finished %v, want to have left once", left, finished)
 	}
-	c.send(pub(ackSubject(0), "", "")) // late, for the relay to judge
+	c.send(pub(ackSubject(0), "", "")) // late: the relay has to judge it
 	c.sync()
 	if got := len(m.calls()); got != 1 {
 		t.Errorf("%d acknowledgements came, want 1", got)
@@ -345,7 +351,7 @@ func TestUnsubWithCountFromExplicitListGoesOnOwing(t *testing.T) {
 		t.Errorf("%d acknowledgements came to the finished member, want 1", got)
 	}
 
-	again.give(b) // a count that is passed already
+	again.give(b) // a count that has passed already
 	for range 6 {
 		c.line()
 	}
@@ -375,9 +381,11 @@ func TestTheLowestNameThatIsFreeIsGivenNext(t *testing.T) {
 	for range 5 {
 		all = append(all, name())
 	}
-	for _, i := range []int{3, 1, 3} { // one that has finished does so again
+
+	for _, i := range []int{3, 1, 3} { // also one that has finished already
 		all[i].finish()
 	}
+
 	for _, want := range []string{"my_list.edged-2", "my_list.edged-4", "my_list.edged-6"} {
 		if got := name().name; got != want {
 			t.Errorf("the next name is %s, want %s", got, want)
@@ -407,9 +415,11 @@ func TestPastMembershipsAreBounded(t *testing.T) {
 			}
 		}
 	}
+
 	if left, _ := l.acker(t, 0).state(); left != 1 {
 		t.Errorf("the oldest left %d times, want once", left)
 	}
+
 	c.send(pub(ackSubject(0), "", ""))
 	c.sync()
 	c.send(pub(ackSubject(n-keptMembers), "", ""))
@@ -417,6 +427,7 @@ func TestPastMembershipsAreBounded(t *testing.T) {
 	if got := len(l.acker(t, n-keptMembers).calls()); got != 1 {
 		t.Errorf("%d acknowledgements came to one that is kept, want 1", got)
 	}
+
 	c.Close()
 	eventually(t, "the client is gone", func() bool { return s.Stats().Clients == 0 })
 	for i := range n {
@@ -431,12 +442,13 @@ func FuzzAckSubject(f *testing.F) {
 	f.Add("$JS.ACK._.e.a.b.1.18446744073709551615.1.-5.0")
 	f.Add("$JS.ACK._.e.a.b.1.0.1.5.0")
 	f.Add("$JS.ACK._..........")
+
 	f.Fuzz(func(t *testing.T, subject string) {
 		epoch, name, seq, ok := parseAckSubject([]byte(subject))
 		f := strings.Split(subject, ".")
 		if len(f) != 11 || f[0] != "$JS" || f[1] != "ACK" || f[2] != "_" {
 			if ok {
-				t.Fatal("read what is no reply subject of an item")
+				t.Fatal("parsed a malformed reply subject")
 			}
 			return
 		}
@@ -462,13 +474,13 @@ func TestWithReceiptsAPongConfirmsThatItemsArrived(t *testing.T) {
 	m.give(batch.Of("items", 7, []byte("one")).Stamp("e", taken, 0))
 	c.expect("MSG items 1 "+ackSubject(7)+" 3", "one", "PING")
 	if n := m.Owed(); n != 1 {
-		t.Errorf("%d items are on their way before the PONG, want 1", n)
+		t.Errorf("%d items are in flight before the PONG, want 1", n)
 	}
 
 	c.send(pub(ackSubject(7), "", ""))
 	c.send("PONG\r\n")
 	c.sync()
 	if n := m.Owed(); n != 0 || len(m.calls()) != 1 {
-		t.Errorf("%d items are on their way after the PONG, and %d acknowledgements came", n, len(m.calls()))
+		t.Errorf("%d items are in flight after the PONG, and %d acknowledgements came", n, len(m.calls()))
 	}
 }

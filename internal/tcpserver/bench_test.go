@@ -36,7 +36,7 @@ func BenchmarkEncodeBatch(b *testing.B) {
 	}
 }
 
-// BenchmarkEncodeExplicit encodes items that have a reply subject each.
+// BenchmarkEncodeExplicit encodes items with reply subjects.
 func BenchmarkEncodeExplicit(b *testing.B) {
 	bt := bytesOf(500).Stamp("epoch", time.Unix(1700000000, 123456789), 1000)
 	b.ReportAllocs()
@@ -55,7 +55,7 @@ func BenchmarkParseAckSubject(b *testing.B) {
 	}
 }
 
-// bytesOf is a batch of n items of one byte.
+// bytesOf returns a batch of n items of one byte.
 func bytesOf(n int) *batch.Batch {
 	m := new(batch.Memory)
 	for range n {
@@ -73,16 +73,17 @@ func TestHotPathsCostNoAllocationAMessage(t *testing.T) {
 	r.add(&subscription{client: &client{}, subject: "telemetry.*.7", wild: true})
 	subject := []byte("telemetry.room.7")
 	var to receivers
-	r.match(subject, &to) // makes room
+	r.match(subject, &to) // allocates the memory
 	for what, do := range map[string]func(){
-		"parsing PUB":                   func() { parse(pub, lim) },
-		"parsing an acknowledgement":    func() { parseAckSubject(ack) },
-		"looking up who gets a message": func() { r.match(subject, &to) },
+		"parsing PUB":                           func() { parse(pub, lim) },
+		"parsing an acknowledgement":            func() { parseAckSubject(ack) },
+		"looking up the receivers of a message": func() { r.match(subject, &to) },
 	} {
 		if allocs := testing.AllocsPerRun(100, do); allocs != 0 {
 			t.Errorf("%s: %v allocations", what, allocs)
 		}
 	}
+
 	count := func(items int) float64 {
 		b := bytesOf(items).Stamp("epoch", time.Unix(1, 0), 0)
 		return testing.AllocsPerRun(20, func() { encode(b, "1", ackBegin(b, "items.edged")) })
@@ -147,7 +148,7 @@ func BenchmarkMatchGroups(b *testing.B) {
 	}
 }
 
-// BenchmarkPublish is one message from a client to another, 128 bytes.
+// BenchmarkPublish sends one message of 128 bytes from a client to another.
 func BenchmarkPublish(b *testing.B) {
 	_, addr := serve(b, testOptions())
 	sub, pub := dial(b, addr), dial(b, addr)
@@ -159,6 +160,7 @@ func BenchmarkPublish(b *testing.B) {
 	frame := len("MSG telemetry.room.7 1 128\r\n") + 130
 	got := make([]byte, frame*perRound)
 	b.ReportAllocs()
+
 	for n := 0; b.Loop(); n++ {
 		if n%perRound != 0 {
 			continue
@@ -170,8 +172,8 @@ func BenchmarkPublish(b *testing.B) {
 	}
 }
 
-// BenchmarkFanOut delivers a batch of 500 items of 256 bytes to 100 clients; the
-// time is that of one delivery of one item.
+// BenchmarkFanOut delivers a batch of 500 items of 256 bytes to 100 clients; the time is that of
+// one item for one client.
 func BenchmarkFanOut(b *testing.B) {
 	const clients, items = 100, 500
 	_, addr, l := withList(b, testOptions(), OnPong)
@@ -179,6 +181,7 @@ func BenchmarkFanOut(b *testing.B) {
 	for i := range raw {
 		raw[i] = bytes.Repeat([]byte("x"), 256)
 	}
+
 	_, size := encode(batch.Of("items", 0, raw...), "1", "").Append(nil, 0, items)
 	arrived := make(chan error, clients)
 	for i := range clients {
@@ -195,6 +198,7 @@ func BenchmarkFanOut(b *testing.B) {
 			}
 		}()
 	}
+
 	b.ReportAllocs()
 	for n := 0; b.Loop(); n++ {
 		if n%(clients*items) != 0 {

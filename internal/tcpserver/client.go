@@ -17,32 +17,31 @@ import (
 	"edged/internal/budget"
 )
 
-// flushTimeout is the time in which a client whose connection ends can take the bytes
-// that are queued for it.
+// flushTimeout is how long the queued bytes of a client may take when its connection ends.
 const flushTimeout = time.Second
 
 // client is one connection.
 type client struct {
 	server *Server
 	id     uint64
-	conn   net.Conn        // as it was accepted
-	ip     string          // of the other side; empty if it has none
+	conn   net.Conn        // as accepted
+	ip     string          // of the client; empty if it has none
 	origin string          // see originOf
 	tls    *tlsConn        // over conn; nil for none
-	raw    syscall.RawConn // of conn, to write without waiting; nil if that can't be done
+	raw    syscall.RawConn // of conn, to write without waiting; nil if that is not possible
 	since  time.Time
 	wrote  chan struct{} // closed when the last writer has ended
 	ended  atomic.Bool   // set once, under mu: nothing more is queued
 	place  *list.Element // among the server's newcomers; nil for none, guarded by its mu
 
-	working atomic.Bool // it waits for edged, not edged for it: in authenticate, and see beginTurn
+	working atomic.Bool // the client waits for edged, not edged for it: in authenticate, and see beginTurn
 
 	received atomic.Uint64 // messages
 	bytesIn  atomic.Uint64
 	bytesOut atomic.Uint64
 	active   atomic.Int64 // when either side last sent anything except PING and PONG; in ns since 1970
 
-	memory budget.Holder // that the server keeps for it: output, subscriptions, input, acknowledgements
+	memory budget.Holder // held for the client by the server: output, subscriptions, input, acknowledgements
 
 	reader // owned by the reader goroutine
 
@@ -51,36 +50,36 @@ type client struct {
 	writer *writer
 
 	mu        sync.Mutex     // guards everything below
-	admitted  *auth.Security // under which it was authenticated; nil before
-	user      *auth.User     // nil for one with all rights; changed only by the reader
+	admitted  *auth.Security // the Security under which it was authenticated; nil before
+	user      *auth.User     // nil for a user with all rights; changed only by the reader
 	connect   connectOptions
 	connected bool // CONNECT was read
 	subs      map[string]*subscription
-	members   map[*member]struct{} // of subs, and of past ones that still owe or can acknowledge
+	members   map[*member]struct{} // members of subs, and past ones that still owe or can acknowledge
 	names     map[string]*ackNames // by list; see nameForAcks
-	outlets   map[*member]struct{} // those of Outlets that have receipts; nil for none
-	expired   []*subscription      // got all they asked for; the writer retires them
+	outlets   map[*member]struct{} // members of Outlets that have receipts; nil for none
+	expired   []*subscription      // those with all messages that they asked for; the writer retires them
 	sent      uint64               // messages, list items included
-	noted     uint64               // of sent, when active was set last
+	noted     uint64               // value of sent when active was last set
 	queue     queue
 	charged   int // of memory, for queue
 	pings     pings
 	secured   secured
-	idle      bool // there is no writer
-	due       bool // the writer is to look at the client
+	idle      bool // no writer is running
+	due       bool // the writer must call look
 	timer     *time.Timer
-	fires     time.Time // when timer does; zero when it has
+	fires     time.Time // when timer fires; zero once it has fired
 
-	infoAllowed bool // a first PING or PONG has come: INFO may follow
-	ldm         bool // INFO with ldm is due, or was sent
+	infoAllowed bool // a first PING or PONG has come: INFO may be sent
+	ldm         bool // INFO with ldm is due or was sent
 }
 
-// ending is why a client is gone.
+// ending is the reason why a client is gone.
 type ending struct {
 	reason string
 	level  zapcore.Level
 	count  func(*Stats) // may be nil
-	flush  bool         // queued bytes are still written, for flushTimeout at most
+	flush  bool         // queued bytes are still written, for at most flushTimeout
 }
 
 var (
@@ -89,7 +88,7 @@ var (
 	endClosed  = ending{reason: "the server is closing", level: zap.DebugLevel}
 	endDrained = ending{reason: "it had not left at the end of the drain", level: zap.InfoLevel}
 	endKicked  = ending{reason: "kicked", level: zap.InfoLevel}
-	endSlow    = ending{reason: "too much was queued for it: it reads more slowly than others publish",
+	endSlow    = ending{reason: "too much was queued for it: it reads more slowly than other clients publish",
 		level: zap.WarnLevel, count: func(st *Stats) { st.SlowConsumers++ }}
 	endMemory = ending{reason: "it held the most when tcp.memory was used up",
 		level: zap.WarnLevel, count: func(st *Stats) { st.OverMemory++ }}
@@ -99,7 +98,7 @@ var (
 		level: zap.WarnLevel, count: func(st *Stats) { st.Lagged++ }, flush: true}
 	endStale = ending{reason: "it did not answer PING",
 		level: zap.WarnLevel, count: func(st *Stats) { st.Stale++ }, flush: true}
-	endReloaded = ending{reason: "what it connected with is not valid any more, or not for the same",
+	endReloaded = ending{reason: "its credentials are no longer valid, or not for the same",
 		level: zap.InfoLevel, flush: true}
 	endTimeout = ending{reason: "it was not authenticated in time",
 		level: zap.InfoLevel, count: func(st *Stats) { st.ConnectTimeouts++ }, flush: true}
@@ -126,14 +125,14 @@ func endTLS(err error) ending {
 // endFor is the ending of a client that violated the protocol.
 func endFor(v violation) ending {
 	if v == errAuthorization {
-		return ending{reason: "its login was refused", // which the log has already, see refuseLogin
+		return ending{reason: "its login was refused", // refuseLogin has logged the details
 			level: zap.DebugLevel, count: func(st *Stats) { st.AuthFailures++ }, flush: true}
 	}
 	return ending{reason: "it was sent -ERR '" + string(v) + "'",
 		level: zap.InfoLevel, count: func(st *Stats) { st.ProtocolErrors++ }, flush: true}
 }
 
-// newClient is called with s.mu held: a client that Reload does not see is made after it
+// newClient is called with s.mu held. So a client that Reload does not see is made after Reload
 // began, and gets the Gate's new Security.
 func newClient(s *Server, id uint64, conn net.Conn) *client {
 	c := &client{
@@ -150,6 +149,7 @@ func newClient(s *Server, id uint64, conn net.Conn) *client {
 	if addr, ok := conn.RemoteAddr().(*net.TCPAddr); ok {
 		c.ip = addr.IP.String()
 	}
+
 	c.memory.Init(s.opts.Budget, func() { c.end(endMemory) })
 	c.pub.server, c.own.server = s, s
 	sec := s.opts.Gate.Security()
@@ -159,6 +159,7 @@ func newClient(s *Server, id uint64, conn net.Conn) *client {
 	if sec.TLS != nil {
 		c.tls = newTLS(c, sec)
 	}
+
 	if sc, ok := conn.(syscall.Conn); ok && c.tls == nil {
 		c.raw, _ = sc.SyscallConn()
 	}
@@ -168,8 +169,8 @@ func newClient(s *Server, id uint64, conn net.Conn) *client {
 	return c
 }
 
-// reject closes a connection that does not become a client. It says why if that needs
-// no TLS handshake; the few bytes fit in the socket's buffer.
+// reject closes a connection that does not become a client. It sends the reason if that needs no
+// TLS handshake; the few bytes fit into the socket's buffer.
 func (c *client) reject(limit string) {
 	c.log(zap.WarnLevel, "connection refused: "+limit+" reached")
 	if c.tls == nil || !c.tls.first {
@@ -204,8 +205,8 @@ func (c *client) info() ClientInfo {
 	}
 }
 
-// owed is how many list items the client has and has not confirmed. It must not be
-// called with a lock held.
+// owed returns the number of list items that the client has not confirmed. It must not be called
+// with a lock held.
 func (c *client) owed() (n int) {
 	c.mu.Lock()
 	memberships := make([]batch.Membership, 0, len(c.members))
@@ -219,25 +220,27 @@ func (c *client) owed() (n int) {
 	return n
 }
 
-// end lets the connection end; only the first call counts. It must not be
-// called with a lock held.
+// end ends the connection; only the first call counts. It must not be called with a lock held.
 func (c *client) end(why ending) {
 	owed := 0
 	if !c.ended.Load() {
 		owed = c.owed()
 	}
+
 	c.mu.Lock()
 	if c.ended.Load() {
 		c.mu.Unlock()
 		if !why.flush {
-			c.conn.Close() // a flush may be under way
+			c.conn.Close() // a flush may be in progress
 		}
 		return
 	}
+
 	c.ended.Store(true)
 	if why.flush {
 		c.conn.SetWriteDeadline(time.Now().Add(flushTimeout))
 	}
+
 	c.wakeWriter()
 	c.mu.Unlock()
 	c.server.settle(c)
@@ -254,8 +257,8 @@ func (c *client) end(why ending) {
 	c.log(why.level, "client disconnected", fields...)
 }
 
-// log writes a line that names the client. A logger for each client would keep kilobytes
-// for a line or two.
+// log writes a line that names the client. A logger for each client would hold kilobytes for a line
+// or two.
 func (c *client) log(level zapcore.Level, text string, fields ...zap.Field) {
 	entry := c.server.log.Check(level, text)
 	if entry == nil {
@@ -286,8 +289,8 @@ func (c *client) send(line string) {
 	}
 }
 
-// charge tells the budget of the memory that is queued. The first chunk is free, or a
-// thousand clients that get a PONG at the same time would use the budget up. mu is held.
+// charge reports the queued memory to the budget. The first chunk is free, or a thousand clients
+// that get a PONG at the same time would use the budget up. mu is held.
 func (c *client) charge() (over budget.Condemned) {
 	now := max(0, c.queue.chunks-1) * chunkSize
 	over = c.memory.Take(now - c.charged)
@@ -302,8 +305,8 @@ func (c *client) ok() {
 	}
 }
 
-// lameDuck tells the client that the server is shutting down. Clients do not expect
-// INFO before their first PING is answered, so it may have to wait for that.
+// lameDuck tells the client that the server is shutting down. Clients do not expect INFO before the
+// answer to their first PING, so it may have to wait.
 func (c *client) lameDuck() {
 	line := c.infoLine(true)
 	c.mu.Lock()
@@ -318,7 +321,7 @@ func (c *client) lameDuck() {
 	}
 }
 
-// allowInfo notes that INFO may be sent, and sends one that has waited for it. mu is held.
+// allowInfo notes that INFO may be sent, and sends one that has waited. mu is held.
 func (c *client) allowInfo() {
 	if c.infoAllowed {
 		return

@@ -1,21 +1,20 @@
 package tcpserver
 
-// Cork and Uncork surround the delivery of a batch, in the goroutine that offers
-// batches. As with TCP_CORK (tcp(7)), items that are delivered in between wait:
-// Uncork writes them, to idle clients and as far as their sockets take them at once,
-// without starting the clients' writer goroutines. When there are many clients or
-// many bytes, it starts those goroutines instead.
+// Cork and Uncork surround the delivery of a batch, in the goroutine that offers batches. As with
+// TCP_CORK (tcp(7)), items that are delivered in between wait. Uncork writes them to idle clients,
+// as far as their sockets take them at once, without starting the clients' writer goroutines. If
+// there are many clients or many bytes, it starts those goroutines instead.
 
-// corked are the clients that wait for Uncork. Server.corking guards it.
+// corked holds the clients that wait for Uncork. Server.corking guards it.
 type corked struct {
 	on      bool
 	clients []*client
 }
 
 const (
-	// corkedClients is the number of clients that Uncork writes to itself.
+	// corkedClients is the number of clients to which Uncork writes by itself.
 	corkedClients = 4
-	// corkedBytes is how much it writes to each of them.
+	// corkedBytes is the number of bytes that it writes to each of them.
 	corkedBytes = 32 << 10
 )
 
@@ -26,8 +25,8 @@ func (s *Server) Cork() {
 	s.corking.Unlock()
 }
 
-// wakeForItems makes sure that items which are being queued are written, by Uncork or
-// by the client's writer goroutine. The client's mu is held.
+// wakeForItems ensures that items which are being queued are written, by Uncork or by the client's
+// writer goroutine. The client's mu is held.
 func (s *Server) wakeForItems(c *client) {
 	if !c.idle {
 		return

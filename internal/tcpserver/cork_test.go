@@ -30,16 +30,19 @@ func TestUncorkKeepsTheOrderOfItemsAndMessages(t *testing.T) {
 	m := l.member(t, 0)
 	var sending sync.WaitGroup
 	defer sending.Wait()
+
 	sending.Go(func() {
 		for i := range items {
 			m.offerCorked(s, fmt.Sprint("item ", i))
 		}
 	})
+
 	sending.Go(func() {
 		for i := range items {
 			other.send(fmt.Sprintf("PUB news 20\r\n%-20d\r\n", i))
 		}
 	})
+
 	next := map[string]int{}
 	for next["1"] < items || next["2"] < items {
 		switch line := c.line(); {
@@ -56,9 +59,10 @@ func TestUncorkKeepsTheOrderOfItemsAndMessages(t *testing.T) {
 			t.Fatalf("the server says %q", line)
 		}
 	}
+
 	sending.Wait()
 	sending.Go(func() {
-		for { // until it is closed
+		for { // until the connection is closed
 			switch line, err := c.r.ReadString('\n'); {
 			case err != nil:
 				return
@@ -67,6 +71,7 @@ func TestUncorkKeepsTheOrderOfItemsAndMessages(t *testing.T) {
 			}
 		}
 	})
+
 	eventually(t, "all items are confirmed", func() bool {
 		for _, n := range m.confirmed() {
 			if n != 1 {
@@ -75,6 +80,7 @@ func TestUncorkKeepsTheOrderOfItemsAndMessages(t *testing.T) {
 		}
 		return true
 	})
+
 	c.Close()
 }
 
@@ -88,7 +94,7 @@ func TestUncorkDoesNotWaitForAClientThatDoesNotRead(t *testing.T) {
 	c.sync()
 	item := strings.Repeat("x", corkedBytes/2)
 	offered := 0
-	for unsent := 0; unsent == 0 || offered < 100; offered++ { // until the socket takes no more
+	for unsent := 0; unsent == 0 || offered < 100; offered++ { // until the socket is full
 		m.offerCorked(s, item)
 		unsent = 0
 		for _, n := range m.confirmed() {
@@ -98,14 +104,15 @@ func TestUncorkDoesNotWaitForAClientThatDoesNotRead(t *testing.T) {
 			t.Fatal("the socket takes everything")
 		}
 	}
+
 	for range offered {
 		c.expect(fmt.Sprintf("MSG items 1 %d", len(item)), item)
 	}
 }
 
-// There are more clients than Uncork writes to, and then one whose connection can't be
-// written to without waiting.
-func TestTheWriterGoroutineWritesWhatUncorkDoesNot(t *testing.T) {
+// There are more clients than Uncork writes to, and then one whose connection cannot be written to
+// without waiting.
+func TestTheWriterGoroutineWritesTheRestOfUncork(t *testing.T) {
 	t.Parallel()
 	s, addr, l := withList(t, testOptions(), OnPong)
 	var clients []*conn
@@ -135,7 +142,7 @@ func TestTheWriterGoroutineWritesWhatUncorkDoesNot(t *testing.T) {
 	c.expect("MSG items 1 3", "one", "PING")
 }
 
-// A subscription that has got all it asked for ends when Uncork wrote the last item, too.
+// A subscription that has got all its items also ends when Uncork wrote the last one.
 func TestASubscriptionEndsWhoeverWroteItsLastItem(t *testing.T) {
 	t.Parallel()
 	s, addr, l := withList(t, testOptions(), OnPong)
@@ -153,7 +160,7 @@ func TestASubscriptionEndsWhoeverWroteItsLastItem(t *testing.T) {
 	})
 }
 
-// encore is a receipt: once it is confirmed the same is delivered again.
+// encore is a receipt: once it is confirmed the same items are delivered again.
 type encore struct {
 	to batch.Member
 	b  *batch.Batch
@@ -161,8 +168,8 @@ type encore struct {
 
 func (e encore) Confirm() { e.to.Deliver(e.b, 0, e.b.Len(), e) }
 
-// Uncork leaves what is queued while it writes to the writer goroutine: otherwise it
-// might never return.
+// Uncork leaves items that are queued while it writes to the writer goroutine. Otherwise it might
+// never return.
 func TestUncorkReturnsThoughMoreIsQueuedAllTheTime(t *testing.T) {
 	t.Parallel()
 	s, addr, l := withList(t, testOptions(), OnWrite)

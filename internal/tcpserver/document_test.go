@@ -9,7 +9,7 @@ import (
 	"edged/internal/auth"
 )
 
-// The document's numbers are the ones in force. Other tests hold them.
+// The document's numbers are those in force, which other tests check.
 func TestTheSecurityDocumentHasTheBounds(t *testing.T) {
 	data, err := os.ReadFile("../../docs/SECURITY.md")
 	if err != nil {

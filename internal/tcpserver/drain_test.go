@@ -45,7 +45,7 @@ func TestDrainTellsEachClientOnceAndEndsWithTheLast(t *testing.T) {
 		nc.Close()
 	}
 
-	// Both keep full service.
+	// Both clients keep full service.
 	l.member(t, 0).offer("x")
 	a.expect("MSG items 1 1", "x", "PING")
 	a.send("PONG\r\n")
@@ -56,7 +56,7 @@ func TestDrainTellsEachClientOnceAndEndsWithTheLast(t *testing.T) {
 	b.sync()
 
 	again := drain(s, context.Background(), time.Hour)
-	a.sync() // and no second INFO
+	a.sync() // no second INFO
 	a.Close()
 	b.Close()
 	<-done
@@ -80,6 +80,7 @@ func TestDrainIsToldAfterTheHandshake(t *testing.T) {
 		}
 		return err != nil
 	})
+
 	c.send("SUB foo 1\r\n")
 	c.expect("+OK")
 	c.send("PING\r\n")
@@ -116,6 +117,7 @@ func TestCloseEndsEverythingAndMayBeCalledAgain(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	if err := s.Serve(ln); err != nil {
 		t.Error("Serve after Close:", err)
 	}
@@ -139,6 +141,7 @@ func TestDrainClosesTheRestSpreadOverItsLastPart(t *testing.T) {
 				ends <- time.Since(start)
 			}()
 		}
+
 		s.Drain(t.Context(), 10*time.Second)
 		for i := range 4 {
 			want := 8*time.Second + time.Duration(i+1)*500*time.Millisecond
@@ -163,11 +166,11 @@ func TestFailingAcceptIsTriedAgain(t *testing.T) {
 			t.Errorf("20 failures took %v, want %v", got, want)
 		}
 		ln.errs <- errors.New("too many open files")
-		s.Close() // does not wait for the next try
+		s.Close() // does not wait for the next attempt
 	})
 }
 
-func TestListenerClosedByOthersIsAnError(t *testing.T) {
+func TestAListenerClosedByAnotherGoroutineIsAnError(t *testing.T) {
 	t.Parallel()
 	s := New(testOptions())
 	ln := newPipes()

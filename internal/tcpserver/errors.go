@@ -2,8 +2,9 @@ package tcpserver
 
 import "fmt"
 
-// The texts of -ERR stand here and in docs/PROTOCOL.md; a test compares the two. The texts are those of nats-server (server/errors.go,
-// parser.go and client.go of v2.15), because client libraries compare them.
+// The texts of -ERR are listed here and in docs/PROTOCOL.md; a test compares the two. They are
+// nats-server's texts (server/errors.go, parser.go and client.go of v2.15), because client
+// libraries compare them.
 
 // violation is an error that ends a connection.
 type violation string
@@ -23,7 +24,7 @@ const (
 	errClientProtocol   violation = "invalid client protocol"
 )
 
-// refusal says why a command was not executed; the connection goes on. It is a format.
+// refusal is the reason, a format, why a command was not executed; the connection goes on.
 type refusal string
 
 const (

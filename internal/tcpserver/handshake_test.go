@@ -10,7 +10,7 @@ import (
 	"edged/internal/auth"
 )
 
-// stepGate is a step of a TLS handshake that the test lets go on.
+// stepGate blocks steps of TLS handshakes until the test releases them.
 type stepGate struct {
 	began chan struct{} // one for each step that has begun
 	goOn  chan struct{} // one for each step
@@ -28,6 +28,7 @@ func withStepGate(t *testing.T, change func(*auth.Gate)) (*Server, string, *auth
 		<-g.goOn
 		return nil, nil
 	}
+
 	opts.Gate = gated(sec)
 	if change != nil {
 		change(opts.Gate)
@@ -43,7 +44,7 @@ func shakers(t *testing.T, s *Server, n int) {
 	eventually(t, fmt.Sprint(n, " clients wait"), func() bool { return s.opts.Gate.Handshakes.Waiting() == n })
 }
 
-// shake does the handshake of a client, and says CONNECT.
+// shake does the handshake of a client, and sends CONNECT.
 func shake(a *authority, c *conn) {
 	c = a.secure(c.Conn)
 	c.send("CONNECT {}\r\n")
@@ -62,17 +63,19 @@ func TestHandshakesAreDoneOneAtATime(t *testing.T) {
 			<-g.began
 		}
 	}
+
 	shakers(t, s, clients-1)
 	if len(g.began) > 0 {
 		t.Error("another step began before the first one had ended")
 	}
+
 	for range clients {
 		g.goOn <- struct{}{}
 	}
 	shaking.Wait()
 }
 
-// record is the header of a TLS record with a handshake message, and the first byte of that.
+// record is the header of a TLS record with a handshake message, and that message's first byte.
 var record = []byte{22, 3, 1, 2, 0, 1}
 
 // clientHello returns the first bytes that a client sends.
@@ -96,7 +99,7 @@ func TestClientThatTakesNoAnswerToItsHelloHoldsUpNoOther(t *testing.T) {
 	opts := testOptions()
 	opts.Gate = gated(a.secured())
 	_, ln := servePipes(t, opts)
-	ln.dial(t).Write(clientHello(t, a)) // a pipe holds nothing
+	ln.dial(t).Write(clientHello(t, a)) // a pipe has no buffer
 	c := a.secure(ln.dial(t).Conn)
 	c.send("CONNECT {}\r\n")
 	c.sync()
@@ -110,7 +113,7 @@ func TestHandshakeThatWaitsForItsClientHoldsUpNoOther(t *testing.T) {
 	_, addr := serve(t, opts)
 	slow := dialRaw(t, addr)
 	slow.Write(record)
-	// One that stops after its ClientHello: the server has answered, and waits for Finished.
+	// A client that stops after its ClientHello: the server has answered, and waits for Finished.
 	stops := dialRaw(t, addr)
 	stops.Write(clientHello(t, a))
 	if _, err := stops.r.ReadByte(); err != nil {
@@ -145,7 +148,7 @@ func TestHandshakesOfClientsThatAreGoneAreNotDone(t *testing.T) {
 	<-g.began
 	g.goOn <- struct{}{}
 	shaking.Wait()
-	eventually(t, "the others are counted", func() bool { return s.Stats().Abandoned == gone })
+	eventually(t, "the rest is counted", func() bool { return s.Stats().Abandoned == gone })
 }
 
 func TestHandshakesThatWaitAreBounded(t *testing.T) {

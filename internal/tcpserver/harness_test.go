@@ -21,7 +21,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// patience is how long a test waits for what must happen.
+// patience is how long a test waits for an event that must happen.
 const patience = 20 * time.Second
 
 func testOptions() Options {
@@ -41,7 +41,7 @@ func testOptions() Options {
 	}
 }
 
-// gated is a Gate with this Security.
+// gated returns a Gate with this Security.
 func gated(sec auth.Security) *auth.Gate { return auth.New(auth.Options{Security: sec}) }
 
 // reload replaces the Security, as the daemon does.
@@ -50,8 +50,8 @@ func reload(s *Server, sec auth.Security) (disconnected int) {
 	return s.Reload()
 }
 
-// serve starts a server and returns it with its address. It is closed with the
-// test. It sends no PING except those that follow items.
+// serve starts a server and returns it with its address. It is closed with the test. It sends no
+// PING except those that follow items.
 func serve(t testing.TB, opts Options) (*Server, string) {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -68,6 +68,7 @@ func serve(t testing.TB, opts Options) (*Server, string) {
 			t.Error("Serve:", err)
 		}
 	})
+
 	return s, ln.Addr().String()
 }
 
@@ -78,7 +79,7 @@ type conn struct {
 	r *bufio.Reader
 }
 
-// dialRaw connects and sends nothing. It has read INFO.
+// dialRaw connects, reads INFO and sends nothing.
 func dialRaw(t testing.TB, addr string) *conn {
 	t.Helper()
 	return dialBy(t, &net.Dialer{}, addr)
@@ -99,11 +100,11 @@ func dialBy(t testing.TB, d *net.Dialer, addr string) *conn {
 	return c
 }
 
-// dialNarrow connects as a client whose host takes next to nothing before it reads on.
+// dialNarrow connects as a client whose host buffers next to nothing.
 func dialNarrow(t testing.TB, addr string) *conn {
 	t.Helper()
 	d := net.Dialer{Control: func(_, _ string, raw syscall.RawConn) (err error) {
-		raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, 1) }) // the least
+		raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, 1) })
 		return err
 	}}
 	nc, err := d.Dial("tcp", addr)
@@ -114,7 +115,7 @@ func dialNarrow(t testing.TB, addr string) *conn {
 	return &conn{t: t, Conn: nc, r: bufio.NewReader(nc)}
 }
 
-// dial connects and has finished the handshake.
+// dial connects and completes the handshake.
 func dial(t testing.TB, addr string) *conn {
 	t.Helper()
 	return dialWith(t, addr, `{"headers":true,"no_responders":true,"protocol":1}`)
@@ -157,14 +158,14 @@ func (c *conn) expect(lines ...string) {
 	}
 }
 
-// sync is a barrier: all commands that were sent have been executed, and nothing else came.
+// sync is a barrier: all commands that were sent have been executed, and nothing else arrived.
 func (c *conn) sync() {
 	c.t.Helper()
 	c.send("PING\r\n")
 	c.expect("PONG")
 }
 
-// expectEnd waits for the end of the connection; nothing comes before it.
+// expectEnd waits for the end of the connection; nothing may arrive before it.
 func (c *conn) expectEnd() {
 	c.t.Helper()
 	if b, err := c.r.ReadByte(); err == nil {
@@ -202,9 +203,9 @@ func (p *pipes) Accept() (net.Conn, error) {
 func (p *pipes) Close() error   { p.once.Do(func() { close(p.closed) }); return nil }
 func (p *pipes) Addr() net.Addr { return &net.UnixAddr{Name: "pipes", Net: "unix"} }
 
-// servePipes is serve with connections that hand over what is written piece by
-// piece, and that a synctest bubble understands. A PING would come into the middle of the
-// answers on a machine that is busy for two seconds.
+// servePipes is serve with connections that hand over bytes piece by piece, and that a synctest
+// bubble understands. It sends no PINGs: on a machine that is busy for two seconds one would arrive
+// between the answers.
 func servePipes(t testing.TB, opts Options) (*Server, *pipes) {
 	t.Helper()
 	s, ln := New(opts), newPipes()
@@ -220,7 +221,7 @@ func servePipes(t testing.TB, opts Options) (*Server, *pipes) {
 	return s, ln
 }
 
-// dial connects and has read INFO.
+// dial connects and reads INFO.
 func (p *pipes) dial(t testing.TB) *conn {
 	t.Helper()
 	client, server := net.Pipe()
@@ -290,7 +291,7 @@ func (m *fakeMembership) deliver(b *batch.Batch) int {
 	return r.items
 }
 
-// Owed is how many items are not confirmed, by receipts.
+// Owed returns the number of items not confirmed, according to the receipts.
 func (m *fakeMembership) Owed() (n int) {
 	m.list.mu.Lock()
 	defer m.list.mu.Unlock()
@@ -323,7 +324,7 @@ func (r *fakeReceipt) Confirm() {
 	r.list.mu.Unlock()
 }
 
-// members is how many have joined.
+// members returns the number of members that have joined.
 func (l *fakeList) members() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -345,7 +346,7 @@ func (l *fakeList) member(t testing.TB, i int) *fakeMembership {
 	return m
 }
 
-// offer delivers items to one member and returns how many it took.
+// offer delivers items to one member and returns the number taken.
 func (m *fakeMembership) offer(items ...string) int {
 	l := m.list
 	l.mu.Lock()
@@ -364,7 +365,7 @@ func (l *fakeList) batch(items ...string) *batch.Batch {
 	return b
 }
 
-// confirmed lists how often each delivery was confirmed.
+// confirmed returns how often each delivery was confirmed.
 func (m *fakeMembership) confirmed() []int {
 	m.list.mu.Lock()
 	defer m.list.mu.Unlock()

@@ -7,18 +7,17 @@ import (
 	"sync"
 )
 
-// natsVersion is the last release of nats-server whose behaviour edged follows: libraries
-// choose their requests by it, so it is INFO's version. What came with 2.11 is not offered.
+// natsVersion is the last release of nats-server whose behaviour edged follows. Libraries choose
+// their requests by it, so it is INFO's version. The additions of 2.11 are not supported.
 const natsVersion = "2.10.29"
 
-// info is the content of INFO. Clients take fields such as connect_urls for promises, so only
-// these are sent.
+// info is the content of INFO. Clients take fields such as connect_urls for promises, so no further fields are sent.
 type info struct {
 	ServerID   string `json:"server_id"`
 	ServerName string `json:"server_name"`
 	Version    string `json:"version"`
 	Edged      string `json:"edged"` // edged's own version
-	Proto      int    `json:"proto"` // 1: clients may be sent INFO at any time
+	Proto      int    `json:"proto"` // 1: the server may send INFO at any time
 	Go         string `json:"go"`
 	Host       string `json:"host"`
 	Port       int    `json:"port"`
@@ -29,7 +28,7 @@ type info struct {
 	ClientIP   string `json:"client_ip,omitempty"`
 	Auth       bool   `json:"auth_required,omitempty"`
 	TLS        bool   `json:"tls_required,omitempty"`
-	TLSVerify  bool   `json:"tls_verify,omitempty"` // clients have to show certificates
+	TLSVerify  bool   `json:"tls_verify,omitempty"` // clients must show certificates
 	LameDuck   bool   `json:"ldm,omitempty"`
 }
 
@@ -55,10 +54,12 @@ func (c *client) infoLine(lameDuck bool) []byte {
 	if addr, ok := c.conn.LocalAddr().(*net.TCPAddr); ok {
 		in.Host, in.Port = addr.IP.String(), addr.Port
 	}
+
 	text, err := json.Marshal(in)
 	if err != nil {
 		panic(err) // strings and numbers always marshal
 	}
+
 	line := append([]byte("INFO "), text...)
 	return append(line, "\r\n"...)
 }
@@ -67,7 +68,7 @@ func (c *client) infoLine(lameDuck bool) []byte {
 type connectOptions struct {
 	Verbose      bool   `json:"verbose"`  // answer every command with +OK
 	Pedantic     bool   `json:"pedantic"` // check the subjects of messages
-	Echo         *bool  `json:"echo"`     // false: not its own messages
+	Echo         *bool  `json:"echo"`     // false: do not send the client its own messages
 	Headers      bool   `json:"headers"`
 	NoResponders bool   `json:"no_responders"`
 	Name         string `json:"name"`
@@ -79,8 +80,8 @@ type connectOptions struct {
 	Token        string `json:"auth_token"`
 }
 
-// parseConnect reads the argument of CONNECT. A goroutine does it that ends with it:
-// the stack of the client's would grow to 8 KiB here and stay so.
+// parseConnect parses the argument of CONNECT, in a goroutine of its own: the stack of the client's
+// goroutine would grow to 8 KiB here and stay that large.
 func parseConnect(arg []byte) (connectOptions, error) {
 	var o connectOptions
 	var err error

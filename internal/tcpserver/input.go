@@ -10,41 +10,42 @@ import (
 	"edged/internal/budget"
 )
 
-// A client that only takes items sends little, so its bytes are read into a small buffer
-// first, and into a large one when they fill that. Both in bytes.
+// A client that only takes items sends little, so its bytes are read into a small buffer first, and
+// into a large one when they fill that. Both in bytes.
 const (
 	smallInput = 512
 	largeInput = 32 << 10
-	// freeInput is how much of an unfinished command counts for no client, as each may have one.
+	// freeInput is the part of an unfinished command that is not charged, since each client may
+	// have one.
 	freeInput = 4 << 10
 )
 
-// inputs are the buffers that are not in use.
+// inputs are pools of unused buffers.
 type inputs struct {
 	small sync.Pool // of *[smallInput]byte
 	large sync.Pool // of *[largeInput]byte
 }
 
-// input is what has come from a client and is not executed yet. Up to largeInput it holds no
-// more memory than that while it waits for more. Under TLS it does for one read after
-// it has filled its buffer.
+// input holds the bytes of a client that are not executed yet. Up to largeInput it holds no more
+// memory than that while it waits for more. Under TLS it does, for one read after it has filled its
+// buffer.
 type input struct {
 	spare  *inputs
 	memory *budget.Holder
-	raw    syscall.RawConn       // nil: from is read
+	raw    syscall.RawConn       // nil: bytes are read from from
 	tried  func(fd uintptr) bool // try, made once
 	from   io.Reader
 
 	buf  []byte
 	have int              // bytes in buf
-	need int              // of these, those that it takes to go on
+	need int              // bytes of these that are needed to go on
 	held int              // of memory
-	over budget.Condemned // not told yet
-	n    int              // of these, the bytes that the last fill read
+	over budget.Condemned // not cut off yet
+	n    int              // bytes of these that the last fill read
 	err  error            // of the last fill
 }
 
-// newInput reads from, which is conn or lies over it.
+// newInput reads from from, which is conn or a layer over it.
 func newInput(spare *inputs, memory *budget.Holder, conn net.Conn, from io.Reader) *input {
 	in := &input{spare: spare, memory: memory, from: from, need: 1}
 	in.tried = in.try
@@ -69,8 +70,8 @@ func (in *input) fill() error {
 	}
 }
 
-// read is fill, except that it returns EAGAIN before it waits if clients are to be cut off: that
-// must not happen within raw.Read, as closing the connection waits for its end.
+// read is fill, except that it returns EAGAIN before it waits if clients are to be cut off. That
+// must not happen within raw.Read, because closing the connection waits for its end.
 func (in *input) read() error {
 	if in.raw == nil {
 		if in.makeRoom(); in.over != nil {
@@ -86,7 +87,7 @@ func (in *input) read() error {
 	return in.err
 }
 
-// try reads if there is something to read. It reports whether there was.
+// try reads if there are bytes. It reports whether there were.
 func (in *input) try(fd uintptr) (done bool) {
 	in.makeRoom()
 	for {
@@ -110,19 +111,20 @@ func (in *input) trim() {
 	in.hold(in.have)
 }
 
-// hold tells the budget how much memory is held while the input waits. fill tells the holders that
-// are over it.
+// hold reports the memory that is held while the input waits to the budget. fill cuts off the
+// holders over it.
 func (in *input) hold(size int) {
 	now := max(0, size-freeInput)
 	in.over = append(in.over, in.memory.Take(now-in.held)...)
 	in.held = now
 }
 
-// drop removes the first n bytes, whose commands are executed.
+// drop removes the first n bytes, whose commands have been executed.
 func (in *input) drop(n int) {
 	full := in.have == len(in.buf)
 	in.have = copy(in.buf, in.buf[n:in.have])
-	tls := in.raw == nil // try, which trims, is not called
+
+	tls := in.raw == nil // try, which calls trim, is not called
 	switch {
 	case in.have == 0 && len(in.buf) > largeInput: // a large message has passed
 		in.release()
@@ -145,8 +147,8 @@ func (in *input) release() {
 	in.hold(0)
 }
 
-// makeRoom enlarges a buffer that is full. The size follows what has come, not what
-// was announced.
+// makeRoom enlarges a full buffer. The size follows the bytes that have arrived, not those that
+// were announced.
 func (in *input) makeRoom() {
 	switch {
 	case in.have < len(in.buf):
@@ -166,7 +168,7 @@ func (in *input) makeRoom() {
 	}
 }
 
-// enlarge makes the buffer a large one.
+// enlarge replaces the buffer by a large one.
 func (in *input) enlarge() {
 	buf := in.spare.large.Get().(*[largeInput]byte)[:]
 	copy(buf, in.buf[:in.have])

@@ -12,7 +12,7 @@ import (
 	"edged/internal/budget"
 )
 
-// inputOf returns what comes from a connection, and its other side.
+// inputOf returns the input of a connection, and its other side.
 func inputOf(t *testing.T) (in *input, conn, peer net.Conn) {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -20,6 +20,7 @@ func inputOf(t *testing.T) (in *input, conn, peer net.Conn) {
 		t.Fatal(err)
 	}
 	defer ln.Close()
+
 	if peer, err = net.Dial("tcp", ln.Addr().String()); err != nil {
 		t.Fatal(err)
 	}
@@ -35,7 +36,7 @@ func inputOf(t *testing.T) (in *input, conn, peer net.Conn) {
 	return newInput(spare, new(budget.Holder), conn, conn), conn, peer
 }
 
-func TestInputThatWaitsHoldsWhatHasComeAndNoMore(t *testing.T) {
+func TestInputThatWaitsHoldsOnlyItsBytes(t *testing.T) {
 	t.Parallel()
 	for _, size := range []int{0, 1, smallInput - 1, smallInput, smallInput + 1, largeInput - 1} {
 		in, conn, peer := inputOf(t)
@@ -47,6 +48,7 @@ func TestInputThatWaitsHoldsWhatHasComeAndNoMore(t *testing.T) {
 			}
 			in.drop(0)
 		}
+
 		conn.SetReadDeadline(time.Now().Add(10 * time.Millisecond))
 		if err := in.fill(); !errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Fatalf("with %d bytes: %v, want the deadline", size, err)
@@ -54,6 +56,7 @@ func TestInputThatWaitsHoldsWhatHasComeAndNoMore(t *testing.T) {
 		if len(in.buf) != size || string(in.buf) != sent {
 			t.Errorf("with %d bytes it holds %d", size, len(in.buf))
 		}
+
 		conn.SetReadDeadline(time.Time{})
 		peer.Write([]byte("yz"))
 		for in.have < size+2 {
@@ -62,8 +65,9 @@ func TestInputThatWaitsHoldsWhatHasComeAndNoMore(t *testing.T) {
 			}
 			in.drop(0)
 		}
+
 		if got := string(in.buf[:in.have]); got != sent+"yz" {
-			t.Errorf("behind %d bytes came %q", size, got[size:])
+			t.Errorf("after %d bytes came %q", size, got[size:])
 		}
 	}
 }
@@ -85,7 +89,7 @@ func TestInputForgetsTheBufferOfALargeMessage(t *testing.T) {
 	}
 }
 
-// TestInputTakesTheMemoryOfItsMessage has a message that is a little larger than a power of two.
+// TestInputTakesTheMemoryOfItsMessage has a message that is slightly larger than a power of two.
 func TestInputTakesTheMemoryOfItsMessage(t *testing.T) {
 	t.Parallel()
 	in, _, peer := inputOf(t)

@@ -20,7 +20,7 @@ func wantConfirmed(t *testing.T, m *fakeMembership, want ...int) {
 	eventually(t, fmt.Sprintf("confirmed is %v", want), func() bool { return slices.Equal(m.confirmed(), want) })
 }
 
-func TestPongConfirmsWhatWasWrittenBeforeItsPing(t *testing.T) {
+func TestAPongConfirmsItemsBeforeItsPing(t *testing.T) {
 	t.Parallel()
 	s, addr, l := withList(t, testOptions(), OnPong)
 	c := dial(t, addr)
@@ -35,7 +35,7 @@ func TestPongConfirmsWhatWasWrittenBeforeItsPing(t *testing.T) {
 		t.Fatalf("confirmed before PONG: %v", got)
 	}
 
-	// One PING is outstanding, so none follows what is written meanwhile.
+	// One PING is outstanding, so none follows items that are written meanwhile.
 	m.offer("three")
 	c.expect("MSG items 5 5", "three")
 	m.offer("four")
@@ -54,14 +54,14 @@ func TestPongConfirmsWhatWasWrittenBeforeItsPing(t *testing.T) {
 		t.Errorf("owed is %d, want 0", got)
 	}
 
-	c.send("PONG\r\nPONG\r\n") // nobody asked
+	c.send("PONG\r\nPONG\r\n") // without a PING
 	c.sync()
 	m.offer("five")
 	c.expect("MSG items 5 4", "five", "PING")
 	wantConfirmed(t, m, 1, 1, 1, 0)
 }
 
-func TestWriteConfirmsWhereTheListSaysSo(t *testing.T) {
+func TestAWriteConfirmsIfTheListIsConfiguredSo(t *testing.T) {
 	t.Parallel()
 	_, addr, l := withList(t, testOptions(), OnWrite)
 	c := dial(t, addr)
@@ -106,6 +106,7 @@ func TestPatternJoinsEveryListItMatches(t *testing.T) {
 	wantConfirmed(t, a.member(t, 0), 0)
 	c.send("UNSUB 1\r\n")
 	c.sync()
+
 	for _, l := range []*fakeList{a, b} {
 		if left, _ := l.member(t, 0).state(); left != 1 {
 			t.Errorf("left %s %d times, want once", l.subject, left)
@@ -126,9 +127,11 @@ func TestUnsubLeavesAndUnwrittenItemsAreNotSent(t *testing.T) {
 	if left, _ := m.state(); left != 1 {
 		t.Fatalf("left %d times, want once", left)
 	}
+
 	if n := m.offer("two"); n != 0 {
 		t.Errorf("took %d items after it left", n)
 	}
+
 	if got := s.Clients()[0].Owed; got != 0 {
 		t.Errorf("owed is %d, want 0", got)
 	}
@@ -141,7 +144,7 @@ func TestUnsubLeavesAndUnwrittenItemsAreNotSent(t *testing.T) {
 	}
 }
 
-func TestUnsubWithCountTakesWhatIsLeft(t *testing.T) {
+func TestUnsubWithACountTakesTheRemainingItems(t *testing.T) {
 	t.Parallel()
 	s, addr, l := withList(t, testOptions(), OnPong)
 	c := dial(t, addr)
@@ -154,14 +157,17 @@ func TestUnsubWithCountTakesWhatIsLeft(t *testing.T) {
 	if n := m.offer("c", "d", "e"); n != 2 {
 		t.Errorf("took %d items, want 2", n)
 	}
+
 	c.expect("MSG items 1 1", "c", "MSG items 1 1", "d")
 	if n := m.offer("f"); n != 0 {
 		t.Errorf("took %d items when it was full", n)
 	}
+
 	eventually(t, "the membership is finished", func() bool {
 		_, finished := m.state()
 		return slices.Equal(finished, []int{math.MaxInt})
 	})
+
 	c.send("PONG\r\n")
 	c.expect("PING")
 	c.send("PONG\r\n")
@@ -183,12 +189,14 @@ func TestUnsubWithCountReachedExactlyFinishes(t *testing.T) {
 	if n := m.offer("a", "b"); n != 2 {
 		t.Errorf("took %d items, want 2", n)
 	}
+
 	c.expect("MSG items 1 1", "a", "MSG items 1 1", "b", "PING")
 	eventually(t, "the membership is finished", func() bool {
 		_, finished := m.state()
 		return slices.Equal(finished, []int{math.MaxInt})
 	})
-	c.Close() // without PONG: what was taken is owed by others
+
+	c.Close() // without PONG: its items go to other clients
 	eventually(t, "the client is gone", func() bool { return s.Stats().Clients == 0 })
 	if left, _ := m.state(); left != 1 {
 		t.Errorf("left %d times, want once", left)
@@ -225,6 +233,7 @@ func TestUnsubWithCountAlreadyPassedKeepsTheFirst(t *testing.T) {
 				c.send("PONG\r\n")
 				c.expect("PING")
 			}
+
 			c.send(fmt.Sprintf("UNSUB 1 %d\r\n", tc.max))
 			c.sync()
 			left, finished := m.state()
@@ -255,6 +264,7 @@ func TestUnsubWithCountAlreadyPassedKeepsNothingOfSeveralLists(t *testing.T) {
 			t.Errorf("%s: left %d, finished %v", l.subject, left, finished)
 		}
 	}
+
 	if got := s.Clients()[0].Owed; got != 0 {
 		t.Errorf("owed is %d, want 0", got)
 	}
@@ -275,6 +285,7 @@ func TestUnsubCountsMessagesAndItemsTogether(t *testing.T) {
 	c.send("PUB items.b 1\r\ny\r\nPUB items.b 1\r\nz\r\n")
 	c.expect("MSG items.b 1 1", "y")
 	c.sync()
+
 	if n := m.offer("b"); n != 0 {
 		t.Errorf("took %d items when it was full", n)
 	}
@@ -291,6 +302,7 @@ func TestClientThatDisconnectsLeavesOnce(t *testing.T) {
 	l.member(t, 0).offer("a")
 	c.Close()
 	eventually(t, "the client is gone", func() bool { return s.Stats().Clients == 1 })
+
 	for i, want := range []int{1, 1, 0} {
 		m := l.member(t, i)
 		if left, _ := m.state(); left != want {
@@ -312,6 +324,7 @@ func TestBatchIsEncodedOncePerSidAndShared(t *testing.T) {
 		l.member(t, i)
 		clients = append(clients, c)
 	}
+
 	item := strings.Repeat("x", 300)
 	b := batch.Of("items", 0, []byte(item), []byte("\r\n\x00"), nil)
 	l.mu.Lock()
@@ -319,6 +332,7 @@ func TestBatchIsEncodedOncePerSidAndShared(t *testing.T) {
 		m.deliver(b)
 	}
 	l.mu.Unlock()
+
 	for i, c := range clients {
 		sid := l.member(t, i).key
 		c.expect("MSG items "+sid+" 300", item, "MSG items "+sid+" 3", "", "\x00", "MSG items "+sid+" 0", "", "PING")
@@ -355,6 +369,7 @@ func TestItemsOfAMegabyte(t *testing.T) {
 	for range 5 {
 		m.offer(item)
 	}
+
 	for i := 0; i < 5; {
 		switch line := c.line(); line {
 		case "PING":
@@ -372,15 +387,16 @@ func TestItemsOfAMegabyte(t *testing.T) {
 			t.Fatalf("got %q", line)
 		}
 	}
+
 	c.expect("PING")
 	c.send("PONG\r\n")
 	wantConfirmed(t, m, 1, 1, 1, 1, 1)
 }
 
-// stuffed is more than the sockets of both sides hold.
+// stuffed is more than the sockets' buffers of both sides.
 var stuffed = strings.Repeat("x", 1<<20)
 
-func TestClientThatReadsNothingIsCutOffAndOthersGoOn(t *testing.T) {
+func TestOnlyTheClientThatReadsNothingIsCutOff(t *testing.T) {
 	opts := testOptions()
 	opts.ReceiptTimeout = 50 * time.Millisecond
 	s, addr, l := withList(t, opts, OnPong)
@@ -390,6 +406,7 @@ func TestClientThatReadsNothingIsCutOffAndOthersGoOn(t *testing.T) {
 	for range 64 {
 		m.offer(stuffed)
 	}
+
 	c.send("SUB foo 1\r\nPUB foo 2\r\nhi\r\n")
 	c.expect("MSG foo 1 2", "hi")
 	eventually(t, "the slow client is gone", func() bool { st := s.Stats(); return st.Clients == 1 && st.Stuck == 1 })
@@ -415,6 +432,7 @@ func TestClientWithTooMuchQueuedIsCutOff(t *testing.T) {
 		pub.sync()
 		return s.Stats().SlowConsumers > 0
 	})
+
 	eventually(t, "the slow client is gone", func() bool { return s.Stats().Clients == 2 })
 	pub.send("PUB bar 2\r\nhi\r\n")
 	c.expect("MSG bar 1 2", "hi")
@@ -449,6 +467,7 @@ func TestListItemsAreNotCountedAsPending(t *testing.T) {
 	for range 32 {
 		m.offer(stuffed)
 	}
+
 	pub.send("PUB foo 2\r\nhi\r\n")
 	pub.sync()
 	for i := range 32 {
@@ -459,6 +478,7 @@ func TestListItemsAreNotCountedAsPending(t *testing.T) {
 			t.Fatal(i, err)
 		}
 	}
+
 	for line := c.line(); line != "hi"; line = c.line() {
 	}
 	if st := s.Stats(); st.SlowConsumers != 0 {
@@ -473,8 +493,8 @@ func newLog(o relay.Options) *relay.Log {
 	return l
 }
 
-// feed does the loop's work for a list, as far as the relay goes: it offers as many of
-// the items below end as the list's clients take.
+// feed does the loop's work for a list, as far as the relay is concerned. It offers as many of the
+// items below end as the list's clients take.
 func feed(l *relay.Log, end uint64, item func(n uint64) []byte) {
 	for {
 		p := l.Plan(0, end)
@@ -489,7 +509,7 @@ func feed(l *relay.Log, end uint64, item func(n uint64) []byte) {
 	}
 }
 
-// items are of so many bytes.
+// items returns items of size bytes.
 func items(size int) func(uint64) []byte { return func(uint64) []byte { return make([]byte, size) } }
 
 func TestAfterUnsubTheServerKeepsNothingOfTheItems(t *testing.T) {
@@ -501,9 +521,10 @@ func TestAfterUnsubTheServerKeepsNothingOfTheItems(t *testing.T) {
 			opts.Lists = []List{{Subject: "items", Joiner: window}}
 			s, addr := serve(t, opts)
 			c := dial(t, addr)
-			if reads { // but answers no PING
+			if reads { // but does not answer PINGs
 				go io.Copy(io.Discard, c)
 			}
+
 			for i := range 20 {
 				c.send(fmt.Sprintf("SUB items %d\r\n", i))
 				eventually(t, "the client joined", func() bool { return window.Stats().Members == 1 })
@@ -511,9 +532,11 @@ func TestAfterUnsubTheServerKeepsNothingOfTheItems(t *testing.T) {
 				c.send(fmt.Sprintf("UNSUB %d\r\n", i))
 				eventually(t, "the client left", func() bool { return window.Stats().Members == 0 })
 			}
+
 			client := s.snapshot()[0]
 			client.mu.Lock()
 			defer client.mu.Unlock()
+
 			kept := len(client.pings.covered) + len(client.pings.uncovered)
 			for _, seg := range client.queue.segments {
 				if seg.batch != nil {
@@ -521,7 +544,7 @@ func TestAfterUnsubTheServerKeepsNothingOfTheItems(t *testing.T) {
 				}
 			}
 			if kept > 0 {
-				t.Errorf("%d deliveries are remembered that nobody owes", kept)
+				t.Errorf("%d deliveries are remembered that no client owes", kept)
 			}
 		})
 	}
@@ -542,7 +565,7 @@ func TestAPongThatComesBeforeItsPingConfirmsNothingUnwritten(t *testing.T) {
 	c := dial(t, addr)
 	c.send("SUB items 1\r\n")
 	eventually(t, "the client joined", func() bool { return window.Stats().Members == 1 })
-	feed(window, 1, items(30<<20)) // more than the socket's buffers hold
+	feed(window, 1, items(30<<20)) // more than the socket's buffers
 	eventually(t, "it is being written", func() bool { return pinging(s.snapshot()[0]) })
 	c.send("PONG\r\nSUB done 2\r\n")
 	eventually(t, "the PONG was read", func() bool { return s.Clients()[0].Subscriptions == 2 })
@@ -551,27 +574,27 @@ func TestAPongThatComesBeforeItsPingConfirmsNothingUnwritten(t *testing.T) {
 	}
 }
 
-func TestAClientThatOwesAReceiptIsCutOffThoughOthersWriteToIt(t *testing.T) {
+func TestAClientThatOwesAReceiptIsCutOffAlthoughClientsWriteToIt(t *testing.T) {
 	window := newLog(relay.Options{Window: 100, Memory: 1 << 20})
 	opts := testOptions()
 	opts.ReceiptTimeout = 200 * time.Millisecond
 	opts.Lists = []List{{Subject: "items", Joiner: window}}
 	s, addr := serve(t, opts)
 	c := dial(t, addr)
-	go io.Copy(io.Discard, c) // it reads, and answers no PING
+	go io.Copy(io.Discard, c) // it reads, but does not answer PINGs
 	c.send("SUB items 1\r\nSUB chat 2\r\n")
 	eventually(t, "the client joined", func() bool { return window.Stats().Members == 1 })
 	feed(window, 1, items(1))
 	other := dial(t, addr)
 	go io.Copy(io.Discard, other)
+
 	eventually(t, "the client is cut off", func() bool {
 		other.send("PUB chat 5\r\nhello\r\n")
 		return s.Stats().Stuck == 1
 	})
 }
 
-// A client that stops reading costs its window and no more; when it reads again, it
-// gets every item.
+// A client that stops reading costs only its window; when it reads again, it gets every item.
 func TestClientThatPausesSlowsItsListDownAndMissesNothing(t *testing.T) {
 	t.Parallel()
 	const n, size = 100, 1 << 20 // more than sockets and the window hold
@@ -618,7 +641,7 @@ func TestClientThatPausesSlowsItsListDownAndMissesNothing(t *testing.T) {
 	if taken := window.Stats().Taken; taken > 10 {
 		t.Errorf("%d items were taken, want no more than the window", taken)
 	}
-	other.sync() // nobody else waits
+	other.sync() // no other client waits
 
 	item := make([]byte, size+len(crlf))
 	for want := 0; want < n; {
@@ -642,12 +665,11 @@ func TestClientThatPausesSlowsItsListDownAndMissesNothing(t *testing.T) {
 	}
 	eventually(t, "all are confirmed", func() bool { return window.Stats().Confirmed == n })
 	if st := s.Stats(); st.SlowConsumers+st.Stuck != 0 {
-		t.Errorf("stats are %+v, want nobody cut off", st)
+		t.Errorf("stats are %+v, want no client cut off", st)
 	}
 }
 
-// A client that reads but does not answer is cut off, though there is always
-// something to write to it.
+// A client that reads but does not answer is cut off even if there are always bytes to write to it.
 func TestClientThatIsAlwaysWrittenToIsStillLookedAt(t *testing.T) {
 	opts := testOptions()
 	opts.PingInterval = 20 * time.Millisecond
@@ -684,10 +706,12 @@ func TestOwedCountsItemsUntilTheyAreAcknowledged(t *testing.T) {
 		replies = append(replies, strings.Fields(c.line())[3])
 		c.expect("x")
 	}
+
 	c.sync()
 	if got := s.Clients()[0].Owed; got != 3 {
 		t.Errorf("it owes %d items, want the 3 that it has", got)
 	}
+
 	c.send("PUB " + replies[1] + " 0\r\n\r\n")
 	c.sync()
 	if got := s.Clients()[0].Owed; got != 2 {
@@ -704,6 +728,7 @@ func TestCutOffDisconnectsTheClientOfAMember(t *testing.T) {
 	if id, ok := s.ClientOf(m.takes); !ok || id != s.Clients()[0].ID {
 		t.Errorf("the member is client %d's, want %d", id, s.Clients()[0].ID)
 	}
+
 	s.CutOff(m.takes)
 	c.expect("-ERR 'Stale Connection'")
 	c.expectEnd()
@@ -714,7 +739,7 @@ func TestCutOffDisconnectsTheClientOfAMember(t *testing.T) {
 	}
 }
 
-// Whatever one client makes the server keep, the others go on.
+// Whatever memory one client makes the server hold, the rest goes on.
 func TestTheClientThatHoldsTheMostIsCutOffWhenTheBudgetIsUsedUp(t *testing.T) {
 	t.Parallel()
 	opts := testOptions()
@@ -739,7 +764,7 @@ func TestTheClientThatHoldsTheMostIsCutOffWhenTheBudgetIsUsedUp(t *testing.T) {
 		if n > 1000 {
 			t.Fatal("none is cut off though more is queued than the budget allows")
 		}
-		for i := range min(n, len(hoarders)) { // the first one has the most
+		for i := range min(n, len(hoarders)) { // the first one holds the most
 			other.send(fmt.Sprintf("PUB hoard.%d %d\r\n%s\r\n", i, len(message), message))
 		}
 		other.sync()

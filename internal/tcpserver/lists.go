@@ -5,7 +5,7 @@ import (
 	"slices"
 )
 
-// lists are the lists that are served. A value is never changed.
+// lists are the lists that are served. A value never changes.
 type lists struct {
 	all []List
 	own map[string]bool // their subjects
@@ -22,10 +22,9 @@ func newLists(all []List) *lists {
 // owns reports whether a literal subject is that of a list.
 func (ls *lists) owns(literal []byte) bool { return ls.own[string(literal)] }
 
-// AddLists adds lists: their subjects belong to the daemon from now on, and the
-// subscriptions that match them become members, in the order of their clients. No other
-// list may have the name or the subject of one. It takes as long for many as for one, apart from
-// the subscriptions that match.
+// AddLists adds lists. Their subjects belong to the daemon from now on, and the subscriptions that
+// match them become members, in the order of their clients. Names and subjects of lists must be
+// unique. Many lists take as long as one, apart from the subscriptions that match.
 func (s *Server) AddLists(added ...List) {
 	s.joining.Lock()
 	defer s.joining.Unlock()
@@ -40,9 +39,9 @@ func (s *Server) AddLists(added ...List) {
 	}
 }
 
-// RemoveLists ends the lists with these names: their subjects no longer belong to the daemon, their members no
-// longer owe anything, their subscriptions become ordinary ones. Items that are queued
-// and not yet written are dropped. It looks at each client once.
+// RemoveLists ends the lists with these names. Their subjects no longer belong to the daemon, their
+// members owe nothing more, and their subscriptions become ordinary ones. Queued items that are not
+// written yet are dropped. Each client is visited once.
 func (s *Server) RemoveLists(names ...string) {
 	gone := make(map[string]bool, len(names))
 	for _, name := range names {
@@ -57,7 +56,7 @@ func (s *Server) RemoveLists(names ...string) {
 	}
 }
 
-// quitLists ends the client's memberships in some lists, those of past subscriptions too.
+// quitLists ends the client's memberships in some lists, including those of past subscriptions.
 func (c *client) quitLists(gone map[string]bool) {
 	of := func(m *member) bool { return gone[m.list] }
 	c.mu.Lock()
@@ -70,19 +69,22 @@ func (c *client) quitLists(gone map[string]bool) {
 			left = append(left, m)
 		}
 	}
+
 	for _, sub := range c.subs {
 		sub.members = slices.DeleteFunc(sub.members, of)
 	}
+
 	for name := range gone {
 		delete(c.names, name)
 	}
 	for given, members := range c.given {
-		if of(members[0]) { // a name stands for one list
+		if of(members[0]) { // all members with this name belong to one list
 			delete(c.given, given)
 		}
 	}
 	c.dropAbandoned()
 	c.mu.Unlock()
+
 	for _, m := range left {
 		m.membership.Leave()
 	}

@@ -25,6 +25,7 @@ func TestAListThatIsAddedGetsTheSubscriptionsThatMatchAndMayHaveIt(t *testing.T)
 	if n := l.members(); n != 1 {
 		t.Fatalf("%d subscriptions joined, want 1", n)
 	}
+
 	l.member(t, 0).offer("one")
 	ann.expect("MSG items 1 3", "one", "PING")
 	ann.send("PUB items 1\r\nx\r\n")
@@ -43,9 +44,11 @@ func TestAListThatIsRemovedLeavesOrdinarySubscriptionsThatOweNothing(t *testing.
 	if left, _ := m.state(); left != 1 {
 		t.Errorf("the membership was left %d times, want once", left)
 	}
+
 	if owed := s.Clients()[0].Owed; owed != 0 {
 		t.Errorf("the client owes %d items", owed)
 	}
+
 	c.send("PONG\r\nPUB items 3\r\ntwo\r\n")
 	c.expect("MSG items 1 3", "two")
 	if got := m.confirmed(); got[0] != 0 {
@@ -70,6 +73,7 @@ func TestSubscriptionsThatComeAndGoMeanwhileJoinAListOnceAndLeaveIt(t *testing.T
 			}
 		})
 	}
+
 	var past []*fakeList
 	for range 50 {
 		l := &fakeList{subject: "items"}
@@ -77,6 +81,7 @@ func TestSubscriptionsThatComeAndGoMeanwhileJoinAListOnceAndLeaveIt(t *testing.T
 		s.AddLists(List{Name: "items", Subject: "items", Joiner: l})
 		s.RemoveLists("items")
 	}
+
 	clients.Wait()
 	for _, l := range past {
 		for i := range l.members() {
@@ -87,7 +92,7 @@ func TestSubscriptionsThatComeAndGoMeanwhileJoinAListOnceAndLeaveIt(t *testing.T
 	}
 }
 
-func TestLimitsThatChangeDisconnectNobody(t *testing.T) {
+func TestLimitsThatChangeDisconnectNoClient(t *testing.T) {
 	t.Parallel()
 	s, addr := serve(t, testOptions())
 	first := dial(t, addr)

@@ -13,9 +13,9 @@ import (
 	"edged/internal/budget"
 )
 
-// TestSubscriptionsCountAsWhatTheyTake compares the memory that subscriptions of several shapes
-// take with what a client is charged for them. It is not parallel: it looks at the heap.
-func TestSubscriptionsCountAsWhatTheyTake(t *testing.T) {
+// TestSubscriptionsAreChargedTheMemoryThatTheyTake compares the memory that subscriptions of several shapes
+// take with the memory that is charged for them. It measures the heap, so it is not parallel.
+func TestSubscriptionsAreChargedTheMemoryThatTheyTake(t *testing.T) {
 	deep, long := strings.Repeat(".a", maxTokens-2), strings.Repeat("x", 200)
 	for name, line := range map[string]func(i, j int) command{
 		"literal":          func(i, j int) command { return sub(fmt.Sprint("a.", i, ".", j), "", j) },
@@ -42,10 +42,12 @@ func TestSubscriptionsCountAsWhatTheyTake(t *testing.T) {
 				counted += one.size()
 			}
 		}
+
 		taken := inUse() - before
-		if taken > counted*11/10 || counted > taken*9/4*(64/strconv.IntSize) { // they count as with 64 bits
+		if taken > counted*11/10 || counted > taken*9/4*(64/strconv.IntSize) { // the charge assumes 64 bits
 			t.Errorf("%s: 10,000 subscriptions take %d bytes, and count as %d", name, taken, counted)
 		}
+
 		runtime.KeepAlive(r)
 		runtime.KeepAlive(clients)
 	}
@@ -55,17 +57,17 @@ func sub(subject, queue string, sid int) command {
 	return command{subject: []byte(subject), queue: []byte(queue), sid: []byte(fmt.Sprint(sid))}
 }
 
-// inUse is the number of bytes on the heap that are in use.
+// inUse returns the number of heap bytes in use.
 func inUse() int {
 	runtime.GC()
-	runtime.GC() // pools keep their contents over one
+	runtime.GC() // pools keep their contents for one cycle
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	return int(m.HeapAlloc)
 }
 
 // TestSubscriptionsOfOneClientDoNotUseUpTheMemory has one client that subscribes to ever more
-// subjects while another one has a few.
+// subjects while another has a few.
 func TestSubscriptionsOfOneClientDoNotUseUpTheMemory(t *testing.T) {
 	t.Parallel()
 	deep := strings.Repeat(".a", maxTokens-2)
@@ -103,8 +105,8 @@ func TestSubscriptionsOfOneClientDoNotUseUpTheMemory(t *testing.T) {
 	}
 }
 
-// TestUnfinishedCommandsCount has two clients that begin a message and stop, one with more than
-// the other. The budget is used up before the second one is as far as it wants to be.
+// TestUnfinishedCommandsCount has two clients that begin a message and stop, one with more bytes
+// than the other. The budget is used up before the second one is done.
 func TestUnfinishedCommandsCount(t *testing.T) {
 	t.Parallel()
 	for name, secured := range map[string]bool{"plain": false, "TLS": true} {
@@ -145,7 +147,7 @@ func TestUnfinishedCommandsCount(t *testing.T) {
 }
 
 // TestUnfinishedMessagesOfTLSCount has two clients that begin the handshake and stop, one with more
-// than the other.
+// bytes than the other.
 func TestUnfinishedMessagesOfTLSCount(t *testing.T) {
 	t.Parallel()
 	opts, a := testOptions(), newAuthority(t)

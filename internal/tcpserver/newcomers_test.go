@@ -9,7 +9,7 @@ import (
 	"edged/internal/password"
 )
 
-// expectYield waits until a client has made room, the last one of so many.
+// expectYield waits until a client has made room, the last one of want.
 func expectYield(t *testing.T, s *Server, c *conn, want uint64) {
 	t.Helper()
 	c.expectEnd()
@@ -41,7 +41,7 @@ func TestSilentClientsKeepNoOtherOut(t *testing.T) {
 
 	dialWith(t, addr, asT)
 	expectYield(t, s, silent[0], 1)
-	dialWith(t, addr, asT) // it takes no room while another newcomer is gone
+	dialWith(t, addr, asT) // takes no room while another newcomer is leaving
 	dialRaw(t, addr)
 	dialRaw(t, addr)
 	expectYield(t, s, silent[1], 2)
@@ -116,6 +116,7 @@ func TestClientThatWaitsForEdgedMakesNoRoom(t *testing.T) {
 		sec := auth.Security{Token: auth.Secret(password.Decoy(4))}
 		o.Gate = auth.New(auth.Options{Security: sec, Compare: c.compare})
 	})
+
 	t.Cleanup(func() { c.open(1) })
 	busy := dialRaw(t, addr)
 	busy.send("CONNECT {\"auth_token\":\"right\"}\r\nPING\r\n")
@@ -139,13 +140,14 @@ func TestClientsWhoseConnectionEndsAreNoNewcomers(t *testing.T) {
 	}
 }
 
-// newcomersOf makes clients that nothing reads, one for each address.
+// newcomersOf makes clients without readers, one for each address.
 func newcomersOf(t *testing.T, s *Server, addresses ...byte) (clients []*client, peers []net.Conn) {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	t.Cleanup(func() { ln.Close() })
 	for _, last := range addresses {
 		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, last)}}
@@ -164,6 +166,7 @@ func newcomersOf(t *testing.T, s *Server, addresses ...byte) (clients []*client,
 		s.newcomers.add(c)
 		clients, peers = append(clients, c), append(peers, peer)
 	}
+
 	return clients, peers
 }
 
@@ -193,7 +196,7 @@ func TestClientsThatAllWaitMakeRoomForOtherAddressesOnly(t *testing.T) {
 	}
 }
 
-// Clients that are cut off and not gone yet still take file descriptors.
+// Clients that are cut off but still connected take file descriptors.
 func TestFewClientsMakeRoomAtATime(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -203,6 +206,7 @@ func TestFewClientsMakeRoomAtATime(t *testing.T) {
 				t.Fatal("too few can make room")
 			}
 		}
+
 		if s.awaitLeaving() {
 			t.Error("one more can make room")
 		}

@@ -16,13 +16,13 @@ import (
 type API interface {
 	// Request answers a request. It must not keep the payload.
 	Request(r Request)
-	// Acknowledge is batch.Acknowledger's, of a consumer. life is the epoch, "-", and
+	// Acknowledge is that of batch.Acknowledger, for a consumer. life is the epoch, "-", and
 	// OutletOptions.Incarnation.
 	Acknowledge(stream, consumer, life string, n uint64, a batch.Ack, saved func(error)) error
-	// Resume says that a client has taken the items before the request for flow control
-	// that has this reply subject.
+	// Resume says that a client has taken the items before the request for flow control with this
+	// reply subject.
 	Resume(reply string)
-	// Left says that a client is gone. It makes no request any more.
+	// Left says that a client is gone. It makes no more requests.
 	Left(client uint64)
 	// Interest says that a subscription to a subject, or to a pattern, has begun or ended.
 	Interest(subject string)
@@ -47,7 +47,7 @@ const (
 	flowPrefix = "$JS.FC."
 )
 
-// callAPI hands a message to the API, if it is for it.
+// callAPI passes a message to the API if it is a request.
 func (c *client) callAPI(cmd command) bool {
 	api := c.server.opts.API
 	if api == nil {
@@ -64,7 +64,7 @@ func (c *client) callAPI(cmd command) bool {
 	return false
 }
 
-// requester is the client as the one that makes a request.
+// requester returns the client as the sender of a request.
 func (c *client) requester() Requester {
 	if c.user == nil {
 		return Requester{c, ""}
@@ -72,7 +72,7 @@ func (c *client) requester() Requester {
 	return Requester{c, c.user.Name}
 }
 
-// pullNext asks for the items that +NXT wants besides acknowledging one.
+// pullNext requests the items that +NXT asks for in addition to the acknowledgement.
 func (c *client) pullNext(cmd command) {
 	_, name, _, ok := parseAckSubject(cmd.subject)
 	request := apiPrefix + "CONSUMER.MSG.NEXT." + string(name)
@@ -84,10 +84,9 @@ func (c *client) pullNext(cmd command) {
 	c.callAPI(cmd)
 }
 
-// acknowledgeConsumer hands an acknowledgement to a JetStream consumer, of which name is the
-// stream's and its own. A user with rules needs the right to publish to the item's reply
-// subject, in the form in which it came or in the one without domain and account, and the right
-// to subscribe to the list.
+// acknowledgeConsumer passes an acknowledgement to a JetStream consumer; name is the names of the
+// stream and the consumer. A user with rules needs the right to publish to the item's reply subject,
+// as it came or in the form without domain and account, and the right to subscribe to the list.
 func (c *client) acknowledgeConsumer(reply []byte, life, name string, n uint64, ack batch.Ack, saved func(error)) error {
 	plain := slices.Concat(ackSubjects, reply[len(ackPrefix)+len(life)+1:])
 	stream, consumer, _ := strings.Cut(name, ".")
@@ -105,10 +104,10 @@ func (s *Server) interest(sub *subscription) {
 	}
 }
 
-// ID is the client's number, which no other client has.
+// ID returns the client's number, which is unique.
 func (r Requester) ID() uint64 { return r.client.id }
 
-// User is the name of the user that the client had when it made the request; empty: none.
+// User returns the name of the user that the client had when it made the request; empty: none.
 func (r Requester) User() string { return r.user }
 
 // Hold notes that n bytes more, or fewer if n is negative, are held for the client.
@@ -133,30 +132,30 @@ func (r Requester) Send(to string, header, payload []byte) {
 	out.send(message{subject: []byte(to), header: header, payload: payload})
 }
 
-// Outlet leads the items of a JetStream consumer to the subscriptions of a subject.
+// Outlet passes the items of a JetStream consumer to the subscriptions of a subject.
 type Outlet struct {
 	OutletOptions
 	server *Server
-	client *client // that asked for it; nil: none in particular
-	only   *client // the only one that may get something
-	held   int     // of client's memory
-	last   *member // that got items last
+	client *client // the client that asked for it; nil: none in particular
+	only   *client // the only client that may receive messages
+	held   int     // bytes of client's memory
+	last   *member // the member that last got items
 }
 
 // OutletOptions describe an Outlet.
 type OutletOptions struct {
 	Subject     string
 	Consumer    string       // the consumer's stream and name, as in reply subjects
-	Incarnation string       // of the consumer, to stand beside the epoch; empty: there is none
+	Incarnation string       // of the consumer, appended to the epoch; empty: there is none
 	Confirm     Confirmation // Acknowledged, or OnPong: no item is acknowledged
 	HeadersOnly bool
 }
 
-// outletSize is about the memory of a request that waits for items.
+// outletSize is the approximate memory of a request that waits for items.
 const outletSize = 512
 
 // Outlet makes an Outlet for a client, which holds memory until Close. A subscription of that
-// client is the first to get the items.
+// client is preferred.
 func (r Requester) Outlet(o OutletOptions) *Outlet {
 	c := r.client
 	out := &Outlet{OutletOptions: o, server: c.server, client: c, only: c.answersTo([]byte(o.Subject)), held: outletSize + len(o.Subject)}
@@ -177,8 +176,7 @@ func (o *Outlet) Close() {
 // Open reports whether there is a subscription.
 func (o *Outlet) Open() bool { return o.find() != nil }
 
-// find returns a subscription to the subject: one of the client that asked for the Outlet, if
-// it has one.
+// find returns a subscription to the subject, preferably of the client that asked for the Outlet.
 func (o *Outlet) find() *subscription {
 	if o.client != nil {
 		if own := o.pick(receivers{only: o.client}); own != nil || o.only != nil {
@@ -188,7 +186,7 @@ func (o *Outlet) find() *subscription {
 	return o.pick(receivers{one: true})
 }
 
-// pick returns one of the receivers, a plain one if there is one.
+// pick returns one of the receivers, preferably a plain one.
 func (o *Outlet) pick(to receivers) *subscription {
 	o.server.router.match([]byte(o.Subject), &to)
 	switch {
@@ -200,8 +198,8 @@ func (o *Outlet) pick(to receivers) *subscription {
 	return nil
 }
 
-// Deliver is batch.Member's, for a consumer that has counted the items up to the first of these, that one
-// included. One subscription gets them.
+// Deliver is that of batch.Member, for a consumer that has counted the items up to and including
+// the first of these. One subscription gets them.
 func (o *Outlet) Deliver(b *batch.Batch, from, to int, count uint64, receipt batch.Receipt) (taken int) {
 	part := b.Part(from, to, count)
 	defer part.Release()
@@ -233,7 +231,7 @@ func (o *Outlet) member(sub *subscription) *member {
 	return m
 }
 
-// ackBegin is ackBegin with the consumer's incarnation.
+// ackBegin is the function ackBegin with the consumer's incarnation.
 func (o *Outlet) ackBegin(b *batch.Batch, name string) string {
 	if o.Incarnation == "" {
 		return ackBegin(b, name)
@@ -241,8 +239,8 @@ func (o *Outlet) ackBegin(b *batch.Batch, name string) string {
 	return ackBeginIn(b.Epoch()+"-"+o.Incarnation, b, name)
 }
 
-// receive queues a Part. The client notes the receipt until the items are confirmed: whatever
-// becomes of the client, it is confirmed in the end.
+// receive queues a Part. The client keeps the receipt until the items are confirmed: it is
+// confirmed in the end, whatever happens to the client.
 func (m *member) receive(part *batch.Batch, receipt batch.Receipt) (taken int) {
 	c := m.sub.client
 	c.mu.Lock()
@@ -270,7 +268,8 @@ func (c *client) dropReceipt(m *member) {
 	}
 }
 
-// takeReceipts takes those for items that the client will not confirm any more. mu is held.
+// takeReceipts removes and returns those for items that the client will not confirm any more. mu is
+// held.
 func (c *client) takeReceipts() (all []batch.Receipt) {
 	for m := range c.outlets {
 		all = append(all, m.receipts...)
@@ -286,7 +285,7 @@ func (o *Outlet) Send(header, reply string) {
 	out.send(message{subject: []byte(o.Subject), reply: []byte(reply), header: []byte(header)})
 }
 
-// Owned reports whether a client's message to a literal subject goes to edged, not to
+// Owned reports whether a client's message to a literal subject goes to edged rather than to
 // subscribers.
 func (s *Server) Owned(literal string) bool {
 	for _, own := range []string{"$", servicePrefix, "edged."} {
@@ -297,7 +296,7 @@ func (s *Server) Owned(literal string) bool {
 	return s.lists.Load().owns([]byte(literal)) || s.sink([]byte(literal)) != nil || !subject.Literal([]byte(literal))
 }
 
-// encodeHeaders is encode for a client that is to get the items' sizes in place of the items.
+// encodeHeaders is encode for a client that gets the items' sizes instead of the items.
 func encodeHeaders(b *batch.Batch, sid, begin string) *batch.Encoding {
 	const head, end = "NATS/1.0\r\nNats-Msg-Size: ", "\r\n\r\n"
 	prefix := "HMSG " + b.Subject() + " " + sid + " " + begin
@@ -308,7 +307,7 @@ func encodeHeaders(b *batch.Batch, sid, begin string) *batch.Encoding {
 		from := len(m.Data)
 		m.Data = append(m.Data, prefix...)
 		m.Data = appendAckEnd(m.Data, b, i)
-		for range 2 { // length of the header, and in all
+		for range 2 { // length of the header, and total length
 			m.Data = append(m.Data, ' ')
 			m.Data = strconv.AppendInt(m.Data, int64(length), 10)
 		}
@@ -317,5 +316,6 @@ func encodeHeaders(b *batch.Batch, sid, begin string) *batch.Encoding {
 		m.Data = append(m.Data, end+crlf...)
 		m.Mark(from)
 	}
+
 	return batch.NewWhole(m)
 }

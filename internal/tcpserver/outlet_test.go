@@ -11,7 +11,7 @@ import (
 	"edged/internal/budget"
 )
 
-// fakeAPI notes all that it is told.
+// fakeAPI records its calls.
 type fakeAPI struct {
 	mu       sync.Mutex
 	told     []string
@@ -46,7 +46,7 @@ func (a *fakeAPI) Resume(reply string)     { a.tell("resume %s", reply) }
 func (a *fakeAPI) Left(client uint64)      { a.tell("left %d", client) }
 func (a *fakeAPI) Interest(subject string) { a.tell("interest %s", subject) }
 
-// take returns all that it was told since it was asked last, without a word.
+// take returns the calls since the last take, except those with the word without.
 func (a *fakeAPI) take(without string) (told []string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -59,7 +59,7 @@ func (a *fakeAPI) take(without string) (told []string) {
 	return told
 }
 
-// last is the sender of the last request.
+// last returns the sender of the last request.
 func (a *fakeAPI) last() Requester {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -76,14 +76,14 @@ func withAPI(t *testing.T, opts Options) (*Server, string, *fakeAPI) {
 	return s, addr, api
 }
 
-// counted is a receipt that counts.
+// counted is a receipt that counts its confirmations.
 type counted struct{ confirmed chan bool }
 
 func (c counted) Confirm() { c.confirmed <- true }
 
 func receipt() counted { return counted{make(chan bool, 10)} }
 
-func TestWhatIsPublishedToTheAPIReachesIt(t *testing.T) {
+func TestMessagesToTheAPIReachIt(t *testing.T) {
 	t.Parallel()
 	_, addr, api := withAPI(t, testOptions())
 	c := dialWith(t, addr, `{"headers":true,"no_responders":true}`)
@@ -97,7 +97,7 @@ func TestWhatIsPublishedToTheAPIReachesIt(t *testing.T) {
 	}
 }
 
-// A push consumer sends no more heartbeats to a subscription that has got all it asked for.
+// A push consumer sends no more heartbeats to a subscription that has got all its items.
 func TestTheAPILearnsThatASubscriptionHasGotAllItAskedFor(t *testing.T) {
 	t.Parallel()
 	s, addr, api := withAPI(t, testOptions())
@@ -122,17 +122,19 @@ func TestRightsToAcknowledgeForAConsumer(t *testing.T) {
 		{Name: "ann", Password: "a", Publish: auth.Rules{Allow: []string{"$JS.ACK.S.w.>"}}, Subscribe: auth.Rules{Allow: []string{"re", "items"}}},
 		{Name: "all", Password: "all", Publish: auth.Rules{Allow: []string{"$JS.>"}}, Subscribe: auth.Rules{Allow: []string{"re"}}},
 	}})
+
 	_, addr, api := withAPI(t, opts)
 	ann, all := dialWith(t, addr, asAnn), dialWith(t, addr, `{"user":"all","pass":"all","headers":true}`)
 	ann.send(pub("$JS.ACK._.e.S.w.1.5.5.0.0", "", "") + pub("$JS.ACK._.e.S.v.1.5.5.0.0", "", ""))
 	ann.sync()
 	if got := fmt.Sprint(api.take("interest")); got != "[ack S w e 4 0]" {
-		t.Errorf("of a user who may use the consumer w it was told %s", got)
+		t.Errorf("of a user with a right to the consumer w it was told %s", got)
 	}
+
 	all.send(pub("$JS.ACK._.e.S.w.1.5.5.0.0", "", ""))
 	all.sync()
 	if got := api.take("interest"); len(got) > 0 {
-		t.Errorf("of a user who may not subscribe to the list it was told %q", got)
+		t.Errorf("of a user without a right to the list it was told %q", got)
 	}
 }
 
@@ -173,7 +175,7 @@ func TestItemsOfAConsumerGoToOneSubscription(t *testing.T) {
 	}
 }
 
-// nats.c's ordered consumers read no reply subject with an epoch.
+// nats.c's ordered consumers do not understand a reply subject with an epoch.
 func TestItemsThatAreNotAcknowledgedHaveTheShortReplySubject(t *testing.T) {
 	t.Parallel()
 	s, addr, _ := withAPI(t, testOptions())
@@ -206,6 +208,7 @@ func TestReceiptsOfAClientThatGoesAreConfirmed(t *testing.T) {
 		t.Error("an item counts as read before the PONG")
 	default:
 	}
+
 	c.Close()
 	<-r.confirmed
 	<-r.confirmed
@@ -238,10 +241,12 @@ func TestARequestThatWaitsHoldsMemoryOfItsClient(t *testing.T) {
 	if opts.Budget.Used() < outletSize {
 		t.Errorf("%d bytes are held", opts.Budget.Used())
 	}
+
 	out.Close()
 	if opts.Budget.Used() != 0 {
 		t.Errorf("%d bytes are held after Close", opts.Budget.Used())
 	}
+
 	for range 30 {
 		api.last().Outlet(OutletOptions{Subject: "inbox", Consumer: "S.w"})
 	}

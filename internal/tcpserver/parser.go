@@ -37,7 +37,7 @@ type limits struct {
 	payload     int // header block and payload together
 }
 
-// verbs are the verbs of clients' commands. No verb is the beginning of another one.
+// verbs are the verbs of clients' commands. No verb is a prefix of another.
 var verbs = []struct {
 	name string
 	op   op
@@ -46,14 +46,15 @@ var verbs = []struct {
 	{"PING", opPing}, {"PONG", opPong}, {"CONNECT", opConnect},
 }
 
-// parse reads the command at the start of in. n is its length; 0 means that it
-// is not complete, which it can't be before in has need bytes. However the input
-// is split, the commands and the error are the same.
+// parse parses the command at the start of in. n is its length; 0 means that it is incomplete, and
+// stays so until in has need bytes. However the input is split, the commands and the error are the
+// same.
 func parse(in []byte, lim limits) (cmd command, n, need int, err error) {
 	verb, kind, ok := findVerb(in)
 	if !ok {
 		return cmd, 0, 0, errUnknownOperation
 	}
+
 	end := bytes.IndexByte(in, '\n')
 	line := in
 	if end >= 0 {
@@ -62,18 +63,21 @@ func parse(in []byte, lim limits) (cmd command, n, need int, err error) {
 	if len(line) > 0 && line[len(line)-1] == '\r' {
 		line = line[:len(line)-1]
 	}
-	// One byte between verb and arguments is free, so that a line which
-	// nats-server takes is taken here too.
+
+	// One byte between verb and arguments is free, so that edged takes every line that nats-server
+	// takes.
 	if len(line)-verb-1 > lim.controlLine {
 		return cmd, 0, 0, errControlLine
 	}
 	if end < 0 {
 		return cmd, 0, len(in) + 1, nil
 	}
+
 	args := line[verb:]
 	if kind != opConnect && len(args) > 0 && !blank(args[0]) {
 		return cmd, 0, 0, errUnknownOperation
 	}
+
 	cmd.op = kind
 	switch kind {
 	case opConnect:
@@ -98,20 +102,22 @@ func parse(in []byte, lim limits) (cmd command, n, need int, err error) {
 			cmd.sid = f[0]
 		case 2:
 			cmd.sid = f[0]
-			cmd.max, _ = number(f[1]) // no number means at once, as in nats-server
+			cmd.max, _ = number(f[1]) // a missing number means at once, as in nats-server
 		default:
 			return cmd, 0, 0, errUnknownOperation
 		}
 	}
+
 	return cmd, end + 1, 0, nil
 }
 
-// parsePub reads the arguments of PUB or HPUB and, from body on, the payload.
+// parsePub parses the arguments of PUB or HPUB and, from body on, the payload.
 func parsePub(cmd command, in, args []byte, body int, lim limits) (_ command, n, need int, err error) {
 	lengths := 1
 	if cmd.isHPub {
 		lengths = 2
 	}
+
 	var f [4][]byte
 	got := fields(args, f[:])
 	switch got {
@@ -122,11 +128,13 @@ func parsePub(cmd command, in, args []byte, body int, lim limits) (_ command, n,
 	default:
 		return cmd, 0, 0, errUnknownOperation
 	}
+
 	total, ok := number(f[got-1])
 	header := 0
 	if ok && cmd.isHPub {
 		header, ok = number(f[got-2])
 	}
+
 	switch {
 	case !ok:
 		return cmd, 0, 0, errUnknownOperation
@@ -135,6 +143,7 @@ func parsePub(cmd command, in, args []byte, body int, lim limits) (_ command, n,
 	case header > total:
 		return cmd, 0, 0, errUnknownOperation
 	}
+
 	end := body + total
 	if len(in) < end+len(crlf) {
 		return cmd, 0, end + len(crlf), nil
@@ -147,8 +156,8 @@ func parsePub(cmd command, in, args []byte, body int, lim limits) (_ command, n,
 	return cmd, end + len(crlf), 0, nil
 }
 
-// findVerb returns the verb that in starts with, and its length. If in is the beginning
-// of a verb and no more, kind is 0; if it can't become one, ok is false.
+// findVerb returns the verb that in starts with, and its length. If in is only a prefix of a verb,
+// kind is 0; if it cannot become a verb, ok is false.
 func findVerb(in []byte) (length int, kind op, ok bool) {
 	for _, v := range verbs {
 		n := min(len(in), len(v.name))
@@ -178,8 +187,7 @@ func foldEqual(b []byte, upper string) bool {
 
 func blank(c byte) bool { return c == ' ' || c == '\t' }
 
-// fields splits args at blanks into f and returns how many there are, at most
-// one more than f holds.
+// fields splits args at blanks into f and returns their number, at most one more than f holds.
 func fields(args []byte, f [][]byte) int {
 	count := 0
 	for i := 0; i < len(args); {
@@ -197,10 +205,11 @@ func fields(args []byte, f [][]byte) int {
 		f[count] = args[start:i]
 		count++
 	}
+
 	return count
 }
 
-// number reads digits. A number that is too large for an int is the largest int.
+// number parses digits. A number that is too large for an int becomes the largest int.
 func number(b []byte) (n int, ok bool) {
 	for _, c := range b {
 		if c < '0' || c > '9' {

@@ -12,8 +12,8 @@ import (
 
 var testLimits = limits{controlLine: 64, payload: 32}
 
-// parseAll parses input that arrives in pieces of the given sizes, again and
-// again, the way a client's reader does. It returns a line per command.
+// parseAll parses input that arrives in pieces of the given sizes, repeatedly, as a client's reader
+// does. It returns a line per command.
 func parseAll(input []byte, sizes []int) (ops []string, err error) {
 	var buf []byte
 	need := 1
@@ -40,6 +40,7 @@ func parseAll(input []byte, sizes []int) (ops []string, err error) {
 			buf, need = buf[length:], 1
 		}
 	}
+
 	return ops, nil
 }
 
@@ -55,17 +56,20 @@ func parseSimply(input string) (ops []string, err error) {
 	for {
 		line, rest, whole := strings.Cut(input, "\n")
 		if !whole {
-			return ops, nil // incomplete: nothing is said about it here
+			return ops, nil // incomplete: undefined here
 		}
+
 		line = strings.TrimSuffix(line, "\r")
 		m := lineForm.FindStringSubmatch(line)
 		if m == nil {
 			return ops, errors.New("bad line")
 		}
+
 		verb := strings.ToUpper(m[1] + m[3])
 		if len(line)-len(verb)-1 > testLimits.controlLine {
 			return ops, errors.New("long line")
 		}
+
 		args := strings.FieldsFunc(m[4], func(r rune) bool { return r == ' ' || r == '\t' })
 		var cmd command
 		switch n := len(args); {
@@ -106,12 +110,13 @@ func parseSimply(input string) (ops []string, err error) {
 		default:
 			return ops, errors.New("bad arguments")
 		}
+
 		ops = append(ops, describe(cmd))
 		input = rest
 	}
 }
 
-// size reads a number; what is too large for an int is the largest.
+// size parses a number; one that is too large becomes the largest.
 func size(s string) (int, bool) {
 	if strings.Trim(s, "0123456789") != "" {
 		return 0, false
@@ -136,6 +141,7 @@ func FuzzParser(f *testing.F) {
 		f.Add([]byte(seed), []byte{1})
 		f.Add([]byte(seed), []byte{5, 2, 9})
 	}
+
 	f.Fuzz(func(t *testing.T, input, split []byte) {
 		sizes := make([]int, len(split))
 		for i, b := range split {

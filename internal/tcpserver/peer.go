@@ -11,10 +11,10 @@ import (
 type peer struct {
 	gone   bool // it takes nothing more
 	closed bool // it sends nothing more
-	unread bool // bytes of it, or its end, have come and are not read
+	unread bool // bytes from it, or its end, have arrived and are not read
 }
 
-// peer is the client as it waits for its turn.
+// peer returns the client as a peer that waits for its turn.
 func (c *client) peer() auth.Peer {
 	return auth.Peer{Origin: c.origin, Look: func() (gone, closed bool) {
 		p := peerOf(c.conn)

@@ -4,5 +4,5 @@ package tcpserver
 
 import "net"
 
-// peerOf is known on Linux only.
+// peerOf is supported on Linux only.
 func peerOf(net.Conn) peer { return peer{} }

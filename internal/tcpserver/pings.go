@@ -5,47 +5,47 @@ import (
 	"time"
 )
 
-// maxUnanswered is the number of PING intervals after which a client that has not
-// answered is cut off.
+// maxUnanswered is the number of PING intervals after which a client that has not answered is cut
+// off.
 const maxUnanswered = 2
 
-// leastRate is the rate, in bytes a second, at which a client has to take its messages.
+// leastRate is the least rate, in bytes a second, at which a client must take its messages.
 const leastRate = 1 << 10
 
-// pings says when a client is to be sent a PING, which deliveries its PONG confirms,
-// and whether the client is too slow. At most one PING is outstanding; deliveries
-// that are written meanwhile wait for the next one.
+// pings decides when a client is sent a PING, which deliveries its PONG confirms, and whether the
+// client is too slow. At most one PING is outstanding; deliveries that are written meanwhile wait
+// for the next one.
 //
-// A client is too slow when its oldest item is older than a timeout plus its bytes at
-// leastRate. The age counts from the PONG before, as the client cannot answer earlier.
-// The bytes are those that the client's host has taken since then, up to the end of the
-// PING that covers the item: a client reads all of them before it answers, and a proxy
-// may hold them all while a slow link empties it. Bytes that its host has not taken do not
-// count, so a client that takes less than leastRate has little more than the timeout.
+// A client is too slow when its oldest item is older than a timeout plus its bytes at leastRate.
+// The age counts from the previous PONG, since the client cannot answer earlier. The bytes are
+// those that the client's host has taken since then, up to the end of the PING that covers the
+// item. A client reads all of them before it answers, and a proxy may hold them all while a slow
+// link empties it. Bytes that its host has not taken do not count, so a client that takes less than
+// leastRate has little more than the timeout.
 //
 // It does no I/O and reads no clock. The client's mu guards it.
 type pings struct {
 	owed  int       // list items delivered and not confirmed
-	since time.Time // the last PONG, or the time when the oldest item was queued if that is later
+	since time.Time // time of the last PONG, or when the oldest item was queued if that is later
 	base  uint64    // bytes that the client's host had taken then
-	taken uint64    // bytes that it has taken since, at the last look
+	taken uint64    // bytes that the host has taken since, at the last check
 
 	next       time.Time // when the next PING is due, even if no items need one
-	asked      bool      // it is due and not yet in a round
+	asked      bool      // a PING is due but not yet in a round
 	unanswered int       // intervals that ended with the same PING outstanding
 
 	outstanding bool          // a PING is in a round or written, and is not answered
 	end         uint64        // bytes written to the client up to that PING's end; 0 until it is written
-	sent        time.Time     // when it was written
-	early       bool          // its PONG came before it was written
-	rtt         time.Duration // from the last PING, with the items before it, to its PONG; 0: not known
+	sent        time.Time     // when that PING was written
+	early       bool          // its PONG came before roundDone
+	rtt         time.Duration // from the last PING, including the items before it, to its PONG; 0: unknown
 
 	covered   []delivery // confirmed by the PONG of the outstanding PING
-	uncovered []delivery // in need of another PING
+	uncovered []delivery // need another PING
 }
 
-// owe adds n items that the client is to confirm. It reports whether it owed none
-// before; then its time begins.
+// owe adds n items that the client is to confirm. It reports whether it owed none before; then its
+// time begins.
 func (p *pings) owe(n int) (first bool) {
 	p.owed += n
 	return p.owed == n
@@ -54,26 +54,25 @@ func (p *pings) owe(n int) (first bool) {
 // settle removes n items that are confirmed, or that the client no longer owes.
 func (p *pings) settle(n int) { p.owed -= n }
 
-// begin lets the client's time begin, when so many bytes are written to it.
+// begin starts the client's time; written is the number of bytes written to it so far.
 func (p *pings) begin(now time.Time, written uint64) {
 	p.since, p.base, p.taken = now, written, 0
 }
 
-// written adds a delivery of the round that is being made, to be confirmed by a PONG.
+// written adds a delivery of the current round, to be confirmed by a PONG.
 func (p *pings) written(d delivery) { p.uncovered = append(p.uncovered, d) }
 
 // wanted reports whether a PING is to be sent as soon as possible.
 func (p *pings) wanted() bool { return !p.outstanding && (p.asked || len(p.uncovered) > 0) }
 
-// ask notes that a PING ends the round that is being made: it covers all deliveries
-// that were written.
+// ask notes that a PING ends the current round: it covers all deliveries that were written.
 func (p *pings) ask() {
 	p.covered, p.uncovered = p.uncovered, nil
 	p.outstanding, p.asked, p.early = true, false, false
 }
 
-// roundDone notes that a round is written, which makes bytes in all, and whether
-// a PING ended it. It returns the deliveries that an early PONG confirms.
+// roundDone notes that a round is written, which makes bytes in all, and whether a PING ended it.
+// It returns the deliveries that an early PONG confirms.
 func (p *pings) roundDone(now time.Time, asked bool, bytes uint64) (confirmed []delivery) {
 	if asked {
 		p.end, p.sent = bytes, now
@@ -81,15 +80,15 @@ func (p *pings) roundDone(now time.Time, asked bool, bytes uint64) (confirmed []
 	switch {
 	case asked && p.early:
 		return p.answer(now)
-	case !p.outstanding && len(p.uncovered) == 0: // the items that it owes are not written yet
+	case !p.outstanding && len(p.uncovered) == 0: // its items are not written yet
 		p.begin(now, bytes)
 	}
 	return nil
 }
 
-// pong notes a PONG, and returns the deliveries that it confirms. One that comes before
-// roundDone counts then, as the client may be quicker than the writer goroutine. One
-// without a PING means nothing.
+// pong notes a PONG, and returns the deliveries that it confirms. A PONG before roundDone counts
+// then, because the client may be faster than the writer goroutine. A PONG without a PING means
+// nothing.
 func (p *pings) pong(now time.Time) (confirmed []delivery) {
 	switch {
 	case !p.outstanding:
@@ -116,9 +115,9 @@ func (p *pings) drop(gone func(delivery) bool) {
 	p.uncovered = slices.DeleteFunc(p.uncovered, gone)
 }
 
-// tick counts an interval that has ended with a PING outstanding, or asks for a PING
-// if the client is ready for one. It reports whether it asked. A PING that covers items
-// does not count: tooSlow gives its answer more time when the items are large.
+// tick counts an interval that has ended with a PING outstanding, or asks for a PING if the client
+// is ready for one. It reports whether it asked. A PING that covers items does not count: tooSlow
+// allows more time for its answer if the items are large.
 func (p *pings) tick(now time.Time, interval time.Duration, ready bool) (asked bool) {
 	if now.Before(p.next) {
 		return false
@@ -137,8 +136,8 @@ func (p *pings) tick(now time.Time, interval time.Duration, ready bool) (asked b
 // stale reports whether the client has left a PING unanswered for too long.
 func (p *pings) stale() bool { return p.unanswered >= maxUnanswered }
 
-// nextLook returns when the client is to be looked at next: at the next PING or, if it
-// owes items, several times within timeout and when its time is over.
+// nextLook returns when the client is to be checked next: at the next PING or, if it owes items,
+// several times within timeout and when its time is over.
 func (p *pings) nextLook(now time.Time, timeout time.Duration) time.Time {
 	next := p.next
 	if p.owed == 0 {
@@ -152,18 +151,18 @@ func (p *pings) nextLook(now time.Time, timeout time.Duration) time.Time {
 	return next
 }
 
-// looked notes that at least written bytes had been written in all, of which the client's
-// host has not taken the last unsent ones.
+// looked notes that at least written bytes have been written in all, of which the client's host has
+// not taken the last unsent ones.
 func (p *pings) looked(written uint64, unsent int) {
 	has := written - min(written, uint64(unsent))
-	p.base = min(p.base, has) // begin knows only the bytes that were written
+	p.base = min(p.base, has) // begin knows only the bytes written
 	if p.end > 0 {
 		has = min(has, p.end) // later ones may be messages of other clients, without end
 	}
 	p.taken = has - min(has, p.base)
 }
 
-// deadline is when the client is too slow if it has taken no more bytes.
+// deadline returns when the client is too slow if it takes no more bytes.
 func (p *pings) deadline(timeout time.Duration) time.Time {
 	seconds := float64(p.taken) / leastRate
 	return p.since.Add(timeout + time.Duration(seconds*float64(time.Second)))

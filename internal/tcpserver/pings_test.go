@@ -12,7 +12,7 @@ var epoch = time.Unix(1_700_000_000, 0)
 
 func after(d time.Duration) time.Time { return epoch.Add(d) }
 
-// deliveries are n deliveries of one item each, numbered by their items.
+// deliveries returns deliveries of one item each, numbered by their items.
 func deliveries(numbers ...int) (all []delivery) {
 	m := &member{}
 	for _, n := range numbers {
@@ -21,8 +21,8 @@ func deliveries(numbers ...int) (all []delivery) {
 	return all
 }
 
-// round puts deliveries in a round, with a PING if one is wanted. It reports whether
-// there is one.
+// round puts deliveries into a round, with a PING if one is wanted. It reports whether there is
+// one.
 func (p *pings) round(numbers ...int) (asks bool) {
 	for _, d := range deliveries(numbers...) {
 		p.written(d)
@@ -50,7 +50,7 @@ func expectConfirmed(t *testing.T, got []delivery, want ...int) {
 	}
 }
 
-func TestAPongConfirmsWhatWasWrittenBeforeItsPing(t *testing.T) {
+func TestAPongConfirmsDeliveriesBeforeItsPing(t *testing.T) {
 	var p pings
 	if !p.round(1, 2) {
 		t.Fatal("no PING though items need one")
@@ -144,6 +144,7 @@ func TestAPingThatCoversItemsDoesNotCountAsUnanswered(t *testing.T) {
 	for n := 1; n < 10; n++ {
 		p.tick(after(time.Duration(n)*interval), interval, true)
 	}
+
 	if p.stale() {
 		t.Error("stale though the time for the items' bytes decides")
 	}
@@ -152,7 +153,7 @@ func TestAPingThatCoversItemsDoesNotCountAsUnanswered(t *testing.T) {
 		p.tick(after(time.Duration(n)*interval), interval, true)
 	}
 	if !p.stale() {
-		t.Error("not stale after the items have gone to others")
+		t.Error("not stale after the items have gone to other clients")
 	}
 }
 
@@ -170,6 +171,7 @@ func TestTheNextLookIsSoonerWhenItemsAreOwed(t *testing.T) {
 	if !p.owe(3) || p.owe(1) {
 		t.Error("only the first items owed begin the client's time")
 	}
+
 	look(0, 10*time.Second)
 	look(35*time.Second, 40*time.Second) // its time is over
 	p.settle(4)
@@ -222,7 +224,7 @@ func TestAClientsTimeBeginsAnewWithAPong(t *testing.T) {
 	p.expectTime(t, timeout, timeout+9*time.Second) // 4 KiB more than when it answered
 }
 
-// A client that takes 165 bytes a second makes progress for ever.
+// A client that takes 165 bytes a second never makes enough progress.
 func TestADribblerIsTooSlowAndASlowLinkIsNot(t *testing.T) {
 	const timeout = 2 * time.Second
 	last := func(rate int) (seconds int) {
@@ -242,12 +244,13 @@ func TestADribblerIsTooSlowAndASlowLinkIsNot(t *testing.T) {
 	if s := last(165); s > 3 {
 		t.Errorf("a client that takes 165 bytes a second is kept for %d s", s)
 	}
+
 	if s := last(8 << 10); s < 128 {
 		t.Errorf("a client that takes 64 kbit/s is cut off after %d s", s)
 	}
 }
 
-// The messages that were queued before the item may take a while.
+// Messages that were queued before the item may take a while.
 func TestBytesBeforeTheItemCount(t *testing.T) {
 	const timeout = 10 * time.Second
 	var p pings
@@ -280,8 +283,8 @@ func TestItemsThatNeedNoPongHaveTheirTimeFromTheLastRound(t *testing.T) {
 	p.expectTime(t, timeout, timeout+4*time.Second)
 }
 
-// More may be written between the two questions, how much was written and how much of
-// that the kernel holds.
+// More may be written between the two measurements: of the bytes written, and of those that the
+// kernel still holds.
 func TestMoreUnsentThanWrittenIsNothingTaken(t *testing.T) {
 	var p pings
 	p.begin(epoch, 100)
@@ -300,7 +303,7 @@ func TestTheRoundTripIsThatOfTheLastPing(t *testing.T) {
 		t.Errorf("the round trip is %v, want 250ms", p.rtt)
 	}
 
-	// A PONG that comes before the PING is known to be written says nothing about it.
+	// A PONG that arrives before the PING is known to be written says nothing about this item.
 	p.round(2)
 	p.pong(after(2 * time.Second))
 	expectConfirmed(t, p.roundDone(after(3*time.Second), true, 200), 2)

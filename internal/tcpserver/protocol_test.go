@@ -23,6 +23,7 @@ func TestInfoComesFirstAndPromisesNothingElse(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	text, ok := strings.CutPrefix(string(line[:n]), "INFO ")
 	if !ok {
 		t.Fatalf("got %q", line[:n])
@@ -31,6 +32,7 @@ func TestInfoComesFirstAndPromisesNothingElse(t *testing.T) {
 	if err := json.Unmarshal([]byte(text), &got); err != nil {
 		t.Fatal(err)
 	}
+
 	for key, want := range map[string]any{
 		"server_name": "test", "version": natsVersion, "edged": "1.2.3", "proto": 1.0, "headers": true,
 		"max_payload": 1048576.0, "client_id": 1.0, "client_ip": "127.0.0.1", "host": "127.0.0.1",
@@ -39,23 +41,26 @@ func TestInfoComesFirstAndPromisesNothingElse(t *testing.T) {
 			t.Errorf("%s is %v, want %v", key, got[key], want)
 		}
 	}
+
 	for _, key := range []string{"server_id", "go", "port"} {
 		if got[key] == nil {
 			t.Errorf("%s is missing", key)
 		}
 	}
+
 	if len(got) != 12 {
 		t.Errorf("%d fields in %s, want 12", len(got), text)
 	}
 }
 
-// TestFatalErrors: what ends a connection, and with which words.
+// TestFatalErrors checks which errors end a connection, and with which words.
 func TestFatalErrors(t *testing.T) {
 	t.Parallel()
 	opts := testOptions()
 	opts.MaxPayload = 100
 	s, addr := serve(t, opts)
 	long := strings.Repeat("a", 5000)
+
 	cases := []struct{ name, sent, want string }{
 		{"unknown verb", "FOO\r\n", "Unknown Protocol Operation"},
 		{"HTTP", "GET / HTTP/1.1\r\nHost: x\r\n\r\n", "Unknown Protocol Operation"},
@@ -91,6 +96,7 @@ func TestFatalErrors(t *testing.T) {
 			c.expectEnd()
 		})
 	}
+
 	eventually(t, "all were counted and are gone", func() bool {
 		st := s.Stats()
 		return st.ProtocolErrors == uint64(len(cases)) && st.Clients == 0
@@ -106,7 +112,7 @@ func TestHPubNeedsHeadersInConnect(t *testing.T) {
 	c.expectEnd()
 }
 
-// TestErrorsThatDoNotDisconnect: the connection is as good as before.
+// TestErrorsThatDoNotDisconnect checks that the connection still works afterwards.
 func TestErrorsThatDoNotDisconnect(t *testing.T) {
 	t.Parallel()
 	opts := testOptions()
@@ -140,6 +146,7 @@ func TestErrorsThatDoNotDisconnect(t *testing.T) {
 			c.sync()
 		})
 	}
+
 	if st := s.Stats(); st.Denied != 6 || st.ProtocolErrors != 0 {
 		t.Errorf("stats are %+v, want 6 denied and no protocol errors", st)
 	}
@@ -155,6 +162,7 @@ func TestFloodOfSubscriptionsIsAnsweredOneByOne(t *testing.T) {
 	for i := range 1000 {
 		fmt.Fprintf(&flood, "SUB foo.%d %d\r\n", i, i)
 	}
+
 	go c.Write([]byte(flood.String()))
 	for range 990 {
 		c.expect("-ERR 'maximum subscriptions exceeded'")
@@ -173,8 +181,8 @@ func TestVerbsIgnoreCaseAndBlanksSeparate(t *testing.T) {
 	c.expect("MSG foo 7 2", "hi", "HMSG foo 7 12 14", "NATS/1.0", "", "hi", "PONG", "PONG")
 }
 
-// TestInputSplitAnywhere sends a conversation of everything that a client can say,
-// with its errors, cut in two at every byte, byte by byte, and many of them at once.
+// TestInputSplitAnywhere sends a conversation with all commands of a client, including errors: cut
+// in two at every byte, byte by byte, and many at once.
 func TestInputSplitAnywhere(t *testing.T) {
 	t.Parallel()
 	opts := testOptions()
@@ -192,6 +200,7 @@ func TestInputSplitAnywhere(t *testing.T) {
 		"SUB inbox.* 6\r\nPUB edged.echo inbox.1 2\r\nhi\r\nPUB nobody inbox.2 0\r\n\r\n" +
 		"PONG\r\nUNSUB 1 1\r\nUNSUB 6\nUNSUB 7\r\n" +
 		`CONNECT {"verbose":true,"user":"ann","pass":"a","headers":true}` + crlf + "UNSUB 1\r\nPUB foo 0\r\n\r\nPING\r\n"
+
 	answer := []string{
 		"PONG",
 		"MSG foo 1 bar 3", "a", "", "MSG foo 3 bar 3", "a", "",
@@ -207,22 +216,26 @@ func TestInputSplitAnywhere(t *testing.T) {
 		c.send(talk[i:])
 		c.expect(answer...)
 	}
-	go c.Write([]byte(strings.Repeat(talk, 100))) // a pipe holds nothing, and answers come meanwhile
+
+	go c.Write([]byte(strings.Repeat(talk, 100))) // a pipe has no buffer, and answers arrive meanwhile
 	for range 100 {
 		c.expect(answer...)
 	}
+
 	for i := range talk {
 		c.send(talk[i : i+1])
 	}
+
 	c.expect(answer...)
 }
 
-// TestViolationSplitAnywhere: an error comes as soon as it is one, however it is
-// cut, and ends the connection.
+// TestViolationSplitAnywhere checks that an error is reported as soon as it is certain, however the
+// input is split, and ends the connection.
 func TestViolationSplitAnywhere(t *testing.T) {
 	t.Parallel()
 	opts := testOptions()
 	opts.MaxPayload, opts.MaxControlLine = 100, 100
+
 	_, ln := servePipes(t, opts)
 	for sent, want := range map[string]string{
 		"UNSUBB\r\n":                           "Unknown Protocol Operation",
@@ -258,8 +271,8 @@ func TestVerboseAnswersEveryCommand(t *testing.T) {
 	c.sync()
 }
 
-// What is not sent on is still read, and a client that waits for +OK goes on.
-func TestVerboseClientHearsOfWhatIsNotSentOn(t *testing.T) {
+// Messages that are not sent on are still read, and a client that waits for +OK gets it.
+func TestAVerboseClientGetsOKForMessagesThatAreNotSentOn(t *testing.T) {
 	t.Parallel()
 	_, addr := serve(t, testOptions())
 	c := dialWith(t, addr, `{"verbose":true}`)
@@ -316,11 +329,13 @@ func TestClientsAreDescribed(t *testing.T) {
 	if len(all) != 2 || all[0].ID != 1 || all[1].ID != 2 {
 		t.Fatalf("clients are %+v", all)
 	}
+
 	got := all[0]
 	if got.Name != "n" || got.Lang != "go" || got.ClientVersion != "9.9" || got.Address != c.LocalAddr().String() ||
 		got.Subscriptions != 1 || got.Received != 1 || got.Sent != 1 || got.BytesIn == 0 || got.BytesOut == 0 || got.Since.IsZero() {
 		t.Errorf("the client is described as %+v", got)
 	}
+
 	c.Close()
 	eventually(t, "the client is gone", func() bool { return len(s.Clients()) == 1 })
 	if st := s.Stats(); st.MessagesIn != 1 || st.MessagesOut != 1 {
@@ -340,13 +355,14 @@ func TestKick(t *testing.T) {
 	eventually(t, "the client is unknown", func() bool { return s.Kick(1) != nil })
 }
 
-func TestWhatComesInPiecesIsObeyedByFrugalReadersAndOthers(t *testing.T) {
+func TestInputInPiecesIsExecutedByAllReaders(t *testing.T) {
 	t.Parallel()
 	for _, others := range []int{0, fewClients} {
 		_, addr := serve(t, testOptions())
 		for range others {
 			dial(t, addr)
 		}
+
 		c := dial(t, addr)
 		for _, piece := range []string{"SUB a", " 1\r\nPUB a 4\r\nho", "ho\r", "\nPI", "NG\r\n"} {
 			c.send(piece)

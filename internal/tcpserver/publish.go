@@ -7,11 +7,12 @@ import (
 	"edged/internal/subject"
 )
 
-// publish reads PUB and HPUB.
+// publish executes PUB and HPUB.
 func (c *client) publish(cmd command) error {
 	if cmd.isHPub && !c.connect.Headers {
 		return errHeaders
 	}
+
 	c.received.Add(1)
 	own := c.server.lists.Load()
 	switch {
@@ -32,19 +33,23 @@ func (c *client) publish(cmd command) error {
 		c.refuse(errReply, cmd.reply)
 		return nil
 	}
-	if bytes.HasPrefix(cmd.subject, ackSubjects) { // needs no permission: the client was given the item
+
+	if bytes.HasPrefix(cmd.subject, ackSubjects) { // needs no right: the client was given the item
 		c.acknowledge(cmd)
 		return nil
 	}
+
 	if !c.mayPublish(cmd.subject) {
 		c.server.count(func(st *Stats) { st.Denied++ })
 		c.refuse(errPublish, cmd.subject)
 		return nil
 	}
+
 	c.ok()
 	if c.callAPI(cmd) {
 		return nil
 	}
+
 	if sink := c.server.sink(cmd.subject); sink != nil {
 		sink.Write(messageID(cmd.header), cmd.payload, c.answer(cmd.reply))
 		return nil
@@ -68,9 +73,9 @@ func (c *client) serve(cmd command) bool {
 	return ok
 }
 
-// noResponders tells the client that its request has no receiver, the way nats-server
-// v2.15 does (server/client.go, processInboundClientMsg): by a status without payload to
-// its own subscription.
+// noResponders tells the client that its request has no receiver, as nats-server v2.15 does
+// (server/client.go, processInboundClientMsg): by a status without payload to the client's own
+// subscription.
 func (c *client) noResponders(cmd command) {
 	status := "NATS/1.0 503\r\nNats-Subject: " + string(cmd.subject) + "\r\n\r\n"
 	c.own.to.only = c
@@ -93,7 +98,7 @@ func messageID(header []byte) string {
 	return ""
 }
 
-// sink returns the Sink for messages to a literal subject; nil when there is none.
+// sink returns the Sink for messages to a literal subject; nil if there is none.
 func (s *Server) sink(literal []byte) *Sink {
 	if sink := s.sinks[string(literal)]; sink != nil || len(s.wildSinks) == 0 {
 		return sink
@@ -126,8 +131,8 @@ type message struct {
 	subject, reply, header, payload []byte
 }
 
-// sender sends messages to the subscriptions that match. Everything in it except the
-// server is scratch memory, so a sender belongs to one goroutine.
+// sender sends messages to the subscriptions that match. Everything in it except the server is
+// scratch memory, so a sender belongs to one goroutine.
 type sender struct {
 	server *Server
 	to     receivers
@@ -143,10 +148,11 @@ func (s *sender) send(msg message) bool {
 	for _, sub := range to.plain {
 		sent = s.deliver(sub, msg) || sent
 	}
+
 	again, some := s.sendToGroups(msg, nil)
 	sent = sent || some
-	// The member that was chosen had just stopped taking messages. It is not chosen
-	// again, so this loop ends.
+	// The chosen member had just stopped taking messages. It is not chosen again, so this loop
+	// ends.
 	for len(again) > 0 {
 		r.match(msg.subject, to)
 		again, some = s.sendToGroups(msg, again)
@@ -156,8 +162,8 @@ func (s *sender) send(msg message) bool {
 	return sent
 }
 
-// sendToGroups sends a message to the members that were chosen, of all groups or of those in only.
-// It returns the groups whose member takes no more messages, and whether one took it.
+// sendToGroups sends a message to the chosen members, of all groups or of those in only. It returns
+// the groups whose member no longer takes messages, and whether any member took the message.
 func (s *sender) sendToGroups(msg message, only map[string]bool) (again map[string]bool, sent bool) {
 	for _, g := range s.to.groups {
 		if only != nil && !only[g.name] {
@@ -183,11 +189,13 @@ func (s *sender) deliver(sub *subscription, msg message) bool {
 		to.mu.Unlock()
 		return false
 	}
+
 	if to.queue.bytes > s.server.limits.Load().MaxPending {
 		to.mu.Unlock()
 		to.end(endSlow)
 		return false
 	}
+
 	if !to.connect.Headers {
 		msg.header = nil
 	}
@@ -210,6 +218,7 @@ func appendHead(line []byte, sid string, msg message) []byte {
 	if len(msg.header) > 0 {
 		verb = "HMSG "
 	}
+
 	line = append(line, verb...)
 	line = append(line, msg.subject...)
 	line = append(line, ' ')
@@ -223,6 +232,7 @@ func appendHead(line []byte, sid string, msg message) []byte {
 		line = strconv.AppendInt(line, int64(len(msg.header)), 10)
 		line = append(line, ' ')
 	}
+
 	line = strconv.AppendInt(line, int64(len(msg.header)+len(msg.payload)), 10)
 	return append(line, crlf...)
 }

@@ -11,7 +11,7 @@ const crlf = "\r\n"
 // guards it.
 type queue struct {
 	segments []segment
-	bytes    int // in chunks, also those that are being written
+	bytes    int // in chunks, including those being written
 	chunks   int // the same
 }
 
@@ -32,7 +32,7 @@ type delivery struct {
 	receipt batch.Receipt
 }
 
-// size is about how many bytes there are to write.
+// size returns the approximate number of bytes to write.
 func (q *queue) size() (n int) {
 	for _, seg := range q.segments {
 		if n += seg.used; seg.batch != nil {
@@ -42,7 +42,7 @@ func (q *queue) size() (n int) {
 	return n
 }
 
-// put queues bytes. It copies them into chunks that s has to spare.
+// put queues bytes. It copies them into spare chunks of s.
 func put[T []byte | string](s *Server, q *queue, p T) {
 	q.bytes += len(p)
 	for len(p) > 0 {

@@ -14,17 +14,17 @@ import (
 	"edged/internal/subject"
 )
 
-// reader is the state of the reader goroutine. Other goroutines use only the fields
-// that say so.
+// reader is the state of the reader goroutine. Other goroutines use only the fields whose comments
+// say so.
 type reader struct {
-	in     *input // nil before the TLS handshake is done
-	frugal bool   // it takes little memory, see fewClients; set before the client starts
+	in     *input // nil until the TLS handshake is done
+	frugal bool   // it uses little memory, see fewClients; set before the client starts
 
 	pub sender // for messages that the client publishes
 	own sender // for answers of the daemon to them
 	// given has the members that can acknowledge, by their names in reply subjects; see
-	// nameForAcks. It is used with the server's joining held, by other goroutines only
-	// with joining held for writing.
+	// nameForAcks. It is used with the server's joining held; goroutines other than the reader hold
+	// joining for writing.
 	given map[string][]*member
 
 	trusted bool // it is authenticated: commands other than CONNECT are executed
@@ -38,7 +38,7 @@ func (c *client) read() {
 		if err != nil {
 			c.end(endTLS(err))
 		}
-		close(c.tls.ready) // after c.end, or the writer would end it for another reason
+		close(c.tls.ready) // after c.end, or the writer would end it for a different reason
 		if err != nil {
 			defer c.server.wg.Done()
 			c.quit(err)
@@ -46,14 +46,15 @@ func (c *client) read() {
 		}
 		from = c.tls
 	}
+
 	c.conn.SetReadDeadline(c.since.Add(c.server.limits.Load().ConnectTimeout))
 	c.in = newInput(&c.server.inputs, &c.memory, c.conn, from)
 	go c.readOn()
 }
 
-// readOn is the reader goroutine. A frugal one executes the commands that have come, and
-// then another one waits for more: a stack does not shrink to the 2 KiB any more that are enough to
-// wait, as long as little stands on it here and in fill. TLS takes more in any case.
+// readOn is the reader goroutine. A frugal one executes the commands that have arrived, and then a
+// new goroutine waits for more: a stack that has grown does not shrink to the 2 KiB that suffice
+// for waiting. So this function and fill use little stack. TLS uses more in any case.
 func (c *client) readOn() {
 	defer c.server.wg.Done()
 	err := c.in.fill()
@@ -71,14 +72,14 @@ func (c *client) readOn() {
 	c.quit(err)
 }
 
-// quit ends the client when its connection has ended, for whatever reason.
+// quit ends the client when its connection has ended, for any reason.
 func (c *client) quit(err error) {
 	var v violation
 	switch {
 	case errors.As(err, &v):
 		c.send(errLine(v))
 		c.end(endFor(v))
-	case errors.Is(err, os.ErrDeadlineExceeded): // or auth.ErrLate, which is the same
+	case errors.Is(err, os.ErrDeadlineExceeded): // also auth.ErrLate, which is the same
 		c.send(errLine(errAuthTimeout))
 		c.end(endTimeout)
 	case errors.Is(err, auth.ErrCrowded):
@@ -91,9 +92,11 @@ func (c *client) quit(err error) {
 	default:
 		c.end(endBroken)
 	}
+
 	if c.in != nil {
 		c.in.release()
 	}
+
 	c.leave()
 	<-c.wrote
 	c.server.forget(c)
@@ -122,25 +125,28 @@ func (c *client) leave() {
 	for _, m := range left {
 		m.Leave()
 	}
+
 	for _, r := range receipts {
 		r.Confirm()
 	}
+
 	for _, sub := range subs {
 		c.server.interest(sub)
 	}
+
 	if c.server.opts.API != nil {
 		c.server.opts.API.Left(c.id)
 	}
 }
 
-// executeAll executes the commands that have come.
+// executeAll executes the commands that have arrived.
 func (c *client) executeAll() error {
 	in := c.in
 	c.bytesIn.Add(uint64(in.n))
 	lim := limits{controlLine: c.server.opts.MaxControlLine, payload: c.server.opts.MaxPayload}
 	done, active := 0, false
 	for in.have-done >= in.need {
-		if !c.trusted && in.buf[done]|0x20 != 'c' { // at once, before a payload is taken in
+		if !c.trusted && in.buf[done]|0x20 != 'c' { // at once, before its payload is read
 			return c.refuseLogin("", "it sent another command before CONNECT")
 		}
 		cmd, length, more, err := parse(in.buf[done:in.have], lim)
@@ -158,9 +164,11 @@ func (c *client) executeAll() error {
 		done += length
 		in.need = 1
 	}
+
 	if active {
 		c.active.Store(time.Now().UnixNano())
 	}
+
 	in.drop(done)
 	return nil
 }
@@ -184,18 +192,21 @@ func (c *client) execute(cmd command) error {
 	case opConnect:
 		return c.readConnect(cmd.options)
 	}
+
 	return nil
 }
 
-// readConnect reads CONNECT. It may come again.
+// readConnect executes CONNECT. It may be repeated.
 func (c *client) readConnect(options []byte) error {
 	o, err := parseConnect(options)
 	if err != nil {
 		return err
 	}
+
 	if err := c.admit(o); err != nil {
 		return err
 	}
+
 	c.conn.SetReadDeadline(time.Time{})
 	o.Password, o.Token = "", "" // no longer needed
 	c.mu.Lock()
@@ -210,8 +221,8 @@ func (c *client) readConnect(options []byte) error {
 	return nil
 }
 
-// admit authenticates the client. A later CONNECT can't change its user, who might not
-// be allowed to have its subscriptions.
+// admit authenticates the client. A later CONNECT cannot change its user, because the new user
+// might not have the right to its subscriptions.
 func (c *client) admit(o connectOptions) error {
 	for gate := c.server.opts.Gate; ; {
 		sec := gate.Security()
@@ -221,12 +232,13 @@ func (c *client) admit(o connectOptions) error {
 			return err
 		case c.trusted && auth.NameOf(u) != auth.NameOf(c.user):
 			return c.refuseLogin(o.User, "it is connected as another user")
-		case c.trusted: // it keeps the rights that its subscriptions were made with, until Reload
+		case c.trusted: // it keeps the rights of its subscriptions until Reload
 			return nil
 		}
 		c.mu.Lock()
 		c.user, c.admitted = u, sec
 		c.mu.Unlock()
+
 		if gate.Security() == sec { // otherwise Reload may have missed it
 			c.trusted = true
 			return nil
@@ -234,11 +246,12 @@ func (c *client) admit(o connectOptions) error {
 	}
 }
 
-// subscribe reads SUB. The subscription is complete when it returns.
+// subscribe executes SUB. The subscription is complete when it returns.
 func (c *client) subscribe(cmd command) {
-	if c.ended.Load() { // for the memory that it holds, perhaps
+	if c.ended.Load() { // perhaps because of the memory that it holds
 		return
 	}
+
 	valid, wild := subject.Valid(cmd.subject)
 	if !valid {
 		c.refuse(errSubject)
@@ -257,6 +270,7 @@ func (c *client) subscribe(cmd command) {
 		}
 		return
 	}
+
 	if wild && subject.Tokens(sub.subject) > maxTokens {
 		c.refuse(errTokens, sub.subject)
 		return
@@ -270,10 +284,12 @@ func (c *client) subscribe(cmd command) {
 		c.subs[sub.sid] = sub
 	}
 	c.mu.Unlock()
+
 	if full && !known {
 		c.refuse(errSubscriptions)
 		return
 	}
+
 	if !known {
 		c.memory.Take(sub.size()).Cut()
 		c.server.router.add(sub)
@@ -284,6 +300,7 @@ func (c *client) subscribe(cmd command) {
 		}
 		c.server.interest(sub)
 	}
+
 	c.ok()
 }
 
@@ -304,7 +321,7 @@ func (c *client) join(sub *subscription, l List) {
 	c.mu.Unlock()
 }
 
-// unsubscribe reads UNSUB.
+// unsubscribe executes UNSUB.
 func (c *client) unsubscribe(cmd command) {
 	c.server.joining.RLock()
 	defer c.server.joining.RUnlock()
@@ -314,29 +331,31 @@ func (c *client) unsubscribe(cmd command) {
 	case sub == nil:
 	case cmd.max > sub.sent:
 		sub.max = cmd.max
-		sub = nil // goes on
+		sub = nil // it goes on
 	default:
 		sub.full.Store(true)
 		delete(c.subs, sub.sid)
 	}
 	c.mu.Unlock()
+
 	if sub != nil {
 		c.withdraw(sub)
 		c.finish(sub, cmd.max)
 		c.server.interest(sub)
 	}
+
 	c.ok()
 }
 
-// finish ends the memberships of a subscription that has got limit messages or
-// more already: the client passes over those beyond. Items that it owes beyond them go
-// to other members at once; with a limit of 0 that is all of them.
+// finish ends the memberships of a subscription that already has limit messages or more; the client
+// ignores those beyond. Items beyond the limit that it owes go to other members at once; with a
+// limit of 0 these are all items.
 //
-// The order in which messages and items came is no longer known. So messages are taken
-// to have come first, and if items of several lists are owed none of them is kept: an
-// item that the client has seen may be redelivered, but none that it has passed over is
-// confirmed. Items that are acknowledged one by one need no such care: they stay owed,
-// and those passed over are redelivered when they are overdue.
+// The order of messages and items is no longer known. So messages are assumed to have come first,
+// and if items of several lists are owed, none is kept. An item that the client has seen may be
+// redelivered, but no item that it ignored is confirmed. Items that are acknowledged one by one
+// need no such care: they stay owed, and those that the client ignored are redelivered when they
+// are overdue.
 func (c *client) finish(sub *subscription, limit int) {
 	c.mu.Lock()
 	owing, owed := 0, 0
@@ -346,6 +365,7 @@ func (c *client) finish(sub *subscription, limit int) {
 			owed += m.owed
 		}
 	}
+
 	keep := limit - (sub.sent - owed)
 	for _, m := range sub.members {
 		m.finish()
@@ -360,6 +380,7 @@ func (c *client) finish(sub *subscription, limit int) {
 	}
 	c.dropAbandoned()
 	c.mu.Unlock()
+
 	for _, m := range sub.members {
 		switch {
 		case m.left.Load():
@@ -379,8 +400,8 @@ func (c *client) dropAbandoned() {
 	c.pings.drop(left)
 }
 
-// finish notes that the member gets nothing more: another one may have its name. The client's mu
-// is held.
+// finish notes that the member gets nothing more, so that another member may have its name. The
+// client's mu is held.
 func (m *member) finish() {
 	if !m.finished && m.names != nil {
 		heap.Push(&m.names.free, m.number)
@@ -388,23 +409,22 @@ func (m *member) finish() {
 	m.finished = true
 }
 
-// abandon ends the member's debt: other clients owe its items now. The client's mu is
-// held.
+// abandon ends the member's debt: other clients owe its items now. The client's mu is held.
 func (m *member) abandon() {
 	m.left.Store(true)
 	m.sub.client.pings.settle(m.owed)
 	m.owed = 0
 }
 
-// dropIfDone forgets a member that gets nothing more and owes nothing. Debts for items
-// that are acknowledged one by one are not known here. mu is held.
+// dropIfDone forgets a member that gets nothing more and owes nothing. Debts for items that are
+// acknowledged one by one are not known here. mu is held.
 func (c *client) dropIfDone(m *member) {
 	if m.finished && m.owed == 0 && m.confirm != Acknowledged {
 		c.dropMember(m)
 	}
 }
 
-// pong reads PONG, which confirms the items that were written before the PING.
+// pong executes PONG, which confirms the items that were written before the PING.
 func (c *client) pong() {
 	now := time.Now()
 	c.mu.Lock()

@@ -10,19 +10,19 @@ import (
 	"edged/internal/subject"
 )
 
-// maxTokens is the most tokens that a subject with wildcards may have. Each of them
-// costs a node of the router: a control line of dots would cost much more than itself.
+// maxTokens is the maximum number of tokens of a subject with wildcards. Each token takes a node of
+// the router: a control line of dots would use far more memory than its own size.
 const maxTokens = 64
 
-// maxName is the most bytes of a queue group's name and of a sid. Each message carries the sid,
-// and looking up a queue group reads its name.
+// maxName is the maximum length in bytes of a queue group's name and of a sid. Each message carries
+// the sid, and the lookup of a queue group reads its name.
 const maxName = 255
 
-// router finds the subscriptions that a message goes to. Literal subjects are looked up
-// in a map and only patterns stand in a trie, so a message costs one lookup and a walk
-// past the patterns that could match it. A queue group costs the same however many members it has.
+// router finds the subscriptions that receive a message. Literal subjects are looked up in a map
+// and only patterns are in a trie, so a message costs one lookup and a walk past the patterns that
+// could match it. The cost of a queue group does not depend on its size.
 //
-// Its lock is held for lookups and changes only, never while something is sent.
+// Its lock is held for lookups and changes only, never while messages are sent.
 type router struct {
 	mu       sync.RWMutex
 	literals map[string]*set // guarded by mu
@@ -30,22 +30,22 @@ type router struct {
 	added    uint64          // subscriptions since the start; guarded by mu
 }
 
-// set is the subscriptions to one subject or pattern. Guarded by router.mu.
+// set holds the subscriptions to one subject or pattern. Guarded by router.mu.
 type set struct {
 	plain  []*subscription
 	groups []*group
-	named  map[string]*group // groups, by name
+	named  map[string]*group // groups by name
 }
 
-// group is the members of a queue group in one set. Guarded by router.mu.
+// group holds the members of a queue group in one set. Guarded by router.mu.
 type group struct {
 	name    string
-	at      int // in set.groups
+	at      int // index in set.groups
 	members []*subscription
 }
 
-// node is a place in the trie of patterns. Guarded by router.mu. Nodes are what deep patterns
-// take memory for: an only child stands in its parent, as a map takes four times as much.
+// node is a node in the trie of patterns. Guarded by router.mu. Nodes are the memory that deep
+// patterns take: an only child is stored in its parent, because a map takes four times as much.
 type node struct {
 	subs  *set // patterns that end here; nil for none
 	tail  *set // patterns that end here with ">"; nil for none
@@ -53,7 +53,7 @@ type node struct {
 	token string // of child
 	child *node  // the only child with a token; nil if there is none, or if they are in next
 	next  map[string]*node
-	peak  int // the most children that next has had
+	peak  int // the largest number of children in next so far
 }
 
 func newRouter() *router { return &router{literals: make(map[string]*set)} }
@@ -71,14 +71,14 @@ func (r *router) add(sub *subscription) {
 	r.literals[sub.subject] = s
 }
 
-// subscribed is how many subscriptions there have been.
+// subscribed returns the number of subscriptions made so far.
 func (r *router) subscribed() uint64 {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	return r.added
 }
 
-// place returns the set of a pattern below n. The nodes on the way are made.
+// place returns the set of a pattern below n. It creates the nodes on the way.
 func (n *node) place(pattern []byte) **set {
 	token, rest, more := subject.Cut(pattern)
 	if string(token) == ">" {
@@ -114,7 +114,7 @@ func (n *node) literal(token []byte) *node {
 	return n.next[string(token)]
 }
 
-// grow makes a child. token is not a part of a subject, which would stay in memory with it.
+// grow makes a child. token must not be a part of a subject, which would stay in memory with it.
 func (n *node) grow(token string) *node {
 	child := new(node)
 	switch {
@@ -150,11 +150,11 @@ func (n *node) cut(token []byte) {
 	}
 }
 
-// sparse reports whether memory for so many entries is to be replaced by less, as only few
-// of them are left: entries that are gone count for no client.
+// sparse reports whether memory for room entries is to be replaced by less, because few of them are
+// left: entries that are gone are charged to no client.
 func sparse(entries, room int) bool { return room > 16 && entries < room/4 }
 
-// add adds a subscription to a set, which it makes if there is none.
+// add adds a subscription to a set, and makes the set if there is none.
 func add(to **set, sub *subscription) {
 	if *to == nil {
 		*to = new(set)
@@ -180,10 +180,11 @@ func add(to **set, sub *subscription) {
 	g.members = append(g.members, sub)
 }
 
-// remove removes subscriptions. Those that are not there are passed over.
+// remove removes subscriptions. Those that are not there are skipped.
 func (r *router) remove(subs ...*subscription) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+
 	for _, sub := range subs {
 		s := sub.set
 		if s == nil {
@@ -222,7 +223,7 @@ func (s *set) remove(sub *subscription) {
 	}
 }
 
-// removeAt removes the subscription at a place, which the last one takes.
+// removeAt removes the subscription at an index, which the last one takes.
 func removeAt(subs []*subscription, at int) []*subscription {
 	last := len(subs) - 1
 	subs[at] = subs[last]
@@ -236,8 +237,7 @@ func removeAt(subs []*subscription, at int) []*subscription {
 
 func (s *set) empty() bool { return s == nil || len(s.plain) == 0 && len(s.groups) == 0 }
 
-// prune removes the set of a pattern below n, which is empty, and the nodes that are no
-// longer needed.
+// prune removes the empty set of a pattern below n, and the nodes that are no longer needed.
 func (n *node) prune(pattern []byte) {
 	token, rest, more := subject.Cut(pattern)
 	if string(token) == ">" {
@@ -260,18 +260,18 @@ func (n *node) empty() bool {
 	return n.subs == nil && n.tail == nil && n.star == nil && n.child == nil && n.next == nil
 }
 
-// receivers are the subscriptions that a message goes to: the plain ones, and
-// one of each queue group.
+// receivers are the subscriptions that receive a message: the plain ones, and one of each queue
+// group.
 type receivers struct {
 	except *client // left out: the publisher, if it wants no echo
-	only   *client // the only one that gets it; nil for no restriction
+	only   *client // the only client that gets the message; nil for no restriction
 	one    bool    // one receiver is enough
 	every  bool    // plain gets all members of queue groups too
 
 	subject []byte
 	plain   []*subscription
 	groups  []groupPick
-	named   map[string]int // places in groups, if a second set has some and they are many
+	named   map[string]int // indices in groups, if a second set has groups and they are many
 }
 
 // groupPick is a queue group's choice among the members seen so far.
@@ -282,14 +282,14 @@ type groupPick struct {
 }
 
 const (
-	// fewGroups is how many groups are looked through, not looked up.
+	// fewGroups is the number of groups up to which a linear search is used.
 	fewGroups = 8
-	// keptReceivers is the most receivers for which memory is kept between messages.
+	// keptReceivers is the maximum number of receivers for which memory is kept between messages.
 	keptReceivers = 1024
 )
 
-// match finds the receivers of a message to a literal subject. It overwrites to,
-// except for its fields except, only, one and every. Subscriptions that have ended are left out.
+// match finds the receivers of a message to a literal subject. It overwrites to, except for its
+// fields except, only, one and every. Subscriptions that have ended are left out.
 func (r *router) match(literal []byte, to *receivers) {
 	to.reset()
 	to.subject = literal
@@ -317,7 +317,7 @@ func (n *node) match(literal []byte, to *receivers) {
 	}
 }
 
-// reset empties t, so that it keeps no subscription in memory, nor much memory.
+// reset empties t, so that it keeps neither subscriptions nor much memory.
 func (t *receivers) reset() {
 	clear(t.plain)
 	clear(t.groups)
@@ -349,7 +349,7 @@ func (t *receivers) add(s *set) {
 		}
 	}
 
-	before := len(t.groups) // those of this set have different names
+	before := len(t.groups) // names differ within this set
 	first := 0
 	if t.one && len(s.groups) > 1 {
 		first = rand.IntN(len(s.groups))
@@ -377,7 +377,7 @@ func (t *receivers) addMembers(g *group) {
 }
 
 // choose returns a member of a group; nil if none is a receiver. Each is chosen with the same
-// probability, unless it stands after one that is no receiver.
+// probability, unless the member before it is not a receiver.
 func (t *receivers) choose(g *group) *subscription {
 	first := 0
 	if len(g.members) > 1 {
@@ -391,8 +391,8 @@ func (t *receivers) choose(g *group) *subscription {
 	return nil
 }
 
-// addOwn adds a client's own subscriptions to the subject. Subscriptions of other clients are not
-// even looked at: there may be any number of them.
+// addOwn adds a client's own subscriptions to the subject. It does not visit subscriptions of other
+// clients, because there may be any number of them.
 func (t *receivers) addOwn(c *client) {
 	literal := string(t.subject)
 	c.mu.Lock()
@@ -408,8 +408,8 @@ func (t *receivers) addOwn(c *client) {
 	}
 }
 
-// addToGroup adds one of n members of a group, of which the first groups may have had members
-// before. Each member is chosen with the same probability.
+// addToGroup adds one of n members of a group; the first before groups may already have a member.
+// Each member is chosen with the same probability.
 func (t *receivers) addToGroup(name string, sub *subscription, n, before int) {
 	i := t.find(name, before)
 	if i < 0 {
@@ -426,8 +426,8 @@ func (t *receivers) addToGroup(name string, sub *subscription, n, before int) {
 	}
 }
 
-// find returns the place of a group among the first ones; -1 if it is not there. Many are
-// looked up in a map, or a message would cost the square of the groups that clients make.
+// find returns the index of a group among the first before ones; -1 if it is not there. Many groups
+// are looked up in a map; a linear search would cost the square of the groups that clients make.
 func (t *receivers) find(name string, before int) int {
 	if before <= fewGroups {
 		return slices.IndexFunc(t.groups[:before], func(g groupPick) bool { return g.name == name })

@@ -22,6 +22,7 @@ func TestRouterAgreesWithSimpleMatching(t *testing.T) {
 		}
 		return strings.Join(parts, ".")
 	}
+
 	r := newRouter()
 	c := &client{}
 	var subs []*subscription
@@ -102,8 +103,8 @@ func compare(t *testing.T, r *router, subs []*subscription, literal string) {
 	}
 }
 
-// TestManyQueueGroupsAreLookedUp has groups with members below two subjects that match: they are
-// found in a map, and in no other case is one made.
+// TestManyQueueGroupsAreLookedUp has groups with members below two matching subjects: they are
+// found in a map, and no other case makes a map.
 func TestManyQueueGroupsAreLookedUp(t *testing.T) {
 	t.Parallel()
 	r := newRouter()
@@ -114,6 +115,7 @@ func TestManyQueueGroupsAreLookedUp(t *testing.T) {
 		r.add(&subscription{client: c, subject: "*", wild: true, queue: queue})
 		r.add(&subscription{client: c, subject: "b.c", queue: queue})
 	}
+
 	var to receivers
 	if r.match([]byte("a"), &to); len(to.groups) != 1000 || len(to.named) != 1000 {
 		t.Errorf("%d groups are to get a message and %d were looked up, want 1000", len(to.groups), len(to.named))
@@ -123,12 +125,13 @@ func TestManyQueueGroupsAreLookedUp(t *testing.T) {
 	}
 }
 
-// TestMemoryOfEndedSubscriptionsIsGivenBack leaves one of many subscriptions in each place that
-// has room for them all.
+// TestMemoryOfEndedSubscriptionsIsGivenBack leaves one of many subscriptions in each structure that
+// holds them all.
 func TestMemoryOfEndedSubscriptionsIsGivenBack(t *testing.T) {
 	t.Parallel()
 	r := newRouter()
 	c := &client{}
+
 	var subs []*subscription
 	for i := range 1000 {
 		for _, sub := range []*subscription{
@@ -187,6 +190,7 @@ func TestQueueGroupGetsEachMessageOnce(t *testing.T) {
 			count[name+line]++
 		}
 	}
+
 	if got := count["aMSG foo 1 0"] + count["bMSG foo 1 0"]; got != n {
 		t.Errorf("the group got %d messages, want %d", got, n)
 	}
@@ -194,7 +198,7 @@ func TestQueueGroupGetsEachMessageOnce(t *testing.T) {
 		t.Error("one member of the group got everything")
 	}
 	if count["aMSG foo 2 0"] != n || count["bMSG foo 3 0"] != n {
-		t.Errorf("the others got %v, want all", count)
+		t.Errorf("the other clients got %v, want all", count)
 	}
 }
 
@@ -212,6 +216,7 @@ func TestQueueGroupPassesOverFinishedMembers(t *testing.T) {
 	for _, c := range []*conn{a, b} {
 		c.send("PING\r\n")
 	}
+
 	got := 0
 	for _, c := range []*conn{a, b} {
 		for line := c.line(); line != "PONG"; line = c.line() {
@@ -220,6 +225,7 @@ func TestQueueGroupPassesOverFinishedMembers(t *testing.T) {
 			}
 		}
 	}
+
 	if got != n {
 		t.Errorf("the group got %d messages, want %d", got, n)
 	}
@@ -263,7 +269,8 @@ func TestNoEcho(t *testing.T) {
 		c.line()
 		c.expect("ho")
 	}
-	c.send("PUB foo re 2\r\nhi\r\n") // nobody but itself
+
+	c.send("PUB foo re 2\r\nhi\r\n") // no client but itself
 	c.expect("HMSG re 3 35 35", "NATS/1.0 503", "Nats-Subject: foo", "", "")
 	c.sync()
 }
@@ -286,7 +293,7 @@ func TestRequestAndReply(t *testing.T) {
 	c.sync()
 }
 
-func TestNoRespondersIsSaidAtOnceToWhoAskedForIt(t *testing.T) {
+func TestNoRespondersIsSentAtOnceToClientsThatAskedForIt(t *testing.T) {
 	t.Parallel()
 	_, addr := serve(t, testOptions())
 	c := dial(t, addr)
@@ -323,6 +330,7 @@ func TestLargeAndBinaryPayloads(t *testing.T) {
 	for i := range payload {
 		payload[i] = byte(rng.Uint32())
 	}
+
 	copy(payload, "\r\nPING\r\n\x00")
 	for _, n := range []int{0, 1, chunkSize - 1, chunkSize, 100_000, 1 << 20} {
 		go fmt.Fprintf(pub, "PUB foo %d\r\n%s\r\n", n, payload[:n])
@@ -337,7 +345,7 @@ func TestLargeAndBinaryPayloads(t *testing.T) {
 	}
 }
 
-func TestHalfAMessageHoldsUpNobodyElse(t *testing.T) {
+func TestHalfAMessageDelaysNoOtherClient(t *testing.T) {
 	t.Parallel()
 	s, addr := serve(t, testOptions())
 	half, c := dial(t, addr), dial(t, addr)

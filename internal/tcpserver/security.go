@@ -10,8 +10,8 @@ import (
 	"edged/internal/auth"
 )
 
-// authDeadline is when the client has to be authenticated. It counts from accept, except for
-// one that is and sends CONNECT again.
+// authDeadline returns when the client must be authenticated. It counts from accept, except if an
+// authenticated client sends CONNECT again.
 func (c *client) authDeadline() time.Time {
 	from := c.since
 	if c.connected {
@@ -20,8 +20,8 @@ func (c *client) authDeadline() time.Time {
 	return from.Add(c.server.limits.Load().ConnectTimeout)
 }
 
-// authenticate finds the user that the options belong to: nil for one with all rights. The
-// error is errAuthorization if the client must not connect.
+// authenticate finds the user that the options belong to; it is nil for a client with all rights.
+// The error is errAuthorization if the client must not connect.
 func (c *client) authenticate(sec *auth.Security, o connectOptions) (*auth.User, error) {
 	if !sec.Closed() {
 		return nil, nil
@@ -56,18 +56,18 @@ func (c *client) endTurn(t *auth.Turns) {
 	t.End()
 }
 
-// refuseLogin logs that a login was refused, and returns errAuthorization. tried is the
-// user name that came with it.
+// refuseLogin logs that a login was refused, and returns errAuthorization. tried is the user name
+// of that login.
 func (c *client) refuseLogin(tried, why string) error {
 	c.log(zap.WarnLevel, "login refused", zap.String("event", "login-refused"),
 		zap.String("user", auth.Tried(tried)), zap.String("reason", why))
 	return errAuthorization
 }
 
-// Reload is called after the Gate's Security was replaced. A client stays if its
-// credentials still give it the same rights, over a connection like its own. The other
-// clients are disconnected; it returns their number. If the authorities have changed,
-// clients that may have shown a certificate of an old one are among them.
+// Reload is called after the Gate's Security was replaced. A client stays if its credentials still
+// give it the same rights, over a connection like its own. All other clients are disconnected;
+// Reload returns their number. If the authorities have changed, this includes clients that may have
+// shown a certificate of an old one.
 func (s *Server) Reload() (disconnected int) {
 	now := s.opts.Gate.Security()
 	for _, c := range s.snapshot() {
@@ -92,9 +92,9 @@ func (c *client) mayPublish(literal []byte) bool { return c.user.MayPublish(lite
 // wildcards or not.
 func (c *client) maySubscribe(name string) bool { return c.user.MaySubscribe(name) }
 
-// answersTo returns the only client that may get the daemon's answers to a reply subject
-// of this client; nil if every subscriber may. Without it a client that is not allowed to
-// publish to a subject could make the daemon publish there.
+// answersTo returns the only client that may get the daemon's answers to a reply subject of this
+// client; nil if every subscriber may. Without this check a client that is not allowed to publish
+// to a subject could make the daemon publish there.
 func (c *client) answersTo(reply []byte) (only *client) {
 	if c.mayPublish(reply) {
 		return nil

@@ -35,7 +35,7 @@ func hashOf(t testing.TB, password string) auth.Secret {
 	return auth.Secret(hash)
 }
 
-// introduced sends CONNECT and PING, and returns the line that is the answer.
+// introduced sends CONNECT and PING, and returns the line of the answer.
 func introduced(c *conn, options string) string {
 	c.t.Helper()
 	c.send("CONNECT " + options + "\r\nPING\r\n")
@@ -81,6 +81,7 @@ func TestOnlyTheRightCredentialsLetAClientIn(t *testing.T) {
 					failures++
 				}
 			}
+
 			eventually(t, "the failures are counted", func() bool { return s.Stats().AuthFailures == failures })
 		})
 	}
@@ -102,7 +103,7 @@ func TestInfoSaysThatCredentialsAreNeeded(t *testing.T) {
 	}
 }
 
-// TestNothingIsObeyedBeforeCredentials: not even the beginning of it is kept.
+// TestNothingIsObeyedBeforeCredentials checks that not even the beginning of a command is kept.
 func TestNothingIsObeyedBeforeCredentials(t *testing.T) {
 	t.Parallel()
 	opts := testOptions()
@@ -116,7 +117,7 @@ func TestNothingIsObeyedBeforeCredentials(t *testing.T) {
 	}
 }
 
-func TestClientCannotBecomeSomebodyElse(t *testing.T) {
+func TestAClientCannotChangeItsUser(t *testing.T) {
 	t.Parallel()
 	opts := testOptions()
 	opts.Gate = gated(auth.Security{Users: []auth.User{{Name: "ann", Password: "a"}, {Name: "bob", Password: "b"}}})
@@ -150,8 +151,7 @@ func TestCredentialsHaveToComeInTime(t *testing.T) {
 	})
 }
 
-// withRules serves the lists "items" and "box.items" to ann, who has rules, and
-// to the token "all".
+// withRules serves the lists "items" and "box.items" to ann, a user with rules, and to the token "all".
 func withRules(t *testing.T, publish, subscribe auth.Rules) (s *Server, addr string, items, boxItems *fakeList) {
 	items, boxItems = &fakeList{subject: "items"}, &fakeList{subject: "box.items"}
 	opts := testOptions()
@@ -188,6 +188,7 @@ func TestPublishingIsBoundByTheUsersRules(t *testing.T) {
 		c.expect(fmt.Sprintf("-ERR 'Permissions Violation for Publish to %q'", subject))
 		c.sync()
 	}
+
 	all.sync()
 	if got := s.Stats().Denied; got != 6 {
 		t.Errorf("%d messages were denied, want 6", got)
@@ -212,7 +213,7 @@ func TestSubscribingIsBoundByTheUsersRules(t *testing.T) {
 	}
 }
 
-// A pattern that is allowed may stand for more than its user may have.
+// An allowed pattern may match more than its user is allowed to have.
 func TestDeniedSubjectsAreTakenOutOfAWiderSubscription(t *testing.T) {
 	t.Parallel()
 	_, addr, items, boxItems := withRules(t, auth.Rules{}, auth.Rules{Deny: []string{"items", "*.secret"}})
@@ -223,19 +224,19 @@ func TestDeniedSubjectsAreTakenOutOfAWiderSubscription(t *testing.T) {
 	if items.members() != 0 {
 		t.Error("the user is a member of a list that is denied")
 	}
+
 	all.send("PUB box.secret 2\r\nno\r\nPUB box.open q 3\r\nyes\r\n")
 	c.expect("MSG box.open 1 q 3", "yes", "MSG box.open 2 q 3", "yes")
 	c.sync()
 	all.send("SUB box.secret q 1\r\n" + strings.Repeat("PUB box.secret 2\r\nhi\r\n", 20))
-	for range 20 { // another member of the group gets all of it
+	for range 20 { // another member of the group gets all messages
 		all.expect("MSG box.secret 1 2", "hi")
 	}
 	c.sync()
 }
 
-// The daemon's own answers don't carry a user's payload to where it may not
-// publish.
-func TestRepliesOfTheDaemonReachOnlyWhoMayBePublishedTo(t *testing.T) {
+// The daemon's own answers do not carry a user's payload to a subject that the user has no right to publish to.
+func TestRepliesOfTheDaemonReachOnlySubjectsThatTheUserMayPublishTo(t *testing.T) {
 	t.Parallel()
 	_, addr, _, _ := withRules(t, auth.Rules{Allow: []string{"edged.echo", "open"}}, auth.Rules{})
 	c, all := dialWith(t, addr, asAnn), dialWith(t, addr, asAll)
@@ -315,7 +316,7 @@ func TestReloadDisconnectsOnlyClientsWhoseRightsHaveChanged(t *testing.T) {
 	}
 }
 
-func TestReloadThatAsksForCredentialsDisconnectsWhoHasGivenNone(t *testing.T) {
+func TestReloadThatRequiresCredentialsDisconnectsClientsWithoutThem(t *testing.T) {
 	t.Parallel()
 	s, addr := serve(t, testOptions())
 	c, silent := dial(t, addr), dialRaw(t, addr)
@@ -330,7 +331,7 @@ func TestReloadThatAsksForCredentialsDisconnectsWhoHasGivenNone(t *testing.T) {
 	dial(t, addr)
 }
 
-// The reload has put the new rules in force, and has not come to the client yet.
+// The reload has put the new rules in force, but has not reached the client yet.
 func TestConnectDuringAReloadKeepsNoOldRights(t *testing.T) {
 	t.Parallel()
 	ann := auth.User{Name: "ann", Password: "a"}
@@ -345,12 +346,13 @@ func TestConnectDuringAReloadKeepsNoOldRights(t *testing.T) {
 	s.opts.Gate.Set(auth.Security{Users: []auth.User{ann}})
 	c.send("CONNECT " + options + "\r\n")
 	c.sync()
+
 	if n := s.Reload(); n != 1 {
-		t.Errorf("%d were disconnected, want the client that is subscribed to what it may not have", n)
+		t.Errorf("%d were disconnected, want the client with a subscription that it has no right to", n)
 	}
 }
 
-func TestReloadDisconnectsWhoIsLessSecuredThanItAsks(t *testing.T) {
+func TestReloadDisconnectsClientsThatAreLessSecuredThanItRequires(t *testing.T) {
 	t.Parallel()
 	a, other := newAuthority(t), newAuthority(t)
 	verified := func(by *authority) auth.Security {
@@ -377,7 +379,7 @@ func TestReloadDisconnectsWhoIsLessSecuredThanItAsks(t *testing.T) {
 	known.send("CONNECT {}\r\n")
 	known.sync()
 	if n := reload(s, verified(a)); n != 0 {
-		t.Errorf("the same authorities again disconnected %d, want nobody", n)
+		t.Errorf("the same authorities again disconnected %d, want none", n)
 	}
 	known.sync()
 	if n := reload(s, verified(other)); n != 1 {
@@ -387,7 +389,7 @@ func TestReloadDisconnectsWhoIsLessSecuredThanItAsks(t *testing.T) {
 }
 
 // A client may ask for new keys as often as it likes, and read none of the answers.
-func TestRecordsThatNobodyTakesAreBounded(t *testing.T) {
+func TestRecordsThatTheClientDoesNotTakeAreBounded(t *testing.T) {
 	t.Parallel()
 	r := &records{collect: true}
 	answer := make([]byte, 30)
@@ -398,10 +400,12 @@ func TestRecordsThatNobodyTakesAreBounded(t *testing.T) {
 			break
 		}
 	}
+
 	if total > maxWaiting {
 		t.Errorf("%d bytes wait, want at most %d", total, maxWaiting)
 	}
-	// What the writer makes records of is bounded by a round.
+
+	// The records that the writer makes are bounded by a round.
 	r.lend(nil)
 	if _, err := r.Write(make([]byte, 10*maxWaiting)); err != nil {
 		t.Error(err)
@@ -462,6 +466,7 @@ func (a *authority) sign(template *x509.Certificate) (*x509.Certificate, *ecdsa.
 	if err != nil {
 		a.t.Fatal(err)
 	}
+
 	parent, by := a.cert, a.key
 	if parent == nil {
 		parent, by = template, key
@@ -493,12 +498,12 @@ func (a *authority) pool() *x509.CertPool {
 	return pool
 }
 
-// secured is a server's Security with TLS.
+// secured returns a server's Security with TLS.
 func (a *authority) secured() auth.Security {
 	return auth.Security{TLS: &tls.Config{Certificates: []tls.Certificate{a.issue("server")}, MinVersion: tls.VersionTLS12}}
 }
 
-// dialTLS connects and has read INFO, before or behind the handshake.
+// dialTLS connects and reads INFO, before or after the handshake.
 func (a *authority) dialTLS(addr string, first bool, config *tls.Config) (*conn, error) {
 	a.t.Helper()
 	nc, err := net.Dial("tcp", addr)
@@ -507,7 +512,8 @@ func (a *authority) dialTLS(addr string, first bool, config *tls.Config) (*conn,
 	}
 	a.t.Cleanup(func() { nc.Close() })
 	nc.SetReadDeadline(time.Now().Add(patience))
-	info := func(c net.Conn) { // byte by byte: what follows is TLS
+
+	info := func(c net.Conn) { // byte by byte: TLS follows
 		var line strings.Builder
 		for b := make([]byte, 1); b[0] != '\n'; line.Write(b) {
 			if _, err := c.Read(b); err != nil {
@@ -524,6 +530,7 @@ func (a *authority) dialTLS(addr string, first bool, config *tls.Config) (*conn,
 	if config == nil {
 		config = &tls.Config{}
 	}
+
 	config.RootCAs, config.ServerName = a.pool(), "127.0.0.1"
 	secure := tls.Client(nc, config)
 	if err := secure.Handshake(); err != nil {
@@ -544,7 +551,7 @@ func (a *authority) mustDialTLS(addr string, first bool, config *tls.Config) *co
 	return c
 }
 
-func TestTLSComesBehindInfoOrBeforeIt(t *testing.T) {
+func TestTLSComesAfterInfoOrBeforeIt(t *testing.T) {
 	t.Parallel()
 	a := newAuthority(t)
 	for _, first := range []bool{false, true} {
@@ -569,7 +576,7 @@ func TestTLSComesBehindInfoOrBeforeIt(t *testing.T) {
 				c.expect("MSG foo 2 1048576", big)
 				c.send("FOO\r\n")
 				c.expect("-ERR 'Unknown Protocol Operation'")
-				c.expectEnd() // with TLS's own goodbye: anything else is an error
+				c.expectEnd() // with TLS's close_notify: anything else is an error
 			})
 		}
 	}
@@ -593,9 +600,11 @@ func TestClientsWithoutTLSOrWithAnOldOneAreNotLetIn(t *testing.T) {
 		if got, _ := io.ReadAll(plain); strings.Contains(string(got), "PONG") || first && strings.Contains(string(got), "INFO") {
 			t.Errorf("first %v: a client without TLS is answered %q", first, got)
 		}
+
 		if _, err := a.dialTLS(addr, first, &tls.Config{MinVersion: tls.VersionTLS11, MaxVersion: tls.VersionTLS11}); err == nil {
 			t.Errorf("first %v: a client with TLS 1.1 was let in", first)
 		}
+
 		eventually(t, "both are counted and gone", func() bool { return s.Stats().TLSFailures == 2 && s.Stats().Clients == 0 })
 	}
 }
@@ -631,13 +640,14 @@ func TestClientCertificatesAreChecked(t *testing.T) {
 			}
 			return &certs[0], nil
 		}})
-		if err == nil { // with TLS 1.3 the client learns it when it reads
+		if err == nil { // with TLS 1.3 the client learns of it when it reads
 			_, err = c.r.ReadByte()
 		}
 		if err == nil {
 			t.Error("a client without a good certificate was let in")
 		}
 	}
+
 	eventually(t, "both are counted", func() bool { return s.Stats().TLSFailures == 2 })
 }
 
@@ -653,6 +663,7 @@ func TestReloadedCertificatesAreForNewConnections(t *testing.T) {
 	if n := reload(s, renewed.secured()); n != 0 {
 		t.Errorf("%d were disconnected, want 0", n)
 	}
+
 	c.sync()
 	renewed.mustDialTLS(addr, false, nil)
 	if _, err := old.dialTLS(addr, false, nil); err == nil {
@@ -680,13 +691,14 @@ func TestTLSClientThatReadsNothingIsCutOff(t *testing.T) {
 		if st := s.Stats(); st.Stuck != 1 || st.Clients != 0 {
 			t.Errorf("stats are %+v, want 1 stuck and no client", st)
 		}
+
 		if left, _ := m.state(); left != 1 {
 			t.Errorf("it left %d times, want once", left)
 		}
 	})
 }
 
-// slow is a connection that gives little, and late, once it is slow.
+// slow is a connection that returns few bytes, and late, once it is slow.
 type slow struct {
 	net.Conn
 	pause time.Duration
@@ -700,8 +712,7 @@ func (s *slow) Read(p []byte) (int, error) {
 	return s.Conn.Read(p[:min(len(p), 1000)])
 }
 
-// TestTLSClientThatReadsSlowlyGetsEverything: what a deadline interrupts goes on
-// where it stopped.
+// TestTLSClientThatReadsSlowlyGetsEverything checks that a write goes on after a deadline interrupted it.
 func TestTLSClientThatReadsSlowlyGetsEverything(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -723,13 +734,14 @@ func TestTLSClientThatReadsSlowlyGetsEverything(t *testing.T) {
 		c.expect("MSG items 1 50000", item, "MSG items 1 3", "end", "PING")
 		below.pause = 0
 		c.sync()
+
 		if st := s.Stats(); st.Stuck != 0 {
 			t.Error("it counts as stuck")
 		}
 	})
 }
 
-// counting counts what is written at once.
+// counting counts the bytes of each write.
 type counting struct {
 	net.Conn
 	writes atomic.Int64
@@ -740,7 +752,7 @@ func (c *counting) Write(p []byte) (int, error) {
 	return c.Conn.Write(p)
 }
 
-// A batch is many records, since one holds 16 KiB, and still one system call.
+// A batch is many records, since one holds 16 KiB, but still one system call.
 func TestBatchOverTLSIsWrittenAtOnce(t *testing.T) {
 	t.Parallel()
 	a := newAuthority(t)
@@ -765,6 +777,7 @@ func TestBatchOverTLSIsWrittenAtOnce(t *testing.T) {
 	for range items {
 		c.expect("MSG items 1 1000", items[0])
 	}
+
 	c.expect("PING")
 	if n := counted.writes.Load() - before; n != 1 {
 		t.Errorf("it took %d writes, want 1", n)
@@ -781,8 +794,8 @@ func (a *authority) secure(nc net.Conn) *conn {
 	return &conn{t: a.t, Conn: secure, r: bufio.NewReader(secure)}
 }
 
-// TestHandshakeIsPartOfTheTimeForCredentials: a client that stops behind it is told
-// so in the way it understands.
+// TestHandshakeIsPartOfTheTimeForCredentials checks that a client that stops after the handshake
+// gets a readable error.
 func TestHandshakeIsPartOfTheTimeForCredentials(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -799,6 +812,7 @@ func TestHandshakeIsPartOfTheTimeForCredentials(t *testing.T) {
 		if got := passed(); got != opts.ConnectTimeout {
 			t.Errorf("it came after %v, want %v", got, opts.ConnectTimeout)
 		}
+
 		c.expectEnd()
 	})
 }

@@ -7,7 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// sendQueue tells how many bytes the kernel holds that the other side has not
+// sendQueue returns the number of bytes that the kernel holds and the other side has not
 // acknowledged (SIOCOUTQ, tcp(7)).
 func sendQueue(conn net.Conn) (n int, known bool) {
 	sc, ok := conn.(syscall.Conn)

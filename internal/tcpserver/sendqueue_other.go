@@ -4,5 +4,5 @@ package tcpserver
 
 import "net"
 
-// sendQueue is known on Linux only.
+// sendQueue is supported on Linux only.
 func sendQueue(net.Conn) (n int, known bool) { return 0, false }

@@ -8,9 +8,9 @@ import (
 	"time"
 )
 
-// Service answers requests. Together they are endpoints of one service in the
-// sense of ADR-32 (the NATS service API, as nats.go v1.55, micro/service.go, has
-// it), which answers to PING, INFO and STATS under these subjects:
+// Service answers requests. Together the Services are endpoints of one service in the sense of
+// ADR-32 (the NATS service API, as in nats.go v1.55, micro/service.go), which answers to PING, INFO
+// and STATS under these subjects:
 //
 //	$SRV.<verb>
 //	$SRV.<verb>.<name>
@@ -18,8 +18,8 @@ import (
 type Service struct {
 	Name    string // of the endpoint: letters, digits, - and _
 	Subject string // a literal
-	// Answer returns the answer to a request. It must not block, and must not keep the
-	// payload. It is called from any goroutine.
+	// Answer returns the answer to a request. It must not block, and must not keep the payload. It
+	// may be called from any goroutine.
 	Answer func(payload []byte) []byte
 }
 
@@ -30,7 +30,7 @@ const (
 	serviceType        = "io.nats.micro.v1."
 )
 
-// endpoint is a Service with its books.
+// endpoint is a Service with its counters.
 type endpoint struct {
 	Service
 	requests atomic.Int64
@@ -40,7 +40,7 @@ type endpoint struct {
 // services answer by subject.
 type services struct {
 	id      string
-	found   bool // by $SRV
+	found   bool // by a $SRV request
 	version string
 	started time.Time
 	list    []*endpoint // never changed
@@ -57,7 +57,7 @@ func newServices(id string, o Options) *services {
 	return s
 }
 
-// answer answers a request; ok is false if the subject is none of theirs.
+// answer answers a request; ok is false if the subject belongs to no service.
 func (s *services) answer(subject, payload []byte) (reply []byte, ok bool) {
 	if e := s.subject[string(subject)]; e != nil {
 		start := time.Now()
@@ -102,7 +102,7 @@ type endpointStats struct {
 	Average    int64  `json:"average_processing_time"`
 }
 
-// queueGroup is the one that services have unless they choose another.
+// queueGroup is the queue group of services by default.
 const queueGroup = "q"
 
 // describe answers PING, INFO and STATS.
@@ -110,6 +110,7 @@ func (s *services) describe(verb string) (reply []byte, ok bool) {
 	about := serviceIdentity{
 		Type: serviceType + strings.ToLower(verb) + "_response", Name: serviceName, ID: s.id, Version: s.version, Metadata: map[string]string{},
 	}
+
 	var answer any
 	switch verb {
 	case "PING":
@@ -140,6 +141,7 @@ func (s *services) describe(verb string) (reply []byte, ok bool) {
 	default:
 		return nil, false
 	}
+
 	reply, err := json.Marshal(answer)
 	if err != nil {
 		panic(err) // strings and numbers always marshal

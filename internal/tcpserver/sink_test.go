@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// written is what a Sink was given.
+// written is a call of a Sink's Write.
 type written struct {
 	payload string
 	answer  func([]byte)
@@ -23,7 +23,7 @@ func withSinks(t *testing.T) (addr string, literal, wild chan written) {
 	return addr, literal, wild
 }
 
-func TestSinkTakesWhatIsPublishedInPlaceOfSubscribers(t *testing.T) {
+func TestASinkTakesMessagesInsteadOfSubscribers(t *testing.T) {
 	t.Parallel()
 	addr, literal, wild := withSinks(t)
 	c := dial(t, addr)
@@ -34,6 +34,7 @@ func TestSinkTakesWhatIsPublishedInPlaceOfSubscribers(t *testing.T) {
 	if got := <-literal; got.payload != "one" || got.answer != nil {
 		t.Errorf("got %q, want one, and no answer to be wanted", got.payload)
 	}
+
 	if got := <-literal; got.payload != "three" {
 		t.Errorf("got %q, want three without its headers", got.payload)
 	}
@@ -47,7 +48,7 @@ func TestSinkAnswersFromAnyGoroutine(t *testing.T) {
 	addr, literal, _ := withSinks(t)
 	c, other := dialWith(t, addr, `{"headers":true,"no_responders":true,"echo":false}`), dial(t, addr)
 	c.send("SUB inbox.* 1\r\nPUB in.a inbox.1 3\r\none\r\nPUB in.a inbox.2 3\r\ntwo\r\n")
-	c.sync() // and nobody says that there are no responders
+	c.sync() // no status says that there are no responders
 	first, second := <-literal, <-literal
 	var wg sync.WaitGroup
 	wg.Go(func() { second.answer([]byte("done 2")) })

@@ -10,15 +10,15 @@ import (
 	"edged/internal/subject"
 )
 
-// subscription is one SUB of a client. It receives messages from clients, and is
-// a member of every list whose subject it matches.
+// subscription is one SUB of a client. It receives messages from clients, and is a member of every
+// list whose subject it matches.
 type subscription struct {
 	client  *client
 	subject string
 	wild    bool
 	queue   string // empty for none
 	sid     string
-	deny    []string // patterns of subjects that are denied to its user although subject stands for them
+	deny    []string // patterns that are denied to its user although subject matches them
 
 	// full is set once, under client.mu: nothing more is taken.
 	full atomic.Bool
@@ -26,7 +26,7 @@ type subscription struct {
 	// Its place in the router. Guarded by router.mu.
 	set   *set // nil: it is not there
 	group *group
-	at    int // in the set's plain ones, or among the group's members
+	at    int // index among the set's plain ones, or among the group's members
 
 	// Guarded by client.mu.
 	members []*member // changed with the server's joining held too
@@ -34,18 +34,18 @@ type subscription struct {
 	sent    int       // messages queued for it, list items included
 }
 
-// About how many bytes of memory the parts of a subscription take, with their share of the
-// router. A test compares them with the memory that is taken.
+// Approximate memory in bytes of a subscription's parts, including their share of the router. A
+// test compares them with the memory that they take.
 const (
 	subscriptionSize = 320
-	patternSize      = 64 // of one with wildcards, more
-	tokenSize        = 72 // of each token of one with wildcards
+	patternSize      = 64 // additional, of a pattern
+	tokenSize        = 72 // of each token of a pattern
 	groupSize        = 320
-	membershipSize   = 1024 // with the consumer of the list
+	membershipSize   = 1024 // including the consumer of the list
 )
 
-// size is about how many bytes the subscription takes, without its memberships. The router
-// has a copy of its subject and of its group's name.
+// size returns the approximate memory of the subscription in bytes, without its memberships. The
+// router has a copy of its subject and of its group's name.
 func (sub *subscription) size() int {
 	n := subscriptionSize + 2*len(sub.subject) + len(sub.sid)
 	if sub.wild {
@@ -88,9 +88,9 @@ type member struct {
 	// Guarded by client.mu.
 	membership batch.Membership // nil until Join has returned, and of an Outlet
 	receipts   []batch.Receipt  // of an Outlet: for items that are not confirmed, in order
-	owed       int              // items not confirmed; not written, if they are acknowledged
+	owed       int              // items not confirmed; if they are acknowledged one by one: not written
 	finished   bool             // gets nothing more
-	names      *ackNames        // if items are acknowledged: where its name's number is from
+	names      *ackNames        // if items are acknowledged one by one: the source of its name's number
 	number     int
 }
 
@@ -105,17 +105,17 @@ func newSubscription(c *client, cmd command, wild bool) *subscription {
 	}
 }
 
-// denies reports whether messages to a literal subject are kept from the subscription.
+// denies reports whether the subscription must not get messages to a literal subject.
 func (sub *subscription) denies(literal string) bool {
 	return slices.ContainsFunc(sub.deny, func(d string) bool { return subject.Matches(d, literal) })
 }
 
-// takes reports whether a list's items are for the subscription.
+// takes reports whether the subscription gets a list's items.
 func (sub *subscription) takes(l List) bool {
 	return subject.Matches(sub.subject, l.Subject) && !sub.denies(l.Subject)
 }
 
-// open reports whether the subscription takes messages.
+// open reports whether the subscription still takes messages.
 func (sub *subscription) open() bool {
 	return !sub.full.Load() && !sub.client.ended.Load()
 }
@@ -170,8 +170,8 @@ func (m *member) queue(b *batch.Batch, from, to int, receipt batch.Receipt) (tak
 	return n
 }
 
-// Hold implements batch.Holder. Clients that are over the budget are cut off by another goroutine,
-// as that calls the relay.
+// Hold implements batch.Holder. Another goroutine cuts off the clients over the budget, because
+// that calls the relay.
 func (m *member) Hold(n int) {
 	c := m.sub.client
 	if over := c.memory.Take(n); over != nil {
@@ -179,8 +179,7 @@ func (m *member) Hold(n int) {
 	}
 }
 
-// retire ends a subscription that has got all it asked for. The items that it has taken
-// stay owed.
+// retire ends a subscription that has got all its messages. The items that it has taken stay owed.
 func (sub *subscription) retire() {
 	c := sub.client
 	c.server.joining.RLock()
@@ -198,19 +197,21 @@ func (sub *subscription) retire() {
 	c.server.interest(sub)
 }
 
-// encode makes the MSG frames of a batch, one after the other. The items get reply subjects
-// that begin with begin, unless that is empty.
+// encode makes the MSG frames of a batch. The items get reply subjects that begin with begin,
+// unless begin is empty.
 func encode(b *batch.Batch, sid, begin string) *batch.Encoding {
 	prefix := "MSG " + b.Subject() + " " + sid + " " + begin
-	reply := 0 // most bytes of the part that differs in reply subjects
+	reply := 0 // maximum length of the part of reply subjects that differs
 	if begin != "" {
 		reply = maxAckEnd
 	}
+
 	large := b.Large()
 	size := b.Len() * (len(prefix) + reply + digits(b.Size()) + 2*len(crlf))
 	if !large {
 		size += b.Size()
 	}
+
 	m := b.Memory(size)
 	for i := range b.Len() {
 		item := b.Item(i)
@@ -228,10 +229,11 @@ func encode(b *batch.Batch, sid, begin string) *batch.Encoding {
 		}
 		m.Mark(from)
 	}
+
 	return batch.NewEncoding(b, m)
 }
 
-// digits is the length of n in decimal.
+// digits returns the length of n in decimal.
 func digits(n int) int {
 	d := 1
 	for ; n > 9; n /= 10 {

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// sinceStart returns a function that tells the time that has passed.
+// sinceStart returns a function that returns the time since now.
 func sinceStart() func() time.Duration {
 	start := time.Now()
 	return func() time.Duration { return time.Since(start) }
@@ -25,6 +25,7 @@ func TestPingTimes(t *testing.T) {
 		passed := sinceStart()
 		c := ln.dial(t)
 		c.send("CONNECT {}\r\n")
+
 		expectAt := func(line string, want time.Duration) {
 			t.Helper()
 			c.expect(line)
@@ -59,6 +60,7 @@ func TestConnectTimeout(t *testing.T) {
 		if got := passed(); got != opts.ConnectTimeout {
 			t.Errorf("it came after %v, want %v", got, opts.ConnectTimeout)
 		}
+
 		c.expectEnd()
 		in.expect("PING")
 		in.sync()
@@ -68,7 +70,7 @@ func TestConnectTimeout(t *testing.T) {
 	})
 }
 
-// TestSlowReaderIsKeptAndDribblerCutOff: every KiB that is taken gives a second more.
+// TestSlowReaderIsKeptAndDribblerCutOff checks that every KiB taken gives a second more.
 func TestSlowReaderIsKeptAndDribblerCutOff(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -127,13 +129,14 @@ func TestClientThatReadsButNeverAnswersIsCutOff(t *testing.T) {
 		m := l.member(t, 0)
 		c.expect("PING")
 		c.send("PONG\r\n")
-		time.Sleep(time.Minute) // nothing is owed, so nothing is missed
+		time.Sleep(time.Minute) // nothing is owed, so no time runs
 		passed := sinceStart()
 		m.offer("one")
 		c.expect("MSG items 1 3", "one", "PING", "-ERR 'Stale Connection'")
 		if got := passed(); got < opts.ReceiptTimeout || got > opts.ReceiptTimeout+time.Second {
 			t.Errorf("it was cut off after %v, want %v and some milliseconds for its bytes", got, opts.ReceiptTimeout)
 		}
+
 		c.expectEnd()
 		if st := s.Stats(); st.Stuck != 1 {
 			t.Errorf("stats are %+v, want 1 stuck", st)
@@ -141,7 +144,7 @@ func TestClientThatReadsButNeverAnswersIsCutOff(t *testing.T) {
 	})
 }
 
-// TestKernelSendingOnCounts: bytes that are written may take their time to arrive.
+// TestKernelSendingOnCounts checks that written bytes may take their time to arrive.
 func TestKernelSendingOnCounts(t *testing.T) {
 	t.Parallel()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")

@@ -12,23 +12,23 @@ import (
 	"edged/internal/auth"
 )
 
-// maxWaiting bounds the records that wait while none are asked for, in bytes. They
-// are TLS's own: answers to a client that changes its keys.
+// maxWaiting bounds the records that wait while none are collected, in bytes. They are TLS's own:
+// answers to a client that changes its keys.
 const maxWaiting = 16 << 10
 
 var errTooManyRecords = errors.New("the client makes TLS say more than it reads")
 
-// freeRecords is how many bytes a client can send, at no charge, before TLS has something to hand
-// on. A usual handshake is smaller.
+// freeRecords is the number of bytes that a client can send, at no charge, before TLS returns any.
+// A usual handshake is smaller.
 const freeRecords = 8 << 10
 
-// tlsConn is TLS over a client's connection. Only the client's own goroutines use it.
-// Deadlines are set on the connection below, and other goroutines close only that one.
+// tlsConn is TLS over a client's connection. Only the client's own goroutines use it. Deadlines are
+// set on the connection below, and other goroutines close only that one.
 type tlsConn struct {
 	*tls.Conn
 	out    *records
 	first  bool           // INFO comes after the handshake
-	verify bool           // the client has to show a certificate
+	verify bool           // the client must show a certificate
 	by     *x509.CertPool // authorities of the client's certificate
 	ready  chan struct{}  // closed when the handshake has succeeded or failed
 }
@@ -39,14 +39,13 @@ func newTLS(c *client, sec *auth.Security) *tlsConn {
 		verify: verifies(sec.TLS), by: sec.TLS.ClientCAs, ready: make(chan struct{})}
 }
 
-// verifies reports whether clients have to show certificates.
+// verifies reports whether clients must show certificates.
 func verifies(config *tls.Config) bool {
 	return config.ClientAuth == tls.RequireAndVerifyClientCert
 }
 
-// suffices reports whether the connection is as sec asks of a new one. If the authorities
-// have changed it is not: certificates are not checked again, and a client with a good
-// one reconnects.
+// suffices reports whether the connection is as sec requires of a new one. If the authorities have
+// changed it is not: certificates are not checked again, and a client with a valid one reconnects.
 func (t *tlsConn) suffices(sec *auth.Security) bool {
 	switch {
 	case sec.TLS == nil:
@@ -58,8 +57,8 @@ func (t *tlsConn) suffices(sec *auth.Security) bool {
 	}
 }
 
-// handshake does the TLS handshake, after INFO if that comes first. The writer waits
-// for ready, which is the caller's to close.
+// handshake does the TLS handshake, after INFO if that comes first. The writer waits for ready,
+// which the caller must close.
 func (c *client) handshake() error {
 	c.conn.SetDeadline(c.since.Add(c.server.limits.Load().ConnectTimeout))
 	if !c.tls.first {
@@ -67,6 +66,7 @@ func (c *client) handshake() error {
 			return err
 		}
 	}
+
 	err := c.tls.Handshake()
 	c.tls.out.endTurn()
 	c.tls.out.kept, c.tls.out.unread = c.tls.out.held, 0
@@ -79,6 +79,7 @@ func (c *client) handshake() error {
 	if !c.ended.Load() {
 		c.conn.SetWriteDeadline(time.Time{})
 	}
+
 	c.secured = secured{
 		version: strings.TrimPrefix(tls.VersionName(state.Version), "TLS "),
 		cipher:  tls.CipherSuiteName(state.CipherSuite),
@@ -105,19 +106,19 @@ func (t *tlsConn) seal(bufs *net.Buffers, most int, into []byte) ([]byte, error)
 	return t.out.take(), nil
 }
 
-// Read reads the bytes that the client has sent. Until TLS has something to hand on the client is charged for
-// the bytes that TLS keeps.
+// Read reads the bytes that the client has sent. Until TLS returns bytes, the client is charged for
+// those that TLS holds.
 func (t *tlsConn) Read(p []byte) (int, error) {
 	n, err := t.Conn.Read(p)
 	t.out.hold(0)
 	return n, err
 }
 
-// records is the connection that TLS reads from and writes to. The steps of the handshake
-// that take a processor follow a read, and end with a write or with the next read. They are
-// done in turns: a client that edged waits for has none. After the handshake it collects the
-// records, and the caller of take writes them: so many go out in one system call, and
-// a write that TLS makes never meets a deadline, which TLS would not survive.
+// records is the connection that TLS reads from and writes to. The steps of the handshake that need
+// a processor follow a read, and end with a write or with the next read. They are done in turns;
+// edged holds no turn while it waits for the client. After the handshake records collects the TLS
+// records, and the caller of take writes them. So many go out in one system call, and a write by
+// TLS never meets a deadline, which TLS would not survive.
 type records struct {
 	net.Conn
 	client  *client
@@ -125,9 +126,9 @@ type records struct {
 	collect bool // set once, by the handshake
 
 	// Owned by the client's reader.
-	unread int // bytes read since TLS last had something to hand on
+	unread int // bytes read since TLS last returned any
 	held   int // of the client's memory
-	kept   int // of this, since the handshake: TLS keeps its buffer, and the client's certificates
+	kept   int // of this, after the handshake: TLS's buffer and the client's certificates
 
 	// Guarded by mu.
 	mu      sync.Mutex
@@ -151,7 +152,7 @@ func (r *records) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// hold charges the client for bytes that TLS has not handed on. The buffer doubles as it grows.
+// hold charges the client for bytes that TLS holds. The buffer doubles as it grows.
 func (r *records) hold(unread int) {
 	r.unread = unread
 	now := max(r.kept, 2*(unread-freeRecords))
@@ -181,7 +182,7 @@ func (r *records) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// lend gives memory for the records to be collected.
+// lend provides memory for the records to be collected.
 func (r *records) lend(memory []byte) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -196,7 +197,7 @@ func (r *records) take() []byte {
 	return all
 }
 
-// Close writes the records that wait, TLS's close_notify, for flushTimeout at most.
+// Close writes the records that wait, TLS's close_notify, for at most flushTimeout.
 func (r *records) Close() error {
 	if rest := r.take(); len(rest) > 0 {
 		r.Conn.SetWriteDeadline(time.Now().Add(flushTimeout))

@@ -13,7 +13,8 @@ import (
 	"edged/internal/password"
 )
 
-// comparison is one that the test lets go on. Only "right" is the right password.
+// comparison blocks password comparisons until the test releases them. Only "right" is the right
+// password.
 type comparison struct {
 	began chan string   // the passwords, as their comparisons begin
 	goOn  chan struct{} // one for each comparison
@@ -45,8 +46,8 @@ func (g *comparison) order(n int) (all []string) {
 	return all
 }
 
-// withComparison serves the user "ann", whose password is a hash. The comparison of a first
-// client has begun.
+// withComparison serves the user "ann", whose password is a hash. The comparison of a first client
+// has begun.
 func withComparison(t *testing.T) (*Server, string, *comparison) {
 	opts, g := testOptions(), newComparison()
 	sec := auth.Security{Users: []auth.User{{Name: "ann", Password: auth.Secret(password.Decoy(4))}}}
@@ -69,7 +70,7 @@ func waits(t *testing.T, s *Server, n int) {
 	eventually(t, fmt.Sprint(n, " clients wait"), func() bool { return s.opts.Gate.Hashing() == n })
 }
 
-// peersAre waits until all clients after the first are seen as cond says.
+// peersAre waits until cond holds for all clients after the first.
 func peersAre(t *testing.T, s *Server, cond func(peer) bool) {
 	t.Helper()
 	eventually(t, "the kernel knows of the clients' ends", func() bool {
@@ -77,7 +78,7 @@ func peersAre(t *testing.T, s *Server, cond func(peer) bool) {
 	})
 }
 
-// dialFrom connects from an address of this host, and has read INFO.
+// dialFrom connects from an address of this host, and reads INFO.
 func dialFrom(t *testing.T, addr string, last byte) *conn {
 	t.Helper()
 	return dialBy(t, &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, last)}}, addr)
@@ -90,7 +91,7 @@ func TestPasswordsOfClientsThatAreGoneAreNotCompared(t *testing.T) {
 	for i := range gone {
 		c := dialRaw(t, addr)
 		login(c, "wrong")
-		eventually(t, "it waits, or others have left", func() bool { return s.waitedFor() > uint64(i) })
+		eventually(t, "it waits, or other clients have left", func() bool { return s.waitedFor() > uint64(i) })
 		c.Conn.(*net.TCPConn).SetLinger(0)
 		c.Close()
 		peersAre(t, s, func(p peer) bool { return p.gone })
@@ -103,22 +104,22 @@ func TestPasswordsOfClientsThatAreGoneAreNotCompared(t *testing.T) {
 		t.Errorf("the password %q was compared", got[0])
 	}
 	c.expect("PONG")
-	eventually(t, "the others are counted", func() bool { return s.Stats().Abandoned == gone })
+	eventually(t, "the rest is counted", func() bool { return s.Stats().Abandoned == gone })
 	if st := s.Stats(); st.Crowded != 0 || st.AuthFailures != 1 {
 		t.Errorf("%d were refused as too many and %d for their password, want 0 and 1", st.Crowded, st.AuthFailures)
 	}
 }
 
-// waitedFor is how many clients have come to wait. It is lower while one of them leaves.
+// waitedFor returns how many clients have begun to wait. It is lower while one of them leaves.
 func (s *Server) waitedFor() uint64 {
 	waiting := s.opts.Gate.Hashing()
 	st := s.Stats()
 	return uint64(waiting) + st.Abandoned + st.Crowded
 }
 
-// A client may close its sending side and wait for the answer, as socat does at the end of
-// its input. Without a word from edged, that looks like one that is gone.
-func TestClientsThatSendNothingMoreComeAfterTheOthers(t *testing.T) {
+// A client may close its sending side and wait for the answer, as socat does at the end of its
+// input. Until edged sends, it cannot be told from a client that is gone.
+func TestClientsThatHaveClosedTheirSendingSideComeLast(t *testing.T) {
 	t.Parallel()
 	s, addr, g := withComparison(t)
 	var last *conn
@@ -128,6 +129,7 @@ func TestClientsThatSendNothingMoreComeAfterTheOthers(t *testing.T) {
 		last.Conn.(*net.TCPConn).CloseWrite()
 		waits(t, s, i+1)
 	}
+
 	peersAre(t, s, func(p peer) bool { return p.closed && !p.gone })
 	c := dialRaw(t, addr)
 	login(c, "right")
@@ -135,6 +137,7 @@ func TestClientsThatSendNothingMoreComeAfterTheOthers(t *testing.T) {
 	if got := g.order(4); !slices.Equal(got, []string{"right", "wrong", "wrong", "right"}) {
 		t.Errorf("passwords were compared in the order %q", got)
 	}
+
 	c.expect("PONG")
 	last.expect("PONG")
 	last.expectEnd()
@@ -170,7 +173,7 @@ func TestQueueOfPasswordsIsBounded(t *testing.T) {
 	crowded.expectEnd()
 	other := dialFrom(t, addr, 2)
 	login(other, "right")
-	all[most-1].expect("-ERR 'maximum connections exceeded'") // the last of the address that has most
+	all[most-1].expect("-ERR 'maximum connections exceeded'") // the last of the address with the most
 	if st := s.Stats(); st.Crowded != 2 {
 		t.Errorf("%d were counted, want 2", st.Crowded)
 	}
@@ -202,9 +205,9 @@ func TestTimeForThePasswordCountsFromAccept(t *testing.T) {
 			t.Errorf("%d were counted, want 1", st.ConnectTimeouts)
 		}
 
-		g.open(1) // the first one's time is over as well, and its password is right
+		g.open(1) // the first one's time is over as well, although its password is right
 		first.expect("PONG")
-		time.Sleep(time.Minute) // a later CONNECT has a time of its own, also if it has to wait
+		time.Sleep(time.Minute) // a later CONNECT has a time of its own, even if it has to wait
 		ln.dial(t).send("CONNECT {\"auth_token\":\"right\"}\r\n")
 		<-g.began
 		first.expect("PING")
@@ -222,6 +225,7 @@ func TestClosingComparesNoMorePasswords(t *testing.T) {
 		login(dialRaw(t, addr), "right")
 		waits(t, s, i+1)
 	}
+
 	var closing sync.WaitGroup
 	closing.Go(s.Close)
 	eventually(t, "all clients have ended", func() bool {

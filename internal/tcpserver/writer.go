@@ -8,45 +8,45 @@ import (
 )
 
 const (
-	// roundSize is the size of a round, in bytes: large enough to make the system
-	// calls cheap, and small enough for confirmations to keep flowing.
+	// roundSize is the size of a round, in bytes: large enough to make the system calls cheap, and
+	// small enough for confirmations to keep flowing.
 	roundSize = 256 << 10
-	// pieceSize is how many bytes of a round a frugal client makes TLS records of at once.
+	// pieceSize is the number of bytes of a round that a frugal client seals at once.
 	pieceSize = 16 << 10
 	// firstPing is the time from accept to a client's first PING.
 	firstPing = 2 * time.Second
-	// looks is the number of looks at a client that owes items within ReceiptTimeout.
+	// looks is the number of checks, within ReceiptTimeout, of a client that owes items.
 	looks = 4
-	// keptSegments bounds the queue's memory that is kept for the next time.
+	// keptSegments bounds the queue's memory that is kept for later.
 	keptSegments = 256
 )
 
-// writer is the state of a client's writer goroutine, or of Uncork in its place. It
-// comes from a pool: a client has one only while something is written to it.
+// writer is the state of a client's writer goroutine, or of Uncork in its place. It comes from a
+// pool: a client has one only while bytes are written to it.
 type writer struct {
 	out   []segment // taken from the queue
-	more  []segment // of out, not yet in a round
+	more  []segment // the part of out that is not yet in a round
 	spare []segment // for the queue
 	round round
 }
 
 // round is a part of the queue that is written at once.
 type round struct {
-	began      bool // and is not written yet
+	began      bool // not written yet
 	segments   []segment
 	deliveries []delivery
-	written    []delivery // those that count as confirmed when written
+	written    []delivery // deliveries that count as confirmed when written
 	queued     int        // bytes in chunks
 	chunks     int
 	asks       bool // a PING ends it
 	bufs       net.Buffers
-	rest       net.Buffers // of bufs: not yet written, or not yet made records of
+	rest       net.Buffers // the part of bufs that is not yet written, or not yet sealed
 }
 
 var ping = []byte("PING\r\n")
 
-// write is the writer goroutine: it ends when there is nothing to write, and
-// wakeWriter starts it again. The last one closes the connection.
+// write is the writer goroutine: it ends when there is nothing to write, and wakeWriter starts it
+// again. The last one closes the connection.
 func (c *client) write() {
 	defer c.server.wg.Done()
 	if c.tls != nil {
@@ -61,9 +61,8 @@ func (c *client) write() {
 	}
 }
 
-// await takes what is queued. It returns false when the writer goroutine is to end:
-// nothing is queued, or the connection has ended and all that can still be written is
-// written.
+// await takes the queue. It returns false when the writer goroutine is to end: the queue is empty,
+// or the connection has ended and all that can still be written is written.
 func (c *client) await() bool {
 	for {
 		c.mu.Lock()
@@ -97,8 +96,8 @@ func (c *client) await() bool {
 	}
 }
 
-// take takes what is queued, if all that was taken before is written, and reports
-// whether there is something to write. mu is held.
+// take takes the queue if everything taken before is written, and reports whether there is
+// something to write. mu is held.
 func (c *client) take() (work bool) {
 	w := c.writer
 	if !w.finished() {
@@ -109,10 +108,10 @@ func (c *client) take() (work bool) {
 	return len(w.out) > 0 || c.pings.wanted()
 }
 
-// finished reports whether all that was taken is written.
+// finished reports whether everything taken is written.
 func (w *writer) finished() bool { return !w.round.began && len(w.more) == 0 }
 
-// writeAll writes what was taken, however long that takes.
+// writeAll writes everything taken, however long that takes.
 func (c *client) writeAll() error {
 	for w := c.writer; ; {
 		if !w.round.began {
@@ -127,8 +126,8 @@ func (c *client) writeAll() error {
 	}
 }
 
-// writeNow writes what is queued, as far as the socket takes it at once. The caller has
-// called getWriter. The rest is left to the writer goroutine.
+// writeNow writes the queue, as far as the socket takes it at once. The caller has called
+// getWriter. The rest is left to the writer goroutine.
 func (c *client) writeNow() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -143,7 +142,7 @@ func (c *client) writeNow() {
 			c.roundWritten()
 		}
 		c.mu.Lock()
-		work = !all || others() || c.take() // once only: more may be queued for ever
+		work = !all || others() || c.take() // only once: bytes may be queued for ever
 	}
 
 	if work {
@@ -154,8 +153,8 @@ func (c *client) writeNow() {
 	}
 }
 
-// wakeWriter starts the writer goroutine unless a writer is running. Call it before
-// something is queued, so that the queue uses the writer's spare memory. mu is held.
+// wakeWriter starts the writer goroutine unless a writer is running. It is called before bytes are
+// queued, so that the queue uses the writer's spare memory. mu is held.
 func (c *client) wakeWriter() {
 	if c.idle {
 		c.getWriter()
@@ -164,8 +163,8 @@ func (c *client) wakeWriter() {
 	}
 }
 
-// getWriter gives the client a writer, with which the caller must write what is queued.
-// mu is held, and the client is idle.
+// getWriter gives the client a writer, which the caller must use to write the queue. mu is held,
+// and the client is idle.
 func (c *client) getWriter() {
 	c.idle = false
 	c.writer = c.server.writers.Get().(*writer)
@@ -190,14 +189,13 @@ func (c *client) close() {
 	c.conn.Close()
 	c.mu.Lock()
 	if c.timer.Stop() {
-		c.server.wg.Done() // in place of tick
+		c.server.wg.Done() // instead of tick
 	}
 	c.mu.Unlock()
 	close(c.wrote)
 }
 
-// start lets the client be read and written, and the timer run; the server's wg
-// counts the three already.
+// start starts reading, writing and the timer; the server's wg already counts all three.
 func (c *client) start() {
 	c.mu.Lock()
 	c.writer = c.server.writers.Get().(*writer)
@@ -209,20 +207,20 @@ func (c *client) start() {
 	go c.read()
 }
 
-// arm sets the timer for the next look at the client. mu is held.
+// arm sets the timer for the next check of the client. mu is held.
 func (c *client) arm(now time.Time) {
 	next := c.pings.nextLook(now, c.server.limits.Load().ReceiptTimeout)
-	if c.ended.Load() || !c.fires.IsZero() && !next.Before(c.fires) { // too soon does no harm
+	if c.ended.Load() || !c.fires.IsZero() && !next.Before(c.fires) { // firing too soon does no harm
 		return
 	}
 	c.fires = next
 	if !c.timer.Reset(next.Sub(now)) {
-		c.server.wg.Add(1) // a tick more
+		c.server.wg.Add(1) // one more tick
 	}
 }
 
-// tick is called by the timer, in a goroutine of its own. If a writer is running, it
-// looks at the client before its next write.
+// tick is called by the timer, in a goroutine of its own. If a writer is running, it checks the
+// client before its next write.
 func (c *client) tick() {
 	defer c.server.wg.Done()
 	c.mu.Lock()
@@ -260,10 +258,10 @@ func (c *client) look() {
 	}
 }
 
-// tooSlow reports whether the client has neither answered within ReceiptTimeout nor taken
-// the bytes before the PING at leastRate.
+// tooSlow reports whether the client has neither answered within ReceiptTimeout nor taken the bytes
+// before the PING at leastRate.
 func (c *client) tooSlow(now time.Time) bool {
-	written := c.bytesOut.Load() // before the kernel is asked: at least that much is on its way
+	written := c.bytesOut.Load() // before the kernel is asked, so it is a lower bound
 	unsent, _ := sendQueue(c.conn)
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -280,8 +278,8 @@ func (c *client) owe(n int) {
 	}
 }
 
-// fill makes a round of the first segments of more, about roundSize bytes. A PING ends
-// it if one is wanted.
+// fill makes a round of the first segments of more, about roundSize bytes. A PING ends it if one is
+// wanted.
 func (c *client) fill() {
 	w := c.writer
 	r := &w.round
@@ -367,14 +365,14 @@ func (c *client) roundWritten() {
 	}
 }
 
-// tryWrite writes what the socket takes at once, and reports whether that is all.
+// tryWrite writes as much as the socket takes at once, and reports whether that is all.
 func (c *client) tryWrite() (all bool) {
 	r := &c.writer.round
 	c.raw.Write(func(fd uintptr) bool {
 		for len(r.rest) > 0 {
 			n, err := writev(fd, r.rest[:min(len(r.rest), maxBuffers)])
 			if n <= 0 || err != nil {
-				break // writeRest learns of an error
+				break // writeRest gets the error
 			}
 			c.bytesOut.Add(uint64(n))
 			consume(&r.rest, n)
@@ -384,7 +382,7 @@ func (c *client) tryWrite() (all bool) {
 	return len(r.rest) == 0
 }
 
-// maxBuffers is the most buffers that a system call writes (IOV_MAX).
+// maxBuffers is the maximum number of buffers that a system call writes (IOV_MAX).
 const maxBuffers = 1024
 
 // consume takes the first n bytes off bufs.
@@ -406,7 +404,7 @@ func (c *client) writeBufs() error {
 	}
 
 	pool, most := &c.server.sealed, roundSize
-	if c.frugal { // or the records of a thousand that read nothing would be as many rounds
+	if c.frugal { // or a thousand clients that read nothing would hold a round of records each
 		pool, most = &c.server.pieces, pieceSize
 	}
 	sealed := pool.Get().(*[]byte)
@@ -423,14 +421,15 @@ func (c *client) writeBufs() error {
 	return nil
 }
 
-// writeRest writes bufs and removes from them what is written.
+// writeRest writes bufs and removes the written bytes.
 func (c *client) writeRest(rest *net.Buffers) error {
 	if c.raw != nil && c.tryWrite() {
 		return nil
 	}
+
 	for len(*rest) > 0 {
 		c.mu.Lock()
-		if !c.ended.Load() { // an end has set its own deadline
+		if !c.ended.Load() { // end has set its own deadline
 			c.conn.SetWriteDeadline(time.Now().Add(c.lookInterval()))
 		}
 		c.mu.Unlock()
@@ -453,5 +452,6 @@ func (c *client) writeRest(rest *net.Buffers) error {
 			return err
 		}
 	}
+
 	return nil
 }

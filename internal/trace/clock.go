@@ -5,14 +5,14 @@ import (
 	"time"
 )
 
-// clockNow is the line of the first step.
+// clockNow returns the line of the first step.
 func clockNow() Line {
 	yes, known := synchronized()
 	f := clock(time.Now(), built(), yes, known)
 	return Line{Step: "clock", Result: f.result, Text: f.words()}
 }
 
-// built returns a time that is not after this program was made.
+// built returns a time before which this program cannot have been built.
 func built() time.Time {
 	if info, ok := debug.ReadBuildInfo(); ok {
 		for _, s := range info.Settings {
@@ -24,7 +24,7 @@ func built() time.Time {
 	return time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 }
 
-// clock tells whether certificates can be judged by the clock.
+// clock judges whether the clock is good enough to check certificates.
 func clock(now, built time.Time, synchronized, known bool) finding {
 	const day = 24 * time.Hour
 	text := now.UTC().Format("2006-01-02 15:04:05 MST")

@@ -51,8 +51,7 @@ func (t *tracer) connect(ctx context.Context) net.Conn {
 	return t.connectFirst(ctx, ways)
 }
 
-// connectFirst tries all ways at the same time, and returns the connection of the first that
-// leads to the server.
+// connectFirst tries all ways at the same time, and returns the first connection to the server.
 func (t *tracer) connectFirst(ctx context.Context, ways []*way) (conn net.Conn) {
 	for _, w := range ways {
 		at := w.to.Addr().String()
@@ -109,8 +108,8 @@ func (w *way) try(ctx context.Context) {
 	w.attempt = dial(ctx, w.to, 0)
 }
 
-// explain finds out why no way leads to the server: this box's own rules, its routes, or
-// something on the way.
+// explain finds the reason why no way leads to the server: this box's own rules, its routes, or an
+// obstacle on the way.
 func (t *tracer) explain(ctx context.Context, ways []*way) {
 	for _, six := range []bool{false, true} {
 		i := slices.IndexFunc(ways, func(w *way) bool {
@@ -178,7 +177,7 @@ func resolve(ctx context.Context, host string) (addresses []netip.Addr, _ findin
 	return addresses, ok("%s is %s%s, says %s", host, strings.Join(names, " and "), more, by)
 }
 
-// unresolved says why a name was not found.
+// unresolved explains why a name was not found.
 func unresolved(host, server string, err error) finding {
 	const remedy = "check /etc/resolv.conf"
 	var dns *net.DNSError
@@ -188,6 +187,7 @@ func unresolved(host, server string, err error) finding {
 	if dns.Server != "" {
 		server = dns.Server
 	}
+
 	has := func(text string) bool { return strings.Contains(dns.Err, text) }
 	switch {
 	case dns.IsNotFound && server == "":
@@ -204,15 +204,16 @@ func unresolved(host, server string, err error) finding {
 	case dns.IsTimeout:
 		return fail(remedy, "the name server %s does not answer", server)
 	}
+
 	return fail(remedy, "the name server %s: %s", server, dns.Err)
 }
 
-// allow is the remedy for a packet that this box has dropped itself.
+// allow returns the remedy for a packet that this box has dropped itself.
 func allow(address string) string {
 	return "systemctl edit edged, and add [Service] IPAddressAllow=" + address + ", or see the firewall of this box"
 }
 
-// rules tells whether this box lets packets out to an address. If IPAddressDeny= of the unit
+// rules reports whether this box lets packets out to an address. If IPAddressDeny= of the unit
 // forbids it, TCP is silent, but UDP fails at once. The datagram ends at the first router.
 func rules(ctx context.Context, to netip.AddrPort) finding {
 	ctx, cancel := context.WithTimeout(ctx, time.Millisecond)
@@ -227,7 +228,7 @@ func rules(ctx context.Context, to netip.AddrPort) finding {
 	return ok("this box lets packets out")
 }
 
-// connected says how an attempt to connect has ended.
+// connected describes how an attempt to connect has ended.
 func connected(to netip.AddrPort, a attempt) finding {
 	if a.conn != nil {
 		return ok("connected after %s", short(a.took))
@@ -235,6 +236,7 @@ func connected(to netip.AddrPort, a attempt) finding {
 	if a.said != nil && !a.said.local && !is(a.err, syscall.ECONNREFUSED) {
 		return fail("ask the administrator of "+a.said.from.String(), "%s says: %s", a.said.from, a.said.words())
 	}
+
 	switch {
 	case a.err == errSilent:
 		return fail("a firewall may drop the packets", "no answer for %s", short(a.took))
@@ -251,6 +253,7 @@ func connected(to netip.AddrPort, a attempt) finding {
 	case is(a.err, syscall.EPERM):
 		return fail(allow(to.Addr().String()), "this box's own rules forbid it")
 	}
+
 	return fail("", "%v", a.err)
 }
 
@@ -269,9 +272,9 @@ func (t *tracer) measure(ctx context.Context, to netip.AddrPort) {
 	}
 }
 
-// largest tells whether packets of all sizes get through.
+// largest reports whether packets of all sizes get through.
 func largest(mtu int, by netip.Addr, known bool, err error) finding {
-	const least = 1280 // that each link of IPv6 has
+	const least = 1280 // every link of IPv6 carries it
 	text := fmt.Sprintf("%d bytes", mtu)
 	switch {
 	case err != nil:
@@ -283,13 +286,14 @@ func largest(mtu int, by netip.Addr, known bool, err error) finding {
 	default:
 		text += " on this box; nothing answers a datagram of that size"
 	}
+
 	if mtu < least {
 		return warn("%s: it is small, and if a router drops larger packets silently, connections hang", text)
 	}
 	return ok("%s", text)
 }
 
-// connectUnix connects to a socket of this box.
+// connectUnix connects to a Unix socket of this box.
 func (t *tracer) connectUnix(ctx context.Context, path string) (conn net.Conn) {
 	f := t.step(ctx, "connect", "", func(ctx context.Context) finding {
 		ctx, cancel := context.WithTimeout(ctx, connectTimeout)
@@ -307,13 +311,14 @@ func (t *tracer) connectUnix(ctx context.Context, path string) (conn net.Conn) {
 		case is(err, syscall.ECONNREFUSED):
 			return fail("is the server running?", "nothing listens at %s", path)
 		}
+
 		return fail("", "%v", err)
 	})
 	t.because(f)
 	return conn
 }
 
-// short is a duration of about three digits.
+// short formats a duration with about three digits.
 func short(d time.Duration) string {
 	switch {
 	case d >= 10*time.Second:

@@ -15,8 +15,8 @@ import (
 	"time"
 )
 
-// greet reads the server's greeting and makes the connection a TLS one, as far as its
-// protocol has that. It reports whether the caller's steps may follow.
+// greet reads the server's greeting and starts TLS, if the protocol has them. It reports whether
+// the caller's steps may follow.
 func (t *tracer) greet(ctx context.Context, conn net.Conn) bool {
 	secure := t.TLS != nil
 	if t.Protocol != Silent {
@@ -46,7 +46,7 @@ func (t *tracer) greet(ctx context.Context, conn net.Conn) bool {
 	f := t.step(ctx, "tls", "", func(ctx context.Context) finding {
 		f := handshake(ctx, conn, config, t.host, time.Now())
 		if t.Protocol == Unknown && f.result == Fail {
-			f.result = Warn // no configuration says which authority is right
+			f.result = Warn // the configuration does not say which authority is right
 		}
 		return f
 	})
@@ -70,7 +70,7 @@ type natsInfo struct {
 	LameDuck     bool   `json:"ldm"`
 }
 
-// greeting reads INFO, which a NATS server sends first of all.
+// greeting reads INFO, which a NATS server sends first.
 func greeting(ctx context.Context, conn net.Conn, protocol Protocol) (info natsInfo, _ finding) {
 	defer deadline(ctx, conn, greetTimeout)()
 	const longest = 64 << 10
@@ -90,10 +90,11 @@ func greeting(ctx context.Context, conn net.Conn, protocol Protocol) (info natsI
 		return info, fail("is that the client port of the hub? TLS before INFO (handshake_first) is not possible",
 			"connected, but the server says nothing for %s", greetTimeout)
 	}
+
 	return info, fail("is that the client port of the hub, and does it let this address in?", "the server closed the connection without a word")
 }
 
-// words are the greeting for people.
+// words puts the greeting into words for people.
 func (i natsInfo) words() string {
 	text := "nats-server " + i.Version
 	if i.Edged != "" {
@@ -102,6 +103,7 @@ func (i natsInfo) words() string {
 	if i.Name != "" {
 		text += fmt.Sprintf(" (%.60s)", i.Name)
 	}
+
 	for _, part := range []struct {
 		is    bool
 		words string
@@ -119,7 +121,7 @@ func handshake(ctx context.Context, conn net.Conn, config *tls.Config, host stri
 	if config.ServerName == "" {
 		config.ServerName = host
 	}
-	config.InsecureSkipVerify = true // judge does it, and says why
+	config.InsecureSkipVerify = true // judge checks it, and explains
 	asked := false
 	certificates := config.Certificates
 	config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
@@ -151,7 +153,7 @@ func handshake(ctx context.Context, conn net.Conn, config *tls.Config, host stri
 	return ok("%s, the certificate is for %s, by %q, until %s", tls.VersionName(state.Version), names(leaf), leaf.Issuer.CommonName, expires)
 }
 
-// judgeCertificate says what is wrong with a server's certificate.
+// judgeCertificate explains why a server's certificate is not valid.
 func judgeCertificate(chain []*x509.Certificate, config *tls.Config, now time.Time) finding {
 	leaf := chain[0]
 	options := x509.VerifyOptions{Roots: config.RootCAs, CurrentTime: now, Intermediates: x509.NewCertPool()}
@@ -182,7 +184,7 @@ func judgeCertificate(chain []*x509.Certificate, config *tls.Config, now time.Ti
 	return ok("")
 }
 
-// names are those that a certificate is for.
+// names returns the names that a certificate is valid for.
 func names(leaf *x509.Certificate) string {
 	all := append([]string{}, leaf.DNSNames...)
 	for _, ip := range leaf.IPAddresses {
@@ -198,7 +200,7 @@ func names(leaf *x509.Certificate) string {
 	return strings.Join(all, ", ")
 }
 
-// refused says why there is no TLS connection.
+// refused explains why there is no TLS connection.
 func refused(err error, withoutCertificate bool) finding {
 	var header tls.RecordHeaderError
 	switch {

@@ -13,36 +13,36 @@ import (
 const (
 	mostHops   = 24
 	hopsAtOnce = 8
-	mostSilent = 4 // hops in a row, after which no more are asked
-	// hopTimeout is for two attempts: routers send ICMP once a second, some of them.
+	mostSilent = 4 // silent hops in a row, after which no more are probed
+	// hopTimeout allows two attempts: some routers send ICMP only once a second.
 	hopTimeout = 2300 * time.Millisecond
 )
 
-// answer is what became of a packet with a certain TTL.
+// answer is the outcome of a packet with a certain TTL.
 type answer struct {
-	from    netip.Addr // the router or host that has answered; invalid: silence
-	reached bool       // it came to the server
-	blocked string     // the router's reason not to pass it on
+	from    netip.Addr // the router or host that answered; invalid: silence
+	reached bool       // the packet reached the server
+	blocked string     // the router's reason for not passing the packet on
 }
 
-// prober sends packets with a TTL, and returns what became of them.
+// prober sends packets with a TTL, and returns their outcome.
 type prober func(ctx context.Context, to netip.AddrPort, ttl int) answer
 
-// hops finds how far packets get. said is the report of a router about an earlier one, or nil.
+// hops finds how far packets get. said is a router's report about an earlier packet, or nil.
 func hops(ctx context.Context, to netip.AddrPort, said *report) finding {
 	tcp := follow(ctx, to, byTCP)
 	last := final(tcp)
 	switch {
 	case last.reached || last.blocked != "":
 		return judgeHops(to, tcp, nil)
-	case said != nil: // routers send few reports, and it has none left
+	case said != nil: // routers send few reports, and this one may send no more
 		return fail(fmt.Sprintf("ask the administrator of %s", said.from), "%s does not pass packets on, it says: %s", said.from, said.words())
 	}
 	return judgeHops(to, tcp, follow(ctx, to, byUDP))
 }
 
-// follow sends packets with growing TTLs until one ends at the server or at a router that
-// does not pass it on, or nothing more answers.
+// follow sends packets with growing TTLs until one ends at the server or at a router that does not
+// pass it on, or until no more answers come.
 func follow(ctx context.Context, to netip.AddrPort, probe prober) (all []answer) {
 	for len(all) < mostHops && ctx.Err() == nil {
 		some := make([]answer, hopsAtOnce)
@@ -70,7 +70,7 @@ func follow(ctx context.Context, to netip.AddrPort, probe prober) (all []answer)
 	return all
 }
 
-// byTCP sends SYNs: they pass where connections do.
+// byTCP sends SYNs: they pass if connections do.
 func byTCP(ctx context.Context, to netip.AddrPort, ttl int) answer {
 	ctx, cancel := context.WithTimeout(ctx, hopTimeout)
 	defer cancel()
@@ -89,7 +89,7 @@ func byTCP(ctx context.Context, to netip.AddrPort, ttl int) answer {
 	return answer{}
 }
 
-// byUDP sends datagrams to ports that nothing listens at, as traceroute does.
+// byUDP sends datagrams to unused ports, as traceroute does.
 func byUDP(ctx context.Context, to netip.AddrPort, ttl int) answer {
 	to = netip.AddrPortFrom(to.Addr(), uint16(hopPort+ttl))
 	for range 2 {
@@ -106,10 +106,11 @@ func byUDP(ctx context.Context, to netip.AddrPort, ttl int) answer {
 			return answer{from: r.from, blocked: r.words()}
 		}
 	}
+
 	return answer{}
 }
 
-// final is the last answer that is not silence.
+// final returns the last answer that is not silence.
 func final(all []answer) (last answer) {
 	for _, a := range all {
 		if a.from.IsValid() {
@@ -119,8 +120,8 @@ func final(all []answer) (last answer) {
 	return last
 }
 
-// trail is the answers in words: "1 10.0.0.1, 2 silent, 3 10.0.7.1". number is that of the
-// last hop that has answered.
+// trail puts the answers into words: "1 10.0.0.1, 2 silent, 3 10.0.7.1". number is that of the last
+// hop that answered.
 func trail(all []answer) (text string, number int) {
 	var words []string
 	for i, a := range all {
@@ -133,7 +134,7 @@ func trail(all []answer) (text string, number int) {
 	return strings.Join(words[:number], ", "), number
 }
 
-// judgeHops says where packets end. udp is what became of datagrams, if TCP is silent.
+// judgeHops explains where packets end. udp is the outcome of datagrams, if TCP is silent.
 func judgeHops(to netip.AddrPort, tcp, udp []answer) finding {
 	path, number := trail(tcp)
 	further, beyond := trail(udp)
@@ -142,7 +143,8 @@ func judgeHops(to netip.AddrPort, tcp, udp []answer) finding {
 	case last.reached:
 		return finding{Warn, "the host answers now", "try again"}
 	case last.blocked != "":
-		// A router sends such reports once a second, so its own hop may be among the silent ones.
+		// A router sends such reports only once a second, so its own hop may be among the silent
+		// ones.
 		where := "the first that answers"
 		if _, before := trail(tcp[:len(tcp)-1]); before > 0 {
 			where = fmt.Sprintf("after hop %d", before)
@@ -155,6 +157,7 @@ func judgeHops(to netip.AddrPort, tcp, udp []answer) finding {
 	case number == 0:
 		return fail("see the gateway and the firewall of this box's network", "silence from the first hop on")
 	}
+
 	text := fmt.Sprintf("silence after %s (hop %d)", last.from, number)
 	if number > 1 {
 		text += ", the way is " + path

@@ -28,7 +28,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// orders is the variable of a process that traces, instead of testing, in JSON.
+// orders is the environment variable, in JSON, of a process that traces instead of testing.
 const orders = "EDGED_TEST_TRACE"
 
 // order is a trace to be carried out.
@@ -66,6 +66,7 @@ func carryOut(text string) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
+
 	t := Target{Address: o.Address, Protocol: o.Protocol}
 	if len(o.Roots) > 0 {
 		t.TLS = &tls.Config{RootCAs: x509.NewCertPool()}
@@ -162,13 +163,14 @@ func namespace(t *testing.T) (pid int) {
 	return holder.Process.Pid
 }
 
-// listen listens in the hub's namespace.
+// listen opens a listener in the hub's namespace.
 func (n *network) listen(t *testing.T, address string) net.Listener {
 	t.Helper()
 	type result struct {
 		ln  net.Listener
 		err error
 	}
+
 	done := make(chan result)
 	go func() {
 		runtime.LockOSThread() // for good: the thread ends with the goroutine
@@ -183,6 +185,7 @@ func (n *network) listen(t *testing.T, address string) net.Listener {
 		}
 		done <- result{ln, err}
 	}()
+
 	r := <-done
 	if r.err != nil {
 		t.Fatal(r.err)
@@ -191,14 +194,15 @@ func (n *network) listen(t *testing.T, address string) net.Listener {
 	return r.ln
 }
 
-// trace begins a trace from the box, without any privilege. The function that it returns waits
-// for the lines, and returns them by step.
+// trace begins a trace from the box, without any privilege. The function that it returns waits for
+// the lines, and returns them by step.
 func (n *network) trace(t *testing.T, o order) (lines func(*testing.T) map[string]Line) {
 	t.Helper()
 	text, err := json.Marshal(o)
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	cmd := exec.Command("nsenter", "-t", fmt.Sprint(n.box), "-n", "setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs", os.Args[0])
 	cmd.Env = append(os.Environ(), orders+"="+string(text))
 	var stdout, stderr bytes.Buffer
@@ -206,6 +210,7 @@ func (n *network) trace(t *testing.T, o order) (lines func(*testing.T) map[strin
 	if err := cmd.Start(); err != nil {
 		t.Fatalf("no trace; these tests need nsenter and setpriv of util-linux: %v", err)
 	}
+
 	return func(t *testing.T) map[string]Line {
 		t.Helper()
 		if err := cmd.Wait(); err != nil {
@@ -323,6 +328,7 @@ func newAuthority(t *testing.T) *authority {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "Lab CA"}, IsCA: true, BasicConstraintsValid: true,
 		NotBefore: time.Now().AddDate(-2, 0, 0), NotAfter: time.Now().AddDate(2, 0, 0), KeyUsage: x509.KeyUsageCertSign}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
@@ -336,7 +342,7 @@ func newAuthority(t *testing.T) *authority {
 	return a
 }
 
-// issue makes a server's certificate, valid from and until so many days from now.
+// issue makes a server's certificate, valid between two times that are given in days from now.
 func (a *authority) issue(t *testing.T, address string, from, until int) *tls.Certificate {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -352,7 +358,7 @@ func (a *authority) issue(t *testing.T, address string, from, until int) *tls.Ce
 	return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 }
 
-func TestTheVerdictSaysWhatIsWrongWithACertificate(t *testing.T) {
+func TestTheVerdictNamesTheFaultOfACertificate(t *testing.T) {
 	n, known, stranger := newNetwork(t), newAuthority(t), newAuthority(t)
 	const hub = "10.91.3.2"
 	for i, test := range []struct {

@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// dial makes a TCP connection. A ttl of 0 is the box's own. The network's reports about it,
+// dial makes a TCP connection. A ttl of 0 means the box's default. The network's reports about it,
 // which net.Dialer loses, are in the attempt.
 func dial(ctx context.Context, to netip.AddrPort, ttl int) (a attempt) {
 	began := time.Now()
@@ -42,7 +42,7 @@ func dial(ctx context.Context, to netip.AddrPort, ttl int) (a attempt) {
 		return err != unix.ENOTCONN
 	})
 	if err != nil {
-		a.err = errSilent // its deadline: that of ctx
+		a.err = errSilent // the deadline of ctx
 	}
 	if a.err == nil {
 		a.conn, a.err = net.FileConn(s.File)
@@ -50,12 +50,12 @@ func dial(ctx context.Context, to netip.AddrPort, ttl int) (a attempt) {
 	}
 	a.said = s.report()
 	if from, err := source(to); err == nil && a.said != nil && a.said.from == from {
-		a.said.local = true // the next hop does not answer ARP, says this box's own kernel
+		a.said.local = true // reported by this box's own kernel: the next hop does not answer ARP
 	}
 	return a
 }
 
-// send sends a datagram of a size and waits until the network reports on it, or ctx is done.
+// send sends a datagram of a size and waits until the network reports on it, or until ctx is done.
 // Then the report is nil.
 func send(ctx context.Context, to netip.AddrPort, ttl, size int) (*report, error) {
 	s, err := openDatagram(ctx, to, ttl)
@@ -87,8 +87,8 @@ func source(to netip.AddrPort) (from netip.Addr, err error) {
 	return from, err
 }
 
-// pathMTU finds the path's MTU by datagrams that routers must not split. Who reported the
-// least one is by; known is false if nothing has answered a datagram of the size that is left.
+// pathMTU finds the path's MTU with datagrams that routers must not split. by is the sender of the
+// smallest value; known is false if no datagram of the final size was answered.
 func pathMTU(ctx context.Context, to netip.AddrPort) (mtu int, by netip.Addr, known bool, err error) {
 	s, err := openDatagram(ctx, netip.AddrPortFrom(to.Addr(), mtuPort), 0)
 	if err != nil {
@@ -109,7 +109,7 @@ func pathMTU(ctx context.Context, to netip.AddrPort) (mtu int, by netip.Addr, kn
 		if err := s.control(func(fd int) error { mtu, err = unix.GetsockoptInt(fd, level, option); return err }); err != nil {
 			return 0, by, false, err
 		}
-		const largest = 65507 // that a datagram can have over IPv4
+		const largest = 65507 // the largest datagram over IPv4
 		err := s.write(min(mtu-headers, largest))
 		if err != nil && err != unix.EMSGSIZE && err != unix.ECONNREFUSED {
 			return mtu, by, false, err
@@ -119,11 +119,11 @@ func pathMTU(ctx context.Context, to netip.AddrPort) (mtu int, by netip.Addr, kn
 		switch {
 		case r == nil && silent:
 			return mtu, by, false, nil
-		case r == nil: // once more: reports are rare by design
+		case r == nil: // retry: reports are rare by design
 			silent = true
 		case r.mtu > 0:
 			if by = r.from; !by.IsValid() {
-				continue // this box has known it before
+				continue // this box knew it before
 			}
 		default:
 			return mtu, by, r.reached(to.Addr()), nil
@@ -209,7 +209,7 @@ func (s *socket) write(size int) error {
 	return s.control(func(fd int) error { return unix.Send(fd, make([]byte, max(0, size)), 0) })
 }
 
-// within gives await a time. ctx ends it in any case.
+// within sets a time limit for await. ctx ends it in any case.
 func (s *socket) within(d time.Duration) {
 	_ = s.SetReadDeadline(time.Now().Add(d))
 	if s.ctx.Err() != nil {
@@ -226,7 +226,7 @@ func (s *socket) await() (r *report) {
 	return r
 }
 
-// report is the report that waits in the socket's error queue, or nil.
+// report returns the report that waits in the socket's error queue, or nil.
 func (s *socket) report() (r *report) {
 	_ = s.raw.Control(func(fd uintptr) { r = s.receive(int(fd)) })
 	return r
@@ -239,6 +239,7 @@ func (s *socket) receive(fd int) *report {
 	if err != nil {
 		return nil
 	}
+
 	messages, err := unix.ParseSocketControlMessage(control[:n])
 	if err != nil {
 		return nil
@@ -251,10 +252,11 @@ func (s *socket) receive(fd int) *report {
 			return reportOf((*unix.SockExtendedErr)(unsafe.Pointer(&m.Data[0])), m.Data[size:])
 		}
 	}
+
 	return nil
 }
 
-// reportOf is the kernel's record of an error; the address of its sender follows the record.
+// reportOf reads the kernel's record of an error; the address of its sender follows the record.
 func reportOf(e *unix.SockExtendedErr, sender []byte) *report {
 	r := &report{six: e.Origin == unix.SO_EE_ORIGIN_ICMP6, kind: int(e.Type), code: int(e.Code)}
 	if unix.Errno(e.Errno) == unix.EMSGSIZE {
@@ -271,6 +273,7 @@ func reportOf(e *unix.SockExtendedErr, sender []byte) *report {
 	case !r.six && len(sender) >= v4+4:
 		r.from = netip.AddrFrom4([4]byte(sender[v4 : v4+4]))
 	}
+
 	return r
 }
 
@@ -284,7 +287,7 @@ func addrOf(sa unix.Sockaddr) netip.Addr {
 	return netip.Addr{}
 }
 
-// zoneID is the number of an interface. The unit forbids netlink, which net would ask.
+// zoneID returns the number of an interface. The unit forbids netlink, which package net would use.
 func zoneID(zone string) uint32 {
 	if n, err := strconv.ParseUint(zone, 10, 32); err == nil {
 		return uint32(n)
@@ -302,7 +305,7 @@ func synchronized() (yes, known bool) {
 	if state, err := unix.Adjtimex(&unix.Timex{}); err == nil {
 		return state != unix.TIME_ERROR, true
 	}
-	// The unit may not ask the kernel. systemd-timesyncd leaves a file when it has the time.
+	// The unit is not allowed to ask the kernel. systemd-timesyncd leaves a file when it has the time.
 	if _, err := os.Stat("/run/systemd/timesync/synchronized"); err == nil {
 		return true, true
 	}

@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// Elsewhere than on Linux no reports of the network can be read.
+// The network's reports can be read on Linux only.
 func dial(ctx context.Context, to netip.AddrPort, ttl int) (a attempt) {
 	if ttl > 0 {
 		return attempt{err: errors.ErrUnsupported}

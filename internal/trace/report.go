@@ -9,10 +9,10 @@ import (
 	"time"
 )
 
-// errSilent is the error of an attempt that nothing has answered.
+// errSilent is the error of an attempt without an answer.
 var errSilent = errors.New("no answer")
 
-// mtuPort and hopPort are ports that nothing listens at, as a rule: those of traceroute.
+// mtuPort and hopPort are ports that are normally unused: those of traceroute.
 const (
 	mtuPort = 33433
 	hopPort = 33434
@@ -22,12 +22,12 @@ const (
 type attempt struct {
 	conn net.Conn // nil: there is none
 	err  error    // errSilent, or the kernel's
-	said *report  // of the network; nil: there is none
+	said *report  // of the network; nil: none
 	took time.Duration
 }
 
-// report is a report of the network about a packet: an ICMP message, or the same from this
-// box's own kernel.
+// report is the network's report about a packet: an ICMP message, or the same from this box's own
+// kernel.
 type report struct {
 	from       netip.Addr // its sender; invalid if local
 	local      bool
@@ -42,12 +42,12 @@ const (
 	unreachable6, tooBig6, expired = 1, 2, 3
 )
 
-// expired reports whether a router has dropped the packet for its TTL.
+// expired reports whether a router has dropped the packet because of its TTL.
 func (r *report) expired() bool {
 	return !r.local && (r.six && r.kind == expired || !r.six && r.kind == expired4)
 }
 
-// reached reports whether the packet came to its end, and found no socket there.
+// reached reports whether the packet reached its destination, and found no socket there.
 func (r *report) reached(to netip.Addr) bool {
 	const port4, port6 = 3, 4
 	noPort := r.six && r.kind == unreachable6 && r.code == port6 || !r.six && r.kind == unreachable4 && r.code == port4
@@ -66,7 +66,7 @@ var (
 	}
 )
 
-// words are the report's meaning.
+// words puts the report into words.
 func (r *report) words() string {
 	var text string
 	switch {
@@ -85,7 +85,7 @@ func (r *report) words() string {
 	return text
 }
 
-// is reports whether an error is one of these of the kernel's.
+// is reports whether an error is one of these kernel errors.
 func is(err error, any ...syscall.Errno) bool {
 	for _, e := range any {
 		if errors.Is(err, e) {

@@ -14,7 +14,7 @@ import (
 
 // hop is the first hop to an address.
 type hop struct {
-	device  string     // empty: not known
+	device  string     // empty: unknown
 	gateway netip.Addr // invalid: the address is on the device's own network
 }
 
@@ -24,8 +24,8 @@ const (
 	routeReject = 0x200
 )
 
-// firstHop finds the route to an address in /proc/net/route or /proc/net/ipv6_route. The unit
-// forbids netlink. Rules by source or mark (ip rule) are not in there.
+// firstHop finds the route to an address in /proc/net/route or /proc/net/ipv6_route, because the
+// unit forbids netlink. These files do not contain rules by source or mark (ip rule).
 func firstHop(to netip.Addr) hop {
 	if to.Is4() {
 		table, _ := os.ReadFile("/proc/net/route")
@@ -35,7 +35,7 @@ func firstHop(to netip.Addr) hop {
 	return firstHop6(string(table), to)
 }
 
-// firstHop4 has the columns Iface Destination Gateway Flags RefCnt Use Metric Mask.
+// firstHop4 reads the columns Iface Destination Gateway Flags RefCnt Use Metric Mask.
 func firstHop4(table string, to netip.Addr) (best hop) {
 	longest, least := -1, uint64(0)
 	for line := range strings.Lines(table) {
@@ -56,10 +56,11 @@ func firstHop4(table string, to netip.Addr) (best hop) {
 			best.gateway = address4(gateway)
 		}
 	}
+
 	return best
 }
 
-// reversed is an address as /proc/net/route has it, in the order of a little-endian machine.
+// reversed parses an address in /proc/net/route, which has a little-endian machine's byte order.
 func reversed(text string) uint32 {
 	b, err := hex.DecodeString(text)
 	if err != nil || len(b) != 4 {
@@ -74,7 +75,7 @@ func address4(n uint32) netip.Addr {
 	return netip.AddrFrom4(b)
 }
 
-// firstHop6 has the columns destination, its bits, source, its bits, gateway, metric, two
+// firstHop6 reads the columns destination, its bits, source, its bits, gateway, metric, two
 // counters, flags, device.
 func firstHop6(table string, to netip.Addr) (best hop) {
 	longest, least := -1, uint64(0)
@@ -96,6 +97,7 @@ func firstHop6(table string, to netip.Addr) (best hop) {
 			best.gateway = gateway
 		}
 	}
+
 	return best
 }
 
@@ -107,8 +109,8 @@ func address6(text string) netip.Addr {
 	return netip.AddrFrom16([16]byte(b))
 }
 
-// neighbour is in words whether an IPv4 address answers ARP, from /proc/net/arp: columns
-// address, type, flags. There is no such file for IPv6.
+// neighbour says in words whether an IPv4 address answers ARP, from /proc/net/arp: columns address,
+// type, flags. There is no such file for IPv6.
 func neighbour(table string, of netip.Addr) string {
 	for line := range strings.Lines(table) {
 		f := strings.Fields(line)
@@ -123,7 +125,7 @@ func neighbour(table string, of netip.Addr) string {
 	return ""
 }
 
-// words describe a hop: "eth0 by 10.0.0.1".
+// words describes a hop: "eth0 by 10.0.0.1".
 func (h hop) words() string {
 	switch {
 	case h.device == "":
@@ -134,7 +136,7 @@ func (h hop) words() string {
 	return h.device + ", on its own network"
 }
 
-// devices are the interfaces that could carry packets, with their states.
+// devices describes the interfaces that could carry packets, with their states.
 func devices() string {
 	folders, _ := filepath.Glob("/sys/class/net/*")
 	var all []string
@@ -152,7 +154,7 @@ func devices() string {
 	return strings.Join(all[:min(len(all), most)], ", ")
 }
 
-// route tells by which way packets leave this box.
+// route describes the route by which packets leave this box.
 func route(to netip.AddrPort) finding {
 	const remedy = "see ip route and ip address"
 	from, err := source(to)

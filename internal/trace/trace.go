@@ -1,14 +1,14 @@
-// Package trace finds out why this box can't reach a server: a NATS hub, Redis, or any
-// host and port. It needs no privileges: it reads the reports of routers (ICMP) from the
-// error queues of ordinary TCP and UDP sockets, ip(7).
+// Package trace finds out why this box cannot reach a server: a NATS hub, Redis, or any host and
+// port. It needs no privileges: it reads the reports of routers (ICMP) from the error queues of
+// ordinary TCP and UDP sockets, ip(7).
 //
-// A trace is a row of steps: the clock, the name, this box's own rules, its route, the
-// connection, the routers on the way if there is none, the path's MTU, TLS, the server's
-// greeting, and steps of the caller, such as a login. Each step is a line. The verdict is
-// the last line: the first cause that explains the failure, and its remedy.
+// A trace is a sequence of steps: the clock, the name, this box's own rules, its route, the
+// connection, the routers on the way if there is none, the path's MTU, TLS, the server's greeting,
+// and steps of the caller, such as a login. Each step is a line. The last line is the verdict: the
+// first cause that explains the failure, and its remedy.
 //
-// Targets are traced at the same time, and their lines reported one target after the other.
-// No line has a secret: the package knows none.
+// Targets are traced at the same time, but their lines are reported one target after the other.
+// Lines have no secrets: the package knows none.
 package trace
 
 import (
@@ -22,7 +22,7 @@ import (
 	"unicode"
 )
 
-// The results of steps.
+// Results of steps.
 const (
 	Running = "running"
 	OK      = "ok"
@@ -33,7 +33,7 @@ const (
 // verdictStep is the step of a trace's last line.
 const verdictStep = "verdict"
 
-// Line is a line of a trace: the outcome of a step, or how long it runs already.
+// Line is a line of a trace: the outcome of a step, or the time that it has run so far.
 type Line struct {
 	Step    string  `json:"step"`
 	Result  string  `json:"result"` // running, ok, warn or fail
@@ -45,11 +45,11 @@ type Line struct {
 // Protocol is the protocol that a server is expected to speak.
 type Protocol int
 
-// The protocols.
+// Protocols.
 const (
 	Unknown Protocol = iota // NATS, if it greets as NATS does
 	NATS
-	Silent // until the client has spoken, with TLS from the first byte if at all: Redis, WebSocket
+	Silent // the client speaks first, with TLS from the first byte if at all: Redis, WebSocket
 )
 
 // Target is a server to be traced.
@@ -58,17 +58,16 @@ type Target struct {
 	Protocol Protocol
 	TLS      *tls.Config // nil: none, unless a NATS server requires it
 
-	// Find finds the address, if that is not known; nil: Address is it. It returns words
-	// about it, too.
+	// Find finds the address and describes it, if it is not known; nil: Address is it.
 	Find func(ctx context.Context) (address, text string, err error)
-	// Then are the steps that follow once there is a connection. Each makes its own.
+	// Then are the steps that follow once a connection was possible. Each makes its own.
 	Then []Step
 }
 
-// Step is a step of the caller's.
+// Step is a step of the caller.
 type Step struct {
 	Name string
-	// Run returns the outcome in words. The text of an error says what to do.
+	// Run returns the outcome in words. The text of an error has the remedy.
 	Run func(ctx context.Context, address string) (text string, err error)
 }
 
@@ -88,12 +87,12 @@ const (
 
 const (
 	mostTargets = 8   // servers of one trace
-	mostLines   = 128 // more than a target has: it waits for no other's lines
+	mostLines   = 128 // more than a target has: it waits for no other target's lines
 )
 
-// Run traces the way to the targets, and reports each line as soon as it is known: those of
-// running steps each second, and the verdict last. It ends after Longest, or when ctx is done
-// or report returns an error, which it returns.
+// Run traces the way to the targets, and reports each line as soon as it is known: those of running
+// steps each second, and the verdict last. It ends after Longest, or when ctx is done or report
+// returns an error, which it returns.
 func Run(ctx context.Context, name string, targets []Target, report func(Line) error) (verdict Line, err error) {
 	ctx, cancel := context.WithTimeout(ctx, Longest)
 	defer cancel()
@@ -131,22 +130,22 @@ func Run(ctx context.Context, name string, targets []Target, report func(Line) e
 	return verdict, report(verdict)
 }
 
-// tracer traces one target. Except for lines it is owned by the goroutine of run until
-// lines is closed.
+// tracer traces one target. Except for lines, the goroutine of run owns it until lines is closed.
 type tracer struct {
 	Target
 	lines chan Line // closed at the end
 	host  string
 
-	cause string   // why the server can't be used; empty: it can
-	notes []string // what else is wrong
-	good  []string // what the verdict says if all is well
+	cause string   // reason why the server cannot be used; empty: it can
+	notes []string // other problems
+	good  []string // text of the verdict if all is well
 }
 
 // pass reports the lines of a target until there are no more.
 func (t *tracer) pass(report func(Line) error) error {
 	ticker := time.NewTicker(reportEvery)
 	defer ticker.Stop()
+
 	var current Line
 	began := time.Now()
 	for {
@@ -176,10 +175,10 @@ func (t *tracer) pass(report func(Line) error) error {
 type finding struct {
 	result string
 	text   string
-	remedy string // if it is a cause
+	remedy string // if the finding is a cause
 }
 
-// words are the outcome with its remedy.
+// words returns the outcome with its remedy.
 func (f finding) words() string {
 	if f.remedy == "" {
 		return f.text
@@ -217,7 +216,7 @@ func (t *tracer) tell(name, at string, f finding, took time.Duration) {
 	t.lines <- Line{name, f.result, printable(at), f.text, took.Seconds()}
 }
 
-// because notes why the server can't be used. The first cause counts.
+// because records why the server cannot be used. The first cause counts.
 func (t *tracer) because(f finding) {
 	if t.cause == "" && f.result == Fail {
 		t.cause = printable(f.words())
@@ -271,7 +270,7 @@ func (t *tracer) then(ctx context.Context) {
 	}
 }
 
-// judge is the verdict about all targets.
+// judge returns the verdict about all targets.
 func judge(name string, tracers []*tracer) Line {
 	v := Line{Step: verdictStep, Result: OK}
 	var well, ill []string
@@ -300,7 +299,7 @@ func judge(name string, tracers []*tracer) Line {
 	return v
 }
 
-// prefixed is the address as the beginning of a sentence, unless the trace is named by it.
+// prefixed returns the address as the beginning of a sentence, unless it is the trace's name.
 func prefixed(address, name string) string {
 	if address == name || address == "" {
 		return ""
@@ -328,7 +327,7 @@ func Parse(text, port string) (address string, err error) {
 	return net.JoinHostPort(host, port), nil
 }
 
-// isHostByte reports whether a name or an address may have b.
+// isHostByte reports whether b is allowed in a name or an address.
 func isHostByte(b byte) bool {
 	switch {
 	case 'a' <= b && b <= 'z', 'A' <= b && b <= 'Z', '0' <= b && b <= '9':
@@ -337,8 +336,8 @@ func isHostByte(b byte) bool {
 	return strings.IndexByte(".-_:%", b) >= 0
 }
 
-// printable returns s as one line of at most 300 bytes without control characters: much of
-// it comes from the network.
+// printable returns s as one line of at most 300 bytes without control characters: much of it comes
+// from the network.
 func printable(s string) string {
 	const most = 300
 	var b strings.Builder

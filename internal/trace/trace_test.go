@@ -79,12 +79,13 @@ fd910001000000000000000000000000 40 00000000000000000000000000000000 00 00000000
 	}
 }
 
-func TestHopsSayWherePacketsEnd(t *testing.T) {
+func TestHopsNameTheRouterAtWhichPacketsEnd(t *testing.T) {
 	to := netip.MustParseAddrPort("10.0.9.9:4222")
 	at := func(address string) answer { return answer{from: netip.MustParseAddr(address)} }
 	first, second := at("10.0.0.1"), at("10.0.1.1")
 	blocked := second
 	blocked.blocked = "prohibited by a filter"
+
 	host := answer{from: to.Addr(), reached: true}
 	for _, test := range []struct {
 		tcp, udp []answer
@@ -122,12 +123,13 @@ func TestTheVerdictIsAboutAllServers(t *testing.T) {
 			t.Errorf("%s: %s; want %s: %s", v.Result, v.Text, test.result, test.text)
 		}
 	}
+
 	if v := judge("hub1:4222", []*tracer{well}); v.Text != "hub1:4222: reached: the stream is there" {
 		t.Error(v.Text)
 	}
 }
 
-// A trace ends when its lines are not taken, whatever it waits for.
+// A trace ends when its lines are no longer read, whatever it waits for.
 func TestATraceEndsWhenItsReaderIsGone(t *testing.T) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -150,6 +152,7 @@ func TestATraceEndsWhenItsReaderIsGone(t *testing.T) {
 		})
 		ended <- err
 	}()
+
 	if err := <-ended; err != gone {
 		t.Error(err)
 	}

@@ -14,9 +14,9 @@ import (
 	"edged/internal/nearest"
 )
 
-// Answer is the answer to a command. Text writes it as lines for people, none of which is
-// "OK" or begins with "ERR "; encoding/json makes one object of the same value. Payloads
-// and all other strings from outside are written quoted.
+// Answer is the answer to a command. Text writes it as lines for people; no line is "OK" or begins
+// with "ERR ". encoding/json makes one object of the same value. Payloads and all other external
+// strings are written quoted.
 type Answer interface {
 	Text(w io.Writer)
 }
@@ -25,25 +25,22 @@ type Answer interface {
 type Command struct {
 	Name    string // "pause"; lower case
 	Args    string // "LIST|all", for help
-	Summary string // one line; help shows commands in a row that share it on one line
+	Summary string // one line; help combines consecutive commands with the same summary
 	Example string // shown by "help COMMAND", ready to paste; Name if empty
-	Level   Level  // that the client needs for it
+	Level   Level  // the least level that the client needs
 
 	MinArgs, MaxArgs int
 
-	// Run executes the command. It is called from the goroutines of several
-	// connections at once. The first byte of an answer is promised within 100 ms,
-	// so it takes a snapshot and waits for nothing. It must return once ctx is
-	// done, which is when a shutdown no longer waits for it, and must not call
-	// Shutdown. A nil Answer says just OK. An Answer that comes with an error is sent
-	// too: in text its lines stand before the error, in JSON its object takes the
-	// error's place.
+	// Run executes the command. The goroutines of several connections may call it at once. The
+	// first byte of an answer is promised within 100 ms, so Run takes a snapshot and waits for
+	// nothing. It must return once ctx is done, which is when a shutdown no longer waits for it,
+	// and must not call Shutdown. A nil Answer says just OK. An Answer that comes with an error is
+	// sent too: in text its lines precede the error, in JSON its object replaces the error.
 	Run func(ctx context.Context, args []string) (Answer, error)
 
-	// Stream, in place of Run, answers in parts, each of which is sent at once,
-	// the first of them within 100 ms. Its calls of send fail when the client is
-	// gone or has not read for a while; then it returns. Until it returns the
-	// connection's other commands wait.
+	// Stream replaces Run for a command that answers in parts. Each part is sent at once, the first
+	// within 100 ms. Its calls of send fail when the client is gone or has not read for a while;
+	// then it returns. Until it returns the connection's other commands wait.
 	Stream func(ctx context.Context, args []string, send func(Answer) error) error
 }
 
@@ -52,8 +49,8 @@ func (c *Command) usage() string {
 	return strings.TrimSpace(c.Name + " " + c.Args)
 }
 
-// The codes of errors. NotFound is for commands, the others this package uses
-// itself; commands may use them too, and codes of their own.
+// Codes of errors. NotFound is for commands, this package uses the rest. Commands may use them too,
+// and codes of their own.
 const (
 	BadArgument        = "BadArgument"
 	BadInput           = "BadInput"
@@ -66,29 +63,29 @@ const (
 	UnknownCommand     = "UnknownCommand"
 )
 
-// Error is an error that the client is meant to see under a code of its own.
-// Any other error of a command is sent under the code Internal.
+// Error is an error that is sent to the client with a code of its own. Any other error of a command
+// is sent with the code Internal.
 type Error struct {
 	Code    string `json:"code"` // one word
 	Message string `json:"message"`
 }
 
-// Errorf makes an Error. Arguments that come from the input belong under %q.
+// Errorf makes an Error. Arguments that come from the input must be formatted with %q.
 func Errorf(code, format string, args ...any) *Error {
 	return &Error{Code: code, Message: fmt.Sprintf(format, args...)}
 }
 
 func (e *Error) Error() string { return e.Code + ": " + e.Message }
 
-// table is the commands by name, and in the order in which help shows them.
+// table holds the commands by name, and in the order in which help shows them.
 type table struct {
 	list   []*Command
 	byName map[string]*Command
 	path   string // of the socket, for examples
 }
 
-// newTable makes the table of help and the given commands. It panics if two have the same
-// name, which is a mistake in the program.
+// newTable makes the table of help and the given commands. It panics if two have the same name,
+// which is a programming error.
 func newTable(commands []Command, path string) *table {
 	t := &table{byName: make(map[string]*Command), path: path}
 	help := Command{
@@ -106,11 +103,12 @@ func newTable(commands []Command, path string) *table {
 		t.byName[c.Name] = &c
 		t.list = append(t.list, &c)
 	}
+
 	return t
 }
 
-// admit returns the command of a request, if a client of that level may run it. An error
-// comes with the command if the command exists.
+// admit returns the command of a request, if a client of that level may run it. If the command
+// exists, it is returned with the error.
 func (t *table) admit(req request, level Level) (*Command, error) {
 	if req.err != nil {
 		return nil, req.err
@@ -128,8 +126,8 @@ func (t *table) admit(req request, level Level) (*Command, error) {
 	return c, nil
 }
 
-// find returns the command of that name, in either case, or an error that names the
-// nearest command.
+// find returns the command of that name, in upper or lower case, or an error with the nearest
+// command.
 func (t *table) find(name string) (*Command, error) {
 	lower := strings.ToLower(name)
 	if c := t.byName[lower]; c != nil {
@@ -218,8 +216,8 @@ func (l commandList) Text(w io.Writer) {
 	fmt.Fprintln(w, `"help COMMAND" shows an example; "COMMAND json" is JSON; ";" separates commands`)
 }
 
-// lines returns the commands except help, which the last line explains. Those in a row that share a
-// summary are one: "pause|resume".
+// lines returns the commands except help, which the last line explains. Consecutive commands that
+// share a summary are combined: "pause|resume".
 func (l commandList) lines() (all []description) {
 	for _, d := range l.Commands {
 		if d.Name == "help" {
@@ -235,7 +233,7 @@ func (l commandList) lines() (all []description) {
 	return all
 }
 
-// render returns an answer in the form that goes to the client.
+// render returns an answer in the form that is sent to the client.
 func render(a Answer, err error, asJSON bool) []byte {
 	var buf bytes.Buffer
 	if asJSON {
@@ -249,9 +247,11 @@ func render(a Answer, err error, asJSON bool) []byte {
 		}
 		return buf.Bytes()
 	}
+
 	if a != nil {
 		writeText(&buf, a)
 	}
+
 	if err != nil {
 		e := clean(err)
 		fmt.Fprintf(&buf, "ERR %s %s\n", e.Code, e.Message)
@@ -261,7 +261,7 @@ func render(a Answer, err error, asJSON bool) []byte {
 	return buf.Bytes()
 }
 
-// renderPart returns a part of an answer, which no OK follows.
+// renderPart returns a part of an answer, without an OK after it.
 func renderPart(a Answer, asJSON bool) ([]byte, error) {
 	var buf bytes.Buffer
 	if asJSON {
@@ -272,7 +272,7 @@ func renderPart(a Answer, asJSON bool) ([]byte, error) {
 	return buf.Bytes(), nil
 }
 
-// writeText writes an answer's lines, the last one with its end.
+// writeText writes an answer's lines, and a newline if the last line lacks it.
 func writeText(buf *bytes.Buffer, a Answer) {
 	a.Text(buf)
 	if b := buf.Bytes(); len(b) > 0 && b[len(b)-1] != '\n' {
@@ -301,7 +301,7 @@ func encoder(w io.Writer) *json.Encoder {
 	return e
 }
 
-// clean is the error as it is sent: with a code, and on one printable line.
+// clean returns the error as it is sent: with a code, and on one printable line.
 func clean(err error) *Error {
 	e := &Error{Code: Internal, Message: err.Error()}
 	if coded, ok := errors.AsType[*Error](err); ok {

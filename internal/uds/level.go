@@ -7,33 +7,32 @@ import (
 	"strconv"
 )
 
-// Level is how much somebody may do. The zero value is the lowest.
+// Level is the extent of a client's rights. The zero value is the lowest.
 type Level int
 
 const (
-	User     Level = iota // looks at numbers
-	Operator              // sees payloads; pauses, kicks, requeues
+	User     Level = iota // reads numbers
+	Operator              // reads payloads; pauses, kicks, requeues
 	Admin                 // ends the daemon
 )
 
 func (l Level) String() string { return [...]string{"user", "operator", "admin"}[l] }
 
-// peer is who is at the other end of a connection.
+// peer is the process at the other end of a connection.
 type peer struct {
-	pid, uid int // -1 where the kernel does not say
+	pid, uid int // -1 if the kernel does not tell
 	level    Level
 }
 
-// Credentialed is a connection that knows the process at its other end, as one in
-// memory does. For Unix sockets the kernel is asked.
+// Credentialed is a connection that knows the process at its other end, such as one in memory. For
+// Unix sockets the kernel is asked.
 type Credentialed interface {
 	net.Conn
 	Credentials() (pid, uid int)
 }
 
-// peerOf returns the process at the other end of a connection. Root and the
-// daemon's own user are Admin, other users Operator, unknown ones User; the ceiling
-// bounds them all.
+// peerOf returns the process at the other end of a connection. Root and the daemon's own user are
+// Admin, all other users Operator, unknown ones User; the ceiling bounds them all.
 func peerOf(c net.Conn, ceiling Level) peer {
 	unknown := peer{pid: -1, uid: -1}
 	if conn, ok := c.(Credentialed); ok {
@@ -58,9 +57,9 @@ func peerOf(c net.Conn, ceiling Level) peer {
 	return peer{pid: pid, uid: uid, level: min(levelOf(uid, os.Geteuid()), ceiling)}
 }
 
-// levelOf is the level of a user to a daemon that runs as the user own. In a user
-// namespace (systemd's PrivateUsers=) the others all have the number 65534,
-// user_namespaces(7): that the socket's mode let them in is what counts.
+// levelOf returns the level of a user in a daemon that runs as the user own. In a user namespace
+// (systemd's PrivateUsers=) all other users have the number 65534, user_namespaces(7). They are
+// Operators, because the socket's mode has admitted them.
 func levelOf(uid, own int) Level {
 	if uid == 0 || uid == own {
 		return Admin

@@ -11,12 +11,11 @@ type request struct {
 	name string
 	args []string
 	json bool   // the last word was "json"
-	err  *Error // why the line cannot be read; name and args are empty then
+	err  *Error // error if the line cannot be parsed; name and args are empty then
 }
 
-// parseLine splits a line, which comes without its LF, into its commands. Blank
-// ones are left out. A line that is not printable text is refused whole: what
-// follows the garbage in it is not to be executed.
+// parseLine splits a line, without its LF, into its commands. Blank ones are left out. A line that
+// is not printable text is refused as a whole: a command that follows garbage must not be executed.
 func parseLine(line []byte) []request {
 	text := strings.TrimSuffix(string(line), "\r")
 	if err := checkText(text); err != nil {
@@ -24,6 +23,7 @@ func parseLine(line []byte) []request {
 		json := len(words) > 0 && words[len(words)-1] == "json"
 		return []request{{json: json, err: err}}
 	}
+
 	var requests []request
 	for command := range strings.SplitSeq(text, ";") {
 		words := strings.Fields(command)
@@ -36,11 +36,12 @@ func parseLine(line []byte) []request {
 		}
 		requests = append(requests, req)
 	}
+
 	return requests
 }
 
-// checkText refuses what is no UTF-8 and every rune that does not print. Tabs
-// separate words as spaces do.
+// checkText refuses text that is not UTF-8 or has a rune that does not print. Tabs separate words
+// as spaces do.
 func checkText(s string) *Error {
 	for i, r := range s {
 		if r == utf8.RuneError && !strings.HasPrefix(s[i:], string(utf8.RuneError)) {

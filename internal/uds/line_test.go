@@ -47,6 +47,7 @@ func TestParseLineRefusesTheWholeLineForOneBadCharacter(t *testing.T) {
 		if got[0].err.Code != BadInput || !strings.HasPrefix(got[0].err.Message, message) {
 			t.Errorf("%q: got %v, want %s", line, got[0].err, message)
 		}
+
 		if want := strings.HasSuffix(line, " json"); got[0].json != want {
 			t.Errorf("%q: json is %v, want %v", line, got[0].json, want)
 		}
@@ -60,6 +61,7 @@ func FuzzParseLine(f *testing.F) {
 	} {
 		f.Add([]byte(seed))
 	}
+
 	f.Fuzz(func(t *testing.T, line []byte) {
 		requests := parseLine(line)
 		var again []string

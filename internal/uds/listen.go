@@ -18,16 +18,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Listen listens on a Unix socket at path, whose file gets the given permission
-// bits whatever the umask is, and on Linux has at no time more than those.
+// Listen listens on a Unix socket at path. Its file gets the given permission bits whatever the
+// umask is, and on Linux never has more than those.
 //
-// A socket file that no process answers on is replaced. One that is answered,
-// and a file that is no socket, are errors and stay as they are. Of several
-// processes that call Listen for one path at a time, one succeeds. The listener
-// removes its file when it is closed, unless another has taken the file's place.
+// A stale socket file, on which no process answers, is replaced. If a process answers, or if the
+// file is not a socket, Listen fails and leaves the file. If several processes call Listen for one
+// path at a time, one succeeds. The listener removes its file when it is closed, unless another
+// file has replaced it.
 //
-// The file is given to the group of that name. Where there is no such group, or
-// this process may not give files to it, it stays as it is.
+// The file is given to the named group. If there is no such group, or this process has no right to
+// give files to it, the file keeps its group.
 func Listen(path string, mode fs.FileMode, group string) (net.Listener, error) {
 	ln := &listener{path: path, mode: mode, group: group}
 	err := ln.open()
@@ -37,9 +37,10 @@ func Listen(path string, mode fs.FileMode, group string) (net.Listener, error) {
 	return ln, nil
 }
 
-// Check returns an error if Listen would fail for path because of the folder, or because of a file that
-// is no socket. It changes nothing, and does not find out whether another process answers. The error
-// wraps fs.ErrNotExist if there is no folder, and fs.ErrPermission if this process can't write to it.
+// Check returns an error if Listen would fail for path because of the folder, or because of a file
+// that is not a socket. It changes nothing, and does not find out whether another process answers.
+// The error wraps fs.ErrNotExist if there is no folder, and fs.ErrPermission if this process cannot
+// write to it.
 func Check(path string) error {
 	folder := filepath.Dir(path)
 	err := checkPath(path)
@@ -54,6 +55,7 @@ func Check(path string) error {
 			_, err = oldFile(path)
 		}
 	}
+
 	if err != nil {
 		return failed(path, err)
 	}
@@ -81,8 +83,8 @@ func (l *listener) open() error {
 		return err
 	}
 
-	// Between the check of an old file and its removal another process may have
-	// put its own there, so only one process at a time changes a folder.
+	// Between the check of an old file and its removal another process may have put its own file
+	// there. So only one process at a time changes a folder.
 	unlock, err := lockFolder(filepath.Dir(path))
 	if err != nil {
 		return err
@@ -117,7 +119,7 @@ func (l *listener) open() error {
 	defer l.mu.Unlock()
 	old := l.current
 	l.current, l.info = unixLn, info
-	if l.closed { // in the meantime
+	if l.closed { // meanwhile
 		return l.close()
 	}
 	if old != nil {
@@ -130,7 +132,7 @@ func (l *listener) open() error {
 func (l *listener) dress(info fs.FileInfo) error {
 	if g, err := user.LookupGroup(l.group); l.group != "" && err == nil {
 		if gid, err := strconv.Atoi(g.Gid); err == nil {
-			_ = os.Lchown(l.path, -1, gid) // where that is not for us to do, our own group has it
+			_ = os.Lchown(l.path, -1, gid) // if it is not permitted, the file keeps our own group
 		}
 	}
 	if info.Mode().Perm() != l.mode.Perm() {
@@ -141,19 +143,18 @@ func (l *listener) dress(info fs.FileInfo) error {
 	return nil
 }
 
-// lockFile is the name of the file whose lock stands for a folder. A lock on the folder
-// itself could be held by every user with the right to list it.
+// lockFile is the name of the file whose lock stands for a folder. Every user with the right to
+// list a folder could lock the folder itself.
 const lockFile = ".edged.lock"
 
-// A lock is held while one socket is made: for a second at most, if an old socket does
-// not answer.
+// A lock is held while one socket is made: for at most a second, if an old socket does not answer.
 const (
 	lockPatience = 10 * time.Second
 	lockRetry    = 5 * time.Millisecond
 )
 
-// lockFolder keeps other callers of lockFolder out of the folder until the returned
-// function is called. Only the user of this process can open the file that is locked.
+// lockFolder excludes other callers of lockFolder from the folder until the returned function is
+// called. Only the user of this process can open the locked file.
 func lockFolder(folder string) (unlock func(), err error) {
 	path := filepath.Join(folder, lockFile)
 	for deadline := time.Now().Add(lockPatience); ; time.Sleep(lockRetry) {
@@ -188,8 +189,8 @@ func noLock(path string, err error) error {
 	return fmt.Errorf("lock %q: %w; the folder must be writable, and the file this user's", path, err)
 }
 
-// tryLock makes the file at path, unless it is there, and locks it. It fails with
-// EWOULDBLOCK if another process has it locked, or has just removed it.
+// tryLock makes the file at path, unless it exists, and locks it. It fails with EWOULDBLOCK if
+// another process has locked it, or has just removed it.
 func tryLock(path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
@@ -203,7 +204,7 @@ func tryLock(path string) (*os.File, error) {
 		return nil, err
 	}
 
-	// The lock counts only if the next process that opens the path gets the same file.
+	// The lock is valid only if the next process that opens the path gets the same file.
 	mine, err := f.Stat()
 	if err == nil {
 		var now fs.FileInfo
@@ -218,7 +219,8 @@ func tryLock(path string) (*os.File, error) {
 	return nil, err
 }
 
-// oldFile reports whether there is a socket at path. The error is about a file that is none.
+// oldFile reports whether there is a socket at path. It fails if there is a file that is not a
+// socket.
 func oldFile(path string) (there bool, err error) {
 	info, err := os.Lstat(path)
 	switch {
@@ -232,15 +234,17 @@ func oldFile(path string) (there bool, err error) {
 	return true, nil
 }
 
-// removeStale makes room for a socket at path, if that harms nobody.
+// removeStale removes a socket file at path if no process answers on it.
 func removeStale(path string) error {
 	if there, err := oldFile(path); !there {
 		return err
 	}
+
 	c, err := net.DialTimeout("unix", path, time.Second)
 	if err == nil {
 		_ = c.Close()
 	}
+
 	switch {
 	case err == nil, errors.Is(err, unix.EAGAIN): // EAGAIN: its queue is full
 		return errors.New("another process answers on it; stop that one or choose another path")
@@ -256,8 +260,7 @@ func removeStale(path string) error {
 	}
 }
 
-// plain takes the operation and the address off an error that is wrapped in
-// text that says them already.
+// plain removes the operation and the address from an error whose context names them already.
 func plain(err error) error {
 	var errno syscall.Errno
 	if errors.As(err, &errno) {
@@ -273,7 +276,7 @@ type listener struct {
 	group string
 
 	mu      sync.Mutex
-	current *net.UnixListener // guarded by mu; another one after the file was put back
+	current *net.UnixListener // guarded by mu; replaced when the file is restored
 	info    fs.FileInfo       // guarded by mu; of its file
 	closed  bool              // guarded by mu
 }
@@ -288,9 +291,9 @@ func (l *listener) Accept() (net.Conn, error)     { return l.unix().Accept() }
 func (l *listener) Addr() net.Addr                { return l.unix().Addr() }
 func (l *listener) SetDeadline(t time.Time) error { return l.unix().SetDeadline(t) }
 
-// restore makes the file again if it is gone: a new socket, since no name can be
-// given back to the old one. It must not be called during an Accept. It fails
-// where the file can't be made, or another one has its place.
+// restore makes the file again if it is gone: a new socket, since the old one cannot get a name
+// again. It must not be called during an Accept. It fails if the file cannot be made, or another
+// file has its place.
 func (l *listener) restore() (restored bool, err error) {
 	l.mu.Lock()
 	info := l.info
@@ -305,19 +308,18 @@ func (l *listener) restore() (restored bool, err error) {
 	return true, nil
 }
 
-// Close removes the file and closes the listener, in this order: a file that is
-// still there is still answered.
+// Close removes the file, then closes the listener: while the file exists, the socket answers.
 func (l *listener) Close() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.close()
 }
 
-// close is called with mu held.
+// close closes the listener. mu is held.
 func (l *listener) close() error {
 	l.closed = true
 	if now, err := os.Lstat(l.path); err == nil && os.SameFile(l.info, now) {
-		_ = os.Remove(l.path) // what stays behind is stale, and replaced next time
+		_ = os.Remove(l.path) // if that fails, the stale file is replaced next time
 	}
 	return l.current.Close()
 }

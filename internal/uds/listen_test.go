@@ -25,7 +25,7 @@ func socketPath(t *testing.T) string {
 	return filepath.Join(dir, "s")
 }
 
-// makeStale leaves a socket file behind that nobody answers on.
+// makeStale leaves a socket file on which no process answers.
 func makeStale(t *testing.T, path string) {
 	t.Helper()
 	ln, err := net.Listen("unix", path)
@@ -36,8 +36,8 @@ func makeStale(t *testing.T, path string) {
 	_ = ln.Close()
 }
 
-// listenFails checks that Listen fails with an error that names the path and
-// says why, and that it leaves what is at path alone.
+// listenFails checks that Listen fails with an error that names the path and the reason, and that
+// it leaves the file at path alone.
 func listenFails(t *testing.T, path, why string) {
 	t.Helper()
 	before, _ := os.Lstat(path)
@@ -54,7 +54,7 @@ func listenFails(t *testing.T, path, why string) {
 	}
 }
 
-func TestListenSetsTheModeWhateverTheUmaskAndNeverMore(t *testing.T) {
+func TestListenSetsTheModeUnderAnyUmaskAndNeverMore(t *testing.T) {
 	for _, umask := range []int{0, 0o022, 0o777} {
 		for _, mode := range []fs.FileMode{0o600, 0o660, 0o666} {
 			path := socketPath(t)
@@ -64,6 +64,7 @@ func TestListenSetsTheModeWhateverTheUmaskAndNeverMore(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+
 			if born := ln.(*listener).info.Mode().Perm(); born&^mode != 0 {
 				t.Errorf("umask %04o: the file was made with mode %04o, want at most %04o", umask, born, mode)
 			}
@@ -75,7 +76,7 @@ func TestListenSetsTheModeWhateverTheUmaskAndNeverMore(t *testing.T) {
 	}
 }
 
-// flock locks a file or folder as a stranger's process would, until the test ends.
+// flock locks a file or folder as another user's process would, until the test ends.
 func flock(t *testing.T, path string, flags int) {
 	t.Helper()
 	fd, err := unix.Open(path, flags|unix.O_CLOEXEC, 0o600)
@@ -167,6 +168,7 @@ func TestListenLeavesALiveSocketWithAFullQueueAlone(t *testing.T) {
 		t.Cleanup(func() { _ = unix.Close(fd) })
 		return fd
 	}
+
 	address := &unix.SockaddrUnix{Name: path}
 	ln := open()
 	if err := errors.Join(unix.Bind(ln, address), unix.Listen(ln, 0)); err != nil {
@@ -176,13 +178,14 @@ func TestListenLeavesALiveSocketWithAFullQueueAlone(t *testing.T) {
 	for err == nil {
 		err = unix.Connect(open(), address)
 	}
+
 	if err != unix.EAGAIN {
 		t.Fatal(err)
 	}
 	listenFails(t, path, "another process answers on it")
 }
 
-func TestListenLeavesWhatIsNoStreamSocketAlone(t *testing.T) {
+func TestListenLeavesFilesThatAreNoStreamSocketsAlone(t *testing.T) {
 	t.Parallel()
 	path := socketPath(t)
 	if err := os.WriteFile(path, nil, 0o600); err != nil {
@@ -213,7 +216,7 @@ func TestListenLeavesWhatIsNoStreamSocketAlone(t *testing.T) {
 	listenFails(t, path, "cannot tell whether another process uses it")
 }
 
-func TestListenSaysWhatIsWrongWithThePath(t *testing.T) {
+func TestListenNamesTheFaultOfThePath(t *testing.T) {
 	t.Parallel()
 	path := socketPath(t)
 	listenFails(t, filepath.Join(path, "missing", "s"), "does not exist")
@@ -243,6 +246,7 @@ func TestOfManyThatListenAtOnceOneSucceeds(t *testing.T) {
 	for i := range many {
 		all.Go(func() { listeners[i], errs[i] = Listen(path, 0o600, "") })
 	}
+
 	all.Wait()
 	won := 0
 	for i, err := range errs {
@@ -253,6 +257,7 @@ func TestOfManyThatListenAtOnceOneSucceeds(t *testing.T) {
 			t.Error(err)
 		}
 	}
+
 	if won != 1 {
 		t.Errorf("%d succeeded, want 1", won)
 	}

@@ -13,15 +13,15 @@ import (
 type place struct {
 	net.Conn
 	who peer
-	why *Error // why another user has the place now; guarded by Server.mu, nil at first
+	why *Error // reason why another user has the place now; guarded by Server.mu, nil at first
 }
 
 // socket is a listener and its connections. Server.mu guards its fields.
 type socket struct {
 	net.Listener
 	ceiling  Level
-	places   []*place // in the order in which they came
-	refusing int      // connections that are being told why they are refused, or lost their place
+	places   []*place // in order of arrival
+	refusing int      // connections that are being told that they are refused or have lost their place
 	full     bool     // a connection was refused since there was a free place
 }
 
@@ -45,8 +45,8 @@ func (k *socket) richest() (oldest *place, share int) {
 	return oldest, share
 }
 
-// admit starts the goroutine of a connection, within the limits. If all places are taken,
-// a user with fewer of them than another gets one of the other's.
+// admit starts the goroutine of a connection, within the limits. If all places are taken, a user
+// with fewer places than another gets one of theirs.
 func (s *Server) admit(c net.Conn, sock *socket, conns *sync.WaitGroup) {
 	refusal := Errorf(TooManyConnections, "%d connections are open, which is the limit; close one and try again", s.maxConnections)
 	who := peerOf(c, sock.ceiling)
@@ -80,8 +80,8 @@ func (s *Server) admit(c net.Conn, sock *socket, conns *sync.WaitGroup) {
 	s.conns[c] = struct{}{}
 }
 
-// makePlace takes a place from the user with the most, if that leaves it no fewer than the
-// user with the given number has then. It is called with mu held.
+// makePlace takes a place from the user with the most, if that leaves it at least as many as the
+// user with the given number has then. mu is held.
 func (s *Server) makePlace(sock *socket, uid int) bool {
 	p, most := sock.richest()
 	if most <= sock.share(uid)+1 {
@@ -94,7 +94,7 @@ func (s *Server) makePlace(sock *socket, uid int) bool {
 
 	sock.refusing++
 	if sock.refusing > s.maxConnections {
-		_ = p.Close() // too many are being told
+		_ = p.Close() // too many connections are being told
 	}
 	_ = p.SetDeadline(time.Now()) // wakes its goroutine
 	return true
@@ -117,15 +117,15 @@ func (s *Server) serve(p *place, sock *socket) {
 	})
 }
 
-// lost returns why a connection has lost its place, or nil.
+// lost returns the reason why a connection has lost its place, or nil.
 func (s *Server) lost(p *place) *Error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return p.why
 }
 
-// forget closes a connection, last of all: a client that sees the end of a connection
-// finds its place free.
+// forget closes a connection after its place is free, so that a client that sees the end of a
+// connection can use the place.
 func (s *Server) forget(c net.Conn, leave func()) {
 	s.mu.Lock()
 	delete(s.conns, c)

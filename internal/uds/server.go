@@ -1,27 +1,24 @@
-// Package uds is the control socket: a command a line in, an answer out, made
-// for socat and for scripts. It listens, frames, and knows the table of
-// commands; other packages register the commands, except help.
+// Package uds is the control socket, made for socat and for scripts: a command a line in, an answer
+// out. It listens, frames, and holds the table of commands; other packages register the commands,
+// except help.
 //
-// LF, CRLF or the end of the input end a line of at most 4 KiB; ";" separates
-// commands on it; blank commands are nothing. Words are separated by spaces and
-// tabs, command names are the same in either case. A connection's commands are
-// executed one after the other and answered in order, each before the next
-// begins: a client that does not read its answers stops its own commands, and
-// is cut off after a while. Connections do not wait for each other.
+// LF, CRLF or the end of the input end a line of at most 4 KiB. ";" separates commands on a line;
+// blank commands are ignored. Words are separated by spaces and tabs; command names may be in upper
+// or lower case. A connection's commands are executed and answered in order, each before the next
+// begins. A client that does not read its answers stops its own commands, and is cut off after a
+// while. Connections do not wait for each other.
 //
-// An answer is lines of text and then "OK", or "ERR <Code> <text>". With the
-// last word "json" it is one JSON object on one line and nothing else, an error
-// being {"error":{"code":…,"message":…}}. A client that closes its sending side
-// gets the answers it is owed, then the connection closes. Some commands answer
-// in parts over time, in JSON an object a line; the OK comes at their end.
+// An answer is lines of text and then "OK", or "ERR <Code> <text>". With the last word "json" it is
+// one JSON object on one line; an error is {"error":{"code":…,"message":…}}. A client that closes
+// its sending side still gets its answers, then the connection closes. Some commands answer in
+// parts over time, in JSON an object a line; the OK comes at their end.
 //
-// The kernel says which user a client is, and each listener has a ceiling: see Level.
-// Users share the connections of a listener: if all are taken, a user with fewer than
-// another gets one of the other's.
-// Commands that need more than User are logged with the user and the outcome.
+// The kernel says which user a client is, and each listener has a ceiling: see Level. Users share
+// the connections of a listener: if all are taken, a user with fewer than another gets one of
+// theirs. Commands that need more than User are logged with the user and the outcome.
 //
-// Each listener has one goroutine and each connection has one; Serve and
-// Shutdown return when they are gone.
+// Each listener has one goroutine and each connection has one. Serve and Shutdown return when these
+// have ended.
 package uds
 
 import (
@@ -43,16 +40,16 @@ const (
 	maxLine = 4096 // bytes, without LF or CRLF
 
 	writeTimeout  = 10 * time.Second // for one answer
-	lingerTimeout = time.Second      // for the client to read why it is cut off
-	shutdownGrace = time.Second      // for the commands that run at Shutdown
+	lingerTimeout = time.Second      // for the client to read the reason before the connection closes
+	shutdownGrace = time.Second      // for commands in progress at Shutdown
 	maxBackoff    = time.Second      // between attempts to accept
 )
 
 // Options are the options of a Server.
 type Options struct {
 	Commands       []Command     // in the order in which help lists them
-	Path           string        // of a socket, for the examples of help
-	MaxConnections int           // at a time, of each listener, shared fairly by users; 16 if 0
+	Path           string        // of a socket, for help's examples
+	MaxConnections int           // at a time, of each listener, shared fairly among users; 16 if 0
 	IdleTimeout    time.Duration // for a client to send a whole line; 5 minutes if 0
 	FileCheck      time.Duration // between checks that a socket's file is there; 10 seconds if 0
 	Log            *zap.Logger   // nil logs nothing
@@ -73,10 +70,10 @@ type Server struct {
 
 	mu      sync.Mutex
 	sockets map[*socket]struct{}  // guarded by mu
-	conns   map[net.Conn]struct{} // guarded by mu; those being refused too
+	conns   map[net.Conn]struct{} // guarded by mu; including those being refused
 }
 
-// New makes a server. Two commands of one name make it panic.
+// New makes a server. It panics if two commands have the same name.
 func New(o Options) *Server {
 	s := &Server{
 		table:          newTable(o.Commands, o.Path),
@@ -100,18 +97,18 @@ func New(o Options) *Server {
 	if s.log == nil {
 		s.log = zap.NewNop()
 	}
+
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	return s
 }
 
-// Serve answers the clients of ln, which it closes, until Shutdown; it returns nil then.
-// If ln was closed by another goroutine it returns an error, and the whole server stops.
-// No client of ln has a level above the ceiling. Serve may be called for several listeners
-// at once; each has MaxConnections, so that clients of a read-only socket cannot lock out
-// those of another.
+// Serve answers the clients of ln, which it closes, until Shutdown; it returns nil then. If another
+// goroutine closed ln, it returns an error, and the whole server stops. No client of ln has a level
+// above the ceiling. Serve may be called for several listeners at once. Each has MaxConnections, so
+// that clients of a read-only socket cannot lock out those of another.
 //
-// If ln comes from Listen, or has a method Unwrap that returns such a listener, its file
-// is put back when it has been deleted. When Accept fails by a deadline, Serve goes on.
+// If ln comes from Listen, or has a method Unwrap that returns such a listener, its file is
+// restored when it has been deleted. When Accept fails by a deadline, Serve goes on.
 func (s *Server) Serve(ln net.Listener, ceiling Level) error {
 	defer ln.Close()
 	sock := &socket{Listener: ln, ceiling: ceiling}
@@ -145,7 +142,7 @@ func (s *Server) Serve(ln net.Listener, ceiling Level) error {
 			s.stop()
 			return err
 		default:
-			// Out of file descriptors, most likely: it passes.
+			// Most likely the process is out of file descriptors, which passes.
 			s.log.Warn("cannot accept a connection to the control socket; trying again",
 				zap.Error(err), zap.Duration("in", backoff))
 			select {
@@ -162,7 +159,7 @@ func (s *Server) Serve(ln net.Listener, ceiling Level) error {
 type watchedFile struct {
 	ln   *listener // nil: nothing to watch
 	log  *zap.Logger
-	lost bool // and said so
+	lost bool // and the log says so
 }
 
 // fileOf returns the listener of Listen that ln is or wraps, or nil.
@@ -179,7 +176,7 @@ func fileOf(ln net.Listener) *listener {
 	}
 }
 
-// wakeIn ends the next Accept in time for a look at the file.
+// wakeIn ends the next Accept in time for a check of the file.
 func (f *watchedFile) wakeIn(d time.Duration) {
 	if f.ln != nil {
 		_ = f.ln.SetDeadline(time.Now().Add(d))
@@ -197,17 +194,17 @@ func (f *watchedFile) check() {
 		f.log.Warn("the file of the control socket was gone; it is back", zap.String("path", f.ln.path))
 	case err != nil && !f.lost:
 		f.lost = true
-		f.log.Error("nobody can reach the control socket: its file is gone and cannot be put back; trying again",
+		f.log.Error("the control socket cannot be reached: its file is gone and cannot be restored; trying again",
 			zap.String("path", f.ln.path), zap.Error(err))
 	case err == nil:
 		f.lost = false
 	}
 }
 
-// Shutdown ends the server: it closes the listeners, lets the command that runs
-// on a connection finish its answer, for 1 s at most, closes the connections and
-// waits until all goroutines are gone. A command that was read but not begun is
-// answered with the error ShuttingDown. It may be called again; every call waits.
+// Shutdown ends the server: it closes the listeners, lets the command in progress on each
+// connection finish its answer within 1 s, closes the connections and waits until all goroutines
+// have ended. A command that was read but has not begun is answered with the error ShuttingDown. It
+// may be called again; every call waits.
 func (s *Server) Shutdown() {
 	s.stop()
 	gone := make(chan struct{})
@@ -215,6 +212,7 @@ func (s *Server) Shutdown() {
 		s.serving.Wait()
 		close(gone)
 	}()
+
 	select {
 	case <-gone:
 	case <-time.After(shutdownGrace):
@@ -228,7 +226,7 @@ func (s *Server) Shutdown() {
 	<-gone
 }
 
-// stop ends accepting and wakes the connections that wait for a command.
+// stop stops accepting and wakes the connections that wait for a command.
 func (s *Server) stop() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -253,12 +251,12 @@ func (s *Server) isStopping() bool {
 	}
 }
 
-// answer answers the commands of a connection until the client is done, is cut off, has
-// lost its place, or the server stops.
+// answer answers the commands of a connection until the client is done, is cut off or has lost its
+// place, or the server stops.
 func (s *Server) answer(p *place) {
 	r := bufio.NewReaderSize(p, maxLine+len("\r\n"))
 	for {
-		// One deadline for the whole line: a byte now and then is idle as well.
+		// One deadline for the whole line: a client that sends a byte now and then is idle too.
 		s.awaitLine(p)
 		line, err := r.ReadSlice('\n')
 		line = bytes.TrimSuffix(line, []byte("\n"))
@@ -269,6 +267,7 @@ func (s *Server) answer(p *place) {
 		if err != nil && err != io.EOF {
 			return // idle, gone, or woken by stop or makePlace
 		}
+
 		for _, req := range parseLine(line) {
 			if s.isStopping() {
 				_ = s.send(p, render(nil, Errorf(ShuttingDown, "the daemon is ending"), req.json))
@@ -278,6 +277,7 @@ func (s *Server) answer(p *place) {
 				return
 			}
 		}
+
 		if err == io.EOF {
 			return
 		}
@@ -303,7 +303,7 @@ func (s *Server) execute(p *place, req request) error {
 	if command.Stream != nil {
 		log.Info("a command on the control socket begins")
 	}
-	line := log.Check(zap.InfoLevel, "a command on the control socket") // the command may turn the level up
+	line := log.Check(zap.InfoLevel, "a command on the control socket") // the command may lower the log level
 	err, sendErr := s.run(p, command, req)
 	s.logFailure(req, err)
 	switch {
@@ -317,21 +317,21 @@ func (s *Server) execute(p *place, req request) error {
 	return sendErr
 }
 
-// audit returns a log whose lines name a command and the user it came from.
+// audit returns a log whose lines name a command and its user.
 func (s *Server) audit(p *place, command *Command, req request) *zap.Logger {
 	return s.log.With(zap.Int("pid", p.who.pid), zap.Int("uid", p.who.uid), zap.String("user", userName(p.who.uid)),
 		zap.String("command", strings.Join(append([]string{command.Name}, req.args...), " ")))
 }
 
-// logFailure logs an error that no client has caused.
+// logFailure logs an error that is not a client's fault.
 func (s *Server) logFailure(req request, err error) {
 	if _, coded := errors.AsType[*Error](err); err != nil && !coded {
 		s.log.Error("a command on the control socket failed", zap.String("command", req.name), zap.Error(err))
 	}
 }
 
-// run runs a command and sends its answer. It returns the command's error, which it has
-// sent, and that of sending.
+// run runs a command and sends its answer. It returns the command's error, which it has sent, and
+// the error of sending.
 func (s *Server) run(p *place, command *Command, req request) (err, sendErr error) {
 	if command.Stream == nil {
 		a, err := command.Run(s.ctx, req.args)
@@ -364,9 +364,8 @@ func (s *Server) send(c net.Conn, answer []byte) error {
 	return err
 }
 
-// cutOff tells the client why its connection ends. For a moment it reads and discards
-// further input: otherwise socat, for one, fails with a broken pipe before it has read
-// the answer.
+// cutOff tells the client why its connection ends. For a moment it reads and discards further
+// input. Otherwise socat, for example, fails with a broken pipe before it has read the answer.
 func (s *Server) cutOff(c net.Conn, why *Error) {
 	if s.send(c, render(nil, why, false)) != nil {
 		return

@@ -29,7 +29,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// lines is an answer of lines.
+// lines is an answer made of lines.
 type lines struct {
 	Lines []string `json:"lines"`
 }
@@ -40,7 +40,7 @@ func (l lines) Text(w io.Writer) {
 	}
 }
 
-// unended is an answer that forgets the last newline and is no object.
+// unended is an answer that lacks the last newline and is not an object.
 type unended []string
 
 func (u unended) Text(w io.Writer) { fmt.Fprint(w, strings.Join(u, "\n")) }
@@ -85,6 +85,7 @@ func start(t *testing.T, o Options) *server {
 	if o.Commands == nil {
 		o.Commands = commands()
 	}
+
 	s := &server{New(o), path}
 	served := make(chan error, 1)
 	go func() { served <- s.Serve(ln, Admin) }()
@@ -94,6 +95,7 @@ func start(t *testing.T, o Options) *server {
 			t.Errorf("Serve returned %v", err)
 		}
 	})
+
 	return s
 }
 
@@ -142,7 +144,7 @@ func (c *client) rest() string {
 	return string(got)
 }
 
-// ask sends input, closes its side and returns all that comes.
+// ask sends input, closes its side and returns the whole answer.
 func (s *server) ask(t *testing.T, input string) string {
 	t.Helper()
 	c := s.dial(t)
@@ -154,6 +156,7 @@ func (s *server) ask(t *testing.T, input string) string {
 func TestAnswers(t *testing.T) {
 	t.Parallel()
 	s := start(t, Options{})
+
 	const status = "serving\n<2 lists>\nOK\n"
 	for _, test := range []struct{ name, input, want string }{
 		{"text", "status\n", status},
@@ -187,7 +190,7 @@ func TestAnswers(t *testing.T) {
 			`ERR UnknownCommand there is no command "` + strings.Repeat("é", 40) + `"; "help" lists the commands` + "\n"},
 		{"NUL", "status\x00\nstatus\n", `ERR BadInput byte 7 of the line is '\x00'; commands are printable text` + "\n" + status},
 		{"no UTF-8, in JSON", "a\xff json\n", `{"error":{"code":"BadInput","message":"byte 2 of the line, \"\\xff\", is not UTF-8"}}` + "\n"},
-		{"what follows garbage on its line is not executed", "\x1b[A;status", `ERR BadInput byte 1 of the line is '\x1b'; commands are printable text` + "\n"},
+		{"a command after garbage on its line is not executed", "\x1b[A;status", `ERR BadInput byte 1 of the line is '\x1b'; commands are printable text` + "\n"},
 		{"the longest line", strings.Repeat(" ", maxLine-len("status")) + "status\r\nstatus\n", status + status},
 		{"an answer that is an error too", "check\ncheck json\n", "one is bad\nERR Bad it is not as it should be\n" + `{"lines":["one is bad"]}` + "\n"},
 		{"help on one command", "help ECHO\n", "usage:   echo WORD... [json]\n         say the words\nlevel:   user\nexample:\n  echo 'echo a b' | socat - UNIX-CONNECT:/run/x.sock\nOK\n"},
@@ -207,6 +210,7 @@ func TestHelpListsTheCommandsAligned(t *testing.T) {
 	stop := Command{Name: "stop", Args: "LIST", Summary: "stop a list, or go on with it", Stream: func(context.Context, []string, func(Answer) error) error { return nil }}
 	resume := Command{Name: "go", Args: "LIST", Summary: stop.Summary}
 	s := start(t, Options{Commands: append(commands()[:2], stop, resume)})
+
 	const want = `status        say how it is
 echo WORD...  say the words
 stop|go LIST  stop a list, or go on with it
@@ -224,9 +228,11 @@ OK
 	for _, c := range list.Commands {
 		names = append(names, c.Name)
 	}
+
 	if got := s.ask(t, "help stop"); !strings.Contains(got, "usage:   stop LIST [json]\n") || !strings.Contains(got, "echo 'stop' | socat -t99 - UNIX-CONNECT:") {
 		t.Errorf("a command that answers over time is explained as\n%s", got)
 	}
+
 	if want := []string{"help", "status", "echo", "stop", "go"}; !reflect.DeepEqual(names, want) {
 		t.Errorf("got %v, want %v", names, want)
 	}
@@ -270,7 +276,7 @@ func TestTenMegabytesWithoutANewlineAreCutOffInBoundedMemory(t *testing.T) {
 	writer.Go(func() {
 		for range 10 << 20 / len(chunk) {
 			if _, err := c.Write(chunk); err != nil {
-				return // the server has had enough
+				return // the server has cut the client off
 			}
 		}
 		_ = c.CloseWrite()
@@ -333,7 +339,7 @@ func TestMoreConnectionsThanAllowedAreRefusedWithAReason(t *testing.T) {
 	}
 }
 
-func TestConnectionsDoNotWaitForEachOthersCommands(t *testing.T) {
+func TestConnectionsDoNotWaitForCommandsOfOtherConnections(t *testing.T) {
 	t.Parallel()
 	running, release := make(chan struct{}), make(chan struct{})
 	s := start(t, Options{Commands: append(commands(), Command{Name: "wait", Run: func(context.Context, []string) (Answer, error) {
@@ -350,7 +356,7 @@ func TestConnectionsDoNotWaitForEachOthersCommands(t *testing.T) {
 	first.expect("OK\na\nOK\n")
 }
 
-func TestAClientThatHasGoneDisturbsNobody(t *testing.T) {
+func TestAClientThatHasGoneDisturbsNoOtherClient(t *testing.T) {
 	t.Parallel()
 	running, release := make(chan struct{}), make(chan struct{})
 	s := start(t, Options{MaxConnections: 1, Commands: append(commands(), Command{Name: "wait", Run: func(context.Context, []string) (Answer, error) {
@@ -358,6 +364,7 @@ func TestAClientThatHasGoneDisturbsNobody(t *testing.T) {
 		<-release
 		return lines{make([]string, 1<<20)}, nil
 	}})})
+
 	c := s.dial(t)
 	c.send("wait\n")
 	<-running
@@ -390,12 +397,15 @@ func TestShutdownLetsARunningCommandFinishAndRefusesTheNext(t *testing.T) {
 		s.Shutdown()
 		close(ended)
 	}()
+
 	if got := idle.rest(); got != "" {
 		t.Errorf("the idle connection got %q", got)
 	}
+
 	if _, err := net.Dial("unix", s.path); err == nil {
 		t.Error("the socket still takes connections")
 	}
+
 	close(release)
 	want := "done\nOK\n" + `{"error":{"code":"ShuttingDown","message":"the daemon is ending"}}` + "\n"
 	if got := busy.rest(); got != want {
@@ -456,7 +466,7 @@ func bubble(t *testing.T, o Options, f func(t *testing.T, s *Server, ln *pipeLis
 	})
 }
 
-// ended tells whether the other end of a pipe is closed.
+// ended reports whether the other end of a pipe is closed.
 func ended(c net.Conn) bool {
 	_ = c.SetReadDeadline(time.Now().Add(time.Nanosecond))
 	_, err := c.Read(make([]byte, 1))
@@ -472,13 +482,15 @@ func TestAConnectionThatCompletesNoLineIsClosedWhenItsTimeIsUp(t *testing.T) {
 		if _, err := io.ReadFull(c, make([]byte, len("a\nOK\n"))); err != nil {
 			t.Fatal(err)
 		}
-		// A command starts the time anew, half of one does not.
+
+		// A whole command restarts the time, half a command does not.
 		for range 4 {
 			time.Sleep(time.Minute)
 			if _, err := io.WriteString(c, "x"); err != nil {
 				t.Fatal(err)
 			}
 		}
+
 		time.Sleep(time.Minute - 2*time.Nanosecond)
 		if ended(c) {
 			t.Error("it was closed too early")
@@ -508,11 +520,13 @@ func TestAClientThatNeverReadsIsCutOff(t *testing.T) {
 func TestShutdownWaitsForACommandForASecondAndThenCancelsIt(t *testing.T) {
 	t.Parallel()
 	running := make(chan struct{})
+
 	stubborn := Command{Name: "stubborn", Run: func(ctx context.Context, _ []string) (Answer, error) {
 		close(running)
 		<-ctx.Done()
 		return nil, ctx.Err()
 	}}
+
 	bubble(t, Options{Commands: []Command{stubborn}}, func(t *testing.T, s *Server, ln *pipeListener) {
 		c := ln.dial()
 		if _, err := io.WriteString(c, "stubborn\n"); err != nil {
@@ -521,7 +535,7 @@ func TestShutdownWaitsForACommandForASecondAndThenCancelsIt(t *testing.T) {
 		<-running
 		begin := time.Now()
 		s.Shutdown()
-		if d := time.Since(begin); d != shutdownGrace { // exact: the clock is the bubble's
+		if d := time.Since(begin); d != shutdownGrace { // exact, by the bubble's clock
 			t.Errorf("Shutdown took %v, want %v", d, shutdownGrace)
 		}
 		if !ended(c) {
@@ -540,7 +554,7 @@ func TestServeAfterShutdownClosesTheListener(t *testing.T) {
 	<-ln.closed
 }
 
-func TestServeFailsWhereTheListenerIsClosedBySomebodyElse(t *testing.T) {
+func TestServeFailsIfAnotherGoroutineClosesTheListener(t *testing.T) {
 	t.Parallel()
 	s, ln := New(Options{}), newPipeListener()
 	_ = ln.Close()
@@ -578,6 +592,7 @@ func TestServeOutlivesALackOfFileDescriptors(t *testing.T) {
 		if _, err := io.WriteString(c, "pause jobs\n"); err != nil {
 			t.Fatal(err)
 		}
+
 		if _, err := io.ReadFull(c, make([]byte, len("OK\n"))); err != nil {
 			t.Error(err)
 		}
@@ -596,17 +611,18 @@ func TestShutdownInterruptsTheWaitBetweenAttemptsToAccept(t *testing.T) {
 				t.Errorf("Serve returned %v", err)
 			}
 		})
+
 		synctest.Wait()
 		begin := time.Now()
 		s.Shutdown()
 		serving.Wait()
-		if d := time.Since(begin); d != 0 { // exact: the clock is the bubble's
+		if d := time.Since(begin); d != 0 { // exact, by the bubble's clock
 			t.Errorf("Shutdown took %v", d)
 		}
 	})
 }
 
-// also serves another socket.
+// also serves a further socket.
 func (s *server) also(t *testing.T, ceiling Level) *server {
 	t.Helper()
 	path := socketPath(t)
@@ -640,13 +656,14 @@ func TestEachListenerHasItsOwnNumberOfConnections(t *testing.T) {
 	}
 }
 
-func TestSilentConnectionsLockNobodyOutForGood(t *testing.T) {
+func TestSilentConnectionsLockNoClientOutForGood(t *testing.T) {
 	t.Parallel()
 	s := start(t, Options{})
 	var silent []*client
 	for range 16 {
 		silent = append(silent, s.dial(t))
 	}
+
 	if got := s.ask(t, "status\n"); !strings.HasPrefix(got, "ERR TooManyConnections ") {
 		t.Errorf("got %q, want a refusal", got)
 	}
@@ -656,12 +673,13 @@ func TestSilentConnectionsLockNobodyOutForGood(t *testing.T) {
 	if got := silent[7].rest(); got != "" {
 		t.Errorf("got %q", got)
 	}
+
 	if got := s.ask(t, "echo b\n"); got != "b\nOK\n" {
 		t.Errorf("the place of one that has gone was not given to another: %q", got)
 	}
 }
 
-// userConn is a connection in memory of a user.
+// userConn is a connection in memory that belongs to a user.
 type userConn struct {
 	net.Conn
 	uid int
@@ -751,7 +769,7 @@ func levelled() []Command {
 	}
 }
 
-func TestNobodyIsAboveTheCeilingOfTheSocket(t *testing.T) {
+func TestNoClientIsAboveTheCeilingOfTheSocket(t *testing.T) {
 	t.Parallel()
 	s := start(t, Options{Commands: levelled()}) // we are the daemon's own user
 	for ceiling, want := range map[Level]string{
@@ -780,7 +798,7 @@ func TestLevelsOfUsers(t *testing.T) {
 	}
 }
 
-func TestWhoIsNotKnownToTheKernelOnlyLooks(t *testing.T) {
+func TestAClientThatTheKernelDoesNotKnowIsAUser(t *testing.T) {
 	t.Parallel()
 	ours, theirs := net.Pipe()
 	defer ours.Close()
@@ -831,8 +849,8 @@ func TestUsersHaveTheirNameInTheLogIfThereIsOne(t *testing.T) {
 	}
 }
 
-// counting streams numbers as fast as the client takes them, n of them or, where
-// n is 0, until that fails.
+// counting streams n numbers as fast as the client takes them; if n is 0, it goes on until sending
+// fails.
 func counting(n int, ended func(error)) Command {
 	return Command{Name: "count", Stream: func(_ context.Context, _ []string, send func(Answer) error) error {
 		for i := 1; n == 0 || i <= n; i++ {
@@ -893,6 +911,7 @@ func TestASocketFileThatIsDeletedIsPutBack(t *testing.T) {
 	if err := os.Remove(s.path); err != nil {
 		t.Fatal(err)
 	}
+
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
 		if c, err := net.Dial("unix", s.path); err == nil {
 			_ = c.Close()
@@ -902,9 +921,11 @@ func TestASocketFileThatIsDeletedIsPutBack(t *testing.T) {
 			t.Fatal("the file did not come back")
 		}
 	}
+
 	if info, err := os.Lstat(s.path); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("the file that was put back is %v, %v", info, err)
 	}
+
 	if got := s.ask(t, "echo b\n"); got != "b\nOK\n" {
 		t.Errorf("got %q", got)
 	}
@@ -912,7 +933,7 @@ func TestASocketFileThatIsDeletedIsPutBack(t *testing.T) {
 	old.expect("c\nOK\n")
 	s.Shutdown()
 	if _, err := os.Lstat(s.path); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("the file that was put back stays behind: %v", err)
+		t.Errorf("the restored file is left over: %v", err)
 	}
 }
 
@@ -920,7 +941,7 @@ func TestAPlaceThatSomethingElseHasTakenIsLeftAloneAndSaidOnce(t *testing.T) {
 	t.Parallel()
 	core, logged := observer.New(zap.InfoLevel)
 	s := start(t, Options{FileCheck: time.Millisecond, Log: zap.New(core)})
-	lost := func() int { return logged.FilterMessageSnippet("nobody can reach the control socket").Len() }
+	lost := func() int { return logged.FilterMessageSnippet("the control socket cannot be reached").Len() }
 	back := func() int { return logged.FilterMessageSnippet("it is back").Len() }
 	await := func(what string, is func() bool) {
 		t.Helper()
@@ -930,10 +951,12 @@ func TestAPlaceThatSomethingElseHasTakenIsLeftAloneAndSaidOnce(t *testing.T) {
 			}
 		}
 	}
+
 	other := filepath.Join(filepath.Dir(s.path), "other")
 	if err := os.WriteFile(other, []byte("theirs"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+
 	if err := os.Rename(other, s.path); err != nil {
 		t.Fatal(err)
 	}
@@ -941,6 +964,7 @@ func TestAPlaceThatSomethingElseHasTakenIsLeftAloneAndSaidOnce(t *testing.T) {
 	if data, err := os.ReadFile(s.path); err != nil || string(data) != "theirs" {
 		t.Fatalf("the other file is %q, %v", data, err)
 	}
+
 	if err := os.Remove(s.path); err != nil {
 		t.Fatal(err)
 	}
@@ -965,6 +989,7 @@ func (s *server) socat(t *testing.T, commandLine string) string {
 func TestSocat(t *testing.T) {
 	t.Parallel()
 	s := start(t, Options{MaxConnections: 1})
+
 	const status = "serving\n<2 lists>\nOK\n"
 	for commandLine, want := range map[string]string{
 		"echo status | socat - $S":                             status,

@@ -6,12 +6,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxPath is the longest path of a socket, in bytes: sun_path of unix(7) with
-// its closing NUL.
+// maxPath is the maximum length of a socket's path, in bytes: sun_path of unix(7) without its final
+// NUL.
 const maxPath = 107
 
-// limitMode gives a socket that is not bound yet its permission bits: bind takes
-// those of the file from them, less the umask.
+// limitMode sets the permission bits of a socket that is not bound yet: bind gives the file these
+// bits, less the umask.
 func limitMode(fd uintptr, mode fs.FileMode) error { return unix.Fchmod(int(fd), uint32(mode.Perm())) }
 
 // credentials asks the kernel for the process at the other end of a socket

@@ -1,18 +1,19 @@
 package uplink
 
-// classes choose the list whose item is sent next: of those that have one the list of the lowest class, except
-// that each share-th item is of a higher class that waits. Lists of one class take turns.
+// classes choose the list whose item is sent next: the list of the lowest class that has an item,
+// except that every share-th item is from a waiting list of a higher class. Lists of one class take
+// turns.
 //
-// The choice is made when there is room to send, so only the items on their way are before one of a lower class.
-// Guarded by Uplink.mu.
+// The choice is made when there is room to send, so only the items in flight precede an item of a
+// lower class. Guarded by Uplink.mu.
 type classes struct {
-	share int            // 0: a higher class has no items of its own
-	items uint64         // that were chosen
-	last  map[int]uint64 // by class: the number of the item that was chosen last
+	share int            // 0: higher classes have no share
+	items uint64         // items chosen so far
+	last  map[int]uint64 // by class: the number of the item that was last chosen
 }
 
-// SetClasses says the classes of lists; that of all others is 0. Of share items one is of a class that a lower one
-// would keep waiting; share 0 lets it wait.
+// SetClasses sets the classes of lists; all other lists have class 0. One of share items is from a
+// class that a lower one would keep waiting; if share is 0, that class waits.
 func (u *Uplink) SetClasses(share int, of map[string]int) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -39,7 +40,7 @@ func (c *classes) choose(feeds []*Feed, pipelined bool) (best *Feed) {
 	return best
 }
 
-// before reports whether a feed is chosen before another one.
+// before reports whether a feed is chosen before another.
 func (c *classes) before(f, other *Feed) bool {
 	switch {
 	case f.class == other.class:
@@ -50,7 +51,7 @@ func (c *classes) before(f, other *Feed) bool {
 	return f.class < other.class
 }
 
-// hasShare reports whether the next item is that of the feed's class.
+// hasShare reports whether the next item belongs to the feed's class by its share.
 func (c *classes) hasShare(f *Feed) bool {
 	return c.share > 0 && c.items-c.last[f.class] >= uint64(c.share-1)
 }

@@ -11,9 +11,9 @@ func TestTheNextItemIsChosenByClass(t *testing.T) {
 	for name, c := range map[string]struct {
 		classes []int
 		share   int
-		waiting []int // items of each list
+		waiting []int // number of items in each list
 		take    int
-		want    []int // of them
+		want    []int // order of the items sent
 	}{
 		"one class":                     {[]int{2, 2, 2}, 10, []int{90, 90, 90}, 60, []int{20, 20, 20}},
 		"a tenth for the higher one":    {[]int{1, 0}, 10, []int{90, 90}, 50, []int{5, 45}},

@@ -11,7 +11,8 @@ import (
 	"edged/internal/numbers"
 )
 
-// holdings are the items of a feed that the hub has, by epoch, of those that edged does not know to be there.
+// holdings are the items of a feed, by epoch, that the hub has although edged has no confirmation
+// of them.
 type holdings map[string]*numbers.Set
 
 func (h holdings) has(epoch string, n uint64) bool {
@@ -26,9 +27,9 @@ func (h holdings) add(epoch string, from, to uint64) {
 	h[epoch].Add(from, to)
 }
 
-// atHub reports whether an item is not to be sent: the hub has it already, or it is void. Before the first
-// item of a feed and an epoch goes over a link the hub is asked: an earlier process may have sent it, and
-// those after it, in another epoch.
+// atHub reports whether an item is not to be sent, because the hub has it already or it is void.
+// Before the first item of a feed and an epoch goes over a link, the hub is asked: an earlier
+// process may have sent this item and later ones, in another epoch.
 func (u *Uplink) atHub(ctx context.Context, link Link, s *sending) (bool, error) {
 	f := s.feed
 	u.mu.Lock()
@@ -62,8 +63,9 @@ func (u *Uplink) atHub(ctx context.Context, link Link, s *sending) (bool, error)
 	return known.has(s.item.Epoch, s.item.Number), nil
 }
 
-// owns fails if a list is another process's. That one may have sent more items than compare looks
-// at. If another process takes the list over later, the hub has got other messages since the link began.
+// owns fails if a list belongs to another process, which may have sent more items than compare
+// checks. If another process takes the list over later, the hub has received other messages since
+// the link began.
 func (u *Uplink) owns(ctx context.Context, list string) error {
 	owner, err := u.opts.Owns(ctx, list)
 	switch {
@@ -75,25 +77,25 @@ func (u *Uplink) owns(ctx context.Context, list string) error {
 	return nil
 }
 
-// run is a stretch of items that the hub got one after the other.
+// run is a sequence of items that the hub received one after the other.
 type run struct {
 	epoch      string
 	from, next uint64
 }
 
-// place is which items of a feed there are in this life.
+// place describes the items of a feed in this life.
 type place struct {
-	start  uint64 // from this number on, all items before the oldest unconfirmed one are at the hub
+	start  uint64 // from this number on, the hub has all items before the oldest unconfirmed one
 	lowest uint64 // number of an unconfirmed item
-	floor  uint64 // items with lower numbers were pushed to the head in this life: no earlier process has sent them
+	floor  uint64 // items with lower numbers were pushed to the head in this life, so no earlier process has sent them
 }
 
-// compare returns the items, from the lowest one on, that the hub has, and the last run of its items, which
-// the next item may continue.
+// compare returns the items, from the lowest one on, that the hub has. It also returns the last run
+// of its items, which the next item may continue.
 //
 // In one epoch a number stands for one item. If another epoch has begun since, Redis may have lost
-// items and given their numbers to others. Then only items that Redis has with the same bytes, up to
-// the first difference, are proved to be there.
+// items and given their numbers to new ones. Then only items that Redis has with the same bytes, up
+// to the first difference, are proved to be at the hub.
 func (u *Uplink) compare(ctx context.Context, link Link, oldest Item, at place) (known holdings, newest run, err error) {
 	known = make(holdings)
 	last, marks, err := u.look(ctx, link, oldest.Subject, at.lowest)
@@ -134,23 +136,25 @@ func (u *Uplink) compare(ctx context.Context, link Link, oldest Item, at place) 
 	return known, newest, err
 }
 
-// lookAtOnce is how many messages of the hub are asked for at a time.
+// lookAtOnce is the number of the hub's messages that are requested at a time.
 const lookAtOnce = 32
 
-// look returns the last item of a subject that the hub has, and the last ones from number lowest on, the
-// newest one first. It looks as far back as an earlier process may have been unable to note confirmations:
-// see relay.boundEarlier. Below lowest it passes over items that were sent one after the other.
+// look returns the last item of a subject at the hub, and the last items from number lowest on, the
+// newest first. It looks as far back as an earlier process may have been unable to record
+// confirmations: see relay.boundEarlier. Below lowest it skips items that were sent one after the
+// other.
 func (u *Uplink) look(ctx context.Context, link Link, subject string, lowest uint64) (last Mark, marks []Mark, err error) {
 	last, err = link.Last(ctx, subject)
 	if err != nil || last.Sequence == 0 {
 		return last, nil, asked(subject, err)
 	}
+
 	lost := 4 * u.opts.WindowItems
 	below, covered := last.Sequence+1, 0
 	for some, looked := []Mark{last}, 0; ; looked += lookAtOnce {
 		for _, m := range some {
 			switch {
-			case m.Sequence >= below: // passed over
+			case m.Sequence >= below: // skipped
 			case m.Epoch == "":
 				below = m.Sequence
 			case m.Number < lowest:
@@ -168,7 +172,7 @@ func (u *Uplink) look(ctx context.Context, link Link, subject string, lowest uin
 		if some, err = link.Before(ctx, subject, below, lookAtOnce); err != nil {
 			return last, nil, asked(subject, err)
 		}
-		some = append(some, Mark{Sequence: below - min(below-1, lookAtOnce)}) // the last one looked at
+		some = append(some, Mark{Sequence: below - min(below-1, lookAtOnce)}) // the oldest message that was read
 	}
 }
 
@@ -179,13 +183,14 @@ func asked(subject string, err error) error {
 	return fmt.Errorf("ask which items of %s it has: %w", subject, err)
 }
 
-// prove adds to known the items, from a number on, that Redis has with the same bytes as the
-// hub. It returns one past the last of them, or 0.
+// prove adds to known the items, from a number on, that Redis has with the same bytes as the hub.
+// It returns one past the last of them, or 0.
 func (u *Uplink) prove(ctx context.Context, oldest Item, from uint64, marks []Mark, known holdings) (next uint64, err error) {
 	byNumber := make(map[uint64]Mark)
 	for _, m := range slices.Backward(marks) {
 		byNumber[m.Number] = m
 	}
+
 	var some []Mark
 	for n := from; ; n++ {
 		m, there := byNumber[n]
@@ -194,6 +199,7 @@ func (u *Uplink) prove(ctx context.Context, oldest Item, from uint64, marks []Ma
 		}
 		some = append(some, m)
 	}
+
 	same, _, err := u.equal(ctx, oldest, some)
 	if err != nil || same == 0 {
 		return 0, err
@@ -203,11 +209,11 @@ func (u *Uplink) prove(ctx context.Context, oldest Item, from uint64, marks []Ma
 	return next, nil
 }
 
-// chunk is how many items are read from Redis at a time.
+// chunk is the number of items that are read from Redis at a time.
 const chunk = 64
 
-// equal returns how many of the marks, which have numbers one after the other, have the bytes of the items
-// that Redis has, or have left the list. other reports whether the next one has other bytes there.
+// equal returns how many of the marks, which have consecutive numbers, are equal to the items in
+// Redis, or have left the list. other reports whether the next mark differs from its item.
 func (u *Uplink) equal(ctx context.Context, oldest Item, marks []Mark) (same int, other bool, err error) {
 	for same < len(marks) {
 		from := marks[same].Number
@@ -215,7 +221,7 @@ func (u *Uplink) equal(ctx context.Context, oldest Item, marks []Mark) (same int
 		if err != nil {
 			return same, false, fmt.Errorf("read list %s in Redis: %w", oldest.List, err)
 		}
-		if first > from { // they were confirmed meanwhile, and have left the list
+		if first > from { // they have been confirmed meanwhile, and have left the list
 			same += min(int(first-from), len(marks)-same)
 			continue
 		}
@@ -231,17 +237,18 @@ func (u *Uplink) equal(ctx context.Context, oldest Item, marks []Mark) (same int
 			same++
 		}
 	}
+
 	return same, false, nil
 }
 
-// differs says that the hub has items that Redis does not have.
+// differs logs that the hub has items that Redis does not have.
 func (u *Uplink) differs(oldest Item, at Mark) {
 	u.opts.Log.Warn("the hub has items that Redis has lost; the items that Redis has are sent, some may be there twice",
 		zap.String("list", oldest.List), zap.Uint64("number", at.Number), zap.String("epoch_at_the_hub", at.Epoch), zap.String("epoch", oldest.Epoch))
 }
 
-// begin returns the number from which on items were sent one after the other, up to this one. ok is false if
-// the item is void.
+// begin returns the number from which on items up to this one were sent one after the other. ok is
+// false if the item is void.
 func (u *Uplink) begin(s *sending) (from uint64, ok bool) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -256,7 +263,7 @@ func (u *Uplink) begin(s *sending) (from uint64, ok bool) {
 	return f.run.from, true
 }
 
-// endRun says that the item sent last is not going to be at the hub.
+// endRun notes that the item sent last will not reach the hub.
 func (u *Uplink) endRun(f *Feed) {
 	u.mu.Lock()
 	f.run = run{}

@@ -9,7 +9,7 @@ import (
 	"edged/internal/batch"
 )
 
-// Feed is a list of an uplink: the only member of its durable consumer. It implements
+// Feed is a list of an uplink. It is the only member of the list's durable consumer, and implements
 // batch.Metered.
 type Feed struct {
 	uplink  *Uplink
@@ -21,17 +21,17 @@ type Feed struct {
 	// Guarded by Uplink.mu.
 	class    int      // lower ones go first
 	turn     uint64   // the item of the uplink that was sent last of this feed
-	life     uint64   // counts resets: items that were queued before are void
-	epoch    string   // of the item that came last
-	lowest   uint64   // number of an item that came in this life; 0 if none has
-	floor    uint64   // lowest, when that epoch began; items that come with lower numbers were pushed to the head since
-	start    uint64   // from this number on, all items of this life that are confirmed are at the hub
+	life     uint64   // counts resets: items queued before the last one are void
+	epoch    string   // of the newest item
+	lowest   uint64   // lowest number of an item in this life; 0 if there is none
+	floor    uint64   // lowest when that epoch began; later items with lower numbers were pushed to the head
+	start    uint64   // from this number on, the hub has all confirmed items of this life
 	queue    []Item   // from the oldest unconfirmed one on, in the order of delivery
-	queued   int      // bytes of them
-	sent     int      // of the queue, how many are on their way
-	void     int      // items of earlier lives that are on their way
-	compared string   // the epoch for whose items the hub was asked which ones it has, over this link
-	known    holdings // its answer
+	queued   int      // bytes in it
+	sent     int      // number of items of the queue in flight
+	void     int      // items of earlier lives in flight
+	compared string   // epoch for which the hub was asked, over this link, which items it has
+	known    holdings // the hub's answer
 	run      run      // of the item sent last
 }
 
@@ -44,10 +44,10 @@ func (u *Uplink) NewFeed(list, subject string) *Feed {
 	return f
 }
 
-// Join tells the feed its membership. It is called once, before items come.
+// Join sets the feed's membership. It is called once, before the first item.
 func (f *Feed) Join(m batch.Consumption) { f.membership = m }
 
-// Leave ends the feed: what it has not confirmed stays owed.
+// Leave ends the feed: items that it has not confirmed stay owed.
 func (f *Feed) Leave() {
 	u := f.uplink
 	u.mu.Lock()
@@ -57,8 +57,8 @@ func (f *Feed) Leave() {
 	f.membership.Leave()
 }
 
-// Reset says that the list is not this process's any more, or begins anew: the items that
-// the feed holds are void, and come again if they are still owed.
+// Reset says that the list no longer belongs to this process, or begins anew. The items that the
+// feed holds are void, and come again if they are still owed.
 func (f *Feed) Reset() {
 	f.uplink.mu.Lock()
 	f.reset()
@@ -89,14 +89,14 @@ func (f *Feed) Room() int {
 // Passed implements batch.Metered.
 func (f *Feed) Passed(int) {}
 
-// low reports whether the feed takes more items. It holds two windows at most, and takes more
-// when one is left: so that the list is read in large pieces. mu is held.
+// low reports whether the feed takes more items. It holds at most two windows, and takes more when
+// one is left, so that the list is read in large pieces. mu is held.
 func (f *Feed) low() bool {
 	o := &f.uplink.opts
 	return len(f.queue) <= o.WindowItems && f.queued <= o.WindowBytes
 }
 
-// room is how many items more the feed takes. mu is held.
+// room returns how many more items the feed takes. mu is held.
 func (f *Feed) room() int {
 	o := &f.uplink.opts
 	if f.queued >= 2*o.WindowBytes {
@@ -105,8 +105,8 @@ func (f *Feed) room() int {
 	return 2*o.WindowItems - len(f.queue)
 }
 
-// Deliver implements batch.Member. It copies the items, so that a link which is down for days
-// holds the window and nothing else.
+// Deliver implements batch.Member. It copies the items, so that a link which is down for days keeps
+// no more than the window in memory.
 func (f *Feed) Deliver(b *batch.Batch, from, to int, receipt batch.Receipt) (taken int) {
 	u := f.uplink
 	u.mu.Lock()
@@ -137,7 +137,8 @@ func (f *Feed) Deliver(b *batch.Batch, from, to int, receipt batch.Receipt) (tak
 	return taken
 }
 
-// confirmCopies tells the relay that batches were copied, as Deliver itself may not, until ctx ends.
+// confirmCopies tells the relay, until ctx ends, which batches were copied; Deliver itself is not
+// allowed to.
 func (u *Uplink) confirmCopies(ctx context.Context) {
 	for {
 		select {
@@ -155,8 +156,8 @@ func (u *Uplink) confirmCopies(ctx context.Context) {
 	}
 }
 
-// take returns the next item to be sent, and counts it as on its way. It returns no feed if there is
-// none, or if the window is full.
+// take returns the next item to be sent, and counts it as in flight. It returns no feed if there is
+// no item, or if the window is full.
 func (u *Uplink) take(pipelined bool) (s sending) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -174,13 +175,13 @@ func (u *Uplink) take(pipelined bool) (s sending) {
 	return s
 }
 
-// waits reports whether the feed has an item that can be sent. A feed whose items of an earlier life
-// are on their way waits for them: only then the hub can tell which items it has.
+// waits reports whether the feed has an item that can be sent. A feed whose items of an earlier
+// life are in flight waits for them: only then can the hub tell which items it has.
 func (f *Feed) waits(pipelined bool) bool {
 	return f.sent < len(f.queue) && f.void == 0 && (pipelined || f.sent == 0)
 }
 
-// confirm notes that the hub has the oldest item on its way, or will never take it.
+// confirm notes that the hub has the oldest item in flight, or will never take it.
 func (u *Uplink) confirm(s sending, repeated bool, err error) {
 	u.mu.Lock()
 	f := s.feed
@@ -201,7 +202,7 @@ func (u *Uplink) confirm(s sending, repeated bool, err error) {
 		u.state.Skipped++
 	case err != nil:
 		u.state.Refused++
-		f.run, f.start = run{}, s.item.Number+1 // it is not at the hub
+		f.run, f.start = run{}, s.item.Number+1 // the hub does not have it
 	case repeated:
 		u.state.Repeated++
 	default:
@@ -225,7 +226,7 @@ func (u *Uplink) confirm(s sending, repeated bool, err error) {
 	if refusal, final := errors.AsType[Refusal](err); final {
 		ack = batch.Ack{Kind: batch.Terminated, Reason: "the hub of uplink " + u.opts.Name + " refuses it: " + refusal.Reason}
 	}
-	// An item that is another process's now is acknowledged by that one.
+	// If the item now belongs to another process, that process acknowledges it.
 	_ = f.membership.Acknowledge(s.item.Epoch, s.item.Number, ack, nil)
 	if low {
 		f.membership.Update()
@@ -233,14 +234,14 @@ func (u *Uplink) confirm(s sending, repeated bool, err error) {
 	u.wake()
 }
 
-// drop takes the first item out of a feed's queue. mu is held.
+// drop removes the first item of a feed's queue. mu is held.
 func (u *Uplink) drop(f *Feed) {
 	f.queued -= len(f.queue[0].Data)
 	f.queue[0] = Item{}
 	f.queue = f.queue[1:]
 }
 
-// rewind lets everything that is not confirmed be sent again, over the next link.
+// rewind makes all unconfirmed items be sent again, over the next link.
 func (u *Uplink) rewind() {
 	u.mu.Lock()
 	for _, f := range u.feeds {
@@ -250,7 +251,7 @@ func (u *Uplink) rewind() {
 	u.mu.Unlock()
 }
 
-// unsend takes back the items of a feed that are on their way. mu is held.
+// unsend takes back the items of a feed that are in flight. mu is held.
 func (u *Uplink) unsend(f *Feed) {
 	for _, item := range f.queue[:f.sent] {
 		u.sent--
@@ -259,8 +260,8 @@ func (u *Uplink) unsend(f *Feed) {
 	f.sent = 0
 }
 
-// Held is how many items wait for the hub's confirmation, and since when the oldest one has
-// been known to edged; zero if there is none.
+// Held returns the number of items that wait for the hub's confirmation, and when edged first saw
+// the oldest one; zero if there is none.
 func (f *Feed) Held() (n int, oldest time.Time) {
 	f.uplink.mu.Lock()
 	defer f.uplink.mu.Unlock()

@@ -16,13 +16,13 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 var errCut = errors.New("the link was cut")
 
-// fakeHub is a stream without a duplicates window. It stores the first message of a link only if it has
-// got no other since the link began, and each further one only directly after the one before it. A message
-// that is on its way when a link breaks may arrive much later.
+// fakeHub is a stream without a duplicates window. It stores the first message of a link only if it
+// has received no other since the link began, and each further one only directly after its
+// predecessor. A message that is in flight when a link breaks may arrive much later.
 type fakeHub struct {
 	mu       sync.Mutex
 	messages []message // guarded by mu; the first one has sequence 1
-	late     []parcel  // guarded by mu; on their way, over links that broke
+	late     []parcel  // guarded by mu; in flight over links that broke
 	faults   func() fault
 	refuses  func(Item) bool
 	latency  time.Duration
@@ -37,22 +37,22 @@ type message struct {
 	id      int64
 }
 
-// fault is the lot of a message.
+// fault is the fate of a message.
 type fault int
 
 const (
 	fine       fault = iota
 	cutBefore        // the link breaks, the message is lost
 	cutAfter         // the link breaks, the message is stored
-	cutLate          // the link breaks, the message and those sent after it are stored later, if at all
-	swallowAck       // the message is stored, and there is no confirmation
+	cutLate          // the link breaks, the message and those after it are stored later, if at all
+	swallowAck       // the message is stored, but not confirmed
 )
 
-// parcel is a message with what its sender expects.
+// parcel is a message with its sender's expectations.
 type parcel struct {
 	item  Item
-	end   uint64 // the sequence of the hub when the link began
-	after int64  // id of the message before; 0: none went over the link
+	end   uint64 // last sequence of the hub when the link began
+	after int64  // id of the previous message; 0: none was sent over the link
 	id    int64
 	done  chan outcome
 }
@@ -72,7 +72,7 @@ func (h *fakeHub) Connect(ctx context.Context) (Link, error) {
 	return &fakeLink{hub: h, end: uint64(len(h.messages)), broken: make(chan struct{})}, nil
 }
 
-// store stores a message if its sender knows the one before it. mu is held.
+// store stores a message if its sender knows the previous one. mu is held.
 func (h *fakeHub) store(p parcel) error {
 	if h.refuses != nil && h.refuses(p.item) {
 		return Refusal{"it is too large"}
@@ -93,7 +93,7 @@ func (h *fakeHub) add(i Item, id int64) {
 	h.messages = append(h.messages, message{Mark{i.Epoch, i.Number, i.Run, i.Data, sequence}, i.Subject, id})
 }
 
-// deliverLate lets some of the messages arrive that were on their way when a link broke.
+// deliverLate delivers some of the messages that were in flight when a link broke.
 func (h *fakeHub) deliverLate(n int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -103,7 +103,7 @@ func (h *fakeHub) deliverLate(n int) {
 	}
 }
 
-// texts are the items of a subject, in the hub's order.
+// texts returns the items of a subject, in the hub's order.
 func (h *fakeHub) texts(subject string) (texts []string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -118,7 +118,7 @@ func (h *fakeHub) texts(subject string) (texts []string) {
 type fakeLink struct {
 	hub  *fakeHub
 	end  uint64 // sequence of the hub when the link began
-	sent int64  // id of the message that was sent last; used by the goroutine that sends
+	sent int64  // id of the last message sent; used by the goroutine that sends
 	once sync.Once
 	why  error
 
@@ -126,7 +126,7 @@ type fakeLink struct {
 
 	mu    sync.Mutex
 	queue []parcel // guarded by mu
-	lost  bool     // guarded by mu; a message was, so those after it are
+	lost  bool     // guarded by mu; a message was lost, so those after it are too
 }
 
 func (l *fakeLink) Done() <-chan struct{} { return l.broken }
@@ -180,7 +180,7 @@ func (l *fakeLink) Send(i Item) (Sending, error) {
 	return fakeSending{l, p.done}, nil
 }
 
-// process lets messages arrive after a while, in order, until none is on its way.
+// process delivers messages after a while, in order, until none is in flight.
 func (l *fakeLink) process() {
 	for {
 		time.Sleep(l.hub.latency)
@@ -195,13 +195,13 @@ func (l *fakeLink) process() {
 	}
 }
 
-// arrive decides the lot of a message. mu is held.
+// arrive decides the fate of a message. mu is held.
 func (l *fakeLink) arrive(p parcel) {
 	h := l.hub
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	select {
-	case <-l.broken: // its client is gone, and the message may arrive all the same
+	case <-l.broken: // its client is gone, but the message may still arrive
 		if l.lost = l.lost || rand.IntN(8) == 0; !l.lost {
 			h.late = append(h.late, p)
 		}

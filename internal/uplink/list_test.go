@@ -18,17 +18,17 @@ type fakeList struct {
 
 	mu     sync.Mutex // as the relay's: held in Deliver and Room
 	feed   *Feed
-	lost   bool // another process has the list
+	lost   bool // another process owns the list
 	epochs int
 	first  uint64   // number of the item at the head
 	items  []string // in Redis
 	acked  numbers.Set
-	saved  numbers.Set // what the ledger has of acked
+	saved  numbers.Set // the part of acked that is in the ledger
 	dead   map[string]string
 	buried map[string]string // those of dead that the ledger has
-	again  []uint64          // delivered once, and to be delivered again
+	again  []uint64          // delivered once, and to be redelivered
 	cursor uint64
-	given  map[uint64]string // in the feed's hands, with the epoch
+	given  map[uint64]string // items held by the feed, with their epochs
 }
 
 func newFakeList(name string) *fakeList {
@@ -53,7 +53,7 @@ func (l *fakeList) join(f *Feed) {
 	l.load(false)
 }
 
-// load reads the ledger, as after an error of Redis: confirmations that it does not have are lost.
+// load reads the ledger, as after an error of Redis: confirmations that are not in it are lost.
 func (l *fakeList) load(newEpoch bool) {
 	l.feed.Reset()
 	l.mu.Lock()
@@ -67,15 +67,15 @@ func (l *fakeList) load(newEpoch bool) {
 	clear(l.given)
 }
 
-// renew begins a new epoch in which the numbers stand for the same items, as after a restart of Redis
-// that this process lives through.
+// renew begins a new epoch in which the numbers stand for the same items, as after a restart of
+// Redis that this process survives.
 func (l *fakeList) renew() {
 	l.mu.Lock()
 	l.epochs++
 	l.mu.Unlock()
 }
 
-// save is the script: it writes the ledger and removes what is finished.
+// save is the script: it writes the ledger and removes finished items.
 func (l *fakeList) save() {
 	l.saved, l.buried = l.acked.Clone(), maps.Clone(l.dead)
 	for l.first < l.acked.Floor() && len(l.items) > 0 {
@@ -94,6 +94,7 @@ func (l *fakeList) turn(most int) {
 		}
 		l.again = l.again[1:]
 	}
+
 	from, to := l.acked.Gap(l.cursor)
 	to = min(to, l.end())
 	if room := l.feed.Room(); from < to && room > 0 {
@@ -122,10 +123,11 @@ type noReceipt struct{}
 
 func (noReceipt) Confirm() {}
 
-// insert puts items in front of the head: they get the numbers below it, in a new epoch.
+// insert adds items at the head: they get the numbers below it, in a new epoch.
 func (l *fakeList) insert(items ...string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+
 	n := uint64(len(items))
 	if l.first <= n {
 		return false
@@ -143,10 +145,11 @@ func (l *fakeList) insert(items ...string) bool {
 			l.again = append(l.again, l.first+i)
 		}
 	}
+
 	return true
 }
 
-// lose lets Redis lose its newest items, and begins a new epoch.
+// lose makes Redis lose its newest items, and begins a new epoch.
 func (l *fakeList) lose(n int) (lost []string) {
 	l.mu.Lock()
 	n = min(n, len(l.items))
@@ -168,7 +171,7 @@ func (l *fakeList) peek(_ context.Context, _ string, from uint64, n int) (first 
 	return first, items, nil
 }
 
-// owns reports whether the list is this process's.
+// owns reports whether the list belongs to this process.
 func (l *fakeList) owns() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()

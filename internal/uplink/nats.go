@@ -17,11 +17,11 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// Headers of a message at the hub, besides JetStream's own.
+// Headers of a message at the hub, in addition to JetStream's own.
 const (
 	headerBox    = "Edged-Box"    // the instance
 	headerList   = "Edged-List"   // the list's key
-	headerEpoch  = "Edged-Epoch"  // of the number
+	headerEpoch  = "Edged-Epoch"  // the epoch of the number
 	headerNumber = "Edged-Number" // of the item in its list
 	headerRun    = "Edged-Run"    // the items from this number on were sent one after the other
 	headerTime   = "Edged-Time"   // when edged first saw the item, RFC 3339
@@ -30,13 +30,13 @@ const (
 // Times of a link.
 const (
 	dialTimeout = 10 * time.Second
-	ackTimeout  = 30 * time.Second // for the hub's confirmation of the oldest item on its way
-	pingEvery   = 10 * time.Second // after the answer to the one before
+	ackTimeout  = 30 * time.Second // for the hub's confirmation of the oldest item in flight
+	pingEvery   = 10 * time.Second // after the previous answer
 	pingTimeout = 20 * time.Second // for its answer
-	// slowest is the rate in bytes a second for which ackTimeout and pingTimeout are prolonged, by
-	// the time that the bytes on their way take.
+	// slowest is the rate in bytes a second of the slowest link: ackTimeout and pingTimeout are
+	// extended by the time that the bytes in flight take at this rate.
 	slowest = 4 << 10
-	// sequentialFor is for how long items of a list go one at a time after another publisher was
+	// sequentialFor is how long items of a list are sent one at a time after another publisher was
 	// found to use the stream.
 	sequentialFor = 10 * time.Minute
 )
@@ -46,23 +46,23 @@ type NATSOptions struct {
 	URLs    []string
 	Name    string // of the connection
 	Box     string // the instance, for a header
-	Stream  string // empty: the one that has the subject
-	Window  int    // items on their way
+	Stream  string // empty: the stream that has the subject
+	Window  int    // items in flight
 	Dial    func(ctx context.Context, network, address string) (net.Conn, error)
 	Connect func() ([]nats.Option, error) // credentials and TLS, for one connection
 }
 
-// NATS is a Hub: streams of a NATS cluster.
+// NATS is a Hub that stores items in the streams of a NATS cluster.
 type NATS struct {
 	opts NATSOptions
 
 	mu         sync.Mutex
-	subjects   map[string]bool   // guarded by mu; those that this process sends to
-	conflicts  map[string]uint64 // guarded by mu; by stream: sequence of the message that came between
-	sequential time.Time         // guarded by mu; until then items go one at a time
+	subjects   map[string]bool   // guarded by mu; subjects that this process sends to
+	conflicts  map[string]uint64 // guarded by mu; by stream: sequence of the message that came between ours
+	sequential time.Time         // guarded by mu; until then items are sent one at a time
 }
 
-// NewNATS connects to nothing yet.
+// NewNATS makes a NATS without connecting.
 func NewNATS(o NATSOptions) *NATS {
 	if o.Dial == nil {
 		o.Dial = (&net.Dialer{Timeout: dialTimeout}).DialContext
@@ -110,8 +110,8 @@ func (c patient) Write(p []byte) (n int, err error) {
 	return n, err
 }
 
-// Connect implements Hub. The library's own reconnecting and retrying is off: it would send
-// items again in another order.
+// Connect implements Hub. The library's own reconnecting and retrying is off, because it would
+// reorder items.
 func (h *NATS) Connect(ctx context.Context) (Link, error) {
 	l := &natsLink{hub: h, streams: make(map[string]string), ends: make(map[string]uint64), replicated: make(map[string]bool),
 		nonce: rand.Text(), sent: make(map[string]string), sizes: make(map[string]int), newest: make(map[string]uint64), stored: make(map[string]uint64)}
@@ -144,7 +144,7 @@ func (h *NATS) Connect(ctx context.Context) (Link, error) {
 	return l, nil
 }
 
-// conflict notes which message of a stream came between, instead of one of this process.
+// conflict records which message of a stream came between those of this process.
 func (h *NATS) conflict(stream string, sequence uint64) error {
 	h.mu.Lock()
 	h.conflicts[stream] = sequence
@@ -152,8 +152,8 @@ func (h *NATS) conflict(stream string, sequence uint64) error {
 	return errors.New("the stream has a message that came between: asking again which items it has")
 }
 
-// settle finds out whether the message that came between is another publisher's. If it is not,
-// a connection before this one had it still on its way.
+// settle finds out whether the message that came between belongs to another publisher. If not, it
+// was still in flight over an earlier connection.
 func (l *natsLink) settle(ctx context.Context, stream string) error {
 	h := l.hub
 	h.mu.Lock()
@@ -184,18 +184,18 @@ type natsLink struct {
 	js         jetstream.JetStream
 	sequential bool
 	streams    map[string]string // by subject
-	nonce      string            // in the ids of messages that go over this connection
-	ends       map[string]uint64 // by stream: the sequence of its last message, when all that was sent is stored
+	nonce      string            // in the ids of messages sent over this connection
+	ends       map[string]uint64 // by stream: sequence of its last message, once everything sent is stored
 	replicated map[string]bool   // by stream: it has more than one replica
-	sent       map[string]string // by stream: id of the message that was sent last
+	sent       map[string]string // by stream: id of the last message sent
 	sizes      map[string]int    // by stream: its max_msg_size, or -1
 	pinging    sync.WaitGroup
-	onWay      atomic.Int64 // bytes of items that the hub has not answered for
+	onWay      atomic.Int64 // bytes of items that the hub has not answered
 
 	mu     sync.Mutex
 	newest map[string]uint64 // guarded by mu; by subject: sequence of its newest message
 	stored map[string]uint64 // guarded by mu; by stream: sequence of the newest message of this link
-	socket net.Conn          // guarded by mu; the one that was made last
+	socket net.Conn          // guarded by mu; the newest one
 	closed bool              // guarded by mu
 
 	once sync.Once
@@ -210,13 +210,13 @@ func (l *natsLink) Done() <-chan struct{} { return l.life.Done() }
 // Err implements Link.
 func (l *natsLink) Err() error { return l.explain(l.why) }
 
-// grace is how long the bytes on their way take on the slowest link.
+// grace returns how long the bytes in flight take on the slowest link.
 func (l *natsLink) grace() time.Duration {
 	return time.Duration(l.onWay.Load()) * time.Second / slowest
 }
 
-// ping finds out whether the link is dead. The library's own pings would take a link for dead that is
-// busy with a large item.
+// ping finds out whether the link is dead. The library's own pings would consider a link dead that
+// is busy with a large item.
 func (l *natsLink) ping() {
 	for {
 		select {
@@ -248,7 +248,7 @@ func (l *natsLink) fail(err error) {
 // Close implements Link.
 func (l *natsLink) Close() {
 	l.fail(nil)
-	l.closeSocket() // a write may hang, with the lock that conn.Close needs
+	l.closeSocket() // a write may hang while it holds the lock that conn.Close needs
 	l.conn.Close()
 	l.pinging.Wait()
 }
@@ -263,14 +263,14 @@ func (l *natsLink) closeSocket() {
 	}
 }
 
-// Server is the address of the server.
+// Server returns the address of the server.
 func (l *natsLink) Server() string { return l.conn.ConnectedUrlRedacted() }
 
 // Pipelined implements Link.
 func (l *natsLink) Pipelined() bool { return !l.sequential }
 
-// asking bounds a request. It ends with the link: a missing right breaks the link, and is not
-// answered.
+// asking bounds a request. It ends with the link: a request without the right to it breaks the
+// link, and gets no answer.
 func (l *natsLink) asking(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithTimeout(ctx, ackTimeout)
 	stop := context.AfterFunc(l.life, cancel)
@@ -280,7 +280,7 @@ func (l *natsLink) asking(ctx context.Context) (context.Context, context.CancelF
 	}
 }
 
-// failed says why a request failed.
+// failed explains why a request failed.
 func (l *natsLink) failed(err error) error {
 	select {
 	case <-l.life.Done():
@@ -302,8 +302,8 @@ type stored struct {
 	header   nats.Header
 }
 
-// get asks the stream's leader for a message: a direct get may be answered by a replica that
-// is behind. The message is nil if there is none.
+// get asks the stream's leader for a message, because a replica that lags may answer a direct get.
+// The message is nil if there is none.
 func (l *natsLink) get(ctx context.Context, stream string, request any) (*stored, error) {
 	text, err := json.Marshal(request)
 	if err != nil {
@@ -311,10 +311,12 @@ func (l *natsLink) get(ctx context.Context, stream string, request any) (*stored
 	}
 	ctx, cancel := l.asking(ctx)
 	defer cancel()
+
 	answer, err := l.conn.RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+stream, text)
 	if err != nil {
 		return nil, l.failed(err)
 	}
+
 	var reply struct {
 		Error   *jetstream.APIError `json:"error"`
 		Message *stored             `json:"message"`
@@ -330,6 +332,7 @@ func (l *natsLink) get(ctx context.Context, stream string, request any) (*stored
 	case reply.Message == nil:
 		return nil, errors.New("the hub's answer has no message")
 	}
+
 	if reply.Message.header, err = nats.DecodeHeadersMsg(reply.Message.Header); err != nil && len(reply.Message.Header) > 0 {
 		return nil, fmt.Errorf("headers of message %d of stream %s: %w", reply.Message.Sequence, stream, err)
 	}
@@ -391,14 +394,14 @@ func (l *natsLink) Last(ctx context.Context, subject string) (Mark, error) {
 	return m.mark(), nil
 }
 
-// note notes the newest message of a subject.
+// note records the newest message of a subject.
 func (l *natsLink) note(subject string, sequence uint64) {
 	l.mu.Lock()
 	l.newest[subject] = max(l.newest[subject], sequence)
 	l.mu.Unlock()
 }
 
-// mark is the message as a Mark. One that edged has not sent has no epoch.
+// mark returns the message as a Mark. A message that edged has not sent has no epoch.
 func (m *stored) mark() Mark {
 	mark := Mark{Epoch: m.header.Get(headerEpoch), Data: m.Data, Sequence: m.Sequence}
 	mark.Number, _ = strconv.ParseUint(m.header.Get(headerNumber), 10, 64)
@@ -422,6 +425,7 @@ func (l *natsLink) Before(ctx context.Context, subject string, sequence uint64, 
 		s := sequence
 		asking.Go(func() { some[i], errs[i] = l.get(ctx, stream, map[string]uint64{"seq": s}) })
 	}
+
 	asking.Wait()
 	for i, m := range some {
 		if errs[i] != nil {
@@ -431,19 +435,22 @@ func (l *natsLink) Before(ctx context.Context, subject string, sequence uint64, 
 			marks = append(marks, m.mark())
 		}
 	}
+
 	return marks, nil
 }
 
-// Send implements Link. The stream takes the first message of a link only if it has got no other since the link
-// asked for its state, and each further one only directly after the one before it: so none is missing in between,
-// no other publisher's is, and none comes from a process that has lost the list. Messages that are still on
-// their way when the link breaks may be stored later, but only one directly after the other.
+// Send implements Link. The stream takes the first message of a link only if it has received no
+// other since the link asked for its state, and each further one only directly after its
+// predecessor. So no item is missing in between, and no message of another publisher, or of a
+// process that has lost the list, is in between. Messages that are still in flight when the link
+// breaks may be stored later, but only directly after one another.
 //
-// A stream with replicas is told the sequence of the message before, as its leader compares it before the replicas
-// store anything. An id is compared when they store the message: if the leader changes meanwhile, nats-server 2.15.3
-// calls a wrong one a critical write error, and stops the stream. An id of such a stream is the same over each link:
-// a late message that finds its sequence again is a duplicate. Elsewhere it is of one link, since a message that was
-// refused leaves its id among the duplicates for their window.
+// A stream with replicas gets the sequence of the previous message, because its leader compares
+// that before the replicas store anything. An id is compared when they store the message: if the
+// leader changes meanwhile, nats-server 2.15.3 treats a wrong id as a critical write error, and
+// stops the stream. Ids of such a stream are the same over each link: a late message that finds its
+// sequence again is a duplicate. For other streams an id belongs to one link, since a refused
+// message leaves its id among the duplicates for their window.
 func (l *natsLink) Send(item Item) (Sending, error) {
 	stream := l.streams[item.Subject]
 	id := fmt.Sprintf("%s/%s-%d", item.Subject, item.Epoch, item.Number)
@@ -470,7 +477,7 @@ func (l *natsLink) Send(item Item) (Sending, error) {
 	default:
 		m.Header[jetstream.ExpectedLastMsgIDHeader] = []string{l.sent[stream]}
 	}
-	// The stream would refuse it, and the items sent after it.
+	// The stream would refuse it, and also the items sent after it.
 	if most := l.sizes[stream]; most > 0 && sizeOf(m) > most {
 		return nil, tooLarge
 	}
@@ -485,7 +492,7 @@ func (l *natsLink) Send(item Item) (Sending, error) {
 	return natsSending{l, future, item, stream}, nil
 }
 
-// sizeOf is the size of a message as a stream counts it.
+// sizeOf returns the size of a message as a stream counts it.
 func sizeOf(m *nats.Msg) int {
 	n := len("NATS/1.0\r\n\r\n") + len(m.Data)
 	for key, values := range m.Header {
@@ -506,6 +513,7 @@ func (s natsSending) Wait(ctx context.Context) (repeated bool, err error) {
 	size := int64(s.item.size())
 	timer := time.NewTimer(ackTimeout + time.Duration(size)*time.Second/slowest)
 	defer timer.Stop()
+
 	select {
 	case ack := <-s.future.Ok():
 		s.link.onWay.Add(-size)
@@ -534,7 +542,7 @@ func (s natsSending) Wait(ctx context.Context) (repeated bool, err error) {
 // Error codes of JetStream: nats-server's server/jetstream_errors_generated.go.
 const (
 	codeTooLarge       = 10054
-	codeStreamFailed   = 10077 // the stream is full, or can't be written
+	codeStreamFailed   = 10077 // the stream is full or cannot be written
 	codeWrongLastID    = 10070
 	codeWrongLastSeq   = 10071
 	codeWrongStream    = 10060
@@ -543,7 +551,7 @@ const (
 
 var tooLarge = Refusal{"it is larger than max_msg_size of the stream"}
 
-// explain says what an error means. An item that no attempt would bring to the hub is a Refusal.
+// explain explains an error. If no attempt would bring an item to the hub, the error is a Refusal.
 func (l *natsLink) explain(err error) error {
 	var api *jetstream.APIError
 	switch {
@@ -565,5 +573,6 @@ func (l *natsLink) explain(err error) error {
 		}
 		return errors.New("the hub closed the connection")
 	}
+
 	return err
 }

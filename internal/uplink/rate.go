@@ -7,7 +7,7 @@ import (
 	"edged/internal/flow"
 )
 
-// bucket is a token bucket that holds a second's worth of bytes. It is used by one goroutine.
+// bucket is a token bucket that holds a second's worth of bytes. One goroutine uses it.
 type bucket struct {
 	rate  float64 // bytes a second; 0 means no bound
 	left  float64
@@ -18,7 +18,8 @@ func newBucket(rate int) *bucket {
 	return &bucket{rate: float64(rate), left: float64(rate), since: time.Now()}
 }
 
-// wait waits until n bytes may go. More than a second's worth of them go as one that leaves a debt.
+// wait waits until n bytes may be sent. More than a second's worth of bytes are sent at once and
+// leave a debt.
 func (b *bucket) wait(ctx context.Context, n int) error {
 	if b.rate == 0 {
 		return nil
@@ -42,10 +43,11 @@ func (b *bucket) wait(ctx context.Context, n int) error {
 }
 
 const (
-	// firstWindow is how many bytes may be on their way over a new link, and leastWindow the least ever.
+	// firstWindow is the number of bytes that may be in flight over a new link, and leastWindow the
+	// lower bound of that number.
 	firstWindow = 16 << 10
 	leastWindow = 4 << 10
-	// mostDelay is how long the items on their way may delay a confirmation.
+	// mostDelay is how long the items in flight may delay a confirmation.
 	mostDelay = 2 * time.Second
 )
 

@@ -1,16 +1,15 @@
 // Package uplink relays the items of lists to a hub: a NATS cluster with JetStream.
 //
-// An Uplink is a durable consumer of each of its lists. It takes at most a window of items,
-// sends them in list order, those of lists of a lower class first, and confirms an item when the hub has it and all items before it.
-// Redis is the only store: while the link is down no more than the window is held, and the lists
-// wait. After each break the hub is asked for the newest item that it has of a list. Items that
-// it proves to have are confirmed and not sent again; all others are sent from the oldest
-// unconfirmed one on. So each item reaches the hub once and in order while Redis keeps its
-// data, and at least once after Redis has lost some.
+// An Uplink is a durable consumer of each of its lists. It takes at most a window of items, and
+// sends them in list order, those of lists of a lower class first. It confirms an item when the hub
+// has it and all items before it. Redis is the only store: while the link is down no more than the
+// window is held, and the lists wait. After each break the hub is asked for the newest item of a
+// list that it has. Items that it provably has are confirmed and not sent again; all other items
+// are sent from the oldest unconfirmed one on. So each item reaches the hub once and in order while
+// Redis keeps its data, and at least once after Redis has lost some.
 //
-// Run is one goroutine, with another one for each link, which waits for confirmations, and one that
-// gives batches back to the relay. The
-// methods of a Feed may be called from any goroutine.
+// Run is one goroutine. It starts one more for each link, which waits for confirmations, and one
+// that gives batches back to the relay. The methods of a Feed may be called from any goroutine.
 package uplink
 
 import (
@@ -28,20 +27,20 @@ import (
 	"edged/internal/flow"
 )
 
-// Options describe an uplink.
+// Options configure an uplink.
 type Options struct {
 	Name        string
 	Hub         Hub
-	WindowItems int    // that are sent and not confirmed
-	WindowBytes int    // of them
+	WindowItems int    // items sent and not confirmed
+	WindowBytes int    // bytes of these items
 	Rate        int    // bytes a second; 0 means no bound
 	Peek        Peeker // reads items in Redis, for the comparison after a break
-	Owns        Owner  // asks Redis, after the comparison
-	Before      Status // its counters go on from these
+	Owns        Owner  // asks Redis after the comparison
+	Before      Status // its counters continue from these
 	Log         *zap.Logger
 }
 
-// Hub connects to where items go.
+// Hub makes connections to the destination of items.
 type Hub interface {
 	// Connect returns a link, or an error in words for people.
 	Connect(ctx context.Context) (Link, error)
@@ -51,28 +50,28 @@ type Hub interface {
 type Link interface {
 	// Last returns the newest item of a subject that the hub has; the zero Mark if it has none.
 	Last(ctx context.Context, subject string) (Mark, error)
-	// Before looks at the n messages of the hub before a sequence, and returns those of the
-	// subject, the newest first.
+	// Before reads the n messages of the hub before a sequence, and returns those of the subject,
+	// the newest first.
 	Before(ctx context.Context, subject string, sequence uint64, n int) ([]Mark, error)
-	// Pipelined reports whether several items of one subject may be on their way.
+	// Pipelined reports whether several items of one subject may be in flight.
 	Pipelined() bool
 	// Send begins to send an item. A Refusal is final for that item.
 	Send(Item) (Sending, error)
-	// Done is closed when the link is broken, and Err tells why.
+	// Done is closed when the link is broken, and Err returns the reason.
 	Done() <-chan struct{}
 	Err() error
 	// Close ends the link at once.
 	Close()
 }
 
-// Sending is an item on its way.
+// Sending is an item in flight.
 type Sending interface {
-	// Wait returns when the hub has the item; repeated tells whether it had it before. A Refusal is
-	// final for that item, any other error ends the link.
+	// Wait returns when the hub has the item; repeated reports whether it had the item before. A
+	// Refusal is final for that item, any other error ends the link.
 	Wait(ctx context.Context) (repeated bool, err error)
 }
 
-// Refusal is an error of a hub that will not take an item, however often it is sent.
+// Refusal is the error of a hub that will never take an item.
 type Refusal struct{ Reason string }
 
 func (r Refusal) Error() string { return r.Reason }
@@ -88,7 +87,7 @@ type Item struct {
 	Data    []byte
 }
 
-// size is about how many bytes the item takes on its way.
+// size returns the approximate number of bytes that the item takes on the wire.
 func (i Item) size() int { return len(i.Data) + 300 }
 
 // Mark is an item that a hub has.
@@ -100,11 +99,11 @@ type Mark struct {
 	Sequence uint64 // of the hub; 0 in the zero Mark
 }
 
-// Peeker reads up to n items of a list in Redis from a number on, or from the head if that is later. first is the
-// number of the first one of them; without items, where it would be.
+// Peeker reads up to n items of a list in Redis from a number on, or from the head if that is
+// later. first is the number of the first item, or, without items, the number that it would have.
 type Peeker func(ctx context.Context, list string, from uint64, n int) (first uint64, items [][]byte, err error)
 
-// Owner reports whether a list is this process's, as Redis has it.
+// Owner reports whether a list belongs to this process, according to Redis.
 type Owner func(ctx context.Context, list string) (bool, error)
 
 // Uplink sends the items of its feeds.
@@ -114,12 +113,12 @@ type Uplink struct {
 	mu       sync.Mutex // guards everything below, and the queues of the feeds
 	feeds    []*Feed
 	classes  classes
-	ready    chan struct{}   // holds one if there may be something to send
-	copied   chan struct{}   // holds one if there are receipts
+	ready    chan struct{}   // holds one value if there may be something to send
+	copied   chan struct{}   // holds one value if there are receipts
 	receipts []batch.Receipt // of batches that were copied
 	paused   bool
-	sent     int         // items on their way
-	bytes    int         // of them
+	sent     int         // items in flight
+	bytes    int         // bytes of these items
 	flow     flow.Window // bounds bytes
 	state    Status
 }
@@ -128,17 +127,17 @@ type Uplink struct {
 type Status struct {
 	Name       string    `json:"name"`
 	State      string    `json:"state"` // connecting, up or paused
-	Since      time.Time `json:"since"` // when that began
+	Since      time.Time `json:"since"` // begin of the state
 	Reason     string    `json:"reason,omitempty"`
 	Server     string    `json:"server,omitempty"`
-	Sent       uint64    `json:"sent"` // items that the hub has confirmed
+	Sent       uint64    `json:"sent"` // items confirmed by the hub
 	SentBytes  uint64    `json:"sent_bytes"`
-	Skipped    uint64    `json:"skipped"`  // items that the hub had already, so they were not sent again
-	Repeated   uint64    `json:"repeated"` // items that were sent again and that the hub dropped as duplicates
-	Refused    uint64    `json:"refused"`  // items that went to the dead letters
+	Skipped    uint64    `json:"skipped"`  // items not sent again because the hub already had them
+	Repeated   uint64    `json:"repeated"` // items sent again, which the hub dropped as duplicates
+	Refused    uint64    `json:"refused"`  // items copied to the dead letters
 	Breaks     uint64    `json:"breaks"`   // of the link
 	InFlight   int       `json:"in_flight"`
-	Sequential bool      `json:"sequential"` // one item of a list at a time: other publishers use the stream
+	Sequential bool      `json:"sequential"` // one item of a list at a time, because other publishers use the stream
 }
 
 // New makes an uplink without feeds.
@@ -163,7 +162,7 @@ func (u *Uplink) Status() Status {
 	return s
 }
 
-// Pause stops or resumes sending. Items on their way are confirmed.
+// Pause stops or resumes sending. Items in flight are still confirmed.
 func (u *Uplink) Pause(paused bool) {
 	u.mu.Lock()
 	u.paused = paused
@@ -178,7 +177,7 @@ func (u *Uplink) wake() {
 	}
 }
 
-// Waits between two attempts to connect: the first one, and the longest.
+// Waits between two attempts to connect: the first wait, and the longest.
 const (
 	firstWait = time.Second
 	maxWait   = time.Minute
@@ -189,6 +188,7 @@ func (u *Uplink) Run(ctx context.Context) error {
 	var confirming sync.WaitGroup
 	confirming.Go(func() { u.confirmCopies(ctx) })
 	defer confirming.Wait()
+
 	for wait := firstWait; ; wait = min(2*wait, maxWait) {
 		before := u.Status()
 		err := u.serve(ctx)
@@ -254,6 +254,7 @@ func (u *Uplink) connected(link Link) {
 	if named, ok := link.(interface{ Server() string }); ok {
 		server = named.Server()
 	}
+
 	u.mu.Lock()
 	for _, f := range u.feeds {
 		f.compared = ""
@@ -263,6 +264,7 @@ func (u *Uplink) connected(link Link) {
 	for _, f := range u.feeds {
 		owed += len(f.queue)
 	}
+
 	if owed == 0 { // otherwise the first confirmation proves that the reason is gone
 		u.state.Reason = ""
 	}
@@ -276,7 +278,7 @@ func (u *Uplink) connected(link Link) {
 	log("the uplink is connected", zap.String("server", server), zap.Bool("after_a_break", was != ""))
 }
 
-// broke notes why the link is down. The log has each new reason once.
+// broke records why the link is down. Each new reason is logged once.
 func (u *Uplink) broke(err error) {
 	u.mu.Lock()
 	reason := err.Error()
@@ -292,15 +294,15 @@ func (u *Uplink) broke(err error) {
 	}
 }
 
-// sending is an item on its way, with its place.
+// sending is an item in flight, with its feed.
 type sending struct {
 	Sending
 	feed  *Feed
 	life  uint64 // of the feed, when the item was queued
 	item  Item
 	sent  time.Time
-	known bool  // it is not sent: the hub has it already, or it is void
-	final error // of Send: the hub will not take the item
+	known bool  // it is not sent, because the hub has it already or it is void
+	final error // error of Send: the hub will not take the item
 }
 
 // send sends items until the link or ctx ends.
@@ -318,9 +320,11 @@ func (u *Uplink) send(ctx context.Context, link Link, out chan<- sending) error 
 			}
 			continue
 		}
+
 		if err := u.dispatch(ctx, link, limit, &s); err != nil {
 			return err
 		}
+
 		select {
 		case out <- s:
 		case <-ctx.Done():
@@ -334,9 +338,11 @@ func (u *Uplink) dispatch(ctx context.Context, link Link, limit *bucket, s *send
 	if s.known, err = u.atHub(ctx, link, s); err != nil || s.known {
 		return err
 	}
+
 	if err := limit.wait(ctx, s.item.size()); err != nil {
 		return err
 	}
+
 	var ok bool
 	if s.item.Run, ok = u.begin(s); !ok {
 		s.known = true
@@ -351,7 +357,7 @@ func (u *Uplink) dispatch(ctx context.Context, link Link, limit *bucket, s *send
 	return err
 }
 
-// awaitConfirmed waits for the items on their way, the oldest first.
+// awaitConfirmed waits for the items in flight, the oldest first.
 func (u *Uplink) awaitConfirmed(ctx context.Context, in <-chan sending) error {
 	for {
 		var s sending
@@ -364,6 +370,7 @@ func (u *Uplink) awaitConfirmed(ctx context.Context, in <-chan sending) error {
 		if err == nil && !s.known {
 			repeated, err = s.Wait(ctx)
 		}
+
 		if _, final := errors.AsType[Refusal](err); err != nil && !final {
 			return err
 		}

@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// one runs f in a world with a list "a" and another one, a running uplink and no faults.
+// one runs f in a world with a list "a" and a second list, a running uplink and no faults.
 func one(t *testing.T, f func(w *world, a *fakeList)) {
 	synctest.Test(t, func(t *testing.T) {
 		w := &world{t: t, r: rand.New(rand.NewPCG(1, 1)), hub: &fakeHub{latency: time.Millisecond},
@@ -43,6 +43,7 @@ func TestAnItemThatTheHubRefusesBecomesADeadLetterAndTheNextOnesGoOn(t *testing.
 		if got := w.hub.texts("a"); !slices.Equal(got, want) {
 			t.Errorf("the hub has %v", got)
 		}
+
 		if s := w.up.Status(); s.Refused != 2 || s.Sent != 18 {
 			t.Errorf("%+v", s)
 		}
@@ -54,7 +55,7 @@ func TestTheDeadLetterOfARefusedItemIsNotLostInACrash(t *testing.T) {
 		all := items(0, 6)
 		w.hub.refuses = func(i Item) bool { return string(i.Data) == all[2] }
 		a.push(all...)
-		a.turn(10) // the ledger learns nothing of what follows
+		a.turn(10) // the ledger learns nothing of the following steps
 		for len(w.hub.texts("a")) < 5 {
 			time.Sleep(time.Second)
 		}
@@ -86,6 +87,7 @@ func TestAnUplinkWaitsForItsHubAndSaysWhy(t *testing.T) {
 		w.hub.mu.Lock()
 		w.hub.down = true
 		w.hub.mu.Unlock()
+
 		w.hub.faults = func() fault { return cutBefore }
 		a.push(items(0, 50)...)
 		a.turn(100)
@@ -93,6 +95,7 @@ func TestAnUplinkWaitsForItsHubAndSaysWhy(t *testing.T) {
 		if s := w.up.Status(); s.State != "connecting" || s.Reason != "no hub answers" || s.InFlight != 0 {
 			t.Errorf("%+v", s)
 		}
+
 		if held, _ := w.up.feeds[0].Held(); held != 2*worldWindow {
 			t.Errorf("it holds %d items, want two windows", held)
 		}
@@ -131,7 +134,7 @@ func TestAProcessThatHasLostItsListSendsNothingToTheHub(t *testing.T) {
 		a.turn(len(all))
 		time.Sleep(time.Minute)
 
-		// Another process takes the list over and sends all of it. This one does not know yet.
+		// Another process takes the list over and sends all of it. This process does not know yet.
 		a.mu.Lock()
 		a.lost = true
 		a.mu.Unlock()
@@ -156,7 +159,8 @@ func TestTheRateBoundsBytes(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if took := time.Since(began); took != 9*time.Second { // a second's worth goes at once
+
+		if took := time.Since(began); took != 9*time.Second { // a second's worth is sent at once
 			t.Errorf("10,000 bytes took %v", took)
 		}
 		ctx, cancel := context.WithCancel(t.Context())

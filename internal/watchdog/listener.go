@@ -6,23 +6,23 @@ import (
 	"time"
 )
 
-// Listener is a listener whose accept loop has a heartbeat and can be stopped before
-// the socket is closed, so that no connection is lost in between. Its Accept fails
-// with os.ErrDeadlineExceeded now and then, so that an idle loop beats.
+// Listener is a listener whose accept loop has a heartbeat and can be stopped before the socket is
+// closed, so that no connection is lost in between. Its Accept fails with os.ErrDeadlineExceeded
+// now and then, so that an idle loop beats too.
 type Listener struct {
 	net.Listener
 	heartbeat *heartbeat
-	every     time.Duration // between two beats; 0 means that no beat is due
+	every     time.Duration // between two beats; 0 means that no beats are needed
 
 	mu      sync.Mutex
 	stopped bool          // guarded by mu
-	idle    chan struct{} // closed when the accept loop has seen that it is stopped
+	idle    chan struct{} // closed when the accept loop has noticed the stop
 	closed  chan struct{}
 	once    sync.Once // closes closed
 }
 
-// Listener returns ln with a heartbeat of this name. ln has a SetDeadline, as TCP
-// and Unix listeners do.
+// Listener returns ln with a heartbeat of this name. ln must have a SetDeadline, as TCP and Unix
+// listeners do.
 func (w *Watchdog) Listener(name string, ln net.Listener) *Listener {
 	return &Listener{
 		Listener: ln, heartbeat: w.add(name), every: w.every(),
@@ -32,7 +32,7 @@ func (w *Watchdog) Listener(name string, ln net.Listener) *Listener {
 
 type deadliner interface{ SetDeadline(time.Time) error }
 
-// Accept is for one goroutine. After Stop it waits for Close.
+// Accept is called by one goroutine. After Stop it waits for Close.
 func (l *Listener) Accept() (net.Conn, error) {
 	l.heartbeat.beat()
 	if !l.extend() {
@@ -43,11 +43,11 @@ func (l *Listener) Accept() (net.Conn, error) {
 	return l.Listener.Accept()
 }
 
-// Unwrap returns the listener that l was made of.
+// Unwrap returns the listener under l.
 func (l *Listener) Unwrap() net.Listener { return l.Listener }
 
-// extend sets the deadline by which the accept loop goes round. It reports whether
-// connections are still accepted.
+// extend sets the deadline that wakes the accept loop. It reports whether connections are still
+// accepted.
 func (l *Listener) extend() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -57,10 +57,9 @@ func (l *Listener) extend() bool {
 	return !l.stopped
 }
 
-// Stop ends the accepting of connections, and returns when the accept loop is done
-// with those that it has accepted. A connection that comes later stays in the queue
-// of the socket: if systemd holds that too, the next daemon accepts it. Stop is
-// called once.
+// Stop stops accepting connections, and returns when the accept loop is done with those that it has
+// accepted. A later connection stays in the queue of the socket: if systemd holds the socket too,
+// the next daemon accepts it. Stop is called once.
 func (l *Listener) Stop() {
 	l.mu.Lock()
 	l.stopped = true

@@ -34,10 +34,12 @@ func TestAnAcceptLoopWithoutClientsGoesRound(t *testing.T) {
 			}
 		}
 	}()
+
 	beats := map[int64]bool{}
 	for deadline := time.Now().Add(20 * time.Second); len(beats) < 5 && time.Now().Before(deadline); {
 		beats[h.at.Load()] = true
 	}
+
 	if len(beats) < 5 {
 		t.Error("the loop does not beat")
 	}
@@ -56,7 +58,7 @@ func TestAStoppedListenerRefusesNoConnection(t *testing.T) {
 	l, _ := watched(t, 0)
 	address := l.Addr().String()
 	accepted := make(chan net.Conn)
-	accept := func() { // as the accept loops do it
+	accept := func() { // as the accept loops do
 		conn, err := l.Accept()
 		for errors.Is(err, os.ErrDeadlineExceeded) {
 			conn, err = l.Accept()

@@ -1,11 +1,10 @@
-// Package watchdog reports to the service manager that the daemon is alive, as long
-// as all its loops make progress.
+// Package watchdog reports to the service manager that the daemon is alive, as long as all its
+// loops make progress.
 //
-// Only Check sends the report, and only the poll loop calls Check, each time round.
-// Check sends it if each other loop has beaten within half the watchdog's interval
-// or has ended, and if the probe returns, which takes the locks that the loops share.
-// There is no ticker that would go on reporting while a loop or a lock is stuck: the
-// service manager then restarts the daemon.
+// Only Check sends the report, and only the poll loop calls Check, in each round. Check sends it if
+// each other loop has beaten within half the watchdog's interval or has ended, and if the probe
+// returns, which takes the locks that the loops share. There is no ticker that would go on
+// reporting while a loop or a lock is stuck. In that case the service manager restarts the daemon.
 package watchdog
 
 import (
@@ -28,19 +27,18 @@ type Options struct {
 	Log    *zap.Logger
 }
 
-// Watchdog watches the heartbeats of loops. Heartbeats are added before the first
-// Check.
+// Watchdog watches the heartbeats of loops. Heartbeats are added before the first Check.
 type Watchdog struct {
 	notify Notifier
 	probe  func()
 	log    *zap.Logger
 
 	heartbeats []*heartbeat
-	turned     atomic.Int64 // when Check was called last, in ns since 1970
+	turned     atomic.Int64 // time of the last call of Check, in ns since 1970
 
 	// Owned by the poll loop.
-	checked time.Time // the last look at the heartbeats
-	stalled bool      // a loop stood still then
+	checked time.Time // time of the last check of the heartbeats
+	stalled bool      // a loop was stuck at that time
 }
 
 // New returns a Watchdog without heartbeats.
@@ -50,10 +48,10 @@ func New(o Options) *Watchdog {
 	return w
 }
 
-// every is how often a loop has to beat; 0 means that it does not have to.
+// every returns how often a loop must beat; 0 means that it need not.
 func (w *Watchdog) every() time.Duration { return w.notify.Watchdog() / 4 }
 
-// Check is for the poll loop to call each time round.
+// Check is called by the poll loop in each round.
 func (w *Watchdog) Check(now time.Time) {
 	w.turned.Store(now.UnixNano())
 	interval := w.notify.Watchdog()
@@ -74,16 +72,16 @@ func (w *Watchdog) Check(now time.Time) {
 	w.notify.Alive(now)
 }
 
-// Stalled returns the name of a loop that stands still, or "": the poll loop has not called Check
-// for longer than a bound, or another one has not beaten. It may be called from any goroutine, and
-// takes no lock.
+// Stalled returns the name of a loop that is stuck, or "". The poll loop is stuck if it has not
+// called Check for longer than bound, any other loop if it has not beaten. It may be called from
+// any goroutine, and takes no lock.
 func (w *Watchdog) Stalled(now time.Time, bound time.Duration) string {
 	if w.turned.Load() <= now.Add(-bound).UnixNano() {
 		return "poll"
 	}
 	interval := w.notify.Watchdog()
 	if interval == 0 {
-		return "" // no beat is due
+		return "" // no beats are needed
 	}
 	if h := w.late(now.Add(-interval / 2)); h != nil {
 		return h.name
@@ -101,7 +99,7 @@ func (w *Watchdog) late(since time.Time) *heartbeat {
 	return nil
 }
 
-// heartbeat is the time when a loop last went round.
+// heartbeat is the time of a loop's last round.
 type heartbeat struct {
 	name string
 	at   atomic.Int64 // in ns since 1970, or hasEnded

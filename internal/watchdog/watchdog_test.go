@@ -53,7 +53,7 @@ func TestTheReportIsSentOnlyWhileAllLoopsGoRound(t *testing.T) {
 		}
 		m.reports = 0
 		w.Check(now)
-		w.Check(now.Add(time.Second)) // too early to look again
+		w.Check(now.Add(time.Second)) // too early for another check
 		if sent := m.reports == 1; sent != step.sent {
 			t.Errorf("%s: %d reports", step.name, m.reports)
 		}
@@ -81,6 +81,7 @@ func TestALoopThatStandsStillIsNamed(t *testing.T) {
 	m := &manager{}
 	w := New(Options{Notify: m, Probe: func() {}, Log: zap.NewNop()})
 	accept := w.add("accept")
+
 	now := time.Now().Add(time.Hour)
 	for _, step := range []struct {
 		name             string

@@ -1,5 +1,5 @@
 // Command changelog VERSION DATE gives the section Unreleased of CHANGELOG.md the version and the
-// date. A version that has its section already keeps it. It runs in the module's root.
+// date. A version that already has its section keeps it. It runs in the module's root.
 package main
 
 import (

@@ -97,6 +97,7 @@ func licenseIn(folder string) (license, error) {
 		}
 		return license{ID: id, Text: licenseText{string(text)}}, nil
 	}
+
 	return license{}, fmt.Errorf("%s has no file for it", folder)
 }
 

@@ -17,6 +17,7 @@ func TestEveryPartOfAProgramHasItsLicence(t *testing.T) {
 		}
 		parts = append(parts, component{Name: name, Version: strings.TrimSpace(string(version))})
 	}
+
 	if err := addLicenses(parts); err != nil {
 		t.Fatal(err)
 	}
@@ -26,6 +27,7 @@ func TestEveryPartOfAProgramHasItsLicence(t *testing.T) {
 			t.Errorf("%s has the licence %q, of %d bytes; want %s", parts[i].Name, got.ID, len(got.Text.Content), want)
 		}
 	}
+
 	if text := parts[2].Licenses[0].License.Text.Content; !strings.Contains(text, "This product includes software developed at CoreOS") {
 		t.Error("the NOTICE of go-systemd is missing")
 	}

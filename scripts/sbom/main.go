@@ -1,8 +1,7 @@
-// Command sbom BINARY prints the list of a Go binary's parts, as a CycloneDX 1.5
-// document (https://cyclonedx.org/docs/1.5/json/): the modules that the linker says
-// are in it, with their versions, checksums and licences. It prints the same for the
-// same binary, so there is no serial number and no time in it. It runs in the
-// module's root, and fails if it does not know a licence.
+// Command sbom BINARY prints the parts of a Go binary as a CycloneDX 1.5 document
+// (https://cyclonedx.org/docs/1.5/json/): the linked modules, with their versions, checksums and
+// licences. It prints the same for the same binary, so there is no serial number and no time in it.
+// It runs in the module's root, and fails if it does not know a licence.
 package main
 
 import (

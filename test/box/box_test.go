@@ -17,20 +17,19 @@ import (
 	"edged/internal/edgedtest"
 )
 
-// patience is how long a test waits for what must happen.
+// patience is how long a test waits for an event that must happen.
 const patience = 10 * time.Minute
 
-// box is a machine with a disk of its own.
+// box is a machine with its own disk.
 type box struct {
 	files    string // kernel and initrd
 	disk     string
-	commands string // address of the way in; see the script image
-	clients  string // address of edged, for clients outside the box
+	commands string // address of the control connection; see the script image
+	clients  string // address of edged for clients outside the box
 	process  *edgedtest.Process
 }
 
-// made returns the files of a Debian that no test has touched, which it makes if this
-// machine has none yet.
+// made returns the files of an unused Debian, and makes them if this machine has none yet.
 func made(t *testing.T) (folder string) {
 	t.Helper()
 	cache, err := os.UserCacheDir()
@@ -46,7 +45,7 @@ func made(t *testing.T) (folder string) {
 	return strings.TrimSpace(string(out))
 }
 
-// make gives the box these files and a disk that has packages in /root.
+// make gives the box these files and a disk with packages in /root.
 func (b *box) make(t *testing.T, files string, packages ...string) {
 	t.Helper()
 	b.files = files
@@ -68,7 +67,7 @@ func (b *box) make(t *testing.T, files string, packages ...string) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		release() // qemu can't be given a socket
+		release() // qemu cannot be given a socket
 		*address = reserved
 	}
 }
@@ -97,15 +96,15 @@ func (b *box) start(t *testing.T) {
 	}
 }
 
-// cutPower switches the box off as a power cut does: the disk has no more than the
-// box's kernel had written to it.
+// cutPower switches the box off as a power cut does: the disk has only the data that the box's
+// kernel had written to it.
 func (b *box) cutPower() {
 	if b.process != nil {
 		b.process.Kill()
 	}
 }
 
-// dial connects to the box and hands it a script.
+// dial connects to the box and sends it a script.
 func (b *box) dial(script string) (net.Conn, error) {
 	conn, err := net.Dial("tcp", b.commands)
 	if err != nil {

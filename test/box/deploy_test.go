@@ -20,7 +20,7 @@ import (
 
 const token = "barley"
 
-// What an operator does so that clients of other machines reach the box.
+// The operator's step that lets clients of other machines reach the box.
 const letOthersIn = `printf '[Socket]\nListenStream=\nListenStream=4222\n' | install -D -m 644 /dev/stdin /etc/systemd/system/edged.socket.d/override.conf
 	echo ` + token + ` | install -m 640 -g edged /dev/stdin /etc/edged/token
 	printf '[tcp.auth]\ntoken_file = "/etc/edged/token"\n' >>/etc/edged/edged.toml
@@ -29,10 +29,11 @@ const letOthersIn = `printf '[Socket]\nListenStream=\nListenStream=4222\n' | ins
 	systemctl stop edged.socket edged-control.socket edged-status.socket edged.service
 	systemctl start edged.socket edged-control.socket edged-status.socket edged.service`
 
-// The parts share the box, and each begins as the one before it has left it.
+// The parts share the box, and each begins in the state that the previous one left.
 func TestABoxDoesAsTheDocumentSays(t *testing.T) {
 	b := &box{disk: filepath.Join(t.TempDir(), "disk")}
 	t.Cleanup(b.cutPower)
+
 	for _, part := range []struct {
 		name string
 		run  func(t *testing.T)
@@ -57,7 +58,7 @@ func TestABoxDoesAsTheDocumentSays(t *testing.T) {
 	}
 }
 
-// commands are those of docs/DEPLOY.md that follow a line, to the end of the block.
+// commands returns those in docs/DEPLOY.md that follow a line, to the end of the block.
 func commands(t *testing.T, line string) string {
 	t.Helper()
 	doc, err := os.ReadFile(filepath.Join("..", "..", "docs", "DEPLOY.md"))
@@ -130,6 +131,7 @@ func keepAsking(t *testing.T, b *box) (stop func() int64) {
 			}
 		})
 	}
+
 	stop = sync.OnceValue(func() int64 {
 		close(done)
 		asking.Wait()
@@ -163,6 +165,7 @@ func subscribe(t *testing.T, b *box, list string) *inbox {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	t.Cleanup(in.conn.Close)
 	if _, err := in.conn.Subscribe(list, func(m *nats.Msg) {
 		item, err := strconv.Atoi(string(m.Data))
@@ -179,6 +182,7 @@ func subscribe(t *testing.T, b *box, list string) *inbox {
 	}); err != nil {
 		t.Fatal(err)
 	}
+
 	return in
 }
 
@@ -297,7 +301,7 @@ func powerCut(t *testing.T, b *box) {
 		had[d.item] = true
 	}
 	if twice > window+recent {
-		t.Errorf("%d items came again, more than the %d on their way and the %d of the last %v", twice, window, recent, unsynced)
+		t.Errorf("%d items came again, more than the %d in flight and the %d of the last %v", twice, window, recent, unsynced)
 	}
 
 	durable := stored
@@ -332,6 +336,7 @@ func keepPushing(t *testing.T, b *box, first, batch int) (pushed func() []delive
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	var answered []delivery
 	done := make(chan struct{})
 	go func() {
@@ -345,6 +350,7 @@ func keepPushing(t *testing.T, b *box, first, batch int) (pushed func() []delive
 			answered = append(answered, delivery{item, time.Now()})
 		}
 	}()
+
 	pushed = func() []delivery {
 		conn.Close()
 		<-done

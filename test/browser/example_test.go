@@ -17,9 +17,9 @@ import (
 
 type object = map[string]any
 
-// example is a box whose state a test makes up, as the page gets it.
+// example is a box whose state, as sent to the page, is made up by a test.
 type example struct {
-	change  func(s object) // what is special about it; may be nil
+	change  func(s object) // sets its special state; may be nil
 	history bool           // it has run for 15 minutes and more
 	asked   atomic.Int64   // snapshots
 	gate    *auth.Gate     // set by serve; asks for no password at first
@@ -61,14 +61,14 @@ func asJSON(v any) []byte {
 	return text
 }
 
-// wave is a number that goes up and down over the minutes, always in the same way.
+// wave returns a number that goes up and down over the minutes, always in the same way.
 func wave(i int, low, high float64) float64 {
 	x := float64(i)
 	y := .5 + .28*math.Sin(x/17) + .14*math.Sin(x/6.3) + .05*math.Sin(x*.9)
 	return math.Round((low+(high-low)*math.Max(0, y))*10) / 10
 }
 
-// jam is a backlog that piles up for two minutes and is worked off.
+// jam returns a backlog that grows for two minutes and is then worked off.
 func jam(i int) int {
 	switch {
 	case i < 70 || i > 130:
@@ -159,8 +159,8 @@ func client(id int, name, lang, version string) object {
 		"since": time.Now().Add(-time.Duration(id) * time.Hour), "sent": 1000003 * id, "owed": id % 4, "pending": 0}
 }
 
-// bad changes an example so that everything is there that may be, and much of it is bad. Names
-// are such as an attacker would choose.
+// bad changes an example so that every possible element is there, and many are bad. The names are
+// those that an attacker would choose.
 func bad(s object) {
 	const name = `<img src=x onerror="alert(1)">`
 	reason := "nobody listens at unix:///run/redis/redis.sock; is Redis running?"

@@ -1,5 +1,5 @@
-// Package browser looks at the page with a real browser: Debian's chromium, headless.
-// Pictures of it are written to bin/browser.
+// Package browser checks the page in a real browser: Debian's chromium, headless. Screenshots are
+// written to bin/browser.
 package browser
 
 import (
@@ -63,7 +63,7 @@ func TestMain(m *testing.M) {
 	}))
 }
 
-// tab is a page in the browser. When its test ends, it must have loaded nothing from another
+// tab is a page in the browser. By the end of its test it must have loaded nothing from another
 // host, and the browser must not have complained.
 type tab struct {
 	t       *testing.T
@@ -79,7 +79,7 @@ type tab struct {
 type look struct {
 	width, height int64
 	dark          bool
-	still         bool // the user asks for no motion
+	still         bool // the user prefers no motion
 }
 
 func (l look) String() string {
@@ -95,8 +95,8 @@ func (l look) String() string {
 
 var looks = []look{{width: 1280, height: 900}, {width: 1280, height: 900, dark: true}, {width: 360, height: 740}, {width: 360, height: 740, dark: true}}
 
-// open opens the page at an address. The browser may complain that it cannot reach the server
-// if offline is set.
+// open opens the page at an address. If offline is set, the browser may complain that it cannot
+// reach the server.
 func open(t *testing.T, address string, l look, offline bool) *tab {
 	t.Helper()
 	ctx, end := chromedp.NewContext(browser)
@@ -187,7 +187,8 @@ func call[P, R any](p *tab, command cdp.Command[P, R], params P) R {
 	return result
 }
 
-// eval returns the value of an expression of JavaScript. If that is a promise, it waits for its value.
+// eval returns the value of an expression of JavaScript. If the value is a promise, it waits for
+// it.
 func eval[T any](p *tab, expression string) T {
 	p.t.Helper()
 	ctx, cancel := context.WithTimeout(p.ctx, patience)
@@ -197,7 +198,7 @@ func eval[T any](p *tab, expression string) T {
 	return value
 }
 
-// await waits until an expression is true; the page changes its document before.
+// await waits until an expression is true; the page has changed its document by then.
 func (p *tab) await(expression string) {
 	p.t.Helper()
 	const wait = `new Promise((resolve, reject) => {
@@ -218,7 +219,7 @@ func (p *tab) text(selector string) (text string) {
 	return eval[string](p, fmt.Sprintf("document.querySelector(%q).innerText", selector))
 }
 
-// awaitState waits until the page says how edged is.
+// awaitState waits until the page shows this state of edged.
 func (p *tab) awaitState(text string) {
 	p.t.Helper()
 	p.await(fmt.Sprintf("document.getElementById('state').textContent === %q", text))

@@ -43,7 +43,7 @@ type discard struct{}
 
 func (discard) Write(p []byte) (int, error) { return len(p), nil }
 
-// books is an expression: a number of the books on the page.
+// books returns an expression for a number of the books on the page.
 func books(name string) string {
 	return fmt.Sprintf(`[...document.querySelectorAll('#books div')].find(d => d.firstChild.textContent === %q).lastChild.textContent`, name)
 }
@@ -55,7 +55,7 @@ func TestItemsShowAsTheyCome(t *testing.T) {
 	p.await("document.getElementById('no-clients').checkVisibility()")
 
 	b.redis.Push("events", "one", "two")
-	p.awaitState("Well, but look") // nobody asks for them
+	p.awaitState("Well, but look") // no consumer asks for them
 	p.await("document.querySelector('#plot-backlog .v1').textContent === '2'")
 	b.subscribe(t, "events")
 	p.await(books("confirmed") + " === '2'")
@@ -88,7 +88,7 @@ func TestThePageComesBackAfterARestart(t *testing.T) {
 		t.Errorf("the page shows process %d, which was killed", pid)
 	}
 	if eval[int](p, "past.at.length") < 2 {
-		t.Error("the plots lost what was before the restart")
+		t.Error("the plots lost the time before the restart")
 	}
 }
 

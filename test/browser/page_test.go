@@ -13,7 +13,7 @@ import (
 	"github.com/chromedp/chromedp/kb"
 )
 
-// examples are the states that the page is looked at in.
+// examples are the states in which the page is checked.
 var examples = map[string]*example{
 	"well": {history: true},
 	"new":  {},
@@ -24,7 +24,7 @@ var examples = map[string]*example{
 	}},
 }
 
-// stateOf has the headline of each.
+// stateOf has the headline of each state.
 var stateOf = map[string]string{"well": "Everything is well", "new": "Everything is well", "bad": "Not well", "drain": "Draining"}
 
 func TestThePageFitsPhonesAndDesktopsInBothThemes(t *testing.T) {
@@ -42,7 +42,7 @@ func TestThePageFitsPhonesAndDesktopsInBothThemes(t *testing.T) {
 				p.picture(name + "-" + l.String())
 				p.wantAccessible(string(axe))
 				p.wantNoOverflow()
-				p.show(look{width: 320, height: 600}) // the narrowest screen that WCAG asks for
+				p.show(look{width: 320, height: 600}) // the narrowest screen that WCAG requires
 				p.wantNoOverflow()
 			})
 		}
@@ -141,7 +141,7 @@ func TestTheKeyboardReachesEverything(t *testing.T) {
 	}
 }
 
-func TestThePlotsSayWhatThePointerIsAt(t *testing.T) {
+func TestThePlotsShowTheValueUnderThePointer(t *testing.T) {
 	p := open(t, (&example{history: true}).serve(t), looks[0], false)
 	p.awaitState("Everything is well")
 	x := eval[float64](p, "(b => b.left + b.width / 2)(document.querySelector('#plot-rate svg').getBoundingClientRect())")
@@ -150,11 +150,11 @@ func TestThePlotsSayWhatThePointerIsAt(t *testing.T) {
 	p.await(`/^\d\d:\d\d:\d\d +[\d.]+ \/ [\d.]+$/.test(document.querySelector('#plot-rate .read').textContent)`)
 }
 
-func TestMotionStopsForThoseWhoAskForIt(t *testing.T) {
+func TestMotionStopsIfTheUserPrefersSo(t *testing.T) {
 	p := open(t, (&example{}).serve(t), looks[0], false)
 	const moving = "[...document.querySelectorAll('*')].filter(e => { const s = getComputedStyle(e); return s.transitionDuration !== '0s' || s.animationName !== 'none' }).length"
 	if eval[int](p, moving) == 0 {
-		t.Error("nothing moves even for the others: this test sees nothing")
+		t.Error("nothing moves even without the preference: this test sees nothing")
 	}
 	p.show(look{width: 1280, height: 900, still: true})
 	if n := eval[int](p, moving); n > 0 {
@@ -162,7 +162,7 @@ func TestMotionStopsForThoseWhoAskForIt(t *testing.T) {
 	}
 }
 
-// A browser gives up a stream that is refused, and does not tell the page why.
+// A browser gives up a refused stream, and does not tell the page why.
 func TestThePageSaysThatAPasswordIsMissingAndComesBack(t *testing.T) {
 	e := &example{}
 	p := open(t, e.serve(t), looks[0], true)

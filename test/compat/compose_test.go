@@ -22,7 +22,7 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// compose is examples/compose/compose.yaml, which has no other keys.
+// compose is examples/compose/compose.yaml, which has no keys besides these.
 type compose struct {
 	Name     string
 	Services map[string]struct {
@@ -89,8 +89,9 @@ func TestTheComposeFileNamesFilesAndServicesThatExist(t *testing.T) {
 	}
 }
 
-// composed runs the services of the example on this machine, each by its own command. A path in a container is the
-// file that is mounted there, and a service's address is one of this machine.
+// composed runs the services of the example on this machine, each by its own command. A path in a
+// container stands for the file that is mounted there, and a service's address for an address of
+// this machine.
 type composed struct {
 	compose
 	t      *testing.T
@@ -121,7 +122,7 @@ func startComposed(t *testing.T) *composed {
 	return s
 }
 
-// command is a command that runs in a service's container, as it is here.
+// command returns the command that runs in a service's container, adapted to this machine.
 func (s *composed) command(service string, words ...string) *exec.Cmd {
 	s.t.Helper()
 	mounted := map[string]string{}
@@ -183,7 +184,7 @@ func (s *composed) up(service string) *edgedtest.Process {
 func TestTheServicesOfTheComposeFileRunByThemselves(t *testing.T) {
 	s := startComposed(t)
 	_, text := composeFile(t)
-	comments := map[string]bool{} // commands in the file's first lines that have been run
+	comments := map[string]bool{} // commands in the file's first comment lines that have been run
 	printed := regexp.MustCompile(`(?m)^#   docker compose (exec|restart) (\w+) ?([^#\n]*)`).FindAllStringSubmatch(text, -1)
 	exec := func(service, words string) string {
 		t.Helper()
@@ -281,7 +282,7 @@ func TestTheBoundsOfTheComposeFileFitEdged(t *testing.T) {
 		t.Errorf("the port is published as %q, and edged listens elsewhere:\n%s", service.Ports, out)
 	}
 
-	// The image busybox has no dynamic linker that is sure to fit.
+	// A dynamic linker in the image busybox is not sure to fit.
 	makeBuild(t)
 	program, err := elf.Open(filepath.Join("..", "..", "bin", "edged"))
 	if err != nil {
@@ -308,7 +309,7 @@ func makeBuild(t *testing.T) {
 	}
 }
 
-// With docker and the three images on this machine, the example runs.
+// If this machine has docker and the three images, the example runs.
 func TestTheComposeFileRuns(t *testing.T) {
 	docker := func(args ...string) (string, error) {
 		cmd := exec.Command("docker", args...)

@@ -32,8 +32,7 @@ func TestTheJavaScriptExamplePrintsBothLists(t *testing.T) {
 	printsBothLists(t, 2000, itemOfExample, "node", javaScriptExample(t, "subscriber.mjs"))
 }
 
-// javaScriptExample copies a program to where Node.js finds the packages of test/js,
-// which it looks for beside the file.
+// javaScriptExample copies a program beside the packages of test/js, which Node.js searches.
 func javaScriptExample(t *testing.T, name string) (file string) {
 	t.Helper()
 	folder := t.TempDir()
@@ -41,6 +40,7 @@ func javaScriptExample(t *testing.T, name string) (file string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	packages, err := filepath.Abs(filepath.Join(nodeFolder(t), "node_modules"))
 	if err != nil {
 		t.Fatal(err)
@@ -49,6 +49,7 @@ func javaScriptExample(t *testing.T, name string) (file string) {
 	if err := os.WriteFile(file, source, 0o600); err != nil {
 		t.Fatal(err)
 	}
+
 	if err := os.Symlink(packages, filepath.Join(folder, "node_modules")); err != nil {
 		t.Fatal(err)
 	}
@@ -100,11 +101,13 @@ func TestTheReadmesTenLinesHandleEachItem(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	lines := regexp.MustCompile("(?s)```go\n(.*?)```").FindSubmatch(readme)
 	if lines == nil || !bytes.Contains(lines[1], []byte(`"nats://box:4222"`)) {
 		t.Fatalf("README.md has no lines of Go that connect to nats://box:4222: %s", lines)
 	}
 	source := filepath.Join(t.TempDir(), "main.go")
+
 	text := "package main\n" +
 		`import ("context"; "fmt"; "log"; "os"; "os/signal"; "syscall"; "github.com/nats-io/nats.go"; "github.com/nats-io/nats.go/jetstream")` + "\n" +
 		"func handle(item []byte) { fmt.Printf(\"events %s\\n\", item) }\n" +
@@ -120,8 +123,8 @@ func TestTheReadmesTenLinesHandleEachItem(t *testing.T) {
 	handlesEachItem(t, program)
 }
 
-// handlesEachItem checks that a worker, unchanged, handles all items of either
-// server, and that none is left, across a restart of the server amid them.
+// handlesEachItem checks that an unchanged worker handles all items of either server, and that none
+// is left, even if the server restarts meanwhile.
 func handlesEachItem(t *testing.T, name string, args ...string) {
 	for _, k := range []kind{edged, natsServer} {
 		t.Run(string(k), func(t *testing.T) {
@@ -150,20 +153,20 @@ func handlesEachItem(t *testing.T, name string, args ...string) {
 			s.restart()
 			s.push(numbered(n)[n/2:]...)
 			until(0)
-			// An acknowledgement that the restart has swallowed is made up for.
+			// Another item replaces an acknowledgement that was lost in the restart.
 			for s.left() > 0 {
 				select {
 				case <-program.lines:
 				case <-program.late:
 					t.Fatalf("gave up waiting: nothing is left; %d items are", s.left())
-				case <-time.After(10 * time.Millisecond): // look again
+				case <-time.After(10 * time.Millisecond): // check again
 				}
 			}
 		})
 	}
 }
 
-// telegraf is built with what its example names, of its hundreds of plugins.
+// telegraf is built with the plugins of its example only, of hundreds.
 var telegraf = []string{"-tags", "custom,inputs.nats_consumer,outputs.file,parsers.value,serializers.influx",
 	"github.com/influxdata/telegraf/cmd/telegraf@v1.37.2"}
 
@@ -190,9 +193,9 @@ func itemOfExample(line string) (list, item string) {
 	return list, item
 }
 
-// printsBothLists checks that a program prints n items of each list, across a
-// restart of edged amid them and at least once, and that it ends when it is told
-// to. The address is in NATS_URL; item reads a line that it prints.
+// printsBothLists checks that a program prints n items of each list at least once, even if edged
+// restarts meanwhile, and that it ends when it is told to. The address is in NATS_URL; item parses
+// a line of the output.
 func printsBothLists(t *testing.T, n int, item func(line string) (list, item string), name string, args ...string) {
 	t.Helper()
 	s := start(t, edged, settings{edged: `redis.poll_interval = "100ms"`})
@@ -217,7 +220,7 @@ func printsBothLists(t *testing.T, n int, item func(line string) (list, item str
 			delete(missing, list+" "+item)
 		}
 	}
-	until(n - 1) // of 2 * (n/2): it has begun
+	until(n - 1) // of 2 * (n/2), so the second half has begun
 	s.restart()
 	push(n/2, n)
 	until(0)
@@ -246,6 +249,7 @@ func startExample(t *testing.T, s *server, name string, args ...string) *example
 	if err != nil {
 		t.Fatalf("start %s: %v", name, err)
 	}
+
 	lines := make(chan string)
 	go func() {
 		defer close(lines)
@@ -253,6 +257,7 @@ func startExample(t *testing.T, s *server, name string, args ...string) *example
 			lines <- out.Text()
 		}
 	}()
+
 	t.Cleanup(func() {
 		cmd.Process.Signal(syscall.SIGTERM)
 		kill := time.AfterFunc(patience, func() { cmd.Process.Kill() })
@@ -263,13 +268,14 @@ func startExample(t *testing.T, s *server, name string, args ...string) *example
 			t.Errorf("%s ends with %v", name, err)
 		}
 		if t.Failed() {
-			t.Logf("what %s says:\n%s", name, stderr.Bytes())
+			t.Logf("the output of %s:\n%s", name, stderr.Bytes())
 		}
 	})
+
 	return &example{t: t, name: name, lines: lines, late: time.After(patience)}
 }
 
-// line is the next one that the program prints.
+// line returns the next line of the program.
 func (e *example) line() string {
 	e.t.Helper()
 	select {

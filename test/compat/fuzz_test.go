@@ -17,10 +17,10 @@ import (
 	"edged/internal/tcpserver"
 )
 
-// FuzzSessions lets two clients hold the same valid session with edged's TCP
-// server, which runs in this process so that the fuzzer sees its coverage, and
-// with nats-server. What both servers send must be the same, but for the order
-// between subscriptions and which member of a queue group gets a message.
+// FuzzSessions lets two clients hold the same valid session with two servers: with edged's TCP
+// server, which runs in this process so that the fuzzer sees its coverage, and with nats-server.
+// Both servers must send the same, except for the order between subscriptions and the choice of a
+// queue group's member.
 func FuzzSessions(f *testing.F) {
 	random := rand.New(rand.NewPCG(1, 2))
 	for range 100 {
@@ -30,6 +30,7 @@ func FuzzSessions(f *testing.F) {
 		}
 		f.Add(seed)
 	}
+
 	theirs := start(f, natsServer, settings{natsServer: `ping_interval: "1h"`}).tcp
 	ours := serveInProcess(f)
 	f.Fuzz(func(t *testing.T, input []byte) {
@@ -48,6 +49,7 @@ func serveInProcess(f *testing.F) (address string) {
 	if err != nil {
 		f.Fatal(err)
 	}
+
 	s := tcpserver.New(tcpserver.Options{
 		Name: "fuzz", Version: "1.2.3", MaxPayload: 1 << 20, MaxControlLine: 4096,
 		Limits: tcpserver.Limits{
@@ -55,6 +57,7 @@ func serveInProcess(f *testing.F) (address string) {
 			ConnectTimeout: time.Hour, PingInterval: time.Hour, ReceiptTimeout: time.Hour,
 		},
 	})
+
 	served := make(chan error, 1)
 	go func() { served <- s.Serve(ln) }()
 	f.Cleanup(func() {
@@ -66,7 +69,7 @@ func serveInProcess(f *testing.F) (address string) {
 	return ln.Addr().String()
 }
 
-// round is what one client sends until it waits for the answers.
+// round is the input of one client until it waits for the answers.
 type round struct {
 	client int
 	lines  []byte
@@ -74,7 +77,7 @@ type round struct {
 	splits []int // lengths of the pieces in which lines are sent
 }
 
-// dice makes choices of the fuzzer's bytes; when they are used up, the first one.
+// dice makes choices from the fuzzer's bytes; when they are used up, the first one.
 type dice struct{ bytes []byte }
 
 func (d *dice) roll(n int) int {
@@ -88,8 +91,8 @@ func (d *dice) roll(n int) int {
 
 func (d *dice) pick(from ...string) string { return from[d.roll(len(from))] }
 
-// plan makes a session of any bytes. queues tells each subscription ID's queue
-// group: an ID is never used for another.
+// plan makes a session from any bytes. queues holds each subscription ID's queue group: an ID is
+// never used for another.
 func plan(input []byte) (rounds []round, queues map[string]string) {
 	const clients = 2
 	d := &dice{input}
@@ -104,6 +107,7 @@ func plan(input []byte) (rounds []round, queues map[string]string) {
 			`CONNECT {"verbose":%v,"pedantic":%v,"echo":%v,"headers":%v,"no_responders":%v,"protocol":%d}`+"\r\n",
 			d.roll(4) == 1, d.roll(4) == 1, d.roll(3) != 1, withHeaders[c], noResponders[c], d.roll(2))})
 	}
+
 	for len(d.bytes) > 0 {
 		r := round{client: d.roll(clients)}
 		known := &sids[r.client]
@@ -126,8 +130,8 @@ func plan(input []byte) (rounds []round, queues map[string]string) {
 					sid = (*known)[d.roll(len(*known))]
 				}
 				limit := ""
-				// Which member of a group reaches its limit, chance decides; and see
-				// "503 and a limit" among the raw scenarios.
+				// Chance decides which member of a group reaches its limit; also see "503 and a
+				// limit" among the raw scenarios.
 				if queues[sid] == "" && !noResponders[r.client] {
 					limit = d.pick("", "0", "1", "2", "5")
 				}
@@ -156,6 +160,7 @@ func plan(input []byte) (rounds []round, queues map[string]string) {
 		}
 		rounds = append(rounds, r)
 	}
+
 	return rounds, queues
 }
 
@@ -175,8 +180,8 @@ func (d *dice) payload() string {
 	return d.pick("", "x", "\r\n", "PING\r\n", "MSG a 1 1\r\nx\r\n", large)
 }
 
-// hold holds a session with a server and returns what it has sent after each
-// round, to all clients, in a form that can be compared.
+// hold holds a session with a server and returns the answers to all clients after each round, in a
+// form that can be compared.
 func hold(t *testing.T, address string, rounds []round, queues map[string]string) []string {
 	var conns []*rawConn
 	for _, r := range rounds {
@@ -189,6 +194,7 @@ func hold(t *testing.T, address string, rounds []round, queues map[string]string
 			c.Close()
 		}
 	}()
+
 	all := make([]string, len(rounds))
 	for i, r := range rounds {
 		c := conns[r.client]
@@ -201,7 +207,7 @@ func hold(t *testing.T, address string, rounds []round, queues map[string]string
 		c.send(rest)
 		saw := answers{queues: queues, groups: make(map[string][]string)}
 		saw.read(c, r.client, r.pings+1)
-		// The message stood in the other's queue before this client's PONG did.
+		// The message was in the other client's queue before this client's PONG.
 		for j, other := range conns {
 			if j != r.client && i >= len(conns) {
 				other.send([]byte("PING\r\n"))
@@ -210,14 +216,15 @@ func hold(t *testing.T, address string, rounds []round, queues map[string]string
 		}
 		all[i] = saw.String()
 	}
+
 	return all
 }
 
-// answers are what a server sent, up to a barrier, normalised.
+// answers are the lines from a server, up to a barrier, normalized.
 type answers struct {
 	queues map[string]string
-	lines  []string            // what is no message, in order; messages of plain subscriptions by subscription
-	groups map[string][]string // messages by queue group, whoever got them
+	lines  []string            // other lines, in order; then messages of plain subscriptions by subscription
+	groups map[string][]string // messages by queue group, for any member
 }
 
 func (a *answers) read(c *rawConn, client, pongs int) {
@@ -239,7 +246,7 @@ func (a *answers) read(c *rawConn, client, pongs int) {
 			if bytes.HasPrefix(body[:header], []byte("NATS/1.0 503\r\nNats-Subject: ")) {
 				sid = "any that takes the answer"
 			}
-			if q := a.queues[sid]; q != "" { // its members may differ in whether they take headers
+			if q := a.queues[sid]; q != "" { // only some of its members may take headers
 				a.groups[q] = append(a.groups[q], fmt.Sprintf("%s %s %q", f[0], names, body[header:]))
 			} else {
 				plain[sid] = append(plain[sid], fmt.Sprintf("%s %s %s %q %q", verb, f[0], names, body[:header], body[header:]))
@@ -252,6 +259,7 @@ func (a *answers) read(c *rawConn, client, pongs int) {
 			a.lines = append(a.lines, fmt.Sprintf("client %d: %s", client, line))
 		}
 	}
+
 	for _, sid := range slices.Sorted(maps.Keys(plain)) {
 		for _, m := range plain[sid] {
 			a.lines = append(a.lines, fmt.Sprintf("client %d, subscription %s: %.200s", client, sid, m))
@@ -285,7 +293,7 @@ type rawConn struct {
 	r *bufio.Reader
 }
 
-// dialRaw connects and has read INFO.
+// dialRaw connects and reads INFO.
 func dialRaw(t testing.TB, address string) *rawConn {
 	t.Helper()
 	conn, err := net.Dial("tcp", address)

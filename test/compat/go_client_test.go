@@ -16,15 +16,15 @@ import (
 	"github.com/nats-io/nats.go/micro"
 )
 
-// goScenarios are what the official Go client is seen to do. A scenario fails
-// where something is wrong with any server, and returns what may differ.
+// goScenarios are scenarios with the official Go client. A scenario fails if something is wrong
+// with any server, and returns the observations that may differ.
 var goScenarios = []struct {
 	name     string
 	run      func(t *testing.T, s *server) (saw string)
 	settings settings
 	differs  *difference
 }{
-	{name: "what the server says of itself", run: introduction,
+	{name: "the INFO of the server", run: introduction,
 		settings: settings{natsServer: `jetstream: {store_dir: "FILES/introduction"}`}},
 	{name: "plain subscriptions", run: plain},
 	{name: "wildcards", run: wildcards},
@@ -92,8 +92,8 @@ func TestTheGoClientSeesNoOtherServer(t *testing.T) {
 	}
 }
 
-// connect connects and closes with the test. What the library reports by itself
-// fails the test, unless the options handle it.
+// connect connects and closes with the test. An error that the library reports by itself fails the
+// test, unless the options handle it.
 func connect(t testing.TB, s *server, opts ...nats.Option) *nats.Conn {
 	t.Helper()
 	nc, err := tryConnect(t, s, opts...)
@@ -115,7 +115,7 @@ func tryConnect(t testing.TB, s *server, opts ...nats.Option) (*nats.Conn, error
 	return nc, err
 }
 
-// subscribe returns when the subscription stands. An empty queue is none.
+// subscribe returns when the server has the subscription. An empty queue is none.
 func subscribe(t *testing.T, nc *nats.Conn, subject, queue string) *nats.Subscription {
 	t.Helper()
 	sub, err := nc.QueueSubscribeSync(subject, queue)
@@ -129,8 +129,8 @@ func subscribe(t *testing.T, nc *nats.Conn, subject, queue string) *nats.Subscri
 	return sub
 }
 
-// flush returns when the server has obeyed all that nc sent, and nc has all that
-// the server had for it then.
+// flush returns when the server has handled everything that nc sent, and nc has everything that the
+// server had for it then.
 func flush(t *testing.T, nc *nats.Conn) {
 	t.Helper()
 	if err := nc.FlushTimeout(patience); err != nil {
@@ -149,7 +149,7 @@ func publish(t *testing.T, nc *nats.Conn, subject string, payloads ...string) {
 	flush(t, nc)
 }
 
-// received is what has come to a subscription by now.
+// received returns the payloads that a subscription has received so far.
 func received(t *testing.T, nc *nats.Conn, sub *nats.Subscription) (payloads []string) {
 	t.Helper()
 	flush(t, nc)
@@ -168,7 +168,7 @@ func received(t *testing.T, nc *nats.Conn, sub *nats.Subscription) (payloads []s
 	}
 }
 
-// await waits for what a handler of the library says.
+// await waits for a value from a handler of the library.
 func await[T any](t *testing.T, what string, said <-chan T) T {
 	t.Helper()
 	select {
@@ -195,6 +195,7 @@ func introduction(t *testing.T, s *server) string {
 	if err != nil || id == 0 {
 		t.Errorf("the client's ID is %d, %v", id, err)
 	}
+
 	ip, err := nc.GetClientIP()
 	if err != nil {
 		t.Error(err)
@@ -202,6 +203,7 @@ func introduction(t *testing.T, s *server) string {
 	if nc.ConnectedServerId() == "" || nc.ConnectedServerName() == "" || nc.ConnectedServerVersion() == "" {
 		t.Error("the server has no ID, name or version")
 	}
+
 	if _, err := nc.RTT(); err != nil {
 		t.Error(err)
 	}
@@ -225,6 +227,7 @@ func wildcards(t *testing.T, s *server) string {
 	for _, p := range patterns {
 		subs = append(subs, subscribe(t, nc, p, ""))
 	}
+
 	for _, subject := range []string{"a", "a.b", "a.b.c", "x.b", "A.b", "a.*x", "a*", "a.b>"} {
 		publish(t, nc, subject, subject)
 	}
@@ -246,6 +249,7 @@ func queueGroups(t *testing.T, s *server) string {
 	if len(first) == 0 || len(second) == 0 {
 		t.Errorf("the members got %d and %d of 200 jobs, want some each", len(first), len(second))
 	}
+
 	done := append(first, second...)
 	slices.Sort(done)
 	want := numbered(200)
@@ -273,8 +277,9 @@ func autoUnsubscribe(t *testing.T, s *server) string {
 	if err := before.AutoUnsubscribe(2); err != nil {
 		t.Fatal(err)
 	}
+
 	publish(t, nc, "news", "1", "2", "3")
-	if err := after.AutoUnsubscribe(1); err != nil { // has had more already
+	if err := after.AutoUnsubscribe(1); err != nil { // it has already received more
 		t.Fatal(err)
 	}
 	publish(t, nc, "news", "4")
@@ -286,6 +291,7 @@ func autoUnsubscribe(t *testing.T, s *server) string {
 		}
 		saw = append(saw, string(m.Data))
 	}
+
 	_, err := before.NextMsg(patience)
 	return fmt.Sprintf("%q, then %v; subscriptions %d", saw, err, nc.NumSubscriptions())
 }
@@ -299,12 +305,14 @@ func drainSubscription(t *testing.T, s *server) string {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	sub.SetClosedHandler(func(subject string) { closed <- subject })
 	flush(t, nc)
 	publish(t, other, "news", numbered(1000)...)
 	if err := sub.Drain(); err != nil {
 		t.Fatal(err)
 	}
+
 	subject := await(t, "the subscription is drained", closed)
 	publish(t, other, "news", "too late")
 	flush(t, nc)
@@ -321,12 +329,14 @@ func drainConnection(t *testing.T, s *server) string {
 	if _, err := nc.Subscribe("questions", func(m *nats.Msg) { m.Respond(m.Data) }); err != nil {
 		t.Fatal(err)
 	}
+
 	flush(t, nc)
 	for i := range 1000 {
 		if err := other.PublishRequest("questions", "answers", fmt.Append(nil, i)); err != nil {
 			t.Fatal(err)
 		}
 	}
+
 	flush(t, other)
 	if err := nc.Drain(); err != nil {
 		t.Fatal(err)
@@ -363,6 +373,7 @@ func requests(t *testing.T, s *server) string {
 			saw = append(saw, string(m.Data))
 		}
 	}
+
 	return fmt.Sprintf("%q", saw)
 }
 
@@ -378,12 +389,14 @@ func requestMany(t *testing.T, s *server) string {
 		}
 		flush(t, responder)
 	}
+
 	inbox := nc.NewInbox()
 	answers := subscribe(t, nc, inbox, "")
 	var saw []string
 	if err := nc.PublishRequest("roll.call", inbox, nil); err != nil {
 		t.Fatal(err)
 	}
+
 	for range 6 {
 		m, err := answers.NextMsg(patience)
 		if err != nil {
@@ -410,6 +423,7 @@ func headers(t *testing.T, s *server) string {
 		}
 		msg.Data = nil
 	}
+
 	flush(t, a)
 	var saw []string
 	for range 2 {
@@ -423,6 +437,7 @@ func headers(t *testing.T, s *server) string {
 		}
 		saw = append(saw, fmt.Sprintf("%s %q to %s", fields, m.Data, m.Reply))
 	}
+
 	return strings.Join(saw, "; ")
 }
 
@@ -434,6 +449,7 @@ func noResponders(t *testing.T, s *server) string {
 	if err := nc.PublishRequest("nobody", "answers", nil); err != nil {
 		t.Fatal(err)
 	}
+
 	m, err := sub.NextMsg(patience)
 	if err != nil && !errors.Is(err, nats.ErrNoResponders) {
 		t.Fatal(err)
@@ -484,10 +500,12 @@ func reconnect(t *testing.T, s *server) string {
 	if err := limited.AutoUnsubscribe(3); err != nil {
 		t.Fatal(err)
 	}
+
 	publish(t, nc, "few", "1")
 	if err := left.Unsubscribe(); err != nil {
 		t.Fatal(err)
 	}
+
 	s.restart()
 	err := await(t, "the client is disconnected", gone)
 	await(t, "the client is back", back)
@@ -505,6 +523,7 @@ func reconnect(t *testing.T, s *server) string {
 		}
 		saw = append(saw, string(m.Data))
 	}
+
 	if err != nil && !strings.Contains(err.Error(), "EOF") && !strings.Contains(err.Error(), "reset") {
 		t.Errorf("disconnected: %v", err)
 	}
@@ -563,7 +582,7 @@ func tooManyConnections(t *testing.T, s *server) string {
 	connect(t, s)
 	connect(t, s)
 	_, err := tryConnect(t, s)
-	broken := &net.OpError{} // -ERR came while the client was still writing
+	broken := &net.OpError{} // -ERR arrived while the client was still writing
 	switch {
 	case err == nil:
 		return "accepted"
@@ -573,7 +592,7 @@ func tooManyConnections(t *testing.T, s *server) string {
 	return err.Error()
 }
 
-// valve is a connection that can be kept from reading.
+// valve is a connection whose reads can be blocked.
 type valve struct {
 	net.Conn
 	open chan struct{}
@@ -587,7 +606,7 @@ func (v *valve) Read(b []byte) (int, error) {
 func (v *valve) Dial(network, address string) (net.Conn, error) {
 	conn, err := net.Dial(network, address)
 	if v.Conn != nil || err != nil {
-		return conn, err // it is back
+		return conn, err // the connection is back
 	}
 	v.Conn = conn
 	return v, nil
@@ -600,11 +619,13 @@ func slowConsumer(t *testing.T, s *server) string {
 	for range 100 {
 		v.open <- struct{}{} // enough to connect and subscribe
 	}
+
 	slow := connect(t, s, nats.SetCustomDialer(v), nats.ReconnectHandler(func(*nats.Conn) { back <- struct{}{} }))
 	subscribe(t, slow, "flood", "")
 	for len(v.open) > 0 {
 		<-v.open
 	}
+
 	quick, giver := connect(t, s), connect(t, s)
 	sub := subscribe(t, quick, "flood", "")
 	for range rounds {
@@ -627,6 +648,7 @@ func fanOut(t *testing.T, s *server) string {
 			subs = append(subs, subscribe(t, nc, "news", ""))
 		}
 	}
+
 	want := numbered(messages)
 	publish(t, connect(t, s), "news", want...)
 	for i, sub := range subs {
@@ -634,6 +656,7 @@ func fanOut(t *testing.T, s *server) string {
 			t.Fatalf("subscription %d got %d messages, want %d in order", i, len(got), messages)
 		}
 	}
+
 	return fmt.Sprintf("%d × %d in order", len(subs), messages)
 }
 
@@ -655,8 +678,9 @@ func services(t *testing.T, s *server) string {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { svc.Stop() })
-		flush(t, theirs) // its subscriptions stand
+		flush(t, theirs) // the server has its subscriptions
 	}
+
 	var saw []string
 	for _, payload := range []string{"1", ""} {
 		m, err := nc.Request("add.one", []byte(payload), patience)
@@ -665,11 +689,13 @@ func services(t *testing.T, s *server) string {
 		}
 		saw = append(saw, fmt.Sprintf("%q %q", m.Data, m.Header))
 	}
+
 	inbox := nc.NewInbox()
 	pongs := subscribe(t, nc, inbox, "")
 	if err := nc.PublishRequest("$SRV.PING.adder", inbox, nil); err != nil {
 		t.Fatal(err)
 	}
+
 	for range 2 {
 		m, err := pongs.NextMsg(patience)
 		if err != nil {
@@ -681,6 +707,7 @@ func services(t *testing.T, s *server) string {
 		}
 		saw = append(saw, pong.Name)
 	}
+
 	return strings.Join(saw, "; ")
 }
 
@@ -704,6 +731,7 @@ func longPattern(t *testing.T, s *server) string {
 	if len(received(t, nc, literal)) != 1 {
 		t.Error("the literal subject got nothing")
 	}
+
 	if len(received(t, nc, pattern)) == 0 {
 		if err := await(t, "the pattern is refused", refused); !errors.Is(err, nats.ErrPermissionViolation) {
 			t.Error(err)

@@ -1,6 +1,6 @@
-// Package compat compares edged with nats-server, as clients and tools that
-// others wrote see them. A scenario is run against both, as processes, and what
-// it saw must be the same, or a difference that is named and meant.
+// Package compat compares edged with nats-server, as third-party clients and tools see them. A
+// scenario is run against both, as processes. Its observations must be the same, or differ in a way
+// that is listed here.
 package compat
 
 import (
@@ -22,7 +22,7 @@ import (
 // patience is how long a test waits before it gives up.
 const patience = edgedtest.Patience
 
-var binaries string // folder of programs besides edged, and of files that settings name
+var binaries string // folder of the other programs, and of files that settings name
 
 func TestMain(m *testing.M) {
 	folder, err := os.MkdirTemp("", "compat")
@@ -53,7 +53,7 @@ func build(folder string, args ...string) error {
 	return nil
 }
 
-// kind is which server it is.
+// kind says which server it is.
 type kind string
 
 const (
@@ -61,22 +61,22 @@ const (
 	natsServer kind = "nats-server"
 )
 
-// settings are lines of the configuration of each.
+// settings are lines of each server's configuration.
 type settings struct{ edged, natsServer string }
 
-// server is edged or nats-server, on a port of its own that it keeps.
+// server is edged or nats-server, on a port that it keeps.
 type server struct {
 	t        testing.TB
 	kind     kind
 	settings settings
-	tcp      string             // where clients connect
-	process  *edgedtest.Process // present one; nil before the first
+	tcp      string             // address for clients
+	process  *edgedtest.Process // the present one; nil before the first
 	redis    *redistest.Server  // edged's; nil for nats-server
 	daemon   *edgedtest.Server  // nil for nats-server
 }
 
-// start starts a server that ends with the test, edged with code 0. The last
-// arguments are those of edged's Redis.
+// start starts a server that ends with the test, edged with code 0. The last arguments are those of
+// edged's Redis.
 func start(t testing.TB, k kind, set settings, redis ...string) *server {
 	t.Helper()
 	if err := writeFiles(); err != nil {
@@ -92,6 +92,7 @@ func start(t testing.TB, k kind, set settings, redis ...string) *server {
 	} else {
 		s.tcp = edgedtest.Address(t)
 	}
+
 	t.Cleanup(s.stop)
 	s.start()
 	return s
@@ -166,20 +167,20 @@ func (s *server) lameDuck() {
 	s.process.Signal(sig)
 }
 
-// difference is what edged does otherwise than nats-server, and means to.
+// difference is an intended difference between edged and nats-server.
 type difference struct {
 	saw     string // at edged
 	because string
 }
 
-// compare checks that both servers were seen to do the same, or else that edged
-// did what the difference says.
+// compare checks that the observations at both servers are the same, or that those at edged are the
+// listed difference.
 func compare(t *testing.T, saw map[kind]string, differs *difference) {
 	t.Helper()
 	switch {
 	case t.Failed():
 	case differs == nil && saw[edged] != saw[natsServer]:
-		t.Errorf("a difference that nobody named:\nedged:       %s\nnats-server: %s", saw[edged], saw[natsServer])
+		t.Errorf("an unlisted difference:\nedged:       %s\nnats-server: %s", saw[edged], saw[natsServer])
 	case differs != nil && saw[edged] == saw[natsServer]:
 		t.Errorf("the difference is gone, both: %s", saw[edged])
 	case differs != nil && saw[edged] != differs.saw:

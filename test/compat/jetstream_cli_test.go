@@ -24,13 +24,13 @@ var buildCLI = sync.OnceValue(func() error {
 	return nil
 })
 
-// cliSteps are commands in the order in which they are given, with five items in
-// events. Their exit codes are compared, and the part of the output that saw returns.
-// Of a failure, or without saw, that is all.
+// cliSteps are commands in the order in which they are run, with five items in events. Their exit
+// codes are compared, and the part of the output that saw returns. After a failure, or without saw,
+// only the exit code counts.
 var cliSteps = []struct {
 	command  string
 	saw      func(printed []byte) string
-	terminal bool // it wants one
+	terminal bool // it needs a terminal
 	differs  *difference
 }{
 	{command: "stream ls --names"},
@@ -72,6 +72,7 @@ func TestTheCommandLineProgramSeesNoOtherServer(t *testing.T) {
 	if err := buildCLI(); err != nil {
 		t.Fatal(err)
 	}
+
 	saw := make(map[kind][]string)
 	for _, k := range []kind{edged, natsServer} {
 		t.Run(string(k), func(t *testing.T) {
@@ -87,9 +88,11 @@ func TestTheCommandLineProgramSeesNoOtherServer(t *testing.T) {
 			}
 		})
 	}
+
 	if t.Failed() {
 		return
 	}
+
 	for i, step := range cliSteps {
 		t.Run(step.command, func(t *testing.T) {
 			compare(t, map[kind]string{edged: saw[edged][i], natsServer: saw[natsServer][i]}, step.differs)
@@ -97,7 +100,7 @@ func TestTheCommandLineProgramSeesNoOtherServer(t *testing.T) {
 	}
 }
 
-func TestTheCommandLineProgramPrintsWhatIsPushed(t *testing.T) {
+func TestTheCommandLineProgramPrintsPushedItems(t *testing.T) {
 	t.Parallel()
 	for _, k := range []kind{edged, natsServer} {
 		t.Run(string(k), func(t *testing.T) {
@@ -128,7 +131,7 @@ func TestTheCommandLineProgramGoesOnAfterARestart(t *testing.T) {
 	}
 }
 
-// startSub starts `consumer sub` of a push consumer, which goes on until it is interrupted. prints
+// startSub starts `consumer sub` for a push consumer, which runs until it is interrupted. prints
 // waits until it prints an item.
 func startSub(t *testing.T, s *stream) (prints func(item string)) {
 	t.Helper()
@@ -178,6 +181,7 @@ func runCLI(t *testing.T, s *stream, command string, terminal bool) (printed []b
 		wrapped.Env = cmd.Env
 		cmd = wrapped
 	}
+
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	if err := cmd.Start(); err != nil {
@@ -189,7 +193,7 @@ func runCLI(t *testing.T, s *stream, command string, terminal bool) (printed []b
 	return out.Bytes(), cmd.ProcessState.ExitCode()
 }
 
-// fields are these of an object of JSON.
+// fields returns the fields at these paths of an object of JSON.
 func fields(paths ...string) func([]byte) string {
 	return func(printed []byte) string {
 		var object any
@@ -205,11 +209,12 @@ func fields(paths ...string) func([]byte) string {
 			}
 			texts = append(texts, fmt.Sprintf("%s %v", path, value))
 		}
+
 		return strings.Join(texts, ", ")
 	}
 }
 
-// lines are those that have one of the words, without their margins.
+// lines returns the lines with one of the words, without their margins.
 func lines(words ...string) func([]byte) string {
 	return func(printed []byte) string {
 		var texts []string

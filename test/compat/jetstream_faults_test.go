@@ -14,8 +14,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// A program consumes in one of these ways. It begins in start, hands each item to
-// came, acknowledges it if owes is set, and ends with the test.
+// ways are the ways in which a program consumes. It begins in start, passes each item to came,
+// acknowledges it if owes is set, and ends with the test.
 var ways = []struct {
 	name  string
 	start func(t *testing.T, s *stream, came func(item string))
@@ -54,14 +54,15 @@ func TestConsumingGoesOnAfterARestart(t *testing.T) {
 						saw[k] = acrossRestart(t, s, way.start, way.owes, func() { f.restart(s) })
 					})
 				}
+
 				compare(t, saw, nil)
 			})
 		}
 	}
 }
 
-// acrossRestart wants each item at least once. A program that owes nothing gets
-// each once, in order.
+// acrossRestart expects each item at least once. A program that owes nothing gets each item once,
+// in order.
 func acrossRestart(t *testing.T, s *stream, start func(*testing.T, *stream, func(string)), owes bool, restart func()) string {
 	const n = 600
 	want := numbered(n)
@@ -115,19 +116,25 @@ func lastingJetStream(t *testing.T, s *stream) jetstream.JetStream {
 	return js
 }
 
-// durable survives, and redelivers soon if an acknowledgement is lost.
+// durable outlives its clients, and redelivers soon if an acknowledgement is lost.
 var durable = jetstream.ConsumerConfig{Durable: "worker", AckPolicy: jetstream.AckExplicitPolicy, AckWait: 2 * time.Second}
 
 func logErrors(t *testing.T) jetstream.ConsumeErrHandler {
 	return func(_ jetstream.ConsumeContext, err error) { t.Logf("Consume reports: %v", err) }
 }
 
+// acknowledgingIfConnected passes each item to came, and acknowledges it. Without a connection that
+// fails, and the item comes again.
+func acknowledgingIfConnected(came func(string)) jetstream.MessageHandler {
+	return func(m jetstream.Msg) {
+		came(string(m.Data()))
+		m.Ack()
+	}
+}
+
 func startConsume(t *testing.T, s *stream, came func(string)) {
 	c := newConsumer(t, lastingJetStream(t, s), durable)
-	running, err := c.Consume(func(m jetstream.Msg) {
-		came(string(m.Data()))
-		m.Ack() // fails while there is no connection: the item comes again
-	}, jetstream.PullMaxMessages(50), logErrors(t))
+	running, err := c.Consume(acknowledgingIfConnected(came), jetstream.PullMaxMessages(50), logErrors(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -170,7 +177,7 @@ func startNext(t *testing.T, s *stream, came func(string)) {
 	ctx, cancel := context.WithCancel(context.Background())
 	inBackground(t, cancel, func() bool {
 		m, err := c.Next(jetstream.FetchContext(ctx), jetstream.FetchHeartbeat(500*time.Millisecond))
-		if err == nil { // else the next one goes on
+		if err == nil { // otherwise the next one goes on
 			came(string(m.Data()))
 			m.Ack()
 		}
@@ -178,8 +185,7 @@ func startNext(t *testing.T, s *stream, came func(string)) {
 	})
 }
 
-// inBackground repeats step until it returns false. At the end of the test it is
-// told to stop.
+// inBackground repeats step until it returns false. At the end of the test it calls stop.
 func inBackground(t *testing.T, stop func(), step func() bool) {
 	ended := make(chan bool)
 	go func() {
@@ -197,10 +203,7 @@ func startPush(t *testing.T, s *stream, came func(string)) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	running, err := c.Consume(func(m jetstream.Msg) {
-		came(string(m.Data()))
-		m.Ack()
-	}, logErrors(t))
+	running, err := c.Consume(acknowledgingIfConnected(came), logErrors(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -214,15 +217,13 @@ func startPushGroup(t *testing.T, s *stream, came func(string)) {
 	if _, err := lastingJetStream(t, s).CreatePushConsumer(t.Context(), "events", config); err != nil {
 		t.Fatal(err)
 	}
+
 	for range 2 {
 		c, err := lastingJetStream(t, s).PushConsumer(t.Context(), "events", "worker")
 		if err != nil {
 			t.Fatal(err)
 		}
-		running, err := c.Consume(func(m jetstream.Msg) {
-			came(string(m.Data()))
-			m.Ack()
-		}, logErrors(t))
+		running, err := c.Consume(acknowledgingIfConnected(came), logErrors(t))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -279,6 +280,7 @@ func startOlderChan(t *testing.T, s *stream, came func(string)) {
 	if _, err := olderJetStream(t, nc).ChanSubscribe("events", items, nats.Durable("worker"), nats.ManualAck(), nats.AckWait(durable.AckWait)); err != nil {
 		t.Fatal(err)
 	}
+
 	flush(t, nc)
 	ctx, cancel := context.WithCancel(context.Background())
 	inBackground(t, cancel, func() bool {
@@ -313,12 +315,12 @@ func startOlderOrdered(t *testing.T, s *stream, came func(string)) {
 	}
 }
 
-// faultScenarios acknowledge items that came before a fault.
+// faultScenarios acknowledge, after a fault, items that came before it.
 var faultScenarios = []scenario{
 	{name: "an acknowledgement after a reconnect", run: acknowledgeAfter(reconnecting)},
 	{name: "an acknowledgement after a restart of the server", run: acknowledgeAfter(restarting), differs: &difference{
 		saw:     `<nil>; then "b" again: false; then []`,
-		because: "edged keeps what is acknowledged across its end, not how often an item was delivered: that is counted anew",
+		because: "edged keeps acknowledgements across its end, but counts deliveries anew",
 	}},
 	{name: "an acknowledgement after a restart of Redis", run: acknowledgeAfter(func(_ *testing.T, s *stream, _ *nats.Conn, _ <-chan bool) { s.restartStore() })},
 	{name: "an acknowledgement by another connection", run: acknowledgeElsewhere},
@@ -342,8 +344,7 @@ func restarting(t *testing.T, s *stream, _ *nats.Conn, back <-chan bool) {
 	await(t, "it is connected again", back)
 }
 
-// acknowledgeAfter acknowledges one of two items after a fault. The other one comes
-// again.
+// acknowledgeAfter acknowledges one of two items after a fault. The other item comes again.
 func acknowledgeAfter(fault func(t *testing.T, s *stream, nc *nats.Conn, back <-chan bool)) func(*testing.T, *stream) string {
 	return func(t *testing.T, s *stream) string {
 		back := make(chan bool, 10)
@@ -376,8 +377,8 @@ func acknowledgeElsewhere(t *testing.T, s *stream) string {
 	return standing(t, c)
 }
 
-// survives acknowledges two of four items, above and below one that is owed, before a
-// restart. The rest come again.
+// survives acknowledges two of four items, above and below an owed one, before a restart. The rest
+// come again.
 func survives(t *testing.T, s *stream) string {
 	c := consume(t, s, durable)
 	s.push(numbered(10)...)
@@ -388,6 +389,7 @@ func survives(t *testing.T, s *stream) string {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	info := found.CachedInfo()
 	config := info.Config
 	before := fmt.Sprintf("acknowledged up to %d, %d owed or to come", info.AckFloor.Stream, info.NumAckPending+int(info.NumPending))

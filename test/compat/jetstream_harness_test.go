@@ -14,15 +14,15 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// stream is a server with two streams, events and readings, which are Redis lists at
-// edged. Scenarios consume events.
+// stream is a server with two streams, events and readings, which are Redis lists in edged.
+// Scenarios consume events.
 type stream struct {
 	*server
 	producer jetstream.JetStream // nil for edged
 }
 
-// startStream starts a server with both streams. At nats-server they keep
-// consumed items unless interest is set.
+// startStream starts a server with both streams. nats-server keeps consumed items unless interest
+// is set.
 func startStream(t *testing.T, k kind, set settings, interest bool) *stream {
 	t.Helper()
 	if k == edged {
@@ -55,9 +55,9 @@ func (s *stream) produce() jetstream.JetStream {
 	return js
 }
 
-// restart is server.restart. The producer has another connection afterwards: nats.go fails all that is
-// published and not answered whenever the status of a connection changes, and it may notice a
-// reconnect only after push has begun.
+// restart is server.restart with a new connection of the producer. When the status of a connection
+// changes, nats.go fails all publishes without an answer, and it may notice a reconnect only after
+// push has begun.
 func (s *stream) restart() {
 	s.t.Helper()
 	s.server.restart()
@@ -66,7 +66,7 @@ func (s *stream) restart() {
 	}
 }
 
-// withJetStream turns JetStream on at nats-server.
+// withJetStream turns JetStream on in nats-server.
 func withJetStream(t *testing.T) string {
 	return fmt.Sprintf("jetstream: {store_dir: %q}", t.TempDir())
 }
@@ -103,8 +103,8 @@ func (s *stream) push(items ...string) {
 	redistest.Eventually(s.t, "the consumers of nats-server have counted the items", func() bool { return s.counted(last) })
 }
 
-// counted reports whether the consumers of nats-server know of an item. They learn of it after
-// it is acknowledged, and num_pending is wrong until then.
+// counted reports whether the consumers of nats-server have counted an item. They do so some time
+// after it is acknowledged, and num_pending is wrong until then.
 func (s *stream) counted(last uint64) bool {
 	events, err := s.producer.Stream(context.Background(), "events")
 	if err != nil {
@@ -118,7 +118,7 @@ func (s *stream) counted(last uint64) bool {
 	return counted && all.Err() == nil
 }
 
-// left is how many items the server or its Redis holds.
+// left returns the number of items that the server or its Redis holds.
 func (s *stream) left() uint64 {
 	s.t.Helper()
 	if s.kind == edged {
@@ -131,8 +131,8 @@ func (s *stream) left() uint64 {
 	return events.CachedInfo().State.Msgs
 }
 
-// restartStore ends edged's Redis with SIGKILL and starts it again. At nats-server it
-// does nothing.
+// restartStore ends edged's Redis with SIGKILL and starts it again. With nats-server it does
+// nothing.
 func (s *stream) restartStore() {
 	s.t.Helper()
 	if s.kind == edged {
@@ -168,7 +168,13 @@ func newConsumer(t *testing.T, js jetstream.JetStream, config jetstream.Consumer
 	return c
 }
 
-// fetcher is the method that ordinary and ordered consumers share.
+// explicitConsumer makes a durable pull consumer with explicit acknowledgement.
+func explicitConsumer(t *testing.T, js jetstream.JetStream, name string) jetstream.Consumer {
+	t.Helper()
+	return newConsumer(t, js, jetstream.ConsumerConfig{Durable: name, AckPolicy: jetstream.AckExplicitPolicy})
+}
+
+// fetcher is the common method of ordinary and ordered consumers.
 type fetcher interface {
 	Fetch(batch int, opts ...jetstream.FetchOpt) (jetstream.MessageBatch, error)
 }
@@ -196,7 +202,7 @@ func all(batch jetstream.MessageBatch, err error) ([]jetstream.Msg, error) {
 	return msgs, batch.Error()
 }
 
-// rest are the items that a consumer can deliver now.
+// rest returns the items that a consumer can deliver now.
 func rest(t *testing.T, c jetstream.Consumer) []jetstream.Msg {
 	t.Helper()
 	msgs, err := all(c.FetchNoWait(100))
@@ -216,7 +222,7 @@ func next(t *testing.T, c jetstream.Consumer) jetstream.Msg {
 	return m
 }
 
-// acknowledge returns when the server has taken the acknowledgements.
+// acknowledge returns when the server has the acknowledgements.
 func acknowledge(t *testing.T, msgs ...jetstream.Msg) {
 	t.Helper()
 	for _, m := range msgs {
@@ -240,8 +246,8 @@ func items(msgs []jetstream.Msg) []string {
 	return texts
 }
 
-// describe tells an item and its numbers: of the stream, of the consumer, of this
-// delivery, and how many come after it.
+// describe describes items with their numbers: of the stream, of the consumer, of this delivery,
+// and how many items follow.
 func describe(t *testing.T, msgs ...jetstream.Msg) string {
 	t.Helper()
 	var texts []string
@@ -258,10 +264,13 @@ func describe(t *testing.T, msgs ...jetstream.Msg) string {
 	return strings.Join(texts, " ")
 }
 
-// standing describes the state of a consumer.
-func standing(t *testing.T, c interface {
+// informer is the common method of pull and push consumers.
+type informer interface {
 	Info(context.Context) (*jetstream.ConsumerInfo, error)
-}) string {
+}
+
+// standing describes the state of a consumer.
+func standing(t *testing.T, c informer) string {
 	t.Helper()
 	info, err := c.Info(t.Context())
 	if err != nil {
@@ -272,10 +281,8 @@ func standing(t *testing.T, c interface {
 		info.NumAckPending, info.NumRedelivered, info.NumPending)
 }
 
-// settled waits until a consumer owes nothing and nothing is to come.
-func settled(t *testing.T, c interface {
-	Info(context.Context) (*jetstream.ConsumerInfo, error)
-}) {
+// settled waits until a consumer owes nothing and has nothing left to deliver.
+func settled(t *testing.T, c informer) {
 	t.Helper()
 	redistest.Eventually(t, "the consumer owes nothing", func() bool {
 		info, err := c.Info(t.Context())
@@ -283,7 +290,7 @@ func settled(t *testing.T, c interface {
 	})
 }
 
-// fault tells an error as JetStream numbers it.
+// fault describes an error by JetStream's number.
 func fault(err error) string {
 	var api jetstream.JetStreamError
 	switch {

@@ -13,8 +13,7 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// olderScenarios use the JetStream context of the package nats itself, which most
-// programs were written for.
+// olderScenarios use the JetStream context of the package nats itself, which most programs use.
 var olderScenarios = []scenario{
 	{name: "PullSubscribe", run: olderPull},
 	{name: "PullSubscribe to a consumer that is there", run: olderBind},
@@ -30,7 +29,7 @@ var olderScenarios = []scenario{
 	{name: "options of a subscription", run: olderOptions},
 	{name: "a rate limit", run: olderRateLimit, differs: &difference{
 		saw:     "nats: not offered by edged: rate_limit_bps: use a pull consumer, and ask for items at that rate",
-		because: "edged refuses what it can't keep to",
+		because: "edged refuses settings that it can't honour",
 	}},
 	{name: "consumers and items by hand", run: olderManager},
 	{name: "wrong subscriptions", run: olderErrors},
@@ -131,7 +130,7 @@ func olderPull(t *testing.T, s *stream) string {
 	_, err = sub.Fetch(1, nats.MaxWait(50*time.Millisecond))
 	saw = append(saw, fmt.Sprint(err), olderStanding(t, js, "worker"))
 
-	// It made the consumer, and deletes it.
+	// The subscription made the consumer, and deletes it.
 	if err := sub.Unsubscribe(); err != nil {
 		t.Error(err)
 	}
@@ -145,12 +144,14 @@ func olderBind(t *testing.T, s *stream) string {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	s.push("a", "b")
 	sub := subscribed(t)(js.PullSubscribe("events", "worker", nats.Bind("events", "worker")))
 	msgs, err := sub.Fetch(2, nats.MaxWait(patience))
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	olderAcknowledge(t, msgs[0])
 	if err := sub.Unsubscribe(); err != nil {
 		t.Error(err)
@@ -197,6 +198,7 @@ func olderSubscribe(t *testing.T, s *stream) string {
 			close(done)
 		}
 	}, nats.Durable("worker"), nats.ManualAck(), nats.AckExplicit()))
+
 	s.push(want[n/2:]...)
 	await(t, "all items come", done)
 	olderSettled(t, js, "worker")
@@ -204,6 +206,7 @@ func olderSubscribe(t *testing.T, s *stream) string {
 	if err := sub.Unsubscribe(); err != nil {
 		t.Error(err)
 	}
+
 	_, err := js.ConsumerInfo("events", "worker")
 	return fmt.Sprintf("%s; %v", saw, err)
 }
@@ -238,10 +241,12 @@ func olderSubscribeSync(t *testing.T, s *stream) string {
 	if err := msgs[2].NakWithDelay(50 * time.Millisecond); err != nil {
 		t.Error(err)
 	}
+
 	again, err := sub.NextMsg(patience)
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	err = errors.Join(again.InProgress(), again.Term())
 	return fmt.Sprintf("%s; again %s; %v; %v", olderDescribe(t, msgs...), olderDescribe(t, again), err, again.Ack())
 }
@@ -254,6 +259,7 @@ func olderDurable(t *testing.T, s *stream) string {
 	}); err != nil {
 		t.Fatal(err)
 	}
+
 	s.push(numbered(4)...)
 	var saw []string
 	for range 2 {
@@ -274,6 +280,7 @@ func olderDurable(t *testing.T, s *stream) string {
 			t.Error(err)
 		}
 	}
+
 	olderSettled(t, js, "worker")
 	slices.Sort(saw)
 	return fmt.Sprintf("%q", saw)
@@ -294,20 +301,16 @@ func olderQueue(t *testing.T, s *stream) string {
 		}, nats.Durable("worker"), nats.ManualAck()))
 		flush(t, nc)
 	}
+
 	s.push(numbered(n)...)
-	times, by := map[string]int{}, map[string]int{}
-	for range n {
-		came := await(t, "all items come", came)
-		by[came[0]]++
-		times[came[1]]++
-	}
+	shares := countShares(t, came, n)
+
 	olderSettled(t, js, "worker")
 	info, err := js.ConsumerInfo("events", "worker")
 	if err != nil {
 		t.Fatal(err)
 	}
-	return fmt.Sprintf("%d different items, both have some: %v; group %q; %s", len(times), by["a"] > 0 && by["b"] > 0,
-		info.Config.DeliverGroup, olderStanding(t, js, "worker"))
+	return fmt.Sprintf("%s; group %q; %s", shares, info.Config.DeliverGroup, olderStanding(t, js, "worker"))
 }
 
 func olderChan(t *testing.T, s *stream) string {
@@ -349,6 +352,7 @@ func olderFlowControl(t *testing.T, s *stream) string {
 			close(done)
 		}
 	}, nats.EnableFlowControl(), nats.IdleHeartbeat(100*time.Millisecond), nats.AckNone()))
+
 	await(t, "all items come", done)
 	info, err := sub.ConsumerInfo()
 	if err != nil {
@@ -387,6 +391,7 @@ func olderOptions(t *testing.T, s *stream) string {
 			t.Error(err)
 		}
 	}
+
 	return strings.Join(saw, "; ")
 }
 
@@ -402,11 +407,13 @@ func olderManager(t *testing.T, s *stream) string {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	saw := []string{fmt.Sprintf("%s, %d items", events.Config.Name, events.State.Msgs)}
 	config := &nats.ConsumerConfig{Durable: "worker", AckPolicy: nats.AckExplicitPolicy, MaxAckPending: 5}
 	if _, err := js.AddConsumer("events", config); err != nil {
 		t.Fatal(err)
 	}
+
 	config.MaxAckPending = 6
 	changed, err := js.UpdateConsumer("events", config)
 	if err != nil {
@@ -416,9 +423,11 @@ func olderManager(t *testing.T, s *stream) string {
 	for info := range js.Consumers("events") {
 		saw = append(saw, info.Name)
 	}
+
 	for name := range js.ConsumerNames("events") {
 		saw = append(saw, name)
 	}
+
 	for name := range js.StreamNames() {
 		saw = append(saw, name)
 	}
@@ -441,6 +450,7 @@ func olderErrors(t *testing.T, s *stream) string {
 	if _, err := js.AddConsumer("events", &nats.ConsumerConfig{Durable: "pull", AckPolicy: nats.AckExplicitPolicy}); err != nil {
 		t.Fatal(err)
 	}
+
 	var saw []string
 	for _, subscribe := range []func() (*nats.Subscription, error){
 		func() (*nats.Subscription, error) { return js.SubscribeSync("others") },
@@ -454,5 +464,6 @@ func olderErrors(t *testing.T, s *stream) string {
 		_, err := subscribe()
 		saw = append(saw, fmt.Sprint(err))
 	}
+
 	return strings.Join(saw, "; ")
 }

@@ -45,5 +45,6 @@ func compareConsumers(t *testing.T, program func(*testing.T) *exec.Cmd) {
 			})
 		})
 	}
+
 	compareScenarios(t, saw)
 }

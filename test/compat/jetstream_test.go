@@ -16,8 +16,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// scenario is a program that consumes a stream. It fails if something is wrong with
-// any server, and returns the observations that may differ.
+// scenario is a program that consumes a stream. It fails if something is wrong with any server, and
+// returns the observations that may differ.
 type scenario struct {
 	name     string
 	run      func(t *testing.T, s *stream) (saw string)
@@ -35,7 +35,7 @@ var jetStreamScenarios = []scenario{
 		saw:     "400/10093",
 		because: "edged refuses it as NATS 2.10 does; later ones make a consumer that gets nothing",
 	}},
-	{name: "what a consumer tells of itself", run: consumerInfo},
+	{name: "the info of a consumer", run: consumerInfo},
 
 	{name: "Fetch", run: fetching},
 	{name: "Fetch with a limit of bytes", run: fetchBytes},
@@ -190,7 +190,7 @@ func administerConsumers(t *testing.T, s *stream) string {
 	return strings.Join(saw, "; ")
 }
 
-// wrongConsumers asks for consumers that contradict themselves.
+// wrongConsumers asks for consumers with contradictory configurations.
 func wrongConsumers(t *testing.T, s *stream) string {
 	js, _ := jetStreamOf(t, s)
 	start := time.Now()
@@ -212,6 +212,7 @@ func wrongConsumers(t *testing.T, s *stream) string {
 		_, err := js.CreateConsumer(t.Context(), "events", c.config)
 		saw = append(saw, c.what+": "+fault(err))
 	}
+
 	return strings.Join(saw, "; ")
 }
 
@@ -238,7 +239,7 @@ func consumerInfo(t *testing.T, s *stream) string {
 		info.Stream, info.Name, g.Description, g.FilterSubject, g.AckPolicy, g.AckWait, g.DeliverPolicy, g.MaxDeliver, g.MaxAckPending,
 		g.MaxWaiting, g.MaxRequestBatch, g.MaxRequestExpires, g.Metadata["team"])}
 
-	// Fields that are left out get their defaults.
+	// Omitted fields get their defaults.
 	info = newConsumer(t, js(t, s), jetstream.ConsumerConfig{Durable: "other"}).CachedInfo()
 	g = info.Config
 	saw = append(saw, fmt.Sprintf("ack %v within %v, deliver %v, at most %d times, %d owed, %d waiting, inactive for %v, replay %v",
@@ -262,7 +263,7 @@ func js(t *testing.T, s *stream) jetstream.JetStream {
 
 var explicitWorker = jetstream.ConsumerConfig{Durable: "worker", AckPolicy: jetstream.AckExplicitPolicy, AckWait: 10 * patience}
 
-// short has an ack_wait that a test can wait for.
+// short sets an ack_wait for which a test can wait.
 func short(config jetstream.ConsumerConfig) jetstream.ConsumerConfig {
 	config.AckWait = 100 * time.Millisecond
 	return config
@@ -278,7 +279,7 @@ func fetching(t *testing.T, s *stream) string {
 	}
 	acknowledge(t, msgs...)
 
-	// Fewer than it asks for: it waits for the rest, and ends when its time is over.
+	// Fewer items than requested: it waits for the rest, and ends when its time is over.
 	batch, err := c.Fetch(10, jetstream.FetchMaxWait(300*time.Millisecond))
 	few, err := all(batch, err)
 	saw += fmt.Sprintf("; %s, %v", describe(t, few...), err)
@@ -313,7 +314,17 @@ func nextItem(t *testing.T, s *stream) string {
 	_, err := c.Next(jetstream.FetchMaxWait(50 * time.Millisecond))
 	saw := fmt.Sprint(err)
 
-	// A pull that waits gets an item that comes.
+	// A waiting pull gets an item that arrives later.
+	came := nextLater(t, c)
+	awaitPull(t, c, 1)
+	s.push("a")
+	m := await(t, "an item comes", came)
+	acknowledge(t, m)
+	return saw + "; " + describe(t, m) + "; " + standing(t, c)
+}
+
+// nextLater waits for an item in the background.
+func nextLater(t *testing.T, c jetstream.Consumer) <-chan jetstream.Msg {
 	came := make(chan jetstream.Msg, 1)
 	go func() {
 		m, err := c.Next(jetstream.FetchMaxWait(patience))
@@ -322,11 +333,7 @@ func nextItem(t *testing.T, s *stream) string {
 		}
 		came <- m
 	}()
-	awaitPull(t, c, 1)
-	s.push("a")
-	m := await(t, "an item comes", came)
-	acknowledge(t, m)
-	return saw + "; " + describe(t, m) + "; " + standing(t, c)
+	return came
 }
 
 // awaitPull waits until n pulls wait at the server.
@@ -338,36 +345,55 @@ func awaitPull(t *testing.T, c jetstream.Consumer, n int) {
 	})
 }
 
-// consuming takes more items than a pull asks for, some of which come while it runs.
+// consuming takes more items than a pull requests, some of which arrive while it runs.
 func consuming(t *testing.T, s *stream) string {
 	const n = 3000
 	c := consume(t, s, explicitWorker)
-	want := numbered(n)
-	s.push(want[:n/2]...)
-	var got []string
-	done := make(chan bool)
-	running, err := c.Consume(func(m jetstream.Msg) {
-		if err := m.Ack(); err != nil {
-			t.Error(err)
-		}
-		if got = append(got, string(m.Data())); len(got) == n {
-			close(done)
-		}
-	}, reportTo(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.push(want[n/2:]...)
-	await(t, "all items come", done)
+	inOrder, running := consumeNumbers(t, s, n, func(handle jetstream.MessageHandler) (jetstream.ConsumeContext, error) {
+		return c.Consume(handle, reportTo(t))
+	})
 	settled(t, c)
 	running.Drain()
 	await(t, "it ends", running.Closed())
-	return fmt.Sprintf("in order %v; %s", slices.Equal(got, want), standing(t, c))
+	return fmt.Sprintf("in order %v; %s", inOrder, standing(t, c))
 }
 
 // reportTo fails the test when Consume reports an error.
 func reportTo(t *testing.T) jetstream.ConsumeErrHandler {
 	return func(_ jetstream.ConsumeContext, err error) { t.Errorf("Consume reports: %v", err) }
+}
+
+// acknowledging acknowledges each item, and passes it to came.
+func acknowledging(t *testing.T, came func(item string)) jetstream.MessageHandler {
+	return func(m jetstream.Msg) {
+		if err := m.Ack(); err != nil {
+			t.Error(err)
+		}
+		came(string(m.Data()))
+	}
+}
+
+// consumeNumbers waits until a consumer has acknowledged n items, half of which are pushed after it
+// has started, and reports whether they came in order.
+func consumeNumbers(t *testing.T, s *stream, n int, start func(jetstream.MessageHandler) (jetstream.ConsumeContext, error)) (inOrder bool, running jetstream.ConsumeContext) {
+	t.Helper()
+	want := numbered(n)
+	s.push(want[:n/2]...)
+	var got []string
+	done := make(chan bool)
+
+	running, err := start(acknowledging(t, func(item string) {
+		if got = append(got, item); len(got) == n {
+			close(done)
+		}
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	s.push(want[n/2:]...)
+	await(t, "all items come", done)
+	return slices.Equal(got, want), running
 }
 
 func consumeBytes(t *testing.T, s *stream) string {
@@ -377,14 +403,12 @@ func consumeBytes(t *testing.T, s *stream) string {
 	s.push(slices.Repeat([]string{item}, n)...)
 	left := n
 	done := make(chan bool)
-	running, err := c.Consume(func(m jetstream.Msg) {
-		if err := m.Ack(); err != nil {
-			t.Error(err)
-		}
+
+	running, err := c.Consume(acknowledging(t, func(string) {
 		if left--; left == 0 {
 			close(done)
 		}
-	}, jetstream.PullMaxBytes(5000), reportTo(t))
+	}), jetstream.PullMaxBytes(5000), reportTo(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -419,7 +443,7 @@ func messages(t *testing.T, s *stream) string {
 	return strings.Join(saw, "; ")
 }
 
-// sharing is one durable consumer with two programs.
+// sharing uses one durable consumer in two programs.
 func sharing(t *testing.T, s *stream) string {
 	const n = 400
 	a := consume(t, s, explicitWorker)
@@ -429,12 +453,7 @@ func sharing(t *testing.T, s *stream) string {
 	}
 	came := make(chan [2]string, n)
 	for name, c := range map[string]jetstream.Consumer{"a": a, "b": b} {
-		running, err := c.Consume(func(m jetstream.Msg) {
-			if err := m.Ack(); err != nil {
-				t.Error(err)
-			}
-			came <- [2]string{name, string(m.Data())}
-		}, jetstream.PullMaxMessages(10), reportTo(t))
+		running, err := c.Consume(acknowledging(t, func(item string) { came <- [2]string{name, item} }), jetstream.PullMaxMessages(10), reportTo(t))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -443,20 +462,27 @@ func sharing(t *testing.T, s *stream) string {
 	awaitPull(t, a, 2)
 
 	s.push(numbered(n)...)
+	shares := countShares(t, came, n)
+	settled(t, a)
+	return fmt.Sprintf("%s; %s", shares, standing(t, a))
+}
+
+// countShares waits for n deliveries, each with the program a or b and the item, and describes them.
+func countShares(t *testing.T, came <-chan [2]string, n int) string {
+	t.Helper()
 	times, by := map[string]int{}, map[string]int{}
 	for range n {
 		came := await(t, "all items come", came)
 		by[came[0]]++
 		times[came[1]]++
 	}
-	settled(t, a)
-	return fmt.Sprintf("%d different items, both have some: %v; %s", len(times), by["a"] > 0 && by["b"] > 0, standing(t, a))
+	return fmt.Sprintf("%d different items, both have some: %v", len(times), by["a"] > 0 && by["b"] > 0)
 }
 
 func twoConsumers(t *testing.T, s *stream) string {
 	js := js(t, s)
-	first := newConsumer(t, js, jetstream.ConsumerConfig{Durable: "first", AckPolicy: jetstream.AckExplicitPolicy})
-	second := newConsumer(t, js, jetstream.ConsumerConfig{Durable: "second", AckPolicy: jetstream.AckExplicitPolicy})
+	first := explicitConsumer(t, js, "first")
+	second := explicitConsumer(t, js, "second")
 	s.push(numbered(3)...)
 	acknowledge(t, fetch(t, first, 3)...)
 	msgs := fetch(t, second, 2)
@@ -475,7 +501,7 @@ func doubleAcknowledgement(t *testing.T, s *stream) string {
 	return strings.Join(append(saw, fmt.Sprint(m.Nak()), standing(t, c)), "; ")
 }
 
-// rawAcknowledgements sends the payloads that libraries send, and others.
+// rawAcknowledgements sends the payloads of libraries, and further ones.
 func rawAcknowledgements(t *testing.T, s *stream) string {
 	js, nc := jetStreamOf(t, s)
 	c := newConsumer(t, js, explicitWorker)
@@ -530,6 +556,7 @@ func givingUpWithReason(t *testing.T, s *stream) string {
 	if err := msgs[0].TermWithReason("it is broken"); err != nil {
 		t.Error(err)
 	}
+
 	if err := msgs[1].Term(); err != nil {
 		t.Error(err)
 	}
@@ -541,21 +568,15 @@ func givingUpWithReason(t *testing.T, s *stream) string {
 	return fmt.Sprintf("%s; then %q", standing(t, c), items(rest(t, c)))
 }
 
-// inProgress holds an item while another one of the same age is redelivered.
+// inProgress holds an item while another of the same age is redelivered.
 func inProgress(t *testing.T, s *stream) string {
 	config := explicitWorker
 	config.AckWait = 2 * time.Second
 	c := consume(t, s, config)
 	s.push("held", "let go")
 	msgs := fetch(t, c, 2)
-	came := make(chan jetstream.Msg, 1)
-	go func() {
-		m, err := c.Next(jetstream.FetchMaxWait(patience))
-		if err != nil {
-			t.Error(err)
-		}
-		came <- m
-	}()
+	came := nextLater(t, c)
+
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	for {
@@ -622,15 +643,8 @@ func maxAckPending(t *testing.T, s *stream) string {
 	}
 	saw := []string{fmt.Sprintf("%q", items(few)), standing(t, c)}
 
-	// A pull that waits goes on when an item is acknowledged.
-	came := make(chan jetstream.Msg, 1)
-	go func() {
-		m, err := c.Next(jetstream.FetchMaxWait(patience))
-		if err != nil {
-			t.Error(err)
-		}
-		came <- m
-	}()
+	// A waiting pull goes on when an item is acknowledged.
+	came := nextLater(t, c)
 	awaitPull(t, c, 1)
 	acknowledge(t, few[1])
 	saw = append(saw, describe(t, await(t, "the third comes", came)), standing(t, c))
@@ -681,7 +695,7 @@ func deliverPolicies(t *testing.T, s *stream) string {
 // startBeforeFirst begins with an item that is gone.
 func startBeforeFirst(t *testing.T, s *stream) string {
 	js := js(t, s)
-	keeper := newConsumer(t, js, jetstream.ConsumerConfig{Durable: "keeper", AckPolicy: jetstream.AckExplicitPolicy})
+	keeper := explicitConsumer(t, js, "keeper")
 	s.push(numbered(5)...)
 	acknowledge(t, fetch(t, keeper, 2)...)
 	redistest.Eventually(t, "two are removed", func() bool { return s.left() == 3 })
@@ -732,8 +746,8 @@ func tooManyPulls(t *testing.T, s *stream) string {
 		t.Fatal(err)
 	}
 	awaitPull(t, c, 1)
-	// One that wants heartbeats, as those of 10 s and more do, is not refused: its
-	// library misses them.
+	// A pull with heartbeats, which a time of 10 s or more has, is not refused: its library misses
+	// them.
 	second, err := all(c.Fetch(1, jetstream.FetchMaxWait(9*time.Second)))
 	s.push("a")
 	msgs, firstErr := all(first, nil)
@@ -761,11 +775,13 @@ func tooLargePull(t *testing.T, s *stream) string {
 		}
 		saw = append(saw, fmt.Sprintf("%s: %s %s", request, answer.Header.Get("Status"), answer.Header.Get("Description")))
 	}
+
 	return strings.Join(saw, "; ")
 }
 
-// rawPulls sends the requests that libraries send, and others, and notes the items and the status
-// that end each. nats.py asks for items that are there now, and waits for the first one if there is none.
+// rawPulls sends the requests of libraries, and further ones, and records the items and the status
+// that ends each. nats.py requests items that are available now, and waits for the first one if
+// there is none.
 func rawPulls(t *testing.T, s *stream) string {
 	js, nc := jetStreamOf(t, s)
 	c := newConsumer(t, js, explicitWorker)
@@ -775,7 +791,7 @@ func rawPulls(t *testing.T, s *stream) string {
 	for _, pull := range []struct {
 		there   int // items
 		request string
-		gets    int // items that end it; else a status does
+		gets    int // items that end it; 0: a status ends it
 	}{
 		{2, "", 1}, {0, "1", 1}, {3, "3", 3}, {1, "{}", 1}, {1, `{"batch":0}`, 1},
 		{0, `{"batch":3,"no_wait":true}`, 0},
@@ -806,7 +822,7 @@ func rawPulls(t *testing.T, s *stream) string {
 		saw = append(saw, fmt.Sprintf("%q: %d %s", pull.request, got, status))
 	}
 
-	// One that would wait for the first item ends with it.
+	// A pull that would wait for the first item ends with it.
 	if err := nc.PublishRequest("$JS.API.CONSUMER.MSG.NEXT.events.worker", inbox, fmt.Appendf(nil, `{"batch":3,"no_wait":true,"expires":%d}`, patience)); err != nil {
 		t.Fatal(err)
 	}
@@ -864,6 +880,7 @@ func deletedWhileConsuming(t *testing.T, s *stream) string {
 	if err := js.DeleteConsumer(t.Context(), "events", "worker"); err != nil {
 		t.Fatal(err)
 	}
+
 	err = await(t, "the library reports it", reported)
 	await(t, "it ends", running.Closed())
 	return fmt.Sprint(err)
@@ -877,11 +894,13 @@ func deletedWhileIterating(t *testing.T, s *stream) string {
 		t.Fatal(err)
 	}
 	defer iterator.Stop()
+
 	failed := make(chan error, 1)
 	go func() {
 		_, err := iterator.Next()
 		failed <- err
 	}()
+
 	awaitPull(t, c, 1)
 	if err := js.DeleteConsumer(t.Context(), "events", "worker"); err != nil {
 		t.Fatal(err)
@@ -938,6 +957,7 @@ func looking(t *testing.T, s *stream) string {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	fetch(t, c, 50)
 	viewer := newConsumer(t, js, jetstream.ConsumerConfig{AckPolicy: jetstream.AckNonePolicy})
 	fetch(t, viewer, 50)
@@ -945,6 +965,7 @@ func looking(t *testing.T, s *stream) string {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	m, err := events.GetMsg(t.Context(), 7)
 	if err != nil {
 		t.Fatal(err)
@@ -978,7 +999,7 @@ func getMsg(t *testing.T, s *stream) string {
 	note(events.GetLastMsgForSubject(t.Context(), "events"))
 	note(events.GetLastMsgForSubject(t.Context(), "others"))
 
-	// The library uses direct gets if the stream allows them. Older ones ask this way.
+	// The library uses direct gets if the stream allows them. Older versions use this request.
 	for _, request := range []string{`{"seq": 2}`, `{"last_by_subj": "events"}`, `{"seq": 9}`, `{}`} {
 		answer, err := nc.Request("$JS.API.STREAM.MSG.GET.events", []byte(request), patience)
 		if err != nil {
@@ -1000,6 +1021,7 @@ func publishTwice(t *testing.T, s *stream) string {
 			t.Fatal(err)
 		}
 	}
+
 	var saw []string
 	for _, id := range []string{"1", "1", "2", "1"} {
 		ack, err := js.Publish(t.Context(), "orders", []byte(id), jetstream.WithMsgID(id))
@@ -1008,6 +1030,7 @@ func publishTwice(t *testing.T, s *stream) string {
 		}
 		saw = append(saw, fmt.Sprintf("%s in %s, duplicate %v", id, ack.Stream, ack.Duplicate))
 	}
+
 	old, err := olderJetStream(t, nc).Publish("orders", []byte("2"), nats.MsgId("2"))
 	if err != nil {
 		t.Fatal(err)
@@ -1017,8 +1040,8 @@ func publishTwice(t *testing.T, s *stream) string {
 
 func emptied(t *testing.T, s *stream) string {
 	js := js(t, s)
-	first := newConsumer(t, js, jetstream.ConsumerConfig{Durable: "first", AckPolicy: jetstream.AckExplicitPolicy})
-	second := newConsumer(t, js, jetstream.ConsumerConfig{Durable: "second", AckPolicy: jetstream.AckExplicitPolicy})
+	first := explicitConsumer(t, js, "first")
+	second := explicitConsumer(t, js, "second")
 	s.push(numbered(100)...)
 	acknowledge(t, fetch(t, first, 100)...)
 	saw := fmt.Sprintf("%d are left", s.left())
@@ -1029,8 +1052,8 @@ func emptied(t *testing.T, s *stream) string {
 	}
 	redistest.Eventually(t, "nothing is left", func() bool { return s.left() == 0 })
 
-	// A consumer that comes later finds only what comes later.
-	third := newConsumer(t, js, jetstream.ConsumerConfig{Durable: "third", AckPolicy: jetstream.AckExplicitPolicy})
+	// A consumer that is made later gets later items only.
+	third := explicitConsumer(t, js, "third")
 	s.push("new")
 	return saw + "; " + describe(t, next(t, third))
 }
@@ -1046,43 +1069,33 @@ func pushConsumer(t *testing.T, s *stream) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := numbered(n)
-	s.push(want[:n/2]...)
-	var got []string
-	done := make(chan bool)
-	running, err := c.Consume(func(m jetstream.Msg) {
-		if err := m.Ack(); err != nil {
-			t.Error(err)
-		}
-		if got = append(got, string(m.Data())); len(got) == n {
-			close(done)
-		}
-	}, reportTo(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.push(want[n/2:]...)
-	await(t, "all items come", done)
+
+	inOrder, running := consumeNumbers(t, s, n, func(handle jetstream.MessageHandler) (jetstream.ConsumeContext, error) {
+		return c.Consume(handle, reportTo(t))
+	})
 	settled(t, c)
 	bound, err := c.Info(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	running.Stop()
 	flush(t, nc)
 	_, pull := js.Consumer(t.Context(), "events", "pushed")
-	return fmt.Sprintf("in order %v, bound %v; %s; as a pull consumer: %v", slices.Equal(got, want), bound.PushBound, standing(t, c), pull)
+	return fmt.Sprintf("in order %v, bound %v; %s; as a pull consumer: %v", inOrder, bound.PushBound, standing(t, c), pull)
 }
 
 func pushGroup(t *testing.T, s *stream) string {
 	const n = 200
 	js := js(t, s)
+
 	config := jetstream.ConsumerConfig{
 		Durable: "pushed", DeliverSubject: nats.NewInbox(), DeliverGroup: "workers", AckPolicy: jetstream.AckExplicitPolicy,
 	}
 	if _, err := js.CreatePushConsumer(t.Context(), "events", config); err != nil {
 		t.Fatal(err)
 	}
+
 	came := make(chan [2]string, n)
 	for _, name := range []string{"a", "b"} {
 		mine, nc := jetStreamOf(t, s)
@@ -1090,29 +1103,21 @@ func pushGroup(t *testing.T, s *stream) string {
 		if err != nil {
 			t.Fatal(err)
 		}
-		running, err := c.Consume(func(m jetstream.Msg) {
-			if err := m.Ack(); err != nil {
-				t.Error(err)
-			}
-			came <- [2]string{name, string(m.Data())}
-		}, reportTo(t))
+		running, err := c.Consume(acknowledging(t, func(item string) { came <- [2]string{name, item} }), reportTo(t))
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer running.Stop()
 		flush(t, nc)
 	}
+
 	s.push(numbered(n)...)
-	times, by := map[string]int{}, map[string]int{}
-	for range n {
-		came := await(t, "all items come", came)
-		by[came[0]]++
-		times[came[1]]++
-	}
+	shares := countShares(t, came, n)
+
 	c, err := js.PushConsumer(context.Background(), "events", "pushed")
 	if err != nil {
 		t.Fatal(err)
 	}
 	settled(t, c)
-	return fmt.Sprintf("%d different items, both have some: %v; %s", len(times), by["a"] > 0 && by["b"] > 0, standing(t, c))
+	return fmt.Sprintf("%s; %s", shares, standing(t, c))
 }

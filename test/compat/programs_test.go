@@ -12,10 +12,10 @@ import (
 	"testing"
 )
 
-// The scenarios of clients in other languages are programs. A program connects
-// to the address in SERVER, and prints "saw NAME: WHAT" for each scenario, and
-// "please restart" or "please go" where the server is to restart or to send its
-// clients away. It ends with code 0 if all went well with any server.
+// The scenarios of clients in other languages are programs. A program connects to the address in
+// SERVER, and prints "saw NAME: OBSERVATION" for each scenario. It prints "please restart" or
+// "please go" if the server is to restart or to send its clients away. It ends with code 0 if all
+// went well with any server.
 
 func TestTheJavaScriptClientSeesNoOtherServer(t *testing.T) {
 	t.Parallel()
@@ -32,7 +32,7 @@ func TestTheCClientSeesNoOtherServer(t *testing.T) {
 	comparePrograms(t, func(t *testing.T) *exec.Cmd { return exec.CommandContext(t.Context(), program) })
 }
 
-// nodeFolder is where the JavaScript client is installed.
+// nodeFolder returns the folder of the JavaScript client.
 func nodeFolder(t *testing.T) string {
 	t.Helper()
 	folder := filepath.Join("..", "js")
@@ -66,7 +66,7 @@ func comparePrograms(t *testing.T, program func(t *testing.T) *exec.Cmd) {
 	compareScenarios(t, saw)
 }
 
-// compareScenarios compares what programs saw, scenario by scenario.
+// compareScenarios compares the observations of programs, scenario by scenario.
 func compareScenarios(t *testing.T, saw map[kind]map[string]string) {
 	t.Helper()
 	names := slices.Sorted(maps.Keys(saw[natsServer]))
@@ -80,7 +80,7 @@ func compareScenarios(t *testing.T, saw map[kind]map[string]string) {
 	}
 }
 
-// watch runs a program to its end, does what it asks for, and returns what it saw.
+// watch runs a program to its end, carries out its requests, and returns its observations.
 func watch(t *testing.T, s *server, cmd *exec.Cmd) map[string]string {
 	t.Helper()
 	return observe(t, s, cmd, func(request string) {
@@ -95,8 +95,8 @@ func watch(t *testing.T, s *server, cmd *exec.Cmd) map[string]string {
 	})
 }
 
-// observe runs a program to its end and returns what it saw. Each line that begins
-// with "please" is a request.
+// observe runs a program to its end and returns its observations. Each line that begins with
+// "please" is a request.
 func observe(t *testing.T, s *server, cmd *exec.Cmd, please func(request string)) map[string]string {
 	t.Helper()
 	cmd.Env = append(os.Environ(), "SERVER=nats://"+s.tcp)
@@ -109,6 +109,7 @@ func observe(t *testing.T, s *server, cmd *exec.Cmd, please func(request string)
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	saw := make(map[string]string)
 	for lines := bufio.NewScanner(stdout); lines.Scan(); {
 		if request, ok := strings.CutPrefix(lines.Text(), "please "); ok {
@@ -118,6 +119,7 @@ func observe(t *testing.T, s *server, cmd *exec.Cmd, please func(request string)
 		name, what, _ := strings.Cut(strings.TrimPrefix(lines.Text(), "saw "), ": ")
 		saw[name] = what
 	}
+
 	if err := cmd.Wait(); err != nil {
 		t.Fatalf("%s: %v, after %v\n%s", cmd, err, saw, stderr.Bytes())
 	}

@@ -10,13 +10,13 @@ import (
 	"testing"
 )
 
-// rawScenarios are what a client gets that sends these bytes after its first
-// PONG: what libraries don't send, and people and broken programs do.
+// rawScenarios are bytes that a client sends after its first PONG, with the answers. Libraries do
+// not send such bytes, but people and broken programs do.
 var rawScenarios = []struct {
 	name    string
-	connect string // options in place of the usual ones
+	connect string // options instead of the usual ones
 	send    string
-	ends    bool // the connection
+	ends    bool // the connection ends
 	differs *difference
 }{
 	{name: "an unknown verb", send: "EHLO box\r\n", ends: true},
@@ -65,19 +65,19 @@ var rawScenarios = []struct {
 	}},
 	{name: "options that CONNECT leaves out", connect: "{}", send: "SUB a 1\r\n", differs: &difference{
 		saw:     `[]`,
-		because: "who types CONNECT {} by hand does not ask for an answer to each line; nats-server takes verbose and pedantic to be meant",
+		because: "a person who types CONNECT {} does not want an answer to each line; nats-server takes verbose and pedantic to be meant",
 	}},
 	{name: "503 and a limit", send: "SUB re 1\r\nUNSUB 1 1\r\nPUB nobody re 0\r\n\r\nPUB re 2\r\nhi\r\n", differs: &difference{
 		saw:     `["HMSG re 1 38 38" "NATS/1.0 503" "Nats-Subject: nobody" "" ""]`,
-		because: "the client counts the 503, and nobody would ever end the subscription",
+		because: "the client counts the 503, and the subscription would never end",
 	}},
 }
 
-// saysWhy is where nats-server closes the connection without a word.
+// saysWhy is a difference if nats-server closes the connection without a message.
 func saysWhy(text string) *difference {
 	return &difference{
 		saw:     fmt.Sprintf("%q, closed", "-ERR '"+text+"'\r\n"),
-		because: "who speaks the protocol by hand learns what was wrong",
+		because: "a person who types commands learns the reason",
 	}
 }
 
@@ -95,7 +95,7 @@ func TestRawBytesGetTheSameAnswers(t *testing.T) {
 	}
 }
 
-// answersTo is what comes after the first PONG.
+// answersTo returns the answer after the first PONG.
 func answersTo(t *testing.T, s *server, connect, send string, ends bool) string {
 	c := dialRaw(t, s.tcp)
 	defer c.Close()
@@ -106,11 +106,12 @@ func answersTo(t *testing.T, s *server, connect, send string, ends bool) string 
 	if ends {
 		c.send([]byte(send))
 		all, err := io.ReadAll(c.r)
-		if err != nil && !errors.Is(err, syscall.ECONNRESET) { // it did not read all
+		if err != nil && !errors.Is(err, syscall.ECONNRESET) { // it did not read everything
 			t.Errorf("%s does not close the connection: %v", s.kind, err)
 		}
 		return fmt.Sprintf("%q, closed", all)
 	}
+
 	c.send([]byte(send + "PING\r\nPING\r\n"))
 	var lines []string
 	for {

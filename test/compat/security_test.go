@@ -22,8 +22,8 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// In settings FILES is a folder with a token, a password, certificates and their
-// keys: see writeFiles.
+// FILES in settings is a folder with a token, a password, certificates and their keys: see
+// writeFiles.
 var (
 	withToken = settings{
 		edged:      `tcp.auth.token_file = "FILES/token"`,
@@ -73,7 +73,7 @@ func users(t *testing.T, s *server) string {
 	}, "; ")
 }
 
-// attempt says how connecting goes.
+// attempt describes the outcome of connecting.
 func attempt(t *testing.T, s *server, what string, opts ...nats.Option) string {
 	nc, err := tryConnect(t, s, append(opts, nats.NoReconnect())...)
 	if err != nil {
@@ -87,7 +87,8 @@ func permissions(t *testing.T, s *server) string {
 	var saw []string
 	nc := connect(t, s, nats.UserInfo("reader", "open barley"),
 		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
-	var last error // handlers are called some time; this one is there when flush returns
+	var last error // handlers are called at any time; this one has been when flush returns
+
 	refusal := func(what string) {
 		t.Helper()
 		flush(t, nc)
@@ -104,6 +105,7 @@ func permissions(t *testing.T, s *server) string {
 		subscribe(t, nc, subject, "q")
 		refusal("subscribe in a group " + subject)
 	}
+
 	for _, subject := range []string{"answers.a", "answers.not", "news.today", "_INBOX.x"} {
 		publish(t, nc, subject, "x")
 		refusal("publish " + subject)
@@ -111,7 +113,7 @@ func permissions(t *testing.T, s *server) string {
 	return strings.Join(saw, "; ")
 }
 
-// givingUp is what the client does with a wrong token: twice refused, it stays away.
+// givingUp describes a client with a wrong token: refused twice, it stays away.
 func givingUp(t *testing.T, s *server) string {
 	closed := make(chan error, 1)
 	connect(t, s, nats.Token("wrong"), nats.RetryOnFailedConnect(true),
@@ -131,6 +133,7 @@ func overTLS(t *testing.T, s *server) string {
 	if got := received(t, nc, sub); !slices.Equal(got, []string{"a", large}) {
 		t.Errorf("got %d messages, want 2 unchanged", len(got))
 	}
+
 	s.restart()
 	await(t, "the client is back", back)
 	publish(t, nc, "news", "b")
@@ -150,7 +153,7 @@ func clientCertificates(t *testing.T, s *server) string {
 	}
 	return strings.Join([]string{
 		attempt(t, s, "a certificate", ca, certificate("client")),
-		refused("none", ca), // in words of the TLS library, if they come in time
+		refused("none", ca), // in words of the TLS library, if they arrive in time
 		refused("of another authority", ca, certificate("stranger")),
 	}, "; ")
 }
@@ -159,7 +162,7 @@ func handshakeFirst(t *testing.T, s *server) string {
 	return attempt(t, s, "handshake first", nats.RootCAs(filepath.Join(binaries, "ca.pem")), nats.TLSHandshakeFirst())
 }
 
-// writeFiles writes what settings call FILES, once.
+// writeFiles writes the files in FILES, once.
 var writeFiles = sync.OnceValue(func() error {
 	write := func(name string, data []byte) error {
 		return os.WriteFile(filepath.Join(binaries, name), data, 0o600)
@@ -182,7 +185,7 @@ var writeFiles = sync.OnceValue(func() error {
 	)
 })
 
-// authority issues certificates that are good for a day, at 127.0.0.1.
+// authority issues certificates that are valid for a day, for 127.0.0.1.
 type authority struct {
 	certificate *x509.Certificate
 	key         *ecdsa.PrivateKey

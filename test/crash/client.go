@@ -17,8 +17,8 @@ import (
 	"time"
 )
 
-// makeItem is item n of a list: a checksum, the list, the number, and up to 255
-// bytes of anything.
+// makeItem returns item n of a list: a checksum, the list, the number, and up to 255 arbitrary
+// bytes.
 func makeItem(list string, n int) []byte {
 	random := rand.NewPCG(uint64(n), 0)
 	text := fmt.Appendf(nil, "%s %d ", list, n)
@@ -28,7 +28,7 @@ func makeItem(list string, n int) []byte {
 	return fmt.Appendf(nil, "%08x %s", crc32.ChecksumIEEE(text), text)
 }
 
-// readItem returns the number of an item of a list, or false if it is none.
+// readItem returns the number of an item of a list; ok is false if it is not one.
 func readItem(list string, item []byte) (n int, ok bool) {
 	sum, text, _ := bytes.Cut(item, []byte(" "))
 	want, err := strconv.ParseUint(string(sum), 16, 32)
@@ -41,9 +41,9 @@ func readItem(list string, item []byte) (n int, ok bool) {
 	return n, err == nil && string(name) == list
 }
 
-// client is a NATS client that keeps account of what it gets. It records an item
-// before it confirms it: before it answers a PING that came behind, or before it
-// acknowledges it. When its connection ends it makes another.
+// client is a NATS client that records the items it gets. It records an item before it confirms it:
+// before it answers a PING after the item, or before it acknowledges the item. When its connection
+// ends it makes a new one.
 type client struct {
 	address string
 	list    string
@@ -63,13 +63,13 @@ type client struct {
 	refused   string // an -ERR
 }
 
-// mark is a place in the stream of a client, some items further on.
+// mark is a point in the stream of a client, some items ahead.
 type mark struct {
-	left    int           // items to record before it; owned by the client
+	left    int           // items to record before it is reached; owned by the client
 	reached chan struct{} // closed by the client
 	stalls  bool          // whether the client reads on only after resume
-	resume  chan struct{} // closed by others
-	dies    bool          // whether the connection ends then, and all that is unread with it; set before resume is closed
+	resume  chan struct{} // closed by another goroutine
+	dies    bool          // whether the connection ends then, with all unread bytes; set before resume is closed
 	back    chan struct{} // closed by the client when it has subscribed again
 	again   sync.Once     // closes back
 }
@@ -85,7 +85,7 @@ func newClient(address, list string, items int, ack string) *client {
 	}
 }
 
-// newLagging makes one that reads slowly.
+// newLagging makes a client that reads slowly.
 func newLagging(address, list string, items int, ack string) *client {
 	c := newClient(address, list, items, ack)
 	c.durable, c.lags = "slow", true
@@ -97,7 +97,7 @@ func (c *client) run(ctx context.Context) {
 	for ctx.Err() == nil {
 		conn, err := net.Dial("tcp", c.address)
 		if err != nil {
-			time.Sleep(time.Millisecond) // the daemon is away
+			time.Sleep(time.Millisecond) // the daemon is down
 			continue
 		}
 		unwatch := context.AfterFunc(ctx, func() { conn.Close() })
@@ -110,7 +110,7 @@ func (c *client) run(ctx context.Context) {
 }
 
 var (
-	errGarbled = errors.New("what came is not the NATS protocol")
+	errGarbled = errors.New("the server does not speak the NATS protocol")
 	errDied    = errors.New("told to die")
 )
 
@@ -118,7 +118,8 @@ var (
 func (c *client) session(ctx context.Context, conn net.Conn) error {
 	in, out := bufio.NewReader(conn), bufio.NewWriter(conn)
 	c.subscribe(out)
-	before, items := -1, 0 // before: number of the item before
+
+	before, items := -1, 0 // before: number of the previous item
 	for {
 		if in.Buffered() == 0 {
 			if err := out.Flush(); err != nil {
@@ -127,7 +128,7 @@ func (c *client) session(ctx context.Context, conn net.Conn) error {
 		}
 		line, err := in.ReadString('\n')
 		if err != nil {
-			return err // a line cut off is no line
+			return err // an incomplete line is ignored
 		}
 		op, rest, _ := strings.Cut(strings.TrimSuffix(line, "\r\n"), " ")
 		switch op {
@@ -141,7 +142,7 @@ func (c *client) session(ctx context.Context, conn net.Conn) error {
 			out.WriteString("PONG\r\n")
 		case "-ERR":
 			c.refused = rest
-		case "HMSG": // the daemon drains: it ends the requests for items
+		case "HMSG": // the daemon drains, so it ends the requests for items
 			sizes := strings.Fields(rest)
 			size, err := strconv.Atoi(sizes[len(sizes)-1])
 			if err != nil {
@@ -151,7 +152,7 @@ func (c *client) session(ctx context.Context, conn net.Conn) error {
 				return err
 			}
 		case "MSG":
-			args := strings.Fields(rest) // subject, sid, reply where there is one, size
+			args := strings.Fields(rest) // subject, sid, reply if there is one, size
 			size, err := strconv.Atoi(args[len(args)-1])
 			if err != nil || len(args) < 3 {
 				return errGarbled
@@ -176,16 +177,17 @@ func (c *client) session(ctx context.Context, conn net.Conn) error {
 	}
 }
 
-// pull is how many items a client asks its durable consumer for at once.
+// pull is the number of items that a client requests from its durable consumer at once.
 const pull = 500
 
-// inbox is the client's own: what answers a request of another connection of it counts too.
+// inbox returns the client's own inbox, which also receives answers to requests of its other
+// connections.
 func (c *client) inbox(purpose string) string {
 	return "_INBOX." + c.list + "." + c.durable + "." + purpose
 }
 
-// subscribe subscribes to the list, or makes sure that there is the durable consumer. A PONG
-// says that edged has it.
+// subscribe subscribes to the list, or ensures that there is the durable consumer. A PONG says that
+// edged has it.
 func (c *client) subscribe(out io.Writer) {
 	fmt.Fprint(out, "CONNECT {\"verbose\":false,\"headers\":true,\"name\":\"crash\"}\r\n")
 	if c.ack != "durable" {
@@ -197,8 +199,8 @@ func (c *client) subscribe(out io.Writer) {
 	fmt.Fprintf(out, "PUB $JS.API.CONSUMER.CREATE.%s.%s %s %d\r\n%s\r\n", c.list, c.durable, c.inbox("created"), len(config), config)
 }
 
-// consume goes on when the durable consumer is there. Two requests wait for items, so that
-// one does while the other is renewed.
+// consume starts once the durable consumer exists. Two requests wait for items, so that one does
+// while the other is renewed.
 func (c *client) consume(out io.Writer, answer []byte) error {
 	if bytes.Contains(answer, []byte(`"error"`)) {
 		return fmt.Errorf("no consumer: %s", answer) // Redis or the daemon is not ready yet
@@ -209,13 +211,13 @@ func (c *client) consume(out io.Writer, answer []byte) error {
 	return nil
 }
 
-// pull asks the durable consumer for items.
+// pull requests items from the durable consumer.
 func (c *client) pull(out io.Writer) {
 	request := fmt.Sprintf(`{"batch":%d}`, pull)
 	fmt.Fprintf(out, "PUB $JS.API.CONSUMER.MSG.NEXT.%s.%s %s %d\r\n%s\r\n", c.list, c.durable, c.inbox("items"), len(request), request)
 }
 
-// take records an item, and acknowledges it if that is how it is confirmed.
+// take records an item, and acknowledges it if the list requires that.
 func (c *client) take(out io.Writer, args []string, body []byte, before int) int {
 	again := false
 	if len(args) == 4 {
@@ -229,8 +231,8 @@ func (c *client) take(out io.Writer, args []string, body []byte, before int) int
 	return before
 }
 
-// record notes that an item came, before being the number of the one that came
-// before it on this connection, and returns its number.
+// record records an item and returns its number; before is the number of the previous item on this
+// connection.
 func (c *client) record(item []byte, subject string, before int, again bool) int {
 	n, ok := readItem(c.list, bytes.TrimSuffix(item, []byte("\r\n")))
 	if !ok || n < 0 || n >= len(c.times) || subject != c.list {
@@ -248,8 +250,8 @@ func (c *client) record(item []byte, subject string, before int, again bool) int
 	return n
 }
 
-// pass asks for more items if it has to, counts an item off the mark, and stalls there where
-// the mark says so. items is how many have come on this connection.
+// pass requests more items if needed, counts an item off the mark, and stalls there if the mark
+// says so. items is the number of items on this connection so far.
 func (c *client) pass(ctx context.Context, out io.Writer, items int) error {
 	if c.ack == "durable" && items%pull == 0 {
 		c.pull(out)
@@ -261,6 +263,7 @@ func (c *client) pass(ctx context.Context, out io.Writer, items int) error {
 	if m == nil || m.left == 0 {
 		return nil
 	}
+
 	if m.left--; m.left > 0 {
 		return nil
 	}
@@ -268,6 +271,7 @@ func (c *client) pass(ctx context.Context, out io.Writer, items int) error {
 	if !m.stalls {
 		return nil
 	}
+
 	select {
 	case <-m.resume:
 	case <-ctx.Done():

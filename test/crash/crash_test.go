@@ -9,7 +9,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-func TestWhateverCrashesNothingIsLost(t *testing.T) {
+func TestNoCrashLosesAnItem(t *testing.T) {
 	opts := options{items: 20_000, faults: 2, seed: rand.Uint64N(1_000_000), race: true}
 	if err := run(t.Context(), t.Output(), opts); err != nil {
 		t.Fatal(err)
@@ -43,7 +43,7 @@ func TestLossIsWrongButForListsThatMayLose(t *testing.T) {
 	}
 }
 
-func TestAnItemIsReadOnlyWhereEveryByteIsAsItWasMade(t *testing.T) {
+func TestAnItemIsReadOnlyIfEveryByteIsIntact(t *testing.T) {
 	item := makeItem("events", 4711)
 	if n, ok := readItem("events", item); !ok || n != 4711 {
 		t.Fatalf("item 4711 is read as %d, %v", n, ok)

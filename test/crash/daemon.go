@@ -6,13 +6,13 @@ import (
 	"edged/internal/edgedtest"
 )
 
-// instance is the name of the daemon in each of its processes.
+// instance is the instance name of the daemon in each of its processes.
 const instance = "crash"
 
 func newDaemon(binary, folder, address, redis string, m mode) *edgedtest.Daemon {
 	settings := []string{
 		`drain.timeout = "300ms"`, fmt.Sprintf("instance = %q", instance),
-		`delivery.rejoin_grace = "1s"`, // no item is removed before, and clients are back within milliseconds
+		`delivery.rejoin_grace = "1s"`, // no item is removed earlier, and clients are back within milliseconds
 	}
 	for i, list := range lists {
 		ack := m.acks[i]

@@ -1,29 +1,26 @@
-// Crash counts what edged loses. It pushes numbered items into two lists of a
-// real redis-server, has a client for each list take them through the real
-// daemon, and meanwhile kills, ends and stalls daemon and clients, at random
-// moments from a seed that it prints. Then it compares what was pushed with
-// what the clients have recorded.
+// Crash counts the items that edged loses. It pushes numbered items into two lists of a real
+// redis-server, and a client for each list takes them through the real daemon. Meanwhile it kills,
+// ends and stalls daemon and clients, at random moments from a seed that it prints. Then it
+// compares the pushed items with the items that the clients have recorded.
 //
 //	cd test && go run ./crash [-items N] [-faults N] [-seed N] [-race] [-only TEXT]
 //
-// Each row of the table is one scenario in one mode, in a Redis that was
-// empty before. A mode is when items count as confirmed, and which consumers the
-// lists have: one each, or a second one that reads slowly. Durable ones are pull
-// consumers of JetStream with explicit acknowledgement.
+// Each row of the table is one scenario in one mode, in a Redis that was empty before. A mode says
+// when items count as confirmed, and which consumers the lists have: one each, or also a second one
+// that reads slowly. Durable ones are pull consumers of JetStream with explicit acknowledgement.
 //
 //   - lost: items that a client never recorded.
 //   - twice: recordings of an item after its first.
-//   - out of order: recordings of an item with a smaller number than the one
-//     before it on the same connection, where it was neither recorded before nor
-//     says itself that it is a redelivery. Those two are the exception that the
-//     order of a list has.
-//   - corrupted: what came and is not, byte for byte, an item that was pushed.
+//   - out of order: recordings of an item with a smaller number than the previous one on the same
+//     connection, if it was not recorded before and is not marked as a redelivery. Those two are
+//     the exceptions to the order of a list.
+//   - corrupted: data that is not, byte for byte, an item that was pushed.
 //
-// It ends with code 1 where an explicit or received list lost an item, where
-// anything came out of order or corrupted, or where more came twice than may be
-// on its way: one window (delivery.window_items) for each list and fault. If a
-// consumer lags, all comes again after a start that it had not confirmed. A list
-// with ack "none" may lose items that were in the sockets; the table shows how many.
+// It ends with code 1 if an explicit or received list lost an item, if any item came out of order
+// or corrupted, or if more items came twice than may be in flight: one window
+// (delivery.window_items) for each list and fault. If a consumer lags, all items that it had not
+// confirmed come again after a start. A list with ack "none" may lose items that were in the
+// sockets; the table shows how many.
 package main
 
 import (
@@ -54,6 +51,7 @@ func main() {
 		fmt.Fprintln(os.Stderr, "crash: it takes no arguments, at least one fault, and at least four items a fault")
 		os.Exit(2)
 	}
+
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := run(ctx, os.Stdout, opts)
 	stop()
@@ -71,7 +69,7 @@ type options struct {
 	only   string
 }
 
-// run prints the table. Its error says which rows are not as they must be.
+// run prints the table. Its error names the rows that break a promise.
 func run(ctx context.Context, out io.Writer, opts options) error {
 	folder, err := os.MkdirTemp("", "e") // short: it holds Unix sockets
 	if err != nil {

@@ -13,13 +13,13 @@ import (
 	"time"
 )
 
-// redis is a redis-server process with a connection to it. It listens on a Unix
-// socket only, and saves nothing.
+// redis is a redis-server process with a connection to it. It listens on a Unix socket only, and
+// saves nothing.
 type redis struct {
 	socket string
 	cmd    *exec.Cmd
 
-	mu   sync.Mutex // guards the fields below: held for the time of a command
+	mu   sync.Mutex // guards the fields below: held during a command
 	conn net.Conn
 	in   *bufio.Reader
 }
@@ -31,6 +31,7 @@ func startRedis(folder string) (*redis, error) {
 	if err := r.cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start redis-server: %v; install it, or run `make tools`", err)
 	}
+
 	for deadline := time.Now().Add(patience); ; time.Sleep(2 * time.Millisecond) {
 		var err error
 		if r.conn, err = net.Dial("unix", r.socket); err == nil {
@@ -46,7 +47,7 @@ func startRedis(folder string) (*redis, error) {
 
 func (r *redis) address() string { return "unix://" + r.socket }
 
-// do sends a command that is answered with one line, and returns that.
+// do sends a command with a one-line answer, and returns that answer.
 func (r *redis) do(args ...string) (string, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -55,9 +56,11 @@ func (r *redis) do(args ...string) (string, error) {
 	for _, arg := range args {
 		fmt.Fprintf(out, "$%d\r\n%s\r\n", len(arg), arg)
 	}
+
 	if err := out.Flush(); err != nil {
 		return "", fmt.Errorf("%s: %v", args[0], err)
 	}
+
 	line, err := r.in.ReadString('\n')
 	if err == nil && strings.HasPrefix(line, "-") {
 		err = errors.New(line)

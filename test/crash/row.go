@@ -13,11 +13,11 @@ import (
 	"edged/internal/edgedtest"
 )
 
-// window is how many items of a list may be on their way: the default of
+// window is the number of items of a list that may be in flight: the default of
 // delivery.window_items.
 const window = 4000
 
-// patience is how long a row waits for what must happen.
+// patience is how long a row waits for an event that must happen.
 const patience = edgedtest.Patience
 
 // lists are the two lists of a row.
@@ -43,14 +43,14 @@ var modes = []mode{
 	{"durable, a received lags", [2]string{"durable", "durable"}, "received"},
 }
 
-// mayLose reports whether items that are in sockets when something fails are lost.
+// mayLose reports whether items in sockets are lost when a fault happens.
 func (m mode) mayLose() bool { return m.acks[0] == "none" }
 
 // scenario is a kind of fault.
 type scenario struct {
 	name   string
 	stalls bool           // the clients stop reading first
-	signal syscall.Signal // what ends the daemon; 0 where the clients die instead
+	signal syscall.Signal // ends the daemon; 0 if the clients die instead
 }
 
 var scenarios = []scenario{
@@ -61,7 +61,7 @@ var scenarios = []scenario{
 	{"client stalls, SIGTERM", true, syscall.SIGTERM},
 }
 
-// row is one scenario in one ack mode.
+// row is one scenario in one mode.
 type row struct {
 	scenario
 	mode   mode
@@ -72,7 +72,7 @@ type row struct {
 	daemon *edgedtest.Daemon
 
 	clients []*client // one for each of lists
-	lagging []*client // no or as many others
+	lagging []*client // empty, or one for each of lists
 	before  [2]string // serials of the ledgers when the last daemon had ended; empty: there was none
 	pushed  []int     // into each of lists; owned by the producer while there is one
 }
@@ -80,7 +80,7 @@ type row struct {
 // result is a row of the table.
 type result struct{ pushed, lost, twice, disorder, corrupted int }
 
-// wrong says which of the promises is broken.
+// wrong returns the broken promises.
 func (r result) wrong(m mode, faults int) string {
 	switch most := faults * len(lists) * window; {
 	case r.lost > 0 && !m.mayLose():
@@ -89,15 +89,14 @@ func (r result) wrong(m mode, faults int) string {
 		return fmt.Sprintf("%d items are corrupted", r.corrupted)
 	case r.disorder > 0:
 		return fmt.Sprintf("%d items came out of order", r.disorder)
-	case r.twice > most && m.lags == "": // after a start all comes again that the slowest had not confirmed
+	case r.twice > most && m.lags == "": // after a start, all that the slowest had not confirmed come again
 		return fmt.Sprintf("%d items came twice, at most %d may", r.twice, most)
 	}
 	return ""
 }
 
-// run pushes the items in as many parts as there are faults, and does one fault in
-// the stream of each. It returns when Redis holds nothing more, the clients have
-// what there is, and the daemon has ended.
+// run pushes the items in as many parts as there are faults, and causes one fault during each. It
+// returns when Redis holds nothing more, the clients have everything, and the daemon has ended.
 func (r *row) run(ctx context.Context) (got result, err error) {
 	if _, err := r.redis.do("FLUSHALL"); err != nil {
 		return got, err
@@ -111,7 +110,7 @@ func (r *row) run(ctx context.Context) (got result, err error) {
 	var running sync.WaitGroup
 	defer running.Wait()
 	defer cancel()
-	each := r.items / len(lists) // the last of them is pushed when all faults are over
+	each := r.items / len(lists) // the last item is pushed when all faults are over
 	for i, list := range lists {
 		r.clients = append(r.clients, newClient(r.daemon.Address, list, each, r.mode.acks[i]))
 		if r.mode.lags != "" {
@@ -134,8 +133,8 @@ func (r *row) run(ctx context.Context) (got result, err error) {
 		}
 	}
 
-	// With the last item a client has everything before it that still comes: what
-	// Redis does not hold any more may yet be in a socket.
+	// With the last item a client has all earlier ones that still come: items that Redis no longer
+	// holds may still be in a socket.
 	for i := range lists {
 		if err := r.push(i, 1); err != nil {
 			return got, err
@@ -174,14 +173,15 @@ func (r *row) count() (got result, err error) {
 	return got, nil
 }
 
-// lost is how many items of a list were never recorded. Each client gets all of them,
-// unless it leaves by itself: then it begins with the first item that no other has confirmed.
-// Those with a durable consumer get all of them nevertheless.
+// lost returns how many items of a list were never recorded. Each client gets all of them, unless
+// it leaves by itself: then it begins with the first item that no other client has confirmed.
+// Clients with a durable consumer get all of them even then.
 func (r *row) lost(list int) (n int) {
 	clients := []*client{r.clients[list]}
 	if len(r.lagging) > 0 {
 		clients = append(clients, r.lagging[list])
 	}
+
 	for item := range clients[0].times {
 		misses, owed := 0, 0
 		for _, c := range clients {
@@ -197,17 +197,19 @@ func (r *row) lost(list int) (n int) {
 		}
 		n += owed
 	}
+
 	return n
 }
 
-// round pushes items until each list has had so many, does one fault meanwhile,
-// and returns when all of them have left Redis.
+// round pushes items until each list has had until items, causes one fault meanwhile, and returns
+// when all of them have left Redis.
 func (r *row) round(ctx context.Context, until int) error {
 	marks := make([]*mark, len(lists))
 	for i, c := range r.clients {
 		marks[i] = newMark(1+r.random.IntN(until-r.pushed[i]), r.stalls)
 		c.mark.Store(marks[i])
 	}
+
 	random := rand.New(rand.NewPCG(r.random.Uint64(), 0)) // the producer's own
 	pushed := make(chan error, 1)
 	go func() { pushed <- r.produce(until, random) }()
@@ -221,12 +223,13 @@ func (r *row) round(ctx context.Context, until int) error {
 	return r.settled(ctx)
 }
 
-// fault waits for the marks and does what the scenario wants.
+// fault waits for the marks and causes the scenario's fault.
 func (r *row) fault(ctx context.Context, marks []*mark) error {
 	first, moment := r.random.IntN(len(marks)), time.Duration(r.random.Int64N(int64(2*time.Millisecond)))
 	if err := wait(ctx, marks[first].reached, "the clients get items"); err != nil {
 		return err
 	}
+
 	if r.stalls {
 		if err := wait(ctx, marks[1-first].reached, "the clients get items"); err != nil {
 			return err
@@ -241,10 +244,12 @@ func (r *row) fault(ctx context.Context, marks []*mark) error {
 			r.before[i] = r.serial(list)
 		}
 	}
+
 	for _, m := range marks {
 		m.dies = r.signal == 0
 		close(m.resume)
 	}
+
 	if r.signal != 0 && err == nil {
 		err = r.daemon.Start()
 	}
@@ -256,8 +261,7 @@ func (r *row) fault(ctx context.Context, marks []*mark) error {
 	return err
 }
 
-// produce pushes items, at times more than a window at once, until each list has
-// had so many.
+// produce pushes items, at times more than a window at once, until each list has had until items.
 func (r *row) produce(until int, random *rand.Rand) error {
 	for slices.Min(r.pushed) < until {
 		for i := range lists {
@@ -284,8 +288,8 @@ func (r *row) push(list, n int) error {
 	return err
 }
 
-// settled waits until no item is in Redis, so that no consumer owes one, and the grace
-// after the last start is over: all that is delivered within it may come again.
+// settled waits until no item is in Redis, so that no consumer owes one, and the grace after the
+// last start is over: all items delivered within it may come again.
 func (r *row) settled(ctx context.Context) error {
 	deadline := time.Now().Add(patience)
 	for {
@@ -307,6 +311,7 @@ func (r *row) settled(ctx context.Context) error {
 				left += fmt.Sprintf(" %s%s, set aside%s, grace%s, serial%s", list, n, aside, grace, serial)
 			}
 		}
+
 		switch {
 		case left == "":
 			return nil
@@ -315,13 +320,14 @@ func (r *row) settled(ctx context.Context) error {
 		case time.Now().After(deadline):
 			return fmt.Errorf("items stay in Redis for ever:%s", left)
 		}
+
 		time.Sleep(2 * time.Millisecond)
 	}
 }
 
 func ledger(list string) string { return "{" + list + "}:edged" }
 
-// serial is the number of the last change of a list's ledger; empty if there is none.
+// serial returns the number of the last change of a list's ledger; empty if there is none.
 func (r *row) serial(list string) string {
 	reply, err := r.redis.do("EVAL", "return tonumber(redis.call('HGET', KEYS[1], 'serial') or 0)", "1", ledger(list))
 	if err != nil || reply == ":0" {
@@ -330,7 +336,7 @@ func (r *row) serial(list string) string {
 	return reply
 }
 
-// wait waits for something that must happen.
+// wait waits for an event that must happen.
 func wait(ctx context.Context, happened <-chan struct{}, what string) error {
 	select {
 	case <-happened:

@@ -17,7 +17,7 @@ import (
 func alarms(settings string) string { return "[[list]]\nkey = \"alarms\"\n" + settings }
 func infos(settings string) string  { return "[[list]]\nkey = \"infos\"\nclass = 1\n" + settings }
 
-// slowLink connects over a link of 64 kbit/s, whose buffers are those of the kernel.
+// slowLink connects over a link of 64 kbit/s with the kernel's buffers.
 type slowLink struct{}
 
 func (slowLink) Dial(network, address string) (net.Conn, error) {
@@ -34,7 +34,7 @@ func (c paced) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// wide are n items of 100 bytes.
+// wide returns n items of 100 bytes.
 func wide(n int) []any {
 	items := make([]any, n)
 	for i := range items {
@@ -43,8 +43,8 @@ func wide(n int) []any {
 	return items
 }
 
-// both subscribes to both lists, and acknowledges the items that want it. An item in the inbox begins with
-// its subject.
+// both subscribes to both lists, and acknowledges the items that require it. An item in the inbox
+// begins with its subject.
 func both(t *testing.T, nc *nats.Conn) *inbox {
 	t.Helper()
 	got := newInbox()
@@ -62,16 +62,18 @@ func both(t *testing.T, nc *nats.Conn) *inbox {
 			t.Fatal(err)
 		}
 	}
+
 	return got
 }
 
-// pullBoth is both, by JetStream consumers.
+// pullBoth is both with JetStream consumers.
 func pullBoth(t *testing.T, nc *nats.Conn) *inbox {
 	t.Helper()
 	js, err := jetstream.New(nc)
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	got := newInbox()
 	for _, list := range []string{"infos", "alarms"} {
 		c, err := js.CreateOrUpdateConsumer(t.Context(), list, jetstream.ConsumerConfig{AckPolicy: jetstream.AckExplicitPolicy})
@@ -87,6 +89,7 @@ func pullBoth(t *testing.T, nc *nats.Conn) *inbox {
 		}
 		t.Cleanup(consuming.Stop)
 	}
+
 	return got
 }
 
@@ -135,11 +138,11 @@ func TestAnAlarmPassesABacklogOfInfosOnASlowLink(t *testing.T) {
 func TestInfosGoOnUnderAFloodOfAlarms(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
-		passed, items int // that are looked at, after those that are passed
+		passed, items int // those that are skipped first, and those that are checked then
 		least         int // infos
 		options       []nats.Option
 	}{
-		"fast":      {100_000, 100_000, 50, nil}, // the client may be what is too slow
+		"fast":      {100_000, 100_000, 50, nil}, // the client itself may be the bottleneck
 		"slow link": {200, 800, 40, []nats.Option{nats.SetCustomDialer(slowLink{})}},
 	} {
 		for _, ack := range []string{"received", "explicit"} {
@@ -152,6 +155,7 @@ func TestInfosGoOnUnderAFloodOfAlarms(t *testing.T) {
 				if ack == "explicit" {
 					how += "max_ack_pending = 20000\n" // the clients always have room
 				}
+
 				d := startEdged(t, r, `drain.timeout = "0s"`, alarms(how), infos(how))
 				got := both(t, connect(t, d, c.options...))
 				items := got.wait(t, c.passed+c.items)[c.passed:][:c.items]

@@ -10,7 +10,7 @@ import (
 	"edged/internal/redistest"
 )
 
-// startPlainSub starts `edged sub` with its arguments, and it connects again.
+// startPlainSub starts `edged sub` with its arguments; it reconnects.
 func startPlainSub(t *testing.T, d *daemon, args ...string) *printer {
 	t.Helper()
 	return startSub(t, d, slices.Concat([]string{"-reconnect=true"}, args)...)
@@ -19,7 +19,7 @@ func startPlainSub(t *testing.T, d *daemon, args ...string) *printer {
 func TestEdgedSubOutlivesADaemonThatIsKilledAndLosesNoLine(t *testing.T) {
 	const n, kills = 60_000, 3
 	r := redistest.Start(t)
-	d := startEdged(t, r, `delivery.rejoin_grace = "0s"`) // else the items delivered in it come again after a kill
+	d := startEdged(t, r, `delivery.rejoin_grace = "0s"`) // otherwise items delivered in it come again after a kill
 	sub := startPlainSub(t, d, "events")
 	r.Push("events", numbers(0, n)...)
 	for i := range kills {
@@ -27,10 +27,12 @@ func TestEdgedSubOutlivesADaemonThatIsKilledAndLosesNoLine(t *testing.T) {
 		d.Kill()
 		d.Start()
 	}
+
 	items := sub.last(t, strconv.Itoa(n-1))
 	if twice := wantAll(t, n, items); twice > kills*window {
 		t.Errorf("%d items came twice, more than a window after each kill", twice)
 	}
+
 	wantNoGaps(t, items)
 	waitEmpty(t, r, "events")
 	sub.Signal(syscall.SIGTERM)
@@ -72,6 +74,7 @@ func TestAnEdgedSubThatIsKilledHasPrintedAllThatItConfirmed(t *testing.T) {
 			if mode != "received" {
 				settings = append(settings, explicit)
 			}
+
 			d := startEdged(t, r, settings...)
 			r.Push("events", numbers(0, n)...)
 			var seen [][]string
@@ -82,6 +85,7 @@ func TestAnEdgedSubThatIsKilledHasPrintedAllThatItConfirmed(t *testing.T) {
 				redistest.Eventually(t, "the client is gone", func() bool { return len(d.clients()) == 0 })
 				seen = append(seen, sub.all())
 			}
+
 			last := startSub(t, d, args...)
 			waitEmpty(t, r, "events")
 			last.Signal(syscall.SIGTERM)

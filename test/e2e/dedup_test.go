@@ -35,10 +35,12 @@ func work(t *testing.T, nc *nats.Conn) *inbox {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	c, err := js.CreateOrUpdateConsumer(t.Context(), "events", jetstream.ConsumerConfig{Durable: "worker", AckPolicy: jetstream.AckExplicitPolicy})
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	got := newInbox()
 	consuming, err := c.Consume(func(m jetstream.Msg) {
 		got.add(string(m.Data()))
@@ -113,6 +115,7 @@ func TestReloadTurnsDedupOnAndOff(t *testing.T) {
 	d.reload(off)
 	r.Push("events", `{"id":3,"n":6}`)
 	got.wait(t, 5)
+
 	want := []string{`{"id":1,"n":1}`, `{"id":1,"n":2}`, `{"id":2,"n":3}`, `{"id":3,"n":5}`, `{"id":3,"n":6}`}
 	if items := got.all(); strings.Join(items, " ") != strings.Join(want, " ") {
 		t.Errorf("came %v, want %v", items, want)
@@ -127,10 +130,12 @@ func TestAFetchThatDoesNotWaitEndsAmongDuplicates(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	c, err := js.CreateOrUpdateConsumer(t.Context(), "events", jetstream.ConsumerConfig{Durable: "worker", AckPolicy: jetstream.AckExplicitPolicy})
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	r.Push("events", `{"id":1}`, `{"id":2}`, `{"id":1}`, `{"id":2}`)
 	for _, want := range []int{2, 0} {
 		batch, err := c.FetchNoWait(10)
@@ -148,5 +153,6 @@ func TestAFetchThatDoesNotWaitEndsAmongDuplicates(t *testing.T) {
 			t.Errorf("%d items came, want %d: %v", got, want, batch.Error())
 		}
 	}
+
 	waitEmpty(t, r, "events")
 }

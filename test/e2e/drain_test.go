@@ -31,9 +31,9 @@ var waysToDrain = []struct {
 	}},
 }
 
-// On lame duck mode these clients do what an application should: take what is on
-// its way, and leave. Nothing bounds the drain but that they do.
-func TestClientsThatAreToldToLeaveTakeWhatIsOnItsWay(t *testing.T) {
+// In lame duck mode these clients do as an application should: take the items in flight, and leave.
+// Nothing else bounds the drain.
+func TestClientsThatAreToldToLeaveTakeTheItemsInFlight(t *testing.T) {
 	t.Parallel()
 	const n = 20_000
 	for _, way := range waysToDrain {
@@ -58,12 +58,14 @@ func TestClientsThatAreToldToLeaveTakeWhatIsOnItsWay(t *testing.T) {
 					_, boxes[i] = subscribe(t, nc, "readings", "workers")
 				}
 			}
+
 			r.Push("events", numbers(0, n)...)
 			r.Push("readings", numbers(0, n)...)
 			boxes[0].wait(t, 1)
 			redistest.Eventually(t, "a member of the group gets an item", func() bool {
 				return len(boxes[1].all())+len(boxes[2].all()) > 0
 			})
+
 			way.drain(d)
 			for i := range closed {
 				select {
@@ -72,15 +74,18 @@ func TestClientsThatAreToldToLeaveTakeWhatIsOnItsWay(t *testing.T) {
 					t.Fatalf("gave up waiting: client %d drains and closes", i)
 				}
 			}
+
 			b := d.close()
 			if why := d.AwaitLog("draining")["why"]; why != way.name {
 				t.Errorf("the log says it drains for %q, want %q", why, way.name)
 			}
+
 			left := [2][]string{inRedis(t, r, "events"), inRedis(t, r, "readings")}
 			kept := finishedAndLeft(t, r, "events") + finishedAndLeft(t, r, "readings")
 			if gone := 2*n - len(left[0]) - len(left[1]); b.confirmed != gone+kept {
 				t.Errorf("%d items were confirmed, %d are gone from Redis and %d more in the ledger", b.confirmed, gone, kept)
 			}
+
 			for _, items := range left {
 				wantRun(t, items, n-len(items), n)
 			}
@@ -88,15 +93,15 @@ func TestClientsThatAreToldToLeaveTakeWhatIsOnItsWay(t *testing.T) {
 			wantAll(t, n, boxes[1].all(), boxes[2].all(), left[1])
 			both := inBoth(left[0], boxes[0].all()) + inBoth(left[1], boxes[1].all(), boxes[2].all())
 			if both > b.returned+kept {
-				t.Errorf("%d items came and are still in Redis, and only %d were returned or wait for others", both, b.returned+kept)
+				t.Errorf("%d items came and are still in Redis, and only %d were returned or wait for earlier ones", both, b.returned+kept)
 			}
 			t.Logf("%+v, %d came and are still in Redis", b, both)
 		})
 	}
 }
 
-// finishedAndLeft is how many items of a list are finished, by the ledger, and still there:
-// a member of a group has not confirmed one before them.
+// finishedAndLeft returns how many items of a list are finished, according to the ledger, but still
+// there because a member of a group has not confirmed an earlier one.
 func finishedAndLeft(t *testing.T, r *redistest.Server, list string) int {
 	t.Helper()
 	text, err := r.Client().HGet(t.Context(), "{"+list+"}:edged", "finished").Result()
@@ -110,7 +115,7 @@ func finishedAndLeft(t *testing.T, r *redistest.Server, list string) int {
 	return int(finished.Count() - finished.Floor())
 }
 
-// inBoth is how many of the items left in a list came to somebody.
+// inBoth returns how many of the items left in a list reached a client.
 func inBoth(left []string, came ...[]string) int {
 	seen := make(map[string]bool)
 	for _, items := range came {
@@ -144,15 +149,16 @@ func TestADrainWithoutClientsEndsAtOnce(t *testing.T) {
 	}
 }
 
-// startMute starts a client that takes items and confirms none. Its box has
-// their payloads; the channel is closed when it has been disconnected, having
-// been told in lame duck mode or not.
+// startMute starts a client that takes items and confirms none. Its box has their payloads. The
+// channel is closed when it has been disconnected; told says whether that was announced in lame
+// duck mode.
 func startMute(t *testing.T, d *daemon, subject string) (box *inbox, told *bool, gone <-chan struct{}) {
 	t.Helper()
 	conn, err := net.Dial("tcp", d.Address)
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	box, told = newInbox(), new(bool)
 	done := make(chan struct{})
 	fmt.Fprintf(conn, "CONNECT {\"verbose\":false}\r\nPING\r\nSUB %s 1\r\n", subject)
@@ -171,6 +177,7 @@ func startMute(t *testing.T, d *daemon, subject string) (box *inbox, told *bool,
 			}
 		}
 	}()
+
 	t.Cleanup(func() { conn.Close(); <-done })
 	return box, told, done
 }
@@ -187,6 +194,7 @@ func TestAClientThatNeverLeavesIsClosedAtTheEndOfTheDrain(t *testing.T) {
 	if b := d.close(); b != (books{taken: n, returned: n}) {
 		t.Errorf("books are %+v, want all %d returned", b, n)
 	}
+
 	<-gone
 	if !*told {
 		t.Error("the client was not told that the daemon is going")
@@ -228,7 +236,7 @@ func TestASecondSignalDoesNotWaitForClients(t *testing.T) {
 	}
 }
 
-// The control socket says how it is until the end.
+// The control socket reports the state until the end.
 func TestTheControlSocketAnswersDuringTheDrain(t *testing.T) {
 	t.Parallel()
 	r := redistest.Start(t)
@@ -247,13 +255,14 @@ func TestTheControlSocketAnswersDuringTheDrain(t *testing.T) {
 	d.close()
 }
 
-// The last client's leaving ends the loop, often in the middle of a round. That is
-// no error, and the log has none.
+// When the last client leaves, the loop ends, often in the middle of a round. That is not an error,
+// and the log has none.
 func TestClientsThatLeaveInTheMiddleOfARoundAreNoFault(t *testing.T) {
 	t.Parallel()
 	r := redistest.Start(t)
 	r.Push("events", numbers(0, 100_000)...)
 	r.Push("readings", numbers(0, 100_000)...)
+
 	d := startEdged(t, r, `drain.timeout = "1h"`)
 	for i := range 20 {
 		t.Run(fmt.Sprint(i), func(t *testing.T) {
@@ -270,7 +279,7 @@ func TestClientsThatLeaveInTheMiddleOfARoundAreNoFault(t *testing.T) {
 	}
 }
 
-// The built-in subscriber leaves when everything that it got is confirmed.
+// The built-in subscriber leaves when everything that it received is confirmed.
 func TestEdgedSubLeavesADrainingDaemonWithAllThatItPrintedConfirmed(t *testing.T) {
 	t.Parallel()
 	const n = 50_000
@@ -283,6 +292,7 @@ func TestEdgedSubLeavesADrainingDaemonWithAllThatItPrintedConfirmed(t *testing.T
 	if code := client.exit(t); code != 0 {
 		t.Errorf("edged sub ended with code %d, want 0", code)
 	}
+
 	b := d.close()
 	left := inRedis(t, r, "events")
 	wantRun(t, client.all(), 0, n-len(left))

@@ -20,11 +20,10 @@ import (
 // Nothing falls overdue by itself.
 const explicit = "[[list]]\nkey = \"events\"\nack = \"explicit\"\nack_wait = \"1h\"\n"
 
-// shortGrace is for how long after a start no item is removed that plain subscriptions owed
-// before it.
+// shortGrace is how long after a start no item is removed that plain subscriptions owed before it.
 const shortGrace = `delivery.rejoin_grace = "1s"`
 
-// messages subscribes and hands on the messages themselves.
+// messages subscribes and passes on the messages themselves.
 func messages(t *testing.T, nc *nats.Conn, subject string) chan *nats.Msg {
 	t.Helper()
 	c := make(chan *nats.Msg, 100_000)
@@ -49,7 +48,7 @@ func next(t *testing.T, c chan *nats.Msg, want string) *nats.Msg {
 	}
 }
 
-// confirmed is how many items at the head some consumer has confirmed, by the ledger.
+// confirmed returns how many items at the head a consumer has confirmed, according to the ledger.
 func confirmed(t *testing.T, r *redistest.Server) int {
 	t.Helper()
 	n, err := r.Client().HGet(t.Context(), "{events}:edged", "done").Int()
@@ -75,7 +74,7 @@ func TestEveryKindOfAcknowledgementOfNatsGoWorks(t *testing.T) {
 	if meta, err := m.Metadata(); err != nil || meta.NumDelivered != 1 || meta.Stream != "events" || meta.Sequence.Stream != 2 {
 		t.Fatalf("metadata %+v, %v", meta, err)
 	}
-	redistest.Eventually(t, "the first is removed, and the others stay", func() bool { return r.Len("events") == 6 })
+	redistest.Eventually(t, "the first is removed, and the rest stays", func() bool { return r.Len("events") == 6 })
 	if err := m.AckSync(); err != nil {
 		t.Fatal(err)
 	}
@@ -122,7 +121,7 @@ func TestEveryKindOfAcknowledgementOfNatsGoWorks(t *testing.T) {
 	waitEmpty(t, r, "events")
 }
 
-func TestWhatAClientDidNotAcknowledgeComesToTheNext(t *testing.T) {
+func TestUnacknowledgedItemsGoToTheNextClient(t *testing.T) {
 	t.Parallel()
 	r := redistest.Start(t)
 	d := startEdged(t, r, explicit)
@@ -144,7 +143,7 @@ func TestKilledAgainAndAgainExplicitItemsAreNotLost(t *testing.T) {
 	d := startEdged(t, r, shortGrace, explicit)
 	r.Push("events", numbers(0, n)...)
 	box := newInbox()
-	broken := nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}) // what it writes while edged dies
+	broken := nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}) // writes fail while edged is killed
 	nc := connect(t, d, broken)
 	if _, err := nc.Subscribe("events", func(m *nats.Msg) {
 		box.add(string(m.Data))
@@ -152,11 +151,13 @@ func TestKilledAgainAndAgainExplicitItemsAreNotLost(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
+
 	for i := range kills {
 		box.wait(t, (i+1)*n/(kills+2))
 		d.Kill()
 		d.Start()
 	}
+
 	waitEmpty(t, r, "events")
 	twice := wantAll(t, n, box.all())
 	t.Logf("%d kills: %d of %d came twice", kills, twice, n)
@@ -176,6 +177,7 @@ func TestDeadLettersAreShownAndPutBack(t *testing.T) {
 	if got := d.Control("dead events"); !strings.Contains(got, `"bad\x00item"`) || !strings.Contains(got, "given up by a client: no picture") {
 		t.Errorf("dead says %q", got)
 	}
+
 	if got := d.Control("requeue events all"); !strings.Contains(got, "1 dead letter put back") {
 		t.Errorf("requeue says %q", got)
 	}
@@ -194,6 +196,7 @@ func TestClientsWriteToListsAndAreToldWhenRedisHasTheItem(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	if ack, err := old.PublishMsg(&nats.Msg{Subject: "in.orders", Data: []byte("one")}); err != nil || ack.Stream != "orders" || ack.Sequence != 1 {
 		t.Fatalf("%+v, %v", ack, err)
 	}
@@ -201,6 +204,7 @@ func TestClientsWriteToListsAndAreToldWhenRedisHasTheItem(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	if ack, err := js.Publish(t.Context(), "in.orders", []byte("two")); err != nil || ack.Sequence != 2 {
 		t.Fatalf("%+v, %v", ack, err)
 	}
@@ -208,6 +212,7 @@ func TestClientsWriteToListsAndAreToldWhenRedisHasTheItem(t *testing.T) {
 	if _, err := js.Publish(t.Context(), "in.orders", []byte("three")); !errors.As(err, &refused) {
 		t.Fatalf("over max_len: %v", err)
 	}
+
 	if got := inRedis(t, r, "orders"); len(got) != 2 || got[0] != "one" || got[1] != "two" {
 		t.Fatalf("in Redis are %q", got)
 	}
@@ -228,7 +233,7 @@ func TestATermSignalLeavesAllFromTheFirstUnacknowledgedItemOnInOrder(t *testing.
 	r.Push("events", numbers(0, 3000)...)
 	for i := range 500 {
 		switch m := <-c; {
-		case i == 498: // when this is answered the ledger has those before it as well
+		case i == 498: // when this is answered the ledger has those before it too
 			m.AckSync()
 		case i%2 == 0:
 			m.Ack()

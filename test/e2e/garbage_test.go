@@ -13,7 +13,7 @@ import (
 	"edged/internal/redistest"
 )
 
-func TestGarbageOnThePortDisturbsNobody(t *testing.T) {
+func TestGarbageOnThePortDisturbsNoOtherClient(t *testing.T) {
 	t.Parallel()
 	const n = 100_000
 	noise := make([]byte, 1<<20)
@@ -31,13 +31,13 @@ func TestGarbageOnThePortDisturbsNobody(t *testing.T) {
 		"too long a subject":          []byte("CONNECT {}\r\nSUB " + strings.Repeat("a", 8<<10) + " 1\r\n"),
 		"headers longer than payload": []byte("CONNECT {\"headers\":true}\r\nHPUB a 20 10\r\nNATS/1.0\r\n\r\n"),
 	}
-	// These break no rule yet; they hold their connection until it is closed.
+	// These do not violate the protocol yet; they hold their connection until it is closed.
 	half := map[string][]byte{
-		"a half-sent PUB":         []byte("CONNECT {}\r\nPING\r\nPUB a 100\r\nhalf"),
-		"a half-sent line":        []byte("CONNECT {}\r\nPING\r\nSU"),
-		"bad subjects":            []byte("CONNECT {}\r\nPING\r\nSUB a..b 1\r\nSUB \xff\xfe\x00 2\r\nPUB a.* 1\r\nx\r\n"),
-		"more SUBs than one may":  append([]byte("CONNECT {}\r\nPING\r\n"), manySubs(3000)...),
-		"PONGs that nobody wants": append([]byte("CONNECT {}\r\nPING\r\n"), bytes.Repeat([]byte("PONG\r\n"), 10_000)...),
+		"a half-sent PUB":        []byte("CONNECT {}\r\nPING\r\nPUB a 100\r\nhalf"),
+		"a half-sent line":       []byte("CONNECT {}\r\nPING\r\nSU"),
+		"bad subjects":           []byte("CONNECT {}\r\nPING\r\nSUB a..b 1\r\nSUB \xff\xfe\x00 2\r\nPUB a.* 1\r\nx\r\n"),
+		"more SUBs than one may": append([]byte("CONNECT {}\r\nPING\r\n"), manySubs(3000)...),
+		"PONGs without a PING":   append([]byte("CONNECT {}\r\nPING\r\n"), bytes.Repeat([]byte("PONG\r\n"), 10_000)...),
 	}
 
 	r := redistest.Start(t)
@@ -54,12 +54,12 @@ func TestGarbageOnThePortDisturbsNobody(t *testing.T) {
 	}
 	for name, bytes := range garbage {
 		conn := dial(t, d)
-		conn.Write(bytes) // may fail: the daemon need not hear it all
+		conn.Write(bytes) // may fail: the daemon need not read everything
 		answer, err := io.ReadAll(conn)
 		if err, ok := err.(net.Error); ok && err.Timeout() {
 			t.Errorf("%s: not disconnected", name)
 		}
-		// What is unread when a connection closes makes the kernel drop the answer.
+		// If bytes are unread when a connection closes, the kernel drops the answer.
 		if err == nil && !strings.Contains(string(answer), "\r\n-ERR '") {
 			t.Errorf("%s: answered with %.200q, want an -ERR", name, answer)
 		}

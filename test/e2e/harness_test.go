@@ -1,9 +1,9 @@
-// Package e2e tests the whole: the real binary between a real redis-server and
-// the official NATS clients. What a client gets is collected in an inbox; what
-// the daemon says is read from its log and its control socket.
+// Package e2e tests the whole: the real binary between a real redis-server and the official NATS
+// clients. A client's items are collected in an inbox; the state of the daemon is read from its log
+// and its control socket.
 //
-// The binary is built with the race detector; a race ends it with exit code 66,
-// which every test would notice.
+// The binary is built with the race detector; a race ends it with exit code 66, which every test
+// would notice.
 package e2e
 
 import (
@@ -38,9 +38,9 @@ type daemon struct {
 	t *testing.T
 }
 
-// startEdged starts a daemon for a Redis, on a port of its own, and waits until
-// it serves. Its lists are the default ones, events and readings, unless the last
-// setting brings others. It ends with the test, with code 0.
+// startEdged starts a daemon for a Redis, on its own port, and waits until it serves. Its lists are
+// the default ones, events and readings, unless the last setting sets different ones. It ends with the
+// test, with code 0.
 func startEdged(t *testing.T, redis *redistest.Server, settings ...string) *daemon {
 	t.Helper()
 	return &daemon{edgedtest.Run(t, redis.Address(), slices.Concat(instance, settings)...), t}
@@ -49,7 +49,7 @@ func startEdged(t *testing.T, redis *redistest.Server, settings ...string) *daem
 // instance is the setting that names the daemon; it is part of keys in Redis.
 var instance = []string{`instance = "e2e"`}
 
-// status is what tests look at in the answer to the command status.
+// status is the part of the answer to the command status that tests check.
 type status struct {
 	State string `json:"state"`
 	Why   string `json:"why"`
@@ -69,7 +69,7 @@ func (d *daemon) status() (s status) {
 	return s
 }
 
-// client is what tests look at in the answer to the command clients.
+// client is the part of the answer to the command clients that tests check.
 type client struct {
 	Name          string `json:"name"`
 	Subscriptions int    `json:"subscriptions"`
@@ -83,7 +83,7 @@ func (d *daemon) clients() []client {
 	return answer.Clients
 }
 
-// subscriptions is how many subscriptions the daemon's clients have.
+// subscriptions returns the number of the clients' subscriptions.
 func (d *daemon) subscriptions() (n int) {
 	d.t.Helper()
 	for _, c := range d.clients() {
@@ -92,7 +92,7 @@ func (d *daemon) subscriptions() (n int) {
 	return n
 }
 
-// owed is how many items the clients of this name have not confirmed.
+// owed returns how many items the clients with this name have not confirmed.
 func (d *daemon) owed(name string) (n int) {
 	d.t.Helper()
 	for _, c := range d.clients() {
@@ -103,16 +103,17 @@ func (d *daemon) owed(name string) (n int) {
 	return n
 }
 
-// books are the daemon's closing line.
+// books are the numbers in the daemon's last log line.
 type books struct{ taken, confirmed, returned, dead, gone int }
 
-// close waits until the daemon has ended by itself, checks that it did so in
-// good order, and returns its books.
+// close waits until the daemon has ended by itself, checks that it ended as it should, and returns
+// its books.
 func (d *daemon) close() books {
 	d.t.Helper()
 	if code := d.Wait(); code != 0 {
 		d.t.Fatalf("edged ended with code %d, want 0", code)
 	}
+
 	for _, line := range d.Log() {
 		if line["level"] == "error" {
 			d.t.Errorf("edged has logged an error: %v", line)
@@ -127,7 +128,7 @@ func (d *daemon) close() books {
 	return b
 }
 
-// inbox collects payloads in the order in which they came.
+// inbox collects payloads in order of arrival.
 type inbox struct {
 	mu    sync.Mutex
 	items []string      // guarded by mu
@@ -151,7 +152,7 @@ func (b *inbox) all() []string {
 	return b.items[:len(b.items):len(b.items)]
 }
 
-// until waits until what has come is as is wants it, and returns it.
+// until waits until is accepts the items so far, and returns them.
 func (b *inbox) until(t *testing.T, what string, is func(items []string) bool) []string {
 	t.Helper()
 	deadline := time.After(patience)
@@ -170,13 +171,13 @@ func (b *inbox) until(t *testing.T, what string, is func(items []string) bool) [
 	}
 }
 
-// wait waits for n items in all, and returns them.
+// wait waits for n items in total, and returns them.
 func (b *inbox) wait(t *testing.T, n int) []string {
 	t.Helper()
 	return b.until(t, fmt.Sprintf("%d items come", n), func(items []string) bool { return len(items) >= n })
 }
 
-// last waits until the newest item is this one, and returns all.
+// last waits until the newest item is this one, and returns all items.
 func (b *inbox) last(t *testing.T, item string) []string {
 	t.Helper()
 	return b.until(t, "the last item comes", func(items []string) bool {
@@ -184,9 +185,8 @@ func (b *inbox) last(t *testing.T, item string) []string {
 	})
 }
 
-// connect connects nats.go to the daemon. The client reconnects at once and for
-// ever, and is closed with the test. An error that it reports fails the test
-// unless the options handle errors themselves.
+// connect connects nats.go to the daemon. The client reconnects at once and for ever, and is closed
+// with the test. An error that it reports fails the test unless the options handle errors.
 func connect(t *testing.T, d *daemon, opts ...nats.Option) *nats.Conn {
 	t.Helper()
 	opts = append([]nats.Option{
@@ -202,8 +202,7 @@ func connect(t *testing.T, d *daemon, opts ...nats.Option) *nats.Conn {
 	return nc
 }
 
-// subscribe subscribes and returns when the subscription stands. queue is empty
-// for a plain one.
+// subscribe returns when the daemon has the subscription. queue is empty for a plain one.
 func subscribe(t *testing.T, nc *nats.Conn, subject, queue string) (*nats.Subscription, *inbox) {
 	t.Helper()
 	b := newInbox()
@@ -227,8 +226,8 @@ func flush(t *testing.T, nc *nats.Conn) {
 	}
 }
 
-// Write takes what `edged sub` prints: a line is a subject and an item. A line that
-// has no end was cut off by a signal and is not printed.
+// Write takes the output of `edged sub`: a line is a subject and an item. A line without an end was
+// cut off by a signal and does not count as printed.
 func (b *inbox) Write(text []byte) (int, error) {
 	b.line = append(b.line, text...)
 	for {
@@ -272,8 +271,8 @@ func (p *printer) exit(t *testing.T) int {
 	return code
 }
 
-// freeze stops a process, and returns when none of its threads runs any more,
-// which on a busy machine is a while after the signal. thaw lets it go on.
+// freeze stops a process, and returns when all of its threads have stopped, which on a busy machine
+// is a while after the signal. thaw lets it go on.
 func freeze(t *testing.T, p *edgedtest.Process) {
 	t.Helper()
 	p.Signal(syscall.SIGSTOP)
@@ -284,7 +283,7 @@ func freeze(t *testing.T, p *edgedtest.Process) {
 
 func thaw(p *edgedtest.Process) { p.Signal(syscall.SIGCONT) }
 
-// numbers are the items from to to-1, as most tests push them.
+// numbers returns the items from to to-1, as most tests push them.
 func numbers(from, to int) []any {
 	items := make([]any, 0, to-from)
 	for i := from; i < to; i++ {
@@ -293,7 +292,7 @@ func numbers(from, to int) []any {
 	return items
 }
 
-// inRedis is what a list holds, head first.
+// inRedis returns the items of a list, head first.
 func inRedis(t *testing.T, r *redistest.Server, list string) []string {
 	t.Helper()
 	items, err := r.Client().LRange(context.Background(), list, 0, -1).Result()
@@ -303,8 +302,7 @@ func inRedis(t *testing.T, r *redistest.Server, list string) []string {
 	return items
 }
 
-// waitEmpty waits until all that was confirmed is removed from a list, and
-// nothing else was in it.
+// waitEmpty waits until all confirmed items are removed from lists, and no items are left.
 func waitEmpty(t *testing.T, r *redistest.Server, lists ...string) {
 	t.Helper()
 	for _, list := range lists {
@@ -312,8 +310,8 @@ func waitEmpty(t *testing.T, r *redistest.Server, lists ...string) {
 	}
 }
 
-// wantAll checks that each of the numbers below n came to somebody, and returns
-// how many came once too often.
+// wantAll checks that each of the numbers below n reached a client, and returns the number of
+// duplicates.
 func wantAll(t *testing.T, n int, seen ...[]string) (duplicates int) {
 	t.Helper()
 	times := make([]int, n)
@@ -321,11 +319,12 @@ func wantAll(t *testing.T, n int, seen ...[]string) (duplicates int) {
 		for _, item := range items {
 			i, err := strconv.Atoi(item)
 			if err != nil || i < 0 || i >= n {
-				t.Fatalf("an item that nobody pushed came: %.40q", item)
+				t.Fatalf("an item that was not pushed came: %.40q", item)
 			}
 			times[i]++
 		}
 	}
+
 	lost := 0
 	for i, count := range times {
 		if count == 0 {
@@ -335,6 +334,7 @@ func wantAll(t *testing.T, n int, seen ...[]string) (duplicates int) {
 		}
 		duplicates += max(0, count-1)
 	}
+
 	if lost > 0 {
 		t.Fatalf("%d of %d items are lost", lost, n)
 	}

@@ -16,7 +16,7 @@ import (
 	"edged/internal/redistest"
 )
 
-// These tests hold lines of docs/JETSTREAM.md that no other one holds.
+// These tests verify lines of docs/JETSTREAM.md that no other test verifies.
 
 // streams connects, and returns the context of nats.go.
 func streams(t *testing.T, d *daemon) jetstream.JetStream {
@@ -237,7 +237,7 @@ func TestKeptItemsAreReplayedWithTheirTimes(t *testing.T) {
 		return err == nil
 	})
 	if gap := after.Time.Sub(before.Time); string(after.Data) != "0" || gap.Abs() > time.Second {
-		t.Errorf("item %q is %v away from what it was", after.Data, gap)
+		t.Errorf("item %q differs by %v from before", after.Data, gap)
 	}
 	c, err := js.OrderedConsumer(ctx, "events", jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: 2})
 	if err != nil {
@@ -271,7 +271,7 @@ func TestADurableConsumerThatIsAwayIsNamedAndMissesItems(t *testing.T) {
 		return strings.Contains(named, "[events, worker: away for ") && strings.Contains(named, ", 100 items]")
 	})
 
-	// It holds the items back until another client has taken them.
+	// It holds the items until another client has taken them.
 	_, box := subscribe(t, connect(t, d), "events", "")
 	box.wait(t, 100)
 	line := d.AwaitLog("a consumer is away for too long and misses items")
@@ -312,7 +312,7 @@ func TestADurableConsumerThatIsAwayIsNamedAndMissesItems(t *testing.T) {
 	}
 }
 
-// consumer is what tests look at in the answer to the command consumers.
+// consumer is the part of the answer to the command consumers that tests check.
 type consumer struct {
 	Name string  `json:"consumer"`
 	Kind string  `json:"kind"`
@@ -380,7 +380,7 @@ func TestAnInstanceNamesNoConsumerOfAListThatAnotherOneServes(t *testing.T) {
 	})
 }
 
-// rules are those of docs/JETSTREAM.md, "Rights", for the consumer mine.
+// rulesForMine are the rules in docs/JETSTREAM.md, "Rights", for the consumer mine.
 const rulesForMine = `durables = true
 publish = { allow = ["$JS.API.STREAM.INFO.events", "$JS.API.CONSUMER.*.events.mine", "$JS.API.CONSUMER.MSG.NEXT.events.mine", "$JS.ACK.events.mine.>"] }
 subscribe = { allow = ["events", "_INBOX.>"] }
@@ -438,7 +438,7 @@ func TestAUserReachesNoConsumerButItsOwn(t *testing.T) {
 	}
 	c, err := mine.CreateConsumer(t.Context(), "events", jetstream.ConsumerConfig{Durable: "mine", AckPolicy: jetstream.AckExplicitPolicy})
 	if err != nil {
-		t.Fatal(err) // its answer comes after those to the attempts
+		t.Fatal(err) // its answer comes after those of the attempts
 	}
 	for len(answers) > 0 {
 		if m := <-answers; !strings.Contains(string(m.Data), `"error"`) && !strings.HasPrefix(m.Header.Get("Status"), "503") {
@@ -452,7 +452,7 @@ func TestAUserReachesNoConsumerButItsOwn(t *testing.T) {
 	ack(t, held...)
 }
 
-func TestAPushConsumerSendsOnlyWhereItsMakerMayListen(t *testing.T) {
+func TestAPushConsumerSendsOnlyToSubjectsThatItsMakerMaySubscribeTo(t *testing.T) {
 	t.Parallel()
 	r := redistest.Start(t)
 	d := startEdged(t, r, shortGrace, fmt.Sprintf("[[tcp.user]]\nname = \"ann\"\npassword_file = %q\n%s", file(t, "ann", "a\n"), rulesForMine))
@@ -515,13 +515,16 @@ func TestForgetEndsAConsumerForItsClients(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	redistest.Eventually(t, "the request waits", func() bool {
 		info, err := c.Info(t.Context())
 		return err == nil && info.NumWaiting > 0
 	})
+
 	if answer := d.Control("forget events nobody"); !strings.HasPrefix(answer, "ERR NotFound") {
 		t.Errorf("forget of a consumer that is none answers %q", answer)
 	}
+
 	if answer := d.Control("forget nothing worker"); !strings.HasPrefix(answer, "ERR NotFound") {
 		t.Errorf("forget of a list that is none answers %q", answer)
 	}
@@ -537,7 +540,7 @@ func TestForgetEndsAConsumerForItsClients(t *testing.T) {
 	}
 }
 
-func TestAStandbyAnswersWithWhatRedisHas(t *testing.T) {
+func TestAStandbyAnswersFromRedis(t *testing.T) {
 	t.Parallel()
 	r := redistest.Start(t)
 	first := &daemon{edgedtest.Run(t, r.Address(), `instance = "first"`), t}
@@ -578,7 +581,7 @@ func TestAnAcknowledgementFromBeforeARollbackIsRefused(t *testing.T) {
 	pushNumbers(r, 0, 3)
 	old := take(t, c, 3)
 	r.Kill()
-	r.Restart() // it has forgotten all
+	r.Restart() // it has lost all data
 	pushNumbers(r, 10, 13)
 
 	held := take(t, c, 3)

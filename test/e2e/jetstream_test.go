@@ -79,7 +79,7 @@ func TestAJetStreamWorkerConsumesAList(t *testing.T) {
 	}
 }
 
-func TestFetchGetsWhatItAsksFor(t *testing.T) {
+func TestFetchGetsTheRequestedItems(t *testing.T) {
 	t.Parallel()
 	r := redistest.Start(t)
 	d := startEdged(t, r, shortGrace)
@@ -144,7 +144,7 @@ func TestFetchGetsWhatItAsksFor(t *testing.T) {
 	redistest.Eventually(t, "the item is a dead letter", func() bool { return r.Len("{events}:dead") == 1 && r.Len("events") == 0 })
 }
 
-func TestADurableConsumerGoesOnWhereItWasAfterAKill(t *testing.T) {
+func TestADurableConsumerResumesAfterAKill(t *testing.T) {
 	t.Parallel()
 	r := redistest.Start(t)
 	d := startEdged(t, r, shortGrace)
@@ -172,7 +172,7 @@ func TestADurableConsumerGoesOnWhereItWasAfterAKill(t *testing.T) {
 	if err := late.DoubleAck(t.Context()); err != nil {
 		t.Errorf("an item from before the restart can't be acknowledged: %v", err)
 	}
-	redistest.Eventually(t, "what was acknowledged is removed", func() bool { return r.Len("events") == 6 })
+	redistest.Eventually(t, "acknowledged items are removed", func() bool { return r.Len("events") == 6 })
 	batch, err = c.Fetch(6)
 	if err != nil {
 		t.Fatal(err)
@@ -212,18 +212,22 @@ func TestAnOrderedConsumerTakesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer it.Stop()
+
 	for n := 10; n < 3000; n++ {
 		m, err := it.Next()
 		if err != nil || string(m.Data()) != strconv.Itoa(n) {
 			t.Fatalf("got %v, %v, want %d", m, err, n)
 		}
 	}
+
 	if m, err := st.GetMsg(t.Context(), 7); err != nil || string(m.Data) != "6" {
 		t.Errorf("message 7 is %v, %v", m, err)
 	}
+
 	if m, err := st.GetLastMsgForSubject(t.Context(), "events"); err != nil || string(m.Data) != "2999" {
 		t.Errorf("the last message is %v, %v", m, err)
 	}
+
 	if _, err := st.GetMsg(t.Context(), 4000); !errors.Is(err, jetstream.ErrMsgNotFound) {
 		t.Errorf("message 4000: %v", err)
 	}
@@ -292,12 +296,13 @@ func TestTheLegacyContextWorks(t *testing.T) {
 	}
 }
 
-// collect consumes and acknowledges until it has got each of the numbers below all once, some
-// more than once maybe.
+// collect consumes and acknowledges until it has received each of the numbers below all at least
+// once.
 func collect(t *testing.T, c jetstream.Consumer) (await func(all int)) {
 	t.Helper()
 	var mu sync.Mutex
 	got := map[string]bool{}
+
 	cc, err := c.Consume(func(m jetstream.Msg) {
 		mu.Lock()
 		got[string(m.Data())] = true
@@ -307,6 +312,7 @@ func collect(t *testing.T, c jetstream.Consumer) (await func(all int)) {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	t.Cleanup(cc.Stop)
 	return func(all int) {
 		t.Helper()
@@ -334,7 +340,7 @@ func TestConsumeGoesOnOverRestartsOfEdgedAndOfRedis(t *testing.T) {
 
 	redistest.Eventually(t, "all are removed", func() bool { return r.Len("events") == 0 })
 	r.Kill()
-	r.Restart() // it has forgotten everything, the consumer's registration too
+	r.Restart() // it has lost all data, including the consumer's registration
 	pushNumbers(r, 2000, 3000)
 	await(3000)
 }
@@ -499,6 +505,7 @@ func TestAConsumerThatIsDeletedEndsConsume(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	redistest.Eventually(t, "the request waits", func() bool {
 		info, err := c.Info(t.Context())
 		return err == nil && info.NumWaiting > 0
@@ -507,6 +514,7 @@ func TestAConsumerThatIsDeletedEndsConsume(t *testing.T) {
 	if err := js.DeleteConsumer(t.Context(), "events", "worker"); err != nil {
 		t.Fatal(err)
 	}
+
 	select {
 	case err := <-ended:
 		if !errors.Is(err, jetstream.ErrConsumerDeleted) {
@@ -515,6 +523,7 @@ func TestAConsumerThatIsDeletedEndsConsume(t *testing.T) {
 	case <-time.After(patience):
 		t.Error("nothing told Consume")
 	}
+
 	<-cc.Closed()
 }
 
@@ -544,10 +553,10 @@ subscribe = { allow = ["_INBOX.>", "readings"] }
 	}
 	js, _ := jetstream.New(bob)
 	if _, err := js.Stream(t.Context(), "events"); !errors.Is(err, jetstream.ErrStreamNotFound) {
-		t.Errorf("a user who may not subscribe to the list: %v", err)
+		t.Errorf("a user without a right to the list: %v", err)
 	}
 	if _, err := js.CreateConsumer(t.Context(), "events", jetstream.ConsumerConfig{}); !errors.Is(err, jetstream.ErrStreamNotFound) {
-		t.Errorf("a user who may not subscribe to the list: %v", err)
+		t.Errorf("a user without a right to the list: %v", err)
 	}
 	if _, err := js.CreateConsumer(t.Context(), "readings", jetstream.ConsumerConfig{Durable: "x", AckPolicy: jetstream.AckExplicitPolicy}); err == nil || !strings.Contains(err.Error(), "durables") {
 		t.Errorf("a user without the grant made a durable consumer: %v", err)
@@ -632,6 +641,7 @@ func TestAPushConsumerGoesOnAfterARestart(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	got := make(chan *nats.Msg, 1000)
 	if _, err := js.Subscribe("events", func(m *nats.Msg) {
 		_ = m.AckSync()
@@ -639,6 +649,7 @@ func TestAPushConsumerGoesOnAfterARestart(t *testing.T) {
 	}, nats.Durable("pushed"), nats.ManualAck()); err != nil {
 		t.Fatal(err)
 	}
+
 	pushNumbers(r, 0, 10)
 	for n := range 10 {
 		next(t, got, strconv.Itoa(n))
@@ -660,9 +671,11 @@ func TestHeartbeatsComeWhileNothingElseDoes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	for m := range batch.Messages() {
 		t.Errorf("got %s", m.Data())
 	}
+
 	if err := batch.Error(); err != nil {
 		t.Errorf("the request ended with %v", err)
 	}

@@ -10,11 +10,10 @@ import (
 	"edged/internal/redistest"
 )
 
-// window is how many items of a list may be on their way: delivery.window_items.
+// window is the number of items of a list that may be in flight: delivery.window_items.
 const window = 4000
 
-// producer keeps lists filled, so that whatever is killed is killed in
-// mid-stream.
+// producer keeps lists filled, so that every process is killed in mid-stream.
 type producer struct {
 	stop   atomic.Bool
 	done   chan struct{}
@@ -31,6 +30,7 @@ func startProducer(t *testing.T, r *redistest.Server, lists ...string) *producer
 		}
 		return true
 	}
+
 	go func() {
 		defer close(p.done)
 		for !p.stop.Load() {
@@ -44,6 +44,7 @@ func startProducer(t *testing.T, r *redistest.Server, lists ...string) *producer
 			p.pushed += 1000
 		}
 	}()
+
 	t.Cleanup(func() { p.finish() })
 	return p
 }
@@ -55,8 +56,8 @@ func (p *producer) finish() int {
 	return p.pushed
 }
 
-// wantNoGaps checks that items came in list order but for steps back, each of
-// which is a redelivery, and returns how often that happened.
+// wantNoGaps checks that items came in list order except for steps back, each of which is a
+// redelivery, and returns the number of these.
 func wantNoGaps(t *testing.T, items []string) (stepsBack int) {
 	t.Helper()
 	next := 0
@@ -78,7 +79,7 @@ func TestKillingTheDaemonLosesNothing(t *testing.T) {
 	const kills = 20
 	lists := []string{"events", "readings"}
 	r := redistest.Start(t)
-	d := startEdged(t, r, "[delivery]", `rejoin_grace = "0s"`) // within the grace all comes again
+	d := startEdged(t, r, "[delivery]", `rejoin_grace = "0s"`) // within the grace all items come again
 	p := startProducer(t, r, lists...)
 	nc := connect(t, d)
 	var boxes []*inbox
@@ -86,6 +87,7 @@ func TestKillingTheDaemonLosesNothing(t *testing.T) {
 		_, box := subscribe(t, nc, list, "")
 		boxes = append(boxes, box)
 	}
+
 	for range kills {
 		for _, box := range boxes {
 			box.wait(t, len(box.all())+window)
@@ -93,6 +95,7 @@ func TestKillingTheDaemonLosesNothing(t *testing.T) {
 		d.Kill()
 		d.Start()
 	}
+
 	pushed := p.finish()
 	for i, list := range lists {
 		items := boxes[i].last(t, strconv.Itoa(pushed-1))
@@ -103,6 +106,7 @@ func TestKillingTheDaemonLosesNothing(t *testing.T) {
 			t.Errorf("%s: %d duplicates in %d redeliveries after %d kills, want at most %d each", list, duplicates, back, kills, window)
 		}
 	}
+
 	waitEmpty(t, r, lists...)
 }
 
@@ -119,6 +123,7 @@ func TestKillingAClientLosesNothing(t *testing.T) {
 		client.Kill()
 		outputs = append(outputs, client.all())
 	}
+
 	pushed := p.finish()
 	last := startSub(t, d, "events")
 	outputs = append(outputs, last.last(t, strconv.Itoa(pushed-1)))
@@ -140,7 +145,7 @@ func TestKillingAClientLosesNothing(t *testing.T) {
 	}
 }
 
-func TestRestartsInMidStreamLoseNothingAndRepeatOnlyWhatWasReturned(t *testing.T) {
+func TestRestartsInMidStreamLoseNothingAndRepeatOnlyReturnedItems(t *testing.T) {
 	t.Parallel()
 	const restarts = 10
 	lists := []string{"events", "readings"}
@@ -153,6 +158,7 @@ func TestRestartsInMidStreamLoseNothingAndRepeatOnlyWhatWasReturned(t *testing.T
 		_, box := subscribe(t, nc, list, "")
 		boxes = append(boxes, box)
 	}
+
 	returned, confirmed := 0, 0
 	for range restarts {
 		for _, box := range boxes {
@@ -164,6 +170,7 @@ func TestRestartsInMidStreamLoseNothingAndRepeatOnlyWhatWasReturned(t *testing.T
 		confirmed += b.confirmed
 		d.Start()
 	}
+
 	pushed := p.finish()
 	duplicates := 0
 	for i := range lists {
@@ -175,6 +182,7 @@ func TestRestartsInMidStreamLoseNothingAndRepeatOnlyWhatWasReturned(t *testing.T
 	if duplicates > returned {
 		t.Errorf("%d items came twice, and only %d were returned", duplicates, returned)
 	}
+
 	waitEmpty(t, r, lists...)
 	nc.Close()
 	d.Signal(syscall.SIGTERM)

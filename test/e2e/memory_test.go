@@ -1,7 +1,7 @@
 //go:build !race
 
-// A thousand clients and the memory of the race detector do not fit on a small machine: `make test`
-// runs these tests without it.
+// A thousand clients do not fit into a small machine's memory together with the race detector:
+// `make test` runs these tests without it.
 
 package e2e
 
@@ -28,35 +28,34 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// attackers is how many clients attack at a time: as many as a daemon lets in, except for some
-// that look after it.
+// attackers is the number of clients that attack at a time: as many as a daemon admits, except for
+// some that monitor it.
 const attackers = 1000
 
-// target is a daemon whose memory is attacked.
+// target is a daemon under attack.
 type target struct {
 	*daemon
 	redis  *redistest.Server
 	secure bool // its clients use TLS
-	atOnce bool // several attacks run at once
+	atOnce bool // several attacks run at the same time
 }
 
-// attack makes many clients hold memory, and returns when edged has it or has cut the clients
-// off. The clients are closed with the context.
+// attack makes many clients hold memory, and returns when edged has it or has cut the clients off.
+// The clients are closed with the context.
 type attack struct {
 	name    string
 	clients int
 	run     func(ctx context.Context, t *target, clients int)
 }
 
-// attacker is a client that does not keep to the rules. Its errors are no errors of the test: it
-// is cut off, as it should be.
+// attacker is a client that breaks the rules. Its errors do not fail the test: it is cut off, as it
+// should be.
 type attacker struct {
 	net.Conn
 	in *bufio.Reader
 }
 
-// dial makes a connection that takes few bytes which it does not read. It is nil if edged has
-// no place for it.
+// dial makes a connection that buffers few unread bytes. It is nil if edged has no place for it.
 func (d *target) dial(ctx context.Context) net.Conn {
 	small := func(_, _ string, raw syscall.RawConn) error {
 		return raw.Control(func(fd uintptr) { syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, 4096) })
@@ -70,12 +69,13 @@ func (d *target) dial(ctx context.Context) net.Conn {
 	return conn
 }
 
-// connect makes a client that has logged in; nil if it is not let in.
+// connect makes a client that has logged in; nil if it is not admitted.
 func (d *target) connect(ctx context.Context) *attacker {
 	conn := d.dial(ctx)
 	if conn == nil {
 		return nil
 	}
+
 	in := bufio.NewReaderSize(conn, 1024)
 	if _, err := in.ReadString('\n'); err != nil {
 		return nil
@@ -120,6 +120,7 @@ func each(ctx context.Context, d *target, clients int, do func(i int, c *attacke
 			}
 		})
 	}
+
 	for i := 0; i < clients && ctx.Err() == nil; i++ {
 		next <- i
 	}
@@ -127,7 +128,7 @@ func each(ctx context.Context, d *target, clients int, do func(i int, c *attacke
 	wg.Wait()
 }
 
-// attacks are those on any daemon.
+// attacks work against any daemon.
 var attacks = []attack{
 	{"messages to clients that read nothing", attackers, func(ctx context.Context, d *target, clients int) {
 		each(ctx, d, clients, func(_ int, c *attacker) { c.ask("SUB flood 1\r\n") })
@@ -217,7 +218,7 @@ var attacks = []attack{
 	}},
 }
 
-// attacksOnTLS are those on a daemon that uses TLS.
+// attacksOnTLS work against a daemon that uses TLS.
 var attacksOnTLS = []attack{
 	{"unfinished handshakes", attackers, func(ctx context.Context, d *target, clients int) {
 		hello := append([]byte{1, 0, 0xff, 0xff}, make([]byte, 65_000)...) // of 65,535 bytes
@@ -242,7 +243,7 @@ func (d *target) push(thousands int) {
 	}
 }
 
-// await returns the rest of the first line that begins so.
+// await returns the rest of the first line with this beginning.
 func (c *attacker) await(begin string) string {
 	for {
 		line, err := c.in.ReadString('\n')
@@ -264,7 +265,7 @@ func (d *target) freezeRedis() (thaw func()) {
 	return func() { d.redis.Signal(syscall.SIGCONT) }
 }
 
-// awaitItems waits until items are on their way, or ctx ends.
+// awaitItems waits until items are in flight, or ctx ends.
 func (d *target) awaitItems(ctx context.Context) {
 	for flight := 0; flight == 0 && ctx.Err() == nil; {
 		var status struct {
@@ -275,7 +276,7 @@ func (d *target) awaitItems(ctx context.Context) {
 	}
 }
 
-// peak is the most memory that was resident so far.
+// peak returns the maximum resident memory so far.
 func (d *target) peak() int {
 	d.t.Helper()
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", d.Pid()))
@@ -290,7 +291,7 @@ func (d *target) peak() int {
 	return kib << 10
 }
 
-// startTarget starts a daemon without the race detector, which takes memory.
+// startTarget starts a daemon without the race detector, which uses memory.
 func startTarget(t *testing.T, secure bool) *target {
 	t.Helper()
 	r := redistest.Start(t)
@@ -309,19 +310,21 @@ func startTarget(t *testing.T, secure bool) *target {
 	return &target{daemon: &daemon{server, t}, redis: r, secure: secure}
 }
 
-// allowed is how much memory the daemon says that its configuration allows.
+// allowed returns how much memory the daemon says that its configuration allows.
 func (d *target) allowed() int {
 	d.t.Helper()
 	return int(d.AwaitLog("memory limit of the garbage collector")["allowed_bytes"].(float64))
 }
 
-// attacked runs something, then looks whether the daemon is well.
+// attacked runs an attack, then checks that the daemon still works.
 func (d *target) attacked(name string, run func(ctx context.Context)) {
 	d.t.Helper()
 	ctx, end := context.WithCancel(d.t.Context())
 	defer end()
 	run(ctx)
-	// All have one address, so handshakes that wait for their turn can crowd this client out for a moment.
+
+	// All clients have one address, so handshakes that wait for their turn can crowd this client
+	// out for a moment.
 	for c := d.connect(ctx); c == nil || !c.ask(""); c = d.connect(ctx) {
 		if d.HasEnded() {
 			d.t.Fatalf("%s: edged has ended", name)
@@ -335,7 +338,7 @@ func (d *target) attacked(name string, run func(ctx context.Context)) {
 }
 
 // TestMemoryStaysWithinTheConfiguration has a thousand clients that each make edged hold as much
-// memory as they can. A fifth more than the configuration allows may be resident.
+// memory as they can. Resident memory may exceed the configured amount by a fifth.
 func TestMemoryStaysWithinTheConfiguration(t *testing.T) {
 	t.Parallel()
 	for name, secure := range map[string]bool{"plain": false, "TLS": true} {
@@ -361,8 +364,8 @@ func TestMemoryStaysWithinTheConfiguration(t *testing.T) {
 	}
 }
 
-// TestAnHonestClientGetsItsItemsUnderAllAttacksAtOnce has a client take a list while all attacks go
-// on, and again when they are over. Its rate is in the log: go test -v -run Honest ./e2e
+// TestAnHonestClientGetsItsItemsUnderAllAttacksAtOnce has a client take a list during all attacks,
+// and again when they are over. Its rate is in the log: go test -v -run Honest ./e2e
 func TestAnHonestClientGetsItsItemsUnderAllAttacksAtOnce(t *testing.T) {
 	d := startTarget(t, false)
 	d.atOnce = true

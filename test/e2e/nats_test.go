@@ -33,7 +33,7 @@ func wantItems(t *testing.T, got []string, want ...string) {
 	}
 }
 
-func TestNatsGoGetsWhatOthersPublishToItsSubjects(t *testing.T) {
+func TestNatsGoGetsMessagesOfOtherClients(t *testing.T) {
 	t.Parallel()
 	d := startEdged(t, redistest.Start(t))
 	taker, giver := connect(t, d), connect(t, d)
@@ -80,6 +80,7 @@ func TestOneMemberOfAQueueGroupGetsEachMessage(t *testing.T) {
 	for i := range 100 {
 		publish(t, giver, "jobs", strconv.Itoa(i))
 	}
+
 	wantRun(t, other.wait(t, 100), 0, 100)
 	redistest.Eventually(t, "100 jobs are done", func() bool { return len(a.all())+len(b.all()) == 100 })
 	if twice := wantAll(t, 100, a.all(), b.all()); twice != 0 {
@@ -112,7 +113,7 @@ func TestAutoUnsubscribeLeavesTheOtherItemsInTheList(t *testing.T) {
 	d := startEdged(t, r)
 	nc := connect(t, d)
 
-	// The limit is known before there are items: not one too many leaves.
+	// The daemon knows the limit before there are items, so not one too many leaves.
 	sub, box := subscribe(t, nc, "events", "")
 	if err := sub.AutoUnsubscribe(take); err != nil {
 		t.Fatal(err)
@@ -123,9 +124,8 @@ func TestAutoUnsubscribeLeavesTheOtherItemsInTheList(t *testing.T) {
 	redistest.Eventually(t, "three items are confirmed", func() bool { return r.Len("events") == n-take })
 	wantRun(t, inRedis(t, r, "events"), take, n)
 
-	// Items are there before the daemon knows the limit. The client passes over
-	// those beyond it, so they have to stay. (The daemon is frozen until the client
-	// knows its own limit.)
+	// The items are there before the daemon knows the limit. The client ignores those beyond it, so
+	// they have to stay. (The daemon is frozen until the client knows its own limit.)
 	for from := take; from < 20*take; from += take {
 		freeze(t, d.Process)
 		box, done := newInbox(), make(chan struct{})
@@ -170,12 +170,12 @@ func TestRequestsAreAnswered(t *testing.T) {
 	}
 }
 
-func TestARequestToNobodyFailsAtOnce(t *testing.T) {
+func TestARequestWithoutAResponderFailsAtOnce(t *testing.T) {
 	t.Parallel()
 	d := startEdged(t, redistest.Start(t))
 	nc := connect(t, d)
 	if _, err := nc.Request("nobody", nil, patience); !errors.Is(err, nats.ErrNoResponders) {
-		t.Errorf("a request to nobody fails with %v, want nats.ErrNoResponders", err)
+		t.Errorf("a request without a responder fails with %v, want nats.ErrNoResponders", err)
 	}
 }
 
@@ -187,6 +187,7 @@ func TestHeadersArrive(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	flush(t, taker)
 	msg := nats.NewMsg("with.headers")
 	msg.Header.Add("Unit", "°C")
@@ -195,6 +196,7 @@ func TestHeadersArrive(t *testing.T) {
 	if err := giver.PublishMsg(msg); err != nil {
 		t.Fatal(err)
 	}
+
 	got, err := sub.NextMsg(patience)
 	if err != nil {
 		t.Fatal(err)
@@ -219,6 +221,7 @@ func TestPublishingToAListsSubjectIsRefusedAndTheConnectionGoesOn(t *testing.T) 
 	case <-time.After(patience):
 		t.Fatal("gave up waiting: nats.go reports an error")
 	}
+
 	r.Push("events", "genuine")
 	wantItems(t, box.wait(t, 1), "genuine")
 	if nc.Stats().Reconnects != 0 {
@@ -240,10 +243,12 @@ func TestDrainingASubscriptionEndsItAndLosesNothing(t *testing.T) {
 	if err := sub.Drain(); err != nil {
 		t.Fatal(err)
 	}
+
 	<-drained
 	if n := d.subscriptions(); n != 0 {
 		t.Errorf("the daemon still has %d subscriptions", n)
 	}
+
 	_, second := subscribe(t, nc, "events", "")
 	got := second.last(t, strconv.Itoa(n-1))
 	if twice := wantAll(t, n, first.all(), got); twice > window {
@@ -265,12 +270,14 @@ func TestDrainingAConnectionClosesItAndLosesNothing(t *testing.T) {
 	if err := nc.Drain(); err != nil {
 		t.Fatal(err)
 	}
+
 	<-closed
 	_, second := subscribe(t, connect(t, d), "events", "")
 	got := second.last(t, strconv.Itoa(n-1))
 	if twice := wantAll(t, n, first.all(), got); twice > window {
 		t.Errorf("%d items came twice, want at most %d", twice, window)
 	}
+
 	waitEmpty(t, r, "events")
 }
 
@@ -305,6 +312,7 @@ func TestAnyBytesArriveUnchanged(t *testing.T) {
 	for i := range everyByte {
 		everyByte[i] = byte(i)
 	}
+
 	payloads := map[string][]byte{
 		"empty":         {},
 		"NUL":           {0},
@@ -314,6 +322,7 @@ func TestAnyBytesArriveUnchanged(t *testing.T) {
 		"random 1 MiB":  mebibyte,
 		"1 MiB of CRLF": bytes.Repeat([]byte("\r\n"), 1<<19),
 	}
+
 	r := redistest.Start(t)
 	d := startEdged(t, r)
 	nc, giver := connect(t, d), connect(t, d)
@@ -331,5 +340,6 @@ func TestAnyBytesArriveUnchanged(t *testing.T) {
 			t.Errorf("%s: the message was changed", name)
 		}
 	}
+
 	waitEmpty(t, r, "events")
 }

@@ -19,6 +19,7 @@ func TestEveryPlainSubscriberGetsAllItemsAndAQueueGroupSharesThem(t *testing.T) 
 		_, box := subscribe(t, connect(t, d), "events", "")
 		plain = append(plain, box)
 	}
+
 	for range 3 {
 		_, box := subscribe(t, connect(t, d), "events", "workers")
 		members = append(members, box)
@@ -31,17 +32,19 @@ func TestEveryPlainSubscriberGetsAllItemsAndAQueueGroupSharesThem(t *testing.T) 
 	redistest.Eventually(t, "the group has handled all", func() bool {
 		return len(members[0].all())+len(members[1].all())+len(members[2].all()) == n
 	})
+
 	for i, box := range members {
 		if len(box.all()) == 0 {
 			t.Errorf("member %d got nothing", i)
 		}
 	}
+
 	if twice := wantAll(t, n, members[0].all(), members[1].all(), members[2].all()); twice > 0 {
 		t.Errorf("%d items came to two members", twice)
 	}
 }
 
-func TestAMemberThatDiesLeavesItsItemsToTheOthers(t *testing.T) {
+func TestItemsOfAMemberThatDiesGoToOtherMembers(t *testing.T) {
 	t.Parallel()
 	r := redistest.Start(t)
 	d := startEdged(t, r)
@@ -51,7 +54,7 @@ func TestAMemberThatDiesLeavesItsItemsToTheOthers(t *testing.T) {
 	redistest.Eventually(t, "three are subscribed", func() bool { return d.subscriptions() == 3 })
 	p := startProducer(t, r, "events")
 	dies.inbox.wait(t, 1)
-	freeze(t, dies.Process) // so that it dies with items that it has not read
+	freeze(t, dies.Process) // so that it ends with unread items
 	redistest.Eventually(t, "it owes a hundred items", func() bool { return d.owed("edged sub") >= 100 })
 	dies.Kill()
 	stays.wait(t, len(stays.all())+window)
@@ -61,6 +64,7 @@ func TestAMemberThatDiesLeavesItsItemsToTheOthers(t *testing.T) {
 	redistest.Eventually(t, "the group has handled all", func() bool { return distinct(stays.all(), dies.all()) == n })
 	twice := wantAll(t, n, stays.all(), dies.all())
 	t.Logf("of %d items the member that died printed %d, %d came twice", n, len(dies.all()), twice)
+
 	if twice > window {
 		t.Errorf("%d items came twice, want at most %d", twice, window)
 	}
@@ -76,9 +80,10 @@ func distinct(boxes ...[]string) int {
 	return len(seen)
 }
 
-func TestAListThatNobodyConfirmsIsDelivered(t *testing.T) {
+func TestAListWithoutConfirmationsIsDelivered(t *testing.T) {
 	t.Parallel()
 	const n = 20_000
+
 	r := redistest.Start(t)
 	d := startEdged(t, r, `[[list]]
 key = "events"
@@ -88,7 +93,7 @@ key = "readings"`)
 	nc := connect(t, d)
 	_, events := subscribe(t, nc, "events", "")
 	_, readings := subscribe(t, nc, "readings", "")
-	mute, _, _ := startMute(t, d, "events") // owes nothing: nobody waits for it
+	mute, _, _ := startMute(t, d, "events") // owes nothing, so no drain waits for it
 	redistest.Eventually(t, "three are subscribed", func() bool { return d.subscriptions() == 3 })
 	r.Push("events", numbers(0, n)...)
 	r.Push("readings", numbers(0, n)...)
@@ -98,14 +103,14 @@ key = "readings"`)
 	waitEmpty(t, r, "events", "readings")
 }
 
-// briefly lets a client that is stopped be cut off after a few seconds: its host takes
-// few bytes, each KiB of which gives it a second more.
+// briefly makes a stopped client be cut off after a few seconds: its host takes few bytes, each KiB
+// of which gives it a second more.
 const briefly = `delivery.receipt_timeout = "1s"
 delivery.window_items = 100
 delivery.batch_items = 100
 `
 
-func TestAClientThatStopsReadingIsCutOffAndTheOthersGoOn(t *testing.T) {
+func TestOnlyTheClientThatStopsReadingIsCutOff(t *testing.T) {
 	const n = 50_000
 	r := redistest.Start(t)
 	d := startEdged(t, r, briefly)
@@ -138,7 +143,7 @@ func TestAClientThatStopsReadingIsCutOffAndTheOthersGoOn(t *testing.T) {
 	wantRun(t, stuck.all(), 0, len(stuck.all()))
 }
 
-// A consumer that is too far behind the others is named, cut off, and owes nothing any more.
+// A consumer that lags too much is named, cut off, and owes nothing any more.
 func TestAClientThatLagsIsCutOffAndTheListIsEmptied(t *testing.T) {
 	const n = 20_000
 	r := redistest.Start(t)
@@ -172,7 +177,7 @@ key = "readings"`)
 	late.exit(t)
 }
 
-// What was not confirmed by the one that is cut off waits for the next.
+// Items that the cut-off client has not confirmed wait for the next one.
 func TestAClientThatIsCutOffLeavesItsItemsInTheList(t *testing.T) {
 	const n = 20_000
 	r := redistest.Start(t)

@@ -16,7 +16,7 @@ import (
 	"edged/internal/redistest"
 )
 
-// reload writes other settings and takes them up.
+// reload writes different settings and applies them.
 func (d *daemon) reload(settings ...string) {
 	d.t.Helper()
 	if answer := d.Reload(slices.Concat(instance, settings)...); !strings.HasSuffix(answer, "\nOK\n") {
@@ -24,8 +24,8 @@ func (d *daemon) reload(settings ...string) {
 	}
 }
 
-// Items of two lists are pushed and delivered all the while: one confirms what was
-// received, the other each item.
+// Items of two lists are pushed and delivered all the while: one list confirms received items, the
+// other each item.
 func TestListsComeAndGoUnderLoadAndNothingIsLostOrDoubled(t *testing.T) {
 	t.Parallel()
 	const steady, received, acked = "[[list]]\nkey = \"steady\"\n", "[[list]]\nkey = \"received\"\n", "[[list]]\nkey = \"acked\"\nack = \"explicit\"\n"
@@ -107,8 +107,8 @@ func TestListsComeAndGoUnderLoadAndNothingIsLostOrDoubled(t *testing.T) {
 	}
 }
 
-// A list that goes and comes again finds its consumers where they were.
-func TestAConsumerThatIsFarBehindMissesNothingOfAListThatComesBack(t *testing.T) {
+// A list that is removed and added again finds its consumers where they were.
+func TestAConsumerThatLagsMissesNothingOfAListThatComesBack(t *testing.T) {
 	const items = 500
 	r := redistest.Start(t)
 	list := "[[list]]\nkey = \"events\"\nack = \"explicit\"\nmax_ack_pending = 10\n"
@@ -146,7 +146,7 @@ func TestAConsumerThatIsFarBehindMissesNothingOfAListThatComesBack(t *testing.T)
 	drain := "[drain]\ntimeout = \"1s\"\n"
 	d.reload(drain, "[[list]]\nkey = \"other\"\n")
 	mu.Lock()
-	works = true // before the list is back: what comes and is not acknowledged comes again after ack_wait only
+	works = true // before the list is back: an unacknowledged item comes again only after ack_wait
 	mu.Unlock()
 	d.reload(drain, list, "keep = 1\n")
 	redistest.Eventually(t, "the lazy one gets all", func() bool {

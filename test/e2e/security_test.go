@@ -34,7 +34,7 @@ func file(t *testing.T, name, content string) string {
 	return path
 }
 
-// refused connects in vain and returns why.
+// refused expects that connecting fails, and returns the error.
 func refused(t *testing.T, d *daemon, opts ...nats.Option) error {
 	t.Helper()
 	nc, err := nats.Connect("nats://"+d.Address, append(opts, nats.Timeout(patience))...)
@@ -68,7 +68,7 @@ func TestUsersOfNatsGoHaveTheirRights(t *testing.T) {
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { violations <- err }))
 	all := connect(t, d, nats.UserInfo("all", "s3cret"))
 
-	// Items, their acknowledgements, and requests need no more than the rules give.
+	// Items, their acknowledgements, and requests need no more rights than the rules give.
 	items := messages(t, reader, "events")
 	r.Push("events", "one")
 	if err := next(t, items, "one").AckSync(); err != nil {
@@ -111,14 +111,15 @@ func TestUsersOfNatsGoHaveTheirRights(t *testing.T) {
 	}
 }
 
-// certificate makes one that signs itself, for servers on loopback and for
-// clients, and returns the paths of it and its key.
+// certificate makes a self-signed certificate, for servers on loopback and for clients, and returns
+// its path and that of its key.
 func certificate(t *testing.T, name string) (cert, key string) {
 	t.Helper()
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, NotAfter: time.Now().Add(time.Hour),
 		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: true, BasicConstraintsValid: true,
@@ -131,13 +132,14 @@ func certificate(t *testing.T, name string) (cert, key string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	encode := func(kind string, der []byte) string {
 		return string(pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}))
 	}
 	return file(t, name+".pem", encode("CERTIFICATE", public)), file(t, name+".key", encode("PRIVATE KEY", secret))
 }
 
-// withTLS are settings, and the option of a client that trusts them.
+// withTLS returns settings, and the option of a client that trusts them.
 func withTLS(t *testing.T) (settings string, trust nats.Option, cert, key string) {
 	t.Helper()
 	cert, key = certificate(t, "server")
@@ -151,7 +153,7 @@ func TestNatsGoGetsItemsOverTLS(t *testing.T) {
 		setting string
 		opts    []nats.Option
 	}{
-		"behind INFO":  {"", nil},
+		"after INFO":   {"", nil},
 		"before INFO":  {"tcp.tls.first = true", []nats.Option{nats.TLSHandshakeFirst()}},
 		"with a token": {fmt.Sprintf("tcp.auth.token_file = %q", file(t, "token", "t")), []nats.Option{nats.Token("t")}},
 	} {
@@ -165,6 +167,7 @@ func TestNatsGoGetsItemsOverTLS(t *testing.T) {
 			r.Push("events", numbers(0, n)...)
 			wantRun(t, box.wait(t, n), 0, n)
 			waitEmpty(t, r, "events")
+
 			if _, err := nc.TLSConnectionState(); err != nil {
 				t.Error(err)
 			}
@@ -215,7 +218,7 @@ func TestRenewedCertificatesDropNoConnection(t *testing.T) {
 	if nc.Stats().Reconnects != 0 {
 		t.Error("the client had to reconnect")
 	}
-	flush(t, connect(t, d, nats.RootCAs(cert))) // which reads the renewed one
+	flush(t, connect(t, d, nats.RootCAs(cert))) // it reads the renewed certificate
 }
 
 func TestNatsGoComesBackWhenThereIsRoomAgain(t *testing.T) {
@@ -233,7 +236,7 @@ func TestNatsGoComesBackWhenThereIsRoomAgain(t *testing.T) {
 	flush(t, second)
 }
 
-func TestMicroFindsTheDaemonsServicesAndOthers(t *testing.T) {
+func TestMicroFindsServicesOfTheDaemonAndOfClients(t *testing.T) {
 	t.Parallel()
 	d := startEdged(t, redistest.Start(t), "tcp.services = true")
 	nc := connect(t, d)
@@ -244,7 +247,7 @@ func TestMicroFindsTheDaemonsServicesAndOthers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	flush(t, theirs) // the service's subscriptions stand
+	flush(t, theirs) // the daemon has the service's subscriptions
 	if _, err := nc.Request("double", []byte("a"), patience); err != nil {
 		t.Fatal(err)
 	}

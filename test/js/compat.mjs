@@ -1,6 +1,6 @@
-// What the official JavaScript client sees of a server, edged or nats-server:
+// Scenarios of the official JavaScript client with a server, edged or nats-server:
 // test/compat runs this file against both, with the address in SERVER, and
-// compares what is printed: "saw <scenario>: <what>". "please restart" and
+// compares the output: "saw <scenario>: <observation>". "please restart" and
 // "please go" ask for a restart of the server, and that it sends its clients away.
 
 import { connect, createInbox, headers } from "@nats-io/transport-node";
@@ -19,7 +19,7 @@ const options = {
 const nc = await connect(options);
 const other = await connect(options);
 
-// collect subscribes; its answer unsubscribes, and tells what came until then.
+// collect subscribes; its answer unsubscribes, and returns the messages received so far.
 async function collect(connection, subject, opts = {}) {
   const payloads = [];
   const sub = connection.subscribe(subject, { ...opts, callback: (err, m) => payloads.push(err ?? m.string()) });

@@ -1,6 +1,6 @@
 // The official JavaScript client of JetStream with a server, edged or nats-server:
 // test/compat runs this file against both, with the address in SERVER, and compares
-// the lines that it prints: "saw <scenario>: <what>". "please push A B" appends
+// the lines that it prints: "saw <scenario>: <observation>". "please push A B" appends
 // items to the stream events, which is a Redis list of edged's; "please restart" and
 // "please restart Redis" ask for just that.
 
@@ -274,7 +274,7 @@ async function across(way, name, fault) {
     return seen.size === n;
   });
   const made = async () => (await failure(jsm.consumers.info("events", name))) === "no error";
-  while (!name.startsWith("ordered") && !(await made())) await soon(); // an ordered one knows where to begin
+  while (!name.startsWith("ordered") && !(await made())) await soon(); // an ordered one knows its first item
   await push(...Array.from({ length: n / 2 }, (_, i) => `${i}`));
   await beginning;
   await fault();

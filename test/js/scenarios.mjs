@@ -1,5 +1,5 @@
-// What the official JavaScript client does with edged. A Go test runs this file,
-// with the address in EDGED; `items` items stand in the list events. It prints
+// Scenarios of the official JavaScript client with edged. A Go test runs this file,
+// with the address in EDGED; the list events has `items` items. It prints
 // "ok <scenario>" for each scenario that went well and ends with code 0 if all
 // did. After "ready for lame duck mode" it waits for the daemon to drain.
 
@@ -101,7 +101,7 @@ const scenarios = {
   async "the items of a list arrive in order"() {
     const want = Array.from({ length: items }, (_, i) => `${i}`);
     const payloads = [];
-    // Unsubscribing would take back what is not confirmed yet.
+    // Unsubscribing would take back the unconfirmed items.
     await new Promise((done) => nc.subscribe("events", {
       callback: (_, m) => { if (payloads.push(m.string()) === items) done(); },
     }));

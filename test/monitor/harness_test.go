@@ -1,5 +1,5 @@
-// Package monitor asks edged as third-party monitoring tools do: by their own code if a module
-// has it, and beside a real nats-server.
+// Package monitor queries edged as third-party monitoring tools do: with their own code if it is a
+// module, and beside a real nats-server.
 package monitor
 
 import (
@@ -43,7 +43,7 @@ func TestMain(m *testing.M) {
 	}), goleak.IgnoreAnyFunction("github.com/redis/go-redis/v9/internal/pool.(*ConnPool).tryDial"))
 }
 
-// monitored is a server that clients use, and the address of its monitoring.
+// monitored is a server with clients, and the address of its monitoring.
 type monitored struct {
 	clients, monitoring string
 	lists               *redistest.Server // nil for nats-server
@@ -53,7 +53,7 @@ type monitored struct {
 func startEdged(t *testing.T) monitored {
 	t.Helper()
 	redis := redistest.Start(t)
-	folder, err := os.MkdirTemp("", "e") // its path leaves room for that of a socket
+	folder, err := os.MkdirTemp("", "e") // its path leaves room for a socket's
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -104,7 +104,7 @@ func startNATS(t *testing.T) monitored {
 	return monitored{s.ClientURL(), "http://" + s.MonitorAddr().String(), nil}
 }
 
-// use lets a client subscribe, publish, and take two items by a durable consumer, of which it
+// use makes a client subscribe, publish, and take two items with a durable consumer, of which it
 // acknowledges one.
 func (m monitored) use(t *testing.T) {
 	t.Helper()
@@ -179,13 +179,15 @@ func (m monitored) get(t *testing.T, target string) []byte {
 	return body
 }
 
-// kinds returns the kinds of the values in an answer by their paths: those in an array have one.
+// kinds returns the kinds of the values in an answer by their paths: all elements of an array share
+// a path.
 func kinds(t *testing.T, data []byte) map[string]string {
 	t.Helper()
 	var a any
 	if err := json.Unmarshal(data, &a); err != nil {
 		t.Fatal(err)
 	}
+
 	all := make(map[string]string)
 	var walk func(path string, v any)
 	walk = func(path string, v any) {
@@ -215,7 +217,7 @@ var buildPromtool = sync.OnceValues(func() (string, error) {
 	return file, nil
 })
 
-// promtool runs promtool, which must say that all is well.
+// promtool runs promtool, which must succeed.
 func promtool(t *testing.T, stdin []byte, args ...string) string {
 	t.Helper()
 	file, err := buildPromtool()

@@ -15,9 +15,9 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 )
 
-// answers are the requests of the tools, with the type in which nats-server writes the answers
-// and nats-top, Telegraf and prometheus-nats-exporter read them. absent are the fields of
-// nats-server that edged does not have, with all below them.
+// answers are the requests of the tools, with the type that nats-server writes and that nats-top,
+// Telegraf and prometheus-nats-exporter read. absent are the fields of nats-server that edged does
+// not have, with everything below them.
 var answers = []struct {
 	target string
 	into   func() any
@@ -55,7 +55,7 @@ func TestAnswersHaveTheFieldsOfNATSServer(t *testing.T) {
 			continue
 		}
 
-		// All that edged says is there, and of the same kind, in a real answer or in the type.
+		// All fields of edged exist, with the same kind, in a real answer or in the type.
 		written, err := json.Marshal(into)
 		if err != nil {
 			t.Fatal(err)
@@ -94,8 +94,8 @@ func (m monitored) awaitRoundTrip(t *testing.T) (c map[string]any) {
 	return c
 }
 
-// nats-top and prometheus-nats-exporter can't be had as modules. They read these fields, the
-// latter with panics on other types and forms.
+// nats-top and prometheus-nats-exporter are not available as modules. They read these fields;
+// prometheus-nats-exporter panics on other types and forms.
 func TestTimesAndDurationsHaveTheFormThatExportersRead(t *testing.T) {
 	edged := startEdged(t)
 	edged.use(t)
@@ -105,11 +105,13 @@ func TestTimesAndDurationsHaveTheFormThatExportersRead(t *testing.T) {
 			t.Errorf("%s: %v", field, err)
 		}
 	}
+
 	for _, field := range []string{"rtt", "uptime", "idle"} {
 		if _, err := time.ParseDuration(c[field].(string)); err != nil {
 			t.Errorf("%s: %v", field, err)
 		}
 	}
+
 	for _, field := range []string{"kind", "type", "ip", "name", "lang", "version"} {
 		if s, ok := c[field].(string); !ok || s == "" {
 			t.Errorf("%s is %v", field, c[field])
@@ -139,17 +141,19 @@ func TestTelegrafReadsEdged(t *testing.T) {
 	if err := (&telegrafnats.Nats{Server: edged.monitoring}).Gather(&a); err != nil {
 		t.Fatal(err)
 	}
+
 	for field, want := range map[string]any{"connections": 1, "total_connections": uint64(1), "slow_consumers": int64(0), "routes": 0} {
 		if a.fields[field] != want {
 			t.Errorf("Telegraf has %s = %v (%[2]T), want %v", field, a.fields[field], want)
 		}
 	}
+
 	for _, field := range []string{"in_msgs", "out_msgs", "in_bytes", "out_bytes", "uptime", "mem"} {
 		if n, ok := a.fields[field].(int64); !ok || n <= 0 {
 			t.Errorf("Telegraf has %s = %v", field, a.fields[field])
 		}
 	}
-	if n, ok := a.fields["subscriptions"].(uint32); !ok || n < 3 { // and one for the answers to requests
+	if n, ok := a.fields["subscriptions"].(uint32); !ok || n < 3 { // including one for the answers to requests
 		t.Errorf("Telegraf has %v subscriptions", a.fields["subscriptions"])
 	}
 }

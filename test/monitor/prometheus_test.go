@@ -73,6 +73,7 @@ func TestTheExpressionsOfTheDashboardAreValid(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	var d struct {
 		Panels []struct {
 			Targets []struct{ Expr string }
@@ -81,6 +82,7 @@ func TestTheExpressionsOfTheDashboardAreValid(t *testing.T) {
 	if err := json.Unmarshal(data, &d); err != nil {
 		t.Fatal(err)
 	}
+
 	file := new(strings.Builder)
 	fmt.Fprintln(file, "groups:\n- name: dashboard\n  rules:")
 	n := 0
@@ -91,6 +93,7 @@ func TestTheExpressionsOfTheDashboardAreValid(t *testing.T) {
 			n++
 		}
 	}
+
 	name := filepath.Join(t.TempDir(), "dashboard.yml")
 	if err := os.WriteFile(name, []byte(file.String()), 0o600); err != nil {
 		t.Fatal(err)

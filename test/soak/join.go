@@ -9,9 +9,9 @@ import (
 	"time"
 )
 
-// join carries bytes between two connections until one of them ends or ctx is done,
-// and closes both. A connection of the kernel is reset if the other one was. The end
-// idle, if it is not 0, is how long a may be silent.
+// join carries bytes between two connections until one of them ends or ctx is done, and closes
+// both. If one connection was reset, so is the other if it belongs to the kernel. If idle is not 0,
+// it bounds how long a may be silent.
 func join(ctx context.Context, a, b net.Conn, idle time.Duration) {
 	var once sync.Once
 	ends := func(err error) {
@@ -28,6 +28,7 @@ func join(ctx context.Context, a, b net.Conn, idle time.Duration) {
 		})
 	}
 	defer context.AfterFunc(ctx, func() { ends(nil) })()
+
 	var running sync.WaitGroup
 	running.Go(func() { ends(carry(b, a, idle)) })
 	running.Go(func() { ends(carry(a, b, 0)) })
@@ -53,14 +54,15 @@ func carry(to, from net.Conn, idle time.Duration) error {
 	}
 }
 
-// accept joins each connection of a listener to another one, until the listener is
-// closed; running counts the goroutines.
+// accept joins each connection of a listener to a new one, until the listener is closed; running
+// counts the goroutines.
 func accept(ctx context.Context, running *sync.WaitGroup, l net.Listener, dial func() (net.Conn, error)) {
 	for {
 		conn, err := l.Accept()
 		if err != nil {
 			return
 		}
+
 		running.Go(func() {
 			other, err := dial()
 			if err != nil {

@@ -1,24 +1,22 @@
-// Soak runs edged for a while in bad company and says whether it kept its promises
-// and its size. It plays a scenario of the simulator (test/sim) in real time, with
-// real processes: two edged, one redis-server with an append-only file, clients and
-// operators over sockets.
+// Soak runs edged for a while in a hostile environment and reports whether it kept its promises and
+// its size. It plays a scenario of the simulator (test/sim) in real time, with real processes: two
+// edged, one redis-server with an append-only file, clients and operators over sockets.
 //
 //	cd test && go run ./soak [-minutes N] [-seed N] [-race] [-binary FILE]
 //
-// The seed fixes the plan, but not, as in the simulator, the course of events.
+// The seed fixes the plan but, unlike in the simulator, not the course of events.
 //
-// The plan is a chain of episodes. In each of them something goes wrong many times:
-// SIGKILL, SIGSTOP and SIGTERM of edged, SIGKILL of redis-server, also with the loss
-// of its files or with older ones, connections that are cut, slow, silent or refused,
-// CLIENT KILL, SCRIPT FLUSH, FLUSHALL, OOM, READONLY, MISCONF, BUSY. Then all is put
-// right, polite clients connect, and within a minute all that Redis holds must be
-// delivered. The judge of the simulator decides, and a line is printed: the time since
-// the start, faults, deliveries, how many of those came twice, and the figures of
-// both daemons and of Redis. Daemon b is never ended: it shows growth over time.
+// The plan is a chain of episodes. In each of them something goes wrong many times: SIGKILL,
+// SIGSTOP and SIGTERM of edged; SIGKILL of redis-server, also with the loss of its files or with
+// older ones; connections that are cut, slow, silent or refused; CLIENT KILL, SCRIPT FLUSH,
+// FLUSHALL, OOM, READONLY, MISCONF, BUSY. Then all faults end, polite clients connect, and within a
+// minute all items in Redis must be delivered. The judge of the simulator decides, and a line is
+// printed: the time since the start, faults, deliveries, how many of those came twice, and the
+// figures of both daemons and of Redis. Daemon b is never ended: it shows growth over time.
 //
-// It ends with code 1 if the judge found something or if a figure grew. Then the story,
-// the plan and all logs stay in a folder that it names. SIGINT and SIGTERM end it early,
-// with the same summary.
+// It ends with code 1 if the judge found something or if a figure grew. Then the story, the plan
+// and all logs stay in a folder that it names. SIGINT and SIGTERM end it early, with the same
+// summary.
 package main
 
 import (
@@ -50,6 +48,7 @@ func main() {
 		fmt.Fprintln(os.Stderr, "soak: it takes no arguments, and some minutes")
 		os.Exit(2)
 	}
+
 	opts.length = time.Duration(*minutes * float64(time.Minute))
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := run(ctx, os.Stdout, opts)
@@ -67,12 +66,13 @@ type options struct {
 	binary string
 }
 
-// run plays the plan of the seed. Its error says what was wrong.
+// run plays the plan of the seed. Its error describes the failure.
 func run(ctx context.Context, out io.Writer, opts options) error {
 	folder, err := os.MkdirTemp("", "e") // short: it holds Unix sockets
 	if err != nil {
 		return err
 	}
+
 	if opts.binary == "" {
 		opts.binary = filepath.Join(folder, "edged")
 		var flags []string
@@ -83,7 +83,8 @@ func run(ctx context.Context, out io.Writer, opts options) error {
 			return err
 		}
 	}
-	// An episode and the quiet time after it are an hour on average.
+
+	// An episode and the quiet time after it take an hour on average.
 	seed, events := plan(opts.seed, 2*time.Hour*time.Duration(1+opts.length/time.Minute))
 	fmt.Fprintf(out, "seed %d: %s\n", seed, describe(events))
 	findings, err := play(ctx, out, opts, folder, events)

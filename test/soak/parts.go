@@ -18,9 +18,9 @@ import (
 	"edged/test/sim"
 )
 
-// parts are the real processes of a world. Between them is the network in memory of
-// the simulator: each connection that a process makes or accepts is joined to one of
-// that network, where delays and cuts apply.
+// parts are the real processes of a world. The simulator's network in memory is between them: each
+// connection that a process makes or accepts is joined to one of that network, which applies delays
+// and cuts.
 type parts struct {
 	ctx         context.Context // ends with the soak
 	interrupted context.Context // ends when the soak is told to end
@@ -32,7 +32,7 @@ type parts struct {
 	started     int
 
 	mu        sync.Mutex
-	processes []*process // that run, the oldest first; guarded by mu
+	processes []*process // running ones, the oldest first; guarded by mu
 }
 
 // process is a process of edged.
@@ -42,14 +42,14 @@ type process struct {
 	address  string       // for clients
 	control  string       // socket
 	profiles string       // address
-	toRedis  net.Listener // takes the connections that it makes to Redis
-	release  func()       // gives back what it had, after its end
+	toRedis  net.Listener // accepts its connections to Redis
+	release  func()       // releases its resources after its end
 }
 
 // dialTimeout is how long a connection to Redis may take when its packets are lost.
 const dialTimeout = 5 * time.Second
 
-// window is how many bytes may be on their way to a process before the sender waits.
+// window is how many bytes may be in flight to a process before the sender waits.
 const window = 64 << 10
 
 func (p *parts) Redis() sim.Redis { return p.redis }
@@ -69,8 +69,8 @@ func (p *parts) Rest(longest time.Duration, settled func() bool) {
 	}
 }
 
-// Freeze stops the processes of a name, or lets them go on. A world may freeze Redis
-// too: then only its connections stand still, because the judge asks it all the time.
+// Freeze stops the processes of a name, or lets them go on. A world may freeze Redis too: then only
+// its connections are blocked, because the judge queries it all the time.
 func (p *parts) Freeze(name string, frozen bool) {
 	sig := syscall.SIGCONT
 	if frozen {
@@ -90,7 +90,7 @@ func (p *parts) Thaw() {
 	}
 }
 
-// list returns the processes that run.
+// list returns the running processes.
 func (p *parts) list() []*process {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -101,7 +101,7 @@ func (p *parts) list() []*process {
 func (p *parts) Launch(ctx context.Context, of *sim.Process) {
 	running, err := p.start(of)
 	if err != nil {
-		panic(err) // there is nothing to go on with
+		panic(err) // the soak cannot go on
 	}
 	p.mu.Lock()
 	p.processes = append(p.processes, running)
@@ -134,8 +134,8 @@ func (p *parts) Launch(ctx context.Context, of *sim.Process) {
 	})
 }
 
-// endsSoon reports whether the soak is told to end within a second. A signal for all
-// processes of a session may reach the daemons first.
+// endsSoon reports whether the soak is told to end within a second. A signal to all processes of a
+// session may reach the daemons first.
 func (p *parts) endsSoon() bool {
 	select {
 	case <-p.interrupted.Done():
@@ -145,7 +145,7 @@ func (p *parts) endsSoon() bool {
 	}
 }
 
-// start starts a process with a folder and addresses of its own.
+// start starts a process with its own folder and addresses.
 func (p *parts) start(of *sim.Process) (*process, error) {
 	p.started++
 	folder := filepath.Join(p.folder, fmt.Sprint("e", p.started))
@@ -189,9 +189,8 @@ func (p *parts) start(of *sim.Process) (*process, error) {
 	}, err
 }
 
-// attend passes signals on until the process has ended. It returns the exit code, and
-// whether there was a signal. A process that does not end after a signal is made to
-// print its goroutines.
+// attend passes signals on until the process has ended. It returns the exit code, and whether there
+// was a signal. A process that does not end after a signal is made to print its goroutines.
 func (r *process) attend(ctx context.Context, signals <-chan os.Signal) (code int, told bool) {
 	defer context.AfterFunc(ctx, func() { r.Signal(syscall.SIGKILL) })()
 	var late <-chan time.Time

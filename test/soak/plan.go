@@ -8,19 +8,19 @@ import (
 	"edged/test/sim/scenario"
 )
 
-// elder is the daemon that no event ends: what grows with time grows in it.
+// elder is the daemon that no event ends, so it shows growth over time.
 const elder = "b"
 
-// plan makes a scenario for real time of the first seed, from the given one on, that
-// has two instances: elder is never killed, lists get more items at once, and there
-// is more room for them in the daemons. Faults are never mild, and links are not slow
-// during a check.
+// plan makes a scenario for real time of the first seed, from the given one on, that has two
+// instances. In it elder is never killed, lists get more items at once, and the daemons have more
+// room for them. Faults are never mild, and links are not slow during a check.
 func plan(seed uint64, length time.Duration) (uint64, *scenario.Scenario) {
 	for ; ; seed++ {
 		s := scenario.Generate(seed, length)
 		if s.World.Int("instances", 1) != 2 || s.World.Int("uplink", 0) > 0 {
 			continue
 		}
+
 		s.World = s.World.With("window", 16*s.World.Int("window", 64)).With("batch", 16*s.World.Int("batch", 16)).
 			With("memory", "4MiB").With("payload", 64<<10)
 		var events []scenario.Event
@@ -39,15 +39,16 @@ func plan(seed uint64, length time.Duration) (uint64, *scenario.Scenario) {
 			})
 			events = append(events, e)
 		}
+
 		s.Events = events
 		return seed, s
 	}
 }
 
-// most is how many bytes a push has at most.
+// most is the maximum number of bytes of a push.
 const most = 4 << 20
 
-// more makes bursts larger and some items too.
+// more makes bursts larger, and some items too.
 func more(push scenario.Args) scenario.Args {
 	n, size := push.Int("n", 1), push.Int("size", 20)
 	if size == 1500 && n%3 == 0 {
@@ -66,9 +67,9 @@ type pace struct {
 	quiet bool // there was a long pause since the last check
 }
 
-// pause is the real time before an event. The first hour between two checks in which
-// the plan is quiet becomes 100 s, in the end of which the judge lets nothing come
-// twice; other pauses end after a second.
+// pause returns the real time before an event. The first hour between two checks in which the plan
+// is quiet becomes 100 s, at the end of which the judge allows no duplicates; other pauses end
+// after a second.
 func (p *pace) pause(e scenario.Event) time.Duration {
 	gap := max(0, e.At-p.last)
 	p.last = e.At
@@ -82,7 +83,7 @@ func (p *pace) pause(e scenario.Event) time.Duration {
 	return min(gap, time.Second)
 }
 
-// describe is a plan in one line.
+// describe describes a plan in one line.
 func describe(s *scenario.Scenario) string {
 	var lists []string
 	for _, l := range s.Lists {

@@ -21,10 +21,10 @@ import (
 	"edged/test/sim/redis"
 )
 
-// server is a redis-server process with an append-only file. It listens on a Unix
-// socket that only this program knows: edged reaches it through Serve.
+// server is a redis-server process with an append-only file. It listens on a Unix socket that only
+// this program knows: edged reaches it through Serve.
 //
-// Its clock can't be set, and it is never seen while it loads its data.
+// Its clock cannot be set, and it is never seen while it loads its data.
 type server struct {
 	ctx     context.Context
 	running *sync.WaitGroup
@@ -34,16 +34,16 @@ type server struct {
 	client  *goredis.Client // has one connection
 	busy    *goredis.Client // runs the script of the fault BUSY
 	looping sync.WaitGroup  // that script
-	saved   string          // the folder of an older copy of the files
+	saved   string          // folder of an older copy of the files
 }
 
 // keepAlive is how long a connection to Redis may be silent. Half-open ones end then.
 const keepAlive = 5 * time.Minute
 
 func startServer(ctx context.Context, running *sync.WaitGroup, folder string, log func(string, ...any)) (*server, error) {
-	goredis.SetLogger(discard{}) // its lines about killed servers say nothing new
+	goredis.SetLogger(discard{}) // its lines about killed servers add nothing
 	s := &server{ctx: ctx, running: running, folder: filepath.Join(folder, "redis"), log: log}
-	// A folder in the place of the snapshot makes each snapshot fail.
+	// A folder in place of the snapshot file makes each snapshot fail.
 	if err := os.MkdirAll(filepath.Join(s.folder, "dump.rdb"), 0o700); err != nil {
 		return nil, err
 	}
@@ -66,18 +66,20 @@ func (s *server) socket() string { return filepath.Join(s.folder, "s") }
 
 func (s *server) files() string { return filepath.Join(s.folder, "appendonlydir") }
 
-// start starts the process with the files that there are.
+// start starts the process with the existing files.
 func (s *server) start() error {
 	os.Remove(s.socket())
 	var err error
-	// With appendfsync everysec a write may wait for an fsync, and be lost with the
-	// process: no means that the kernel has each command before its reply is sent.
+
+	// With appendfsync everysec a write may wait for an fsync, and be lost with the process. With
+	// no, the kernel has each command before its reply is sent.
 	s.process, err = edgedtest.Start(exec.Command("redis-server", "--port", "0", "--unixsocket", s.socket(), "--dir", s.folder,
 		"--logfile", filepath.Join(s.folder, "log"), "--save", "", "--appendonly", "yes", "--appendfsync", "no",
 		"--auto-aof-rewrite-percentage", "0"))
 	if err != nil {
 		return fmt.Errorf("%v; install it, or run `make tools`", err)
 	}
+
 	for deadline := time.Now().Add(edgedtest.Patience); ; time.Sleep(2 * time.Millisecond) {
 		err := s.client.Ping(s.ctx).Err()
 		if err == nil {
@@ -98,19 +100,18 @@ func (s *server) restart(change func() error) {
 		err = s.start()
 	}
 	if err != nil && s.ctx.Err() == nil {
-		panic(err) // there is nothing to go on with
+		panic(err) // the soak cannot go on
 	}
 }
 
-// Kill kills the process. Its data are loaded at once, so that they can be looked at;
-// the world lets no connection in until Restart.
+// Kill kills the process. It loads its data again at once, so that they can be read; the world lets
+// no connection in until Restart.
 func (s *server) Kill() { s.restart(func() error { return nil }) }
 
-// RestartWithData does nothing: the process runs already.
+// RestartWithData does nothing: the process already runs.
 func (s *server) RestartWithData() {}
 
-// Restart starts the process with no data, or with the copy of its files that Save
-// made.
+// Restart starts the process with no data, or with the copy of its files that Save made.
 func (s *server) Restart(data redis.Data) {
 	s.restart(func() error {
 		if err := os.RemoveAll(s.files()); err != nil || data == nil {
@@ -133,7 +134,7 @@ func (s *server) Save() redis.Data {
 	return redis.Data{}
 }
 
-// Compact rewrites the append-only file. No copy of the files may be made meanwhile.
+// Compact rewrites the append-only file. The files must not be copied meanwhile.
 func (s *server) Compact() {
 	s.Execute("BGREWRITEAOF")
 	for s.ctx.Err() == nil && strings.Contains(s.info("persistence"), "aof_rewrite_in_progress:1") {
@@ -146,7 +147,7 @@ func (s *server) info(section string) string {
 	return text
 }
 
-// Memory returns the bytes that Redis says it uses.
+// Memory returns the bytes that Redis reports as used.
 func (s *server) Memory() int {
 	_, rest, _ := strings.Cut(s.info("memory"), "used_memory:")
 	digits, _, _ := strings.Cut(rest, "\r")
@@ -189,8 +190,8 @@ func arguments(words []string) []any {
 	return args
 }
 
-// Change executes commands in a transaction that also reads all data before and after
-// them. If Redis refuses it, nothing is changed.
+// Change executes commands in a transaction that also reads all data before and after them. If
+// Redis refuses it, nothing changes.
 func (s *server) Change(commands ...[]string) (before, after redis.Data) {
 	var first, last *goredis.Cmd
 	_, err := s.client.TxPipelined(s.ctx, func(p goredis.Pipeliner) error {
@@ -201,6 +202,7 @@ func (s *server) Change(commands ...[]string) (before, after redis.Data) {
 		last = p.Do(s.ctx, "EVAL", dump, 0)
 		return nil
 	})
+
 	before, okBefore := data(first)
 	after, okAfter := data(last)
 	if !okBefore || !okAfter {
@@ -220,8 +222,8 @@ func (s *server) Data() redis.Data {
 	return all
 }
 
-// dump returns name, type and value of each key. Redis sends what it returns without
-// another copy of the items in Lua's memory than that of the command itself.
+// dump returns name, type and value of each key. Redis sends the result without a copy of the items
+// in Lua's memory, apart from that of the command itself.
 const dump = `
 local all = {}
 for _, key in ipairs(redis.call('KEYS', '*')) do
@@ -235,13 +237,14 @@ for _, key in ipairs(redis.call('KEYS', '*')) do
 end
 return all`
 
-// data decodes the reply to dump, and reports whether it is one. Types in which edged
-// keeps no items have no value.
+// data decodes the reply to dump, and reports whether it is one. Types in which edged does not
+// store items have no value.
 func data(cmd *goredis.Cmd) (redis.Data, bool) {
 	keys, err := cmd.Slice()
 	if err != nil {
 		return nil, false
 	}
+
 	all := redis.Data{}
 	for _, k := range keys {
 		k := k.([]any)
@@ -265,6 +268,7 @@ func data(cmd *goredis.Cmd) (redis.Data, bool) {
 		}
 		all = append(all, key)
 	}
+
 	return all, true
 }
 
@@ -278,17 +282,18 @@ func (s *server) Keys() []string {
 	return keys
 }
 
-// SetFault puts an end to a fault and begins another one.
+// SetFault ends a fault and begins another.
 func (s *server) SetFault(fault redis.Fault) {
-	s.client.ScriptKill(s.ctx) // an error says that there is none
+	s.client.ScriptKill(s.ctx) // an error says that no script runs
 	s.looping.Wait()
 	s.Execute("CONFIG", "SET", "maxmemory", "0", "save", "")
 	s.Execute("REPLICAOF", "NO", "ONE")
+
 	switch fault {
 	case redis.OOM:
 		s.Execute("CONFIG", "SET", "maxmemory", "1")
 	case redis.ReadOnly:
-		s.Execute("REPLICAOF", "127.0.0.1", "1") // where nothing listens
+		s.Execute("REPLICAOF", "127.0.0.1", "1") // an unused port
 	case redis.Misconf:
 		s.Execute("CONFIG", "SET", "save", "3600 1")
 		s.Execute("BGSAVE")
@@ -303,7 +308,7 @@ func (s *server) SetFault(fault redis.Fault) {
 // SetClock does nothing.
 func (s *server) SetClock(time.Duration) {}
 
-// MaxClients lets n clients connect, besides those of this program; 0 is no bound.
+// MaxClients lets n clients connect, in addition to those of this program; 0 is no bound.
 func (s *server) MaxClients(n int) {
 	most := 10_000
 	if n > 0 {
@@ -312,7 +317,7 @@ func (s *server) MaxClients(n int) {
 	s.Execute("CONFIG", "SET", "maxclients", strconv.Itoa(most))
 }
 
-// Disconnect closes all connections except the one that says so.
+// Disconnect closes all connections except its own.
 func (s *server) Disconnect() {
 	s.Execute("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
 	s.Execute("CLIENT", "KILL", "TYPE", "pubsub", "SKIPME", "yes")

@@ -32,8 +32,8 @@ type report struct {
 
 var names = []string{"a", elder}
 
-// begin prints the head of the table. The memory of daemons with the race detector is
-// not judged: that of the detector grows.
+// begin prints the head of the table. The memory of daemons with the race detector is not judged,
+// because the detector's own memory grows.
 func (r *report) begin(race bool) {
 	r.daemons = map[string]*figures{}
 	for _, name := range names {
@@ -71,15 +71,15 @@ func (r *report) episode() {
 	r.tell()
 }
 
-// interrupt makes the findings so far the last ones: the daemons may have got the same
-// signal as this program.
+// interrupt makes the findings so far final: the daemons may have received the same signal as this
+// program.
 func (r *report) interrupt() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.cut, r.untilThen = true, r.world.Result().Findings
 }
 
-// findings returns those of the world that count.
+// findings returns the world's findings that count.
 func (r *report) findings() []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -111,11 +111,11 @@ func (r *report) tell() {
 	fmt.Fprintf(r.out, "%s... the end of %s\n", strings.Join(lines[max(0, len(lines)-short):], ""), file)
 }
 
-// short is how many lines of a story are printed.
+// short is the number of lines of a story that are printed.
 const short = 50
 
-// end prints the summary and returns the number of findings. A figure that grew is
-// one, if it belongs to processes that ran all the time.
+// end prints the summary and returns the number of findings. A figure that grew is a finding, if it
+// belongs to processes that ran all the time.
 func (r *report) end() int {
 	r.tell()
 	fmt.Fprintf(r.out, "\n%-16s %8s %8s %8s   %8s %8s\n", "", "first", "last", "most", "early", "late")
@@ -127,12 +127,14 @@ func (r *report) end() int {
 			}
 		}
 	}
+
 	for _, s := range []*series{&r.keys, &r.memory} {
 		fmt.Fprintln(r.out, s.summary())
 		if _, _, grew := s.grew(); grew {
 			r.found++
 		}
 	}
+
 	total := r.world.Result()
 	fmt.Fprintf(r.out, "%.1f minutes, %d faults, %d deliveries, %d of them twice, %d findings\n",
 		time.Since(r.began).Minutes(), total.Faults, total.Deliveries, total.Duplicates, r.found)

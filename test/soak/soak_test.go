@@ -21,7 +21,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m, goleak.Cleanup(edgedtest.Exit)) }
 
-// all is a plan in which each part of the real world does something.
+// all is a plan that uses each part of the real world.
 const all = `
 world seed=1 instances=2 window=256 batch=16 lease=6 timeout=1 poll=1 ping=5 receipt=5 drain=1
 list key=l1 ack=received take=left
@@ -73,6 +73,7 @@ func TestTheLossOfAnItemIsFound(t *testing.T) {
 	parts := &parts{ctx: processes, interrupted: processes, binary: edgedtest.Binary(t), folder: folder(t)}
 	defer parts.running.Wait()
 	defer end()
+
 	var err error
 	if parts.redis, err = startServer(processes, &parts.running, parts.folder, t.Logf); err != nil {
 		t.Fatal(err)
@@ -82,17 +83,18 @@ func TestTheLossOfAnItemIsFound(t *testing.T) {
 	defer world.End()
 	for _, e := range plan.Events {
 		world.Do(e)
-		if e.Verb == "push" { // no client is there yet, and the judge is not told
+		if e.Verb == "push" { // there is no client yet, and the judge is not told
 			parts.redis.Execute("LPOP", "l1")
 		}
 	}
+
 	if findings := world.Result().Findings; len(findings) != 1 || !strings.HasPrefix(findings[0], "lost l1:1") {
 		t.Errorf("found %q, want the loss of l1:1", findings)
 	}
 }
 
-// The operator's command ends the daemon as a signal for all processes of a session would.
-// The first check waits until the daemon has delivered an item: before that it may not take a command.
+// The operator's command ends the daemon as a signal to all processes of a session would. The first
+// check waits until the daemon has delivered an item: earlier it might refuse a command.
 const ends = "world instances=1\nlist key=l1 ack=received\n0 start daemon=a\n0.1 client name=c1 daemon=a list=l1\n" +
 	"0.1 push list=l1 n=1\n0.2 check\n0.2 op daemon=a cmd=drain\n0.2 check\n"
 
@@ -107,6 +109,7 @@ func TestADaemonThatEndsByItselfIsFound(t *testing.T) {
 func TestADaemonThatEndsWithTheSoakIsNotFound(t *testing.T) {
 	ctx, interrupt := context.WithCancel(t.Context())
 	defer interrupt()
+
 	folder := folder(t)
 	go func() {
 		defer interrupt()
@@ -122,6 +125,7 @@ func TestADaemonThatEndsWithTheSoakIsNotFound(t *testing.T) {
 			time.Sleep(time.Millisecond)
 		}
 	}()
+
 	opts := options{length: time.Hour, binary: edgedtest.Binary(t)}
 	if found, err := play(ctx, t.Output(), opts, folder, parse(t, ends)); err != nil || found > 0 {
 		t.Errorf("%d findings, %v", found, err)
@@ -173,12 +177,14 @@ func TestAPlanHasTwoDaemonsAndNeverEndsTheElder(t *testing.T) {
 	if s.World.Int("instances", 0) != 2 {
 		t.Errorf("world %s", s.World)
 	}
+
 	ends := func(e scenario.Event) bool {
 		return (e.Verb == "kill" || e.Verb == "stop") && e.Args.Text("daemon", "") == elder
 	}
 	if slices.ContainsFunc(s.Events, ends) {
 		t.Errorf("%s is ended", elder)
 	}
+
 	for _, e := range s.Events {
 		if n, size := e.Args.Int("n", 0), e.Args.Int("size", 0); e.Verb == "push" && n*size > most {
 			t.Errorf("%s pushes more than %d bytes", e, most)
@@ -203,7 +209,7 @@ func TestQuietHoursAreCompressed(t *testing.T) {
 	}
 }
 
-// folder returns one with a short path, for Unix sockets.
+// folder returns a folder with a short path, for Unix sockets.
 func folder(t *testing.T) string {
 	t.Helper()
 	name, err := os.MkdirTemp("", "e")

@@ -20,20 +20,20 @@ import (
 // series is a figure over time.
 type series struct {
 	name, unit string
-	scale      float64 // of the figures that are printed
-	slack      float64 // by so much it may be larger at the end than at the beginning
+	scale      float64 // unit of the printed figures
+	slack      float64 // allowed growth from the beginning to the end
 	unjudged   bool    // it may grow
 	values     []float64
 }
 
 func (s *series) add(v int) { s.values = append(s.values, float64(v)) }
 
-// enough is how many values a verdict needs.
+// enough is the number of values that a verdict needs.
 const enough = 7
 
-// grew compares the last third of a series with the first one, after a tenth, at least
-// one value, that is left out as warm-up. It reports whether the mean of the last is
-// larger by a quarter and by the slack.
+// grew compares the last third of a series with the first one. A tenth, at least one value, is left
+// out before as warm-up. It reports whether the mean of the last third is larger by a quarter and
+// by the slack.
 func (s *series) grew() (first, last float64, grew bool) {
 	n := len(s.values)
 	if n < enough {
@@ -86,8 +86,8 @@ func hasRaceDetector(program string) bool {
 	return err == nil && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"})
 }
 
-// figures are those of one daemon, of all its processes in turn. Descriptors and
-// goroutines are counted without the one that each client has.
+// figures are those of one daemon, of all its successive processes. Descriptors and goroutines are
+// counted without the one that each client has.
 type figures struct{ rss, descriptors, goroutines series }
 
 const mebibyte = 1 << 20
@@ -108,15 +108,18 @@ func (f *figures) take(p *process) error {
 	if err != nil {
 		return err
 	}
+
 	_, rest, _ := strings.Cut(string(status), "VmRSS:")
 	words := strings.Fields(rest)
 	if len(words) == 0 {
 		return fmt.Errorf("process %d has no VmRSS", p.Pid())
 	}
+
 	kilobytes, err := strconv.Atoi(words[0])
 	if err != nil {
 		return err
 	}
+
 	files, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", p.Pid()))
 	if err != nil {
 		return err
@@ -135,7 +138,7 @@ func (f *figures) take(p *process) error {
 	return nil
 }
 
-// clients asks the process how many clients it has.
+// clients asks the process for its number of clients.
 func (p *process) clients() (int, error) {
 	answer, err := edgedtest.Control(p.control, "status json")
 	if err != nil {
@@ -170,7 +173,7 @@ func (p *process) profile(name string) (string, error) {
 	return string(text), err
 }
 
-// latest is the last value as text.
+// latest returns the last value as text.
 func (s *series) latest() string {
 	if len(s.values) == 0 {
 		return "-"

@@ -1,10 +1,10 @@
-// Package systemd tests edged as systemd runs it: a real systemd, booted by the
-// script lab in namespaces of its own, with the units of deploy/systemd, a real
-// redis-server and real clients. It needs root, Linux and systemd; elsewhere it
-// says aloud that nothing was checked. `make test-systemd` runs it.
+// Package systemd tests edged as systemd runs it: a real systemd, booted by the script lab in
+// separate namespaces, with the units of deploy/systemd, a real redis-server and real clients. It
+// needs root, Linux and systemd; without them it reports that nothing was checked. `make
+// test-systemd` runs it.
 //
-// The tests share one lab and run one after the other; each begins with the units
-// as they are shipped and an empty Redis.
+// The tests share one lab and run one after the other; each begins with the shipped units and an
+// empty Redis.
 package systemd
 
 import (
@@ -25,12 +25,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// patience is how long a test waits for what must happen.
+// patience is how long a test waits for an event that must happen.
 const patience = 30 * time.Second
 
 var (
 	leader string // the process ID of the lab's systemd
-	root   string // the lab's root folder, seen from here
+	root   string // the lab's root folder, as seen from here
 )
 
 func TestMain(m *testing.M) {
@@ -66,18 +66,21 @@ func inLab(run func() int) (code int) {
 		fmt.Fprintf(os.Stderr, "the lab does not boot: %v\n", err)
 		return 1
 	}
+
 	folder, err := os.MkdirTemp("", "edged-lab")
 	if err != nil {
 		return fail(err)
 	}
 	defer os.RemoveAll(folder)
+
 	if err := furnish(folder); err != nil {
 		return fail(err)
 	}
+
 	lab := exec.Command("./lab", folder)
 	lab.Stdout, lab.Stderr = os.Stderr, os.Stderr
 	lab.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	runtime.LockOSThread() // Pdeathsig is about the thread
+	runtime.LockOSThread() // Pdeathsig depends on the thread
 	if err := lab.Start(); err != nil {
 		return fail(err)
 	}
@@ -87,6 +90,7 @@ func inLab(run func() int) (code int) {
 		lab.Wait()
 		removeCgroup(cgroup)
 	}()
+
 	err = eventually(func() error {
 		children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", lab.Process.Pid))
 		if err != nil || len(strings.Fields(string(children))) != 1 {
@@ -103,6 +107,7 @@ func inLab(run func() int) (code int) {
 	if err != nil {
 		return fail(err)
 	}
+
 	if out, err := try("systemd-sysusers && mkdir -p /run/redis && chown redis:redis /run/redis && systemctl start redis-server"); err != nil {
 		return fail(fmt.Errorf("%v: %s", err, out))
 	}
@@ -135,14 +140,14 @@ User=redis
 ExecStart=/usr/bin/env redis-server --supervised systemd --bind 127.0.0.1 --port 6379 --unixsocket /run/redis/redis-server.sock --unixsocketperm 770 --save ""
 `
 
-// The lab boots to no more than it needs, whatever this machine has besides.
+// The lab boots only the units that it needs, whatever this machine has.
 const target = `[Unit]
 Requires=sysinit.target dbus.socket
 After=sysinit.target
 AllowIsolate=yes
 `
 
-// furnish makes the files that the lab has besides those of this machine.
+// furnish makes the files that the lab has in addition to those of this machine.
 func furnish(folder string) error {
 	files := filepath.Join(folder, "files")
 	if err := os.Mkdir(filepath.Join(folder, "memory"), 0o755); err != nil {
@@ -155,6 +160,7 @@ func furnish(folder string) error {
 			return err
 		}
 	}
+
 	for path, text := range map[string]string{
 		filepath.Join(units, "redis-server.service"):          redisUnit,
 		filepath.Join(units, "edged-lab.target"):              target,
@@ -166,10 +172,12 @@ func furnish(folder string) error {
 			return err
 		}
 	}
+
 	programs := filepath.Join(files, "usr/bin")
 	if err := edgedtest.Build(context.Background(), filepath.Join(programs, "edged")); err != nil {
 		return err
 	}
+
 	if err := edgedtest.Build(context.Background(), filepath.Join(programs, "edged-faults"), "-tags", "faults"); err != nil {
 		return err
 	}
@@ -177,6 +185,7 @@ func furnish(folder string) error {
 	if err != nil {
 		return err
 	}
+
 	if err := exec.Command("cp", "../../deploy/deb/sysusers.conf", filepath.Join(files, "etc/sysusers.d/edged.conf")).Run(); err != nil {
 		return err
 	}
@@ -191,7 +200,7 @@ func try(script string) (string, error) {
 	return string(out), err
 }
 
-// sh runs a shell script that must succeed, and returns what it prints.
+// sh runs a shell script that must succeed, and returns its output.
 func sh(t *testing.T, script string) string {
 	t.Helper()
 	out, err := try(script)
@@ -225,7 +234,7 @@ func await(t *testing.T, want, script string) {
 	}
 }
 
-// show is a property of the service.
+// show returns a command that prints a property of the service.
 func show(property string) string { return "systemctl show edged -P " + property }
 
 // write writes a file of the lab.
@@ -246,8 +255,8 @@ func dropIn(t *testing.T, text string) {
 	sh(t, "systemctl daemon-reload")
 }
 
-// prepare gives a test the shipped units, an empty Redis, and edged not running,
-// with these lines of configuration.
+// prepare gives a test the shipped units, an empty Redis, and edged not running, with these lines
+// of configuration.
 func prepare(t *testing.T, config string) {
 	t.Helper()
 	clear := func() {
@@ -259,6 +268,7 @@ func prepare(t *testing.T, config string) {
 	clear()
 	sh(t, "journalctl --rotate --quiet; journalctl --vacuum-time=1us --quiet")
 	write(t, "/etc/edged/edged.toml", config)
+
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("the journal:\n%s", journal(t))
@@ -288,6 +298,7 @@ func dial(address string) (conn net.Conn, err error) {
 			conn, err = net.DialTimeout("tcp", address, patience) // a literal address: the socket is made on this thread
 		}
 	}()
+
 	<-done
 	return conn, err
 }

@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// get asks for the page over a connection of its own.
+// get requests the page over a new connection.
 func get() error {
 	conn, err := dial("127.0.0.1:8222")
 	if err != nil {
@@ -25,6 +25,7 @@ func get() error {
 		return err
 	}
 	defer answer.Body.Close()
+
 	page, err := io.ReadAll(answer.Body)
 	if err != nil || answer.StatusCode != http.StatusOK || !strings.Contains(string(page), "<title>") {
 		return fmt.Errorf("%s, %v: %.200s", answer.Status, err, page)
@@ -44,7 +45,7 @@ func TestTheSocketOfThePageLosesNoRequestOverARestart(t *testing.T) {
 		t.Errorf("only %d requests were answered", answered)
 	}
 
-	// A request that comes while edged is away starts it.
+	// A request while edged is stopped starts it.
 	sh(t, "systemctl stop edged.service")
 	if err := get(); err != nil {
 		t.Errorf("the first request: %v", err)
@@ -52,8 +53,8 @@ func TestTheSocketOfThePageLosesNoRequestOverARestart(t *testing.T) {
 	await(t, "active", "systemctl is-active edged.service || true")
 }
 
-// The hub is another edged, in a network of its own, which has no stream for the box: that it says so shows that it
-// was reached.
+// The hub is another edged, in its own network, without a stream for the box: its refusal shows
+// that it was reached.
 func TestOnlyTheDropInLetsAnUplinkOutOfPrivateNetworks(t *testing.T) {
 	const noStream = "no stream"
 	prepare(t, "")
@@ -90,7 +91,7 @@ key = "of-the-hub"
 		sh(t, "systemctl daemon-reload; systemctl start edged.service")
 	}
 
-	// Without it.
+	// Without the drop-in.
 	start(uplink)
 	if out := sh(t, "edged check"); !strings.Contains(out, "edged.service may not reach it (IPAddressDeny=any)") || !strings.Contains(out, "uplink-hub.conf") {
 		t.Errorf("edged check does not warn of the hub's address:\n%s", out)
@@ -105,7 +106,7 @@ key = "of-the-hub"
 		t.Errorf("the hub was reached:\n%s", answer)
 	}
 
-	// With it, and beside the drop-in that takes the network away.
+	// With it, and with the drop-in that takes the network away.
 	start(uplink, "uplink-hub.conf")
 	await(t, "1", "edged ctl uplinks | tr -s '\\n ' ' ' | grep -c '"+noStream+"' || true")
 	start("[redis]\naddress = \"unix:///run/redis/redis-server.sock\"\n"+uplink, "redis-socket.conf", "uplink-hub.conf")

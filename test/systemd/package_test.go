@@ -17,7 +17,7 @@ var (
 	notInSlug = regexp.MustCompile(`[^\p{L}\p{N} _-]`)
 )
 
-// anchors are the names of a document's headings in links.
+// anchors returns the names of a document's headings in links.
 func anchors(document string) map[string]bool {
 	names := map[string]bool{}
 	for _, heading := range mdHeading.FindAllStringSubmatch(mdFence.ReplaceAllString(document, ""), -1) {
@@ -58,7 +58,7 @@ func TestThePackagesDocumentsHaveNoDeadLinks(t *testing.T) {
 	}
 }
 
-// checkLink follows a link of the document at path, which the package names name.
+// checkLink checks a link of the document at path, which the package names name.
 func checkLink(t *testing.T, name, path, link string) {
 	t.Helper()
 	file, anchor, _ := strings.Cut(link, "#")

@@ -22,7 +22,7 @@ type labDialer struct{}
 
 func (labDialer) Dial(_, address string) (net.Conn, error) { return dial(address) }
 
-// request connects as a NATS client does, asks once and leaves.
+// request connects as a NATS client does, sends one request and leaves.
 func request() error {
 	conn, err := dial(address)
 	if err != nil {
@@ -43,8 +43,8 @@ func request() error {
 // keepAsking is keep for clients of TCP.
 func keepAsking(t *testing.T) (stop func() (answered int64)) { return keep(t, request) }
 
-// keep lets four clients ask again and again until stop is called, which returns
-// how many requests were answered. One that is not fails the test.
+// keep lets four clients send requests until stop is called, which returns the number of requests
+// answered. A request without an answer fails the test.
 func keep(t *testing.T, request func() error) (stop func() (answered int64)) {
 	done := make(chan struct{})
 	var answered atomic.Int64
@@ -75,7 +75,7 @@ func keep(t *testing.T, request func() error) (stop func() (answered int64)) {
 	return stop
 }
 
-// control asks the control socket, as root.
+// control sends a command to the control socket, as root.
 func control(t *testing.T, command string) string {
 	t.Helper()
 	return sh(t, fmt.Sprintf("echo '%s' | socat -t5 - UNIX-CONNECT:/run/edged/control.sock", command))
@@ -87,9 +87,11 @@ func TestAStartedServiceIsReadyAndSaysHowItIs(t *testing.T) {
 	if got := sh(t, "systemctl is-active edged; "+show("StatusText")); got != "active\n2 lists, 0 clients, backlog 0" {
 		t.Errorf("systemctl says %q", got)
 	}
+
 	if err := request(); err != nil {
 		t.Error(err)
 	}
+
 	if got := sh(t, "stat -c '%a %U %G' /run/edged /run/edged/control.sock"); got != "755 edged edged\n660 edged edged" {
 		t.Errorf("the folder and the control socket are %q", got)
 	}
@@ -104,10 +106,11 @@ func TestAStartedServiceIsReadyAndSaysHowItIs(t *testing.T) {
 
 func TestSocketsOfSystemdStartTheServiceAndOutliveIt(t *testing.T) {
 	prepare(t, "")
-	sh(t, "systemctl start edged.socket") // takes the control socket along
+	sh(t, "systemctl start edged.socket") // also starts the control socket
 	if got := sh(t, "systemctl is-active edged.socket edged-control.socket edged || true"); got != "active\nactive\ninactive" {
 		t.Fatalf("before the first client: %q", got)
 	}
+
 	if err := request(); err != nil {
 		t.Fatal(err)
 	}
@@ -115,10 +118,11 @@ func TestSocketsOfSystemdStartTheServiceAndOutliveIt(t *testing.T) {
 		t.Errorf("status is %q", got)
 	}
 	sh(t, "systemctl stop edged.service")
-	if got := control(t, "status"); !strings.Contains(got, "serving") { // starts it
+	if got := control(t, "status"); !strings.Contains(got, "serving") { // starts the service
 		t.Errorf("status is %q", got)
 	}
-	// The group edged may use it, others may not.
+
+	// Only the group edged may use it.
 	if out := sh(t, "runuser -u operator -- sh -c 'echo version | socat -t5 - UNIX-CONNECT:/run/edged/control.sock'"); !strings.Contains(out, "OK") {
 		t.Errorf("a member of the group edged gets %q", out)
 	}
@@ -144,7 +148,7 @@ func TestASocketThatIsMissingIsNamedAndTriedAgain(t *testing.T) {
 	}
 }
 
-// hasRestarted prints yes once systemd has tried twice more than it was told to.
+// hasRestarted prints yes once systemd has restarted it at least twice.
 const hasRestarted = "test $(systemctl show edged -P NRestarts) -ge 2 && echo yes || true"
 
 func TestATypoThatIsMendedEndsByItselfIfSystemdHoldsTheSockets(t *testing.T) {
@@ -182,8 +186,8 @@ func TestAFileThatComesLateIsWaitedFor(t *testing.T) {
 	await(t, "active", "systemctl is-active edged.service || true")
 }
 
-// A user that takes all connections of the status socket keeps no other out: edged sees
-// the users as they are.
+// A user that takes all connections of the status socket excludes no other user: edged sees the
+// users as they are.
 func TestOneUserCannotTakeAllConnectionsOfTheStatusSocket(t *testing.T) {
 	prepare(t, "")
 	sh(t, "systemctl start edged")
@@ -202,7 +206,7 @@ func TestOneUserCannotTakeAllConnectionsOfTheStatusSocket(t *testing.T) {
 }
 
 // Requests all the time, a subscriber, a producer, and three restarts.
-func TestARestartUnderLoadRefusesNobodyAndLosesNothing(t *testing.T) {
+func TestARestartUnderLoadRefusesNoClientAndLosesNoItem(t *testing.T) {
 	prepare(t, "[drain]\ntimeout = \"500ms\"\n")
 	sh(t, "systemctl start edged.socket edged.service")
 
@@ -276,6 +280,7 @@ func TestALoopThatStandsStillIsKilledAndLeavesItsGoroutinesInTheJournal(t *testi
 					t.Errorf("the journal has no %q", want)
 				}
 			}
+
 			if err := request(); err != nil {
 				t.Errorf("after the restart: %v", err)
 			}
@@ -296,6 +301,7 @@ func TestADrainLongerThanTimeoutStopSecEndsWell(t *testing.T) {
 	if _, err := bufio.NewReader(conn).ReadString('\n'); err != nil {
 		t.Fatal(err)
 	}
+
 	sh(t, "systemctl stop edged") // this client stays to the end
 	if got := sh(t, show("Result")+"; "+show("ExecMainStatus")); got != "success\n0" {
 		t.Errorf("the drain ended with %q", got)
@@ -327,7 +333,7 @@ func TestABadConfigurationIsNotTriedAgain(t *testing.T) {
 		t.Errorf("state, exit code and restarts: %q", got)
 	}
 	if log := journal(t); !strings.Contains(log, "/etc/edged/edged.toml:1: nonsense:") {
-		t.Errorf("the journal does not say what is wrong:\n%s", log)
+		t.Errorf("the journal does not name the mistake:\n%s", log)
 	}
 }
 
@@ -399,10 +405,12 @@ func TestWithRedisOnAUnixSocketItNeedsNoNetwork(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer nc.Close()
+
 	sub, err := nc.SubscribeSync("events")
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	if m, err := sub.NextMsg(patience); err != nil || string(m.Data) != "item" {
 		t.Errorf("got %v, %v", m, err)
 	}
@@ -417,7 +425,8 @@ func TestItCanWriteNowhereButInItsOwnFolder(t *testing.T) {
 	if _, err := strconv.Atoi(pid); err != nil {
 		t.Fatal(err)
 	}
-	// A folder is writable for whoever made it: /run/edged, and what the kernel has for each process.
+	// Folders that belong to the process's own user are writable: /run/edged, and those of the
+	// kernel for each process.
 	got := sh(t, `nsenter -m -t `+pid+` setpriv --reuid edged --regid edged --clear-groups sh -c '
 		find / \( -path /proc -o -path /sys \) -prune -o -type d -writable -print 2>/dev/null |
 		while read -r folder; do if touch "$folder/probe" 2>/dev/null; then rm "$folder/probe"; echo "$folder"; fi; done'`)
@@ -430,6 +439,7 @@ func TestLevelsFollowTheSocketAndTheUser(t *testing.T) {
 	prepare(t, "")
 	sh(t, "systemctl start edged")
 	sh(t, "id member 2>/dev/null || useradd --no-create-home --groups edged member")
+
 	ask := func(user, socket, command string) string {
 		return sh(t, fmt.Sprintf("echo '%s' | runuser -u %s -- socat -t5 - UNIX-CONNECT:/run/edged/%s.sock 2>&1 | tail -n 1", command, user, socket))
 	}

@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// The lab has no network of its own, so the test makes one: a router in another namespace, which
-// has no way to the networks behind it.
+// The lab has no network, so the test makes one: a router in another namespace, which has no route
+// to the networks beyond it.
 func TestTraceWorksUnderTheUnitAndNamesItsOwnRules(t *testing.T) {
 	prepare(t, "")
 	sh(t, "systemd-run --quiet --unit=lab-router --property=PrivateNetwork=yes sleep infinity")

@@ -46,11 +46,12 @@ const (
 	older   = "0.0.9"
 )
 
-// everything of edged's in the lab, by name; and who it runs as.
+// everything lists edged's files in the lab by name, and the user that it runs as.
 const everything = `find /etc /run /usr /var -name '*edged*' -not -name 'edged-lab*' -print
 	getent passwd edged || true; getent group edged || true`
 
-// keptChange wants the file that the operator has changed, and no other beside it.
+// keptChange checks that the file that the operator changed is there, and no other version beside
+// it.
 func keptChange(t *testing.T) {
 	t.Helper()
 	if got := sh(t, "grep timeout /etc/edged/edged.toml; ls -A /etc/edged"); !strings.Contains(got, "500ms") || !strings.HasSuffix(got, "\nedged.toml") {
@@ -58,7 +59,7 @@ func keptChange(t *testing.T) {
 	}
 }
 
-// bare takes away all of edged's that the lab has, packaged or not.
+// bare removes everything of edged's from the lab, packaged or not.
 func bare(t *testing.T) {
 	t.Helper()
 	sh(t, `rm -f /var/lib/man-db/auto-update # the database of all manual pages takes seconds
@@ -68,7 +69,7 @@ func bare(t *testing.T) {
 		if getent passwd edged; then userdel edged; fi; if getent group edged; then groupdel edged; fi; systemctl daemon-reload`)
 }
 
-// The tests from here on replace what the lab has of edged by the package.
+// From here on the tests replace edged in the lab by the package.
 func TestThePackageIsInstalledUpgradedUnderLoadRemovedAndPurged(t *testing.T) {
 	prepare(t, "")
 	bare(t)
@@ -83,7 +84,7 @@ func TestThePackageIsInstalledUpgradedUnderLoadRemovedAndPurged(t *testing.T) {
 	}
 	sh(t, "ls /usr/share/man/man8/edged.8.gz /usr/share/bash-completion/completions/edged /usr/share/zsh/vendor-completions/_edged")
 
-	// What an operator does, and has changed.
+	// The operator's changes.
 	sh(t, `echo '[drain]
 		timeout = "500ms"' >/etc/edged/edged.toml
 		systemctl --quiet enable edged.socket edged.service
@@ -98,11 +99,11 @@ func TestThePackageIsInstalledUpgradedUnderLoadRemovedAndPurged(t *testing.T) {
 	sh(t, "dpkg -i "+makePackage(t, older)+" && dpkg -i "+makePackage(t, shipped))
 	keptChange(t)
 
-	// An upgrade to a version that the configuration does not fit leaves edged alone.
+	// An upgrade to a version that does not accept the configuration leaves edged running.
 	pid := sh(t, show("MainPID"))
 	sh(t, "echo nonsense = 1 >>/etc/edged/edged.toml")
 	if out := sh(t, "dpkg -i "+"/srv/edged_"+shipped+"_*.deb 2>&1"); !strings.Contains(out, "nonsense") {
-		t.Errorf("the installation does not say what is wrong: %s", out)
+		t.Errorf("the installation does not name the mistake: %s", out)
 	}
 	if now := sh(t, show("MainPID")); now != pid {
 		t.Error("edged was restarted with a configuration that it would not start with")
@@ -118,7 +119,8 @@ func TestThePackageIsInstalledUpgradedUnderLoadRemovedAndPurged(t *testing.T) {
 	}
 }
 
-// conffile repacks a package as one of an earlier version, whose configuration is a conffile of dpkg's.
+// conffile repacks a package as one of an earlier version, whose configuration is a conffile of
+// dpkg's.
 func conffile(t *testing.T, version string) (path string) {
 	t.Helper()
 	path = "/srv/edged_" + version + "_conffile.deb"
@@ -159,7 +161,8 @@ func TestAChangedConffileSurvivesTheUpgradeAndTheWayBack(t *testing.T) {
 	}
 }
 
-// The loop for many boxes, with commands of this box in place of ssh and scp. The second box has no Redis.
+// The loop for many boxes, with commands of this box instead of ssh and scp. The second box has no
+// Redis.
 func TestTheLoopForManyBoxesStopsAtTheFirstThatIsNotWell(t *testing.T) {
 	doc, err := os.ReadFile("../../docs/DEPLOY.md")
 	if err != nil {
@@ -201,9 +204,8 @@ func TestTheLoopForManyBoxesStopsAtTheFirstThatIsNotWell(t *testing.T) {
 	}
 }
 
-// What docs/DEPLOY.md tells to type on a bare box, but for apt-get, which has no
-// network in here. It comes after the tests above, which leave a bare box, and
-// with Debian's own redis-server.
+// The commands of docs/DEPLOY.md for a bare box, except apt-get, which has no network in the lab.
+// The test comes after those above, which leave a bare box, and uses Debian's own redis-server.
 func TestTheCommandsOfTheDocumentMakeABareBoxARelay(t *testing.T) {
 	doc, err := os.ReadFile("../../docs/DEPLOY.md")
 	if err != nil {
@@ -246,7 +248,7 @@ func TestTheCommandsOfTheDocumentMakeABareBoxARelay(t *testing.T) {
 		t.Errorf("the checks print:\n%s", out)
 	}
 
-	// Going back.
+	// The way back to the older version.
 	if out := sh(t, "dpkg -i "+makePackage(t, older)+" 2>&1; edged ctl version"); !strings.Contains(out, "edged "+older) {
 		t.Errorf("after going back:\n%s", out)
 	}

@@ -1,6 +1,6 @@
-// Worker handles each item of a list at least once, across restarts and crashes of
-// itself, the server and Redis. The stream events is a Redis list at edged; the same
-// program consumes a stream of this name of a NATS server.
+// Worker handles each item of a list at least once, across restarts and crashes of itself, the
+// server and Redis. The stream events is a Redis list in edged; the same program consumes a stream
+// with this name in a NATS server.
 //
 //	go run ./worker && NATS_URL=nats://box:4222 go run ./worker
 package main
@@ -36,7 +36,7 @@ func main() {
 	consumer, err := js.CreateOrUpdateConsumer(ctx, "events", jetstream.ConsumerConfig{
 		Durable:   "worker",
 		AckPolicy: jetstream.AckExplicitPolicy,
-		AckWait:   10 * time.Second, // then an item without an acknowledgement comes again
+		AckWait:   10 * time.Second, // after this time an item without an acknowledgement comes again
 	})
 	if err != nil {
 		log.Fatal("consumer: ", err)
@@ -50,7 +50,7 @@ func main() {
 	}
 
 	<-ctx.Done()
-	running.Drain() // handles the items that have come
+	running.Drain() // handles the items received so far
 	<-running.Closed()
 	nc.Flush() // sends the last acknowledgements
 }

@@ -1,4 +1,4 @@
-// What the C client sees of a server; programs_test.go says how it is run.
+// Scenarios of the C client with a server; programs_test.go says how to run them.
 
 #include <nats/nats.h>
 #include <signal.h>
@@ -75,7 +75,7 @@ static void publish(const char *subject, const char *payload) {
   MUST(natsConnection_FlushTimeout(other, patience));
 }
 
-// print prints what has come to a subscription, and ends it.
+// print prints the messages that a subscription has received, and ends it.
 static void print(natsConnection *c, natsSubscription *sub) {
   uint64_t queued = 0;
   MUST(natsConnection_FlushTimeout(c, patience));

@@ -12,7 +12,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-func TestAnAlarmPassesABacklogOfInfosOnItsWayToTheHub(t *testing.T) {
+func TestAnAlarmReachesTheHubBeforeABacklogOfInfos(t *testing.T) {
 	t.Parallel()
 	h, r := startHub(t, ""), startRedis(t)
 	p := startProxy(t, h.address, 8_000, 0) // 64 kbit/s

@@ -28,14 +28,15 @@ func run(t *testing.T, environment []string, input string, args ...string) (outp
 	return string(out), cmd.ProcessState.ExitCode()
 }
 
-// awaitSubscriber publishes to a subject of no stream until a subscriber gets it. If there is none, the hub
-// says so before it answers a PING.
+// awaitSubscriber publishes to a subject of no stream until a subscriber gets it. If there is no
+// subscriber, the hub says so before it answers a PING.
 func awaitSubscriber(t *testing.T, nc *nats.Conn, subject string) {
 	t.Helper()
 	none, err := nc.SubscribeSync(nats.NewInbox())
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	redistest.Eventually(t, "there is a subscriber of "+subject, func() bool {
 		before, _, _ := none.Pending()
 		if err := nc.PublishRequest(subject, none.Subject, nil); err != nil {
@@ -71,7 +72,7 @@ func TestSubAndPubWithACredentialsFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(sub.Kill)
-	awaitSubscriber(t, js.Conn(), "ready") // to which it subscribes last
+	awaitSubscriber(t, js.Conn(), "ready") // its last subscription
 	if out, code := run(t, server, "", "pub", "-creds", creds, "edge.box.events", "one"); code != 0 || out != "confirmed 1 of 1\n" {
 		t.Errorf("edged pub with a text: %d, %s", code, out)
 	}

@@ -1,5 +1,5 @@
-// Package uplink tests edged's uplinks with real parts: edged, Redis and nats-server are processes, and
-// a proxy between them is not to be trusted.
+// Package uplink tests edged's uplinks with real parts: edged, Redis and nats-server are processes,
+// with an unreliable proxy between edged and nats-server.
 package uplink
 
 import (
@@ -66,6 +66,7 @@ func newHub(t testing.TB, more string) *hub {
 	if err := os.WriteFile(h.config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
+
 	t.Cleanup(func() {
 		if h.process != nil {
 			h.process.Kill()
@@ -74,10 +75,11 @@ func newHub(t testing.TB, more string) *hub {
 			}
 		}
 	})
+
 	return h
 }
 
-// startHub starts a server of its own.
+// startHub starts a separate server.
 func startHub(t testing.TB, more string) *hub {
 	t.Helper()
 	h := newHub(t, more)
@@ -129,7 +131,7 @@ func newStream(t testing.TB, js jetstream.JetStream, change func(*jetstream.Stre
 	return s
 }
 
-// settings are those of a box that sends the list events, and nothing else, to a hub.
+// settings returns those of a box that sends the list events, and no other list, to a hub.
 func settings(address string, more ...string) []string {
 	return []string{`instance = "box"`, `drain.timeout = "1s"`, "[[list]]\nkey = \"events\"", uplink(address, more...)}
 }
@@ -143,7 +145,28 @@ func startRedis(t testing.TB) *redistest.Server {
 	return redistest.Start(t, "--appendonly", "yes", "--appendfsync", "always")
 }
 
-// texts are n items from number from on.
+// startDirect starts a hub with the stream of a box, Redis, and edged with an uplink to the hub.
+func startDirect(t testing.TB) (h *hub, stream jetstream.Stream, r *redistest.Server, s *edgedtest.Server) {
+	t.Helper()
+	h = startHub(t, "")
+	stream = newStream(t, h.connect(), nil)
+	r = startRedis(t)
+	s = edgedtest.Run(t, r.Address(), settings(h.address)...)
+	return h, stream, r, s
+}
+
+// startProxied is startDirect with a proxy between edged and the hub.
+func startProxied(t testing.TB, rate int, delay time.Duration) (p *proxy, stream jetstream.Stream, r *redistest.Server, s *edgedtest.Server) {
+	t.Helper()
+	h := startHub(t, "")
+	stream = newStream(t, h.connect(), nil)
+	p = startProxy(t, h.address, rate, delay)
+	r = startRedis(t)
+	s = edgedtest.Run(t, r.Address(), settings(p.address())...)
+	return p, stream, r, s
+}
+
+// texts returns n items from number from on.
 func texts(from, n int) []any {
 	all := make([]any, n)
 	for i := range all {
@@ -157,6 +180,7 @@ func stored(t testing.TB, s jetstream.Stream) (items []string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), edgedtest.Patience)
 	defer cancel()
+
 	info, err := s.Info(ctx)
 	if err != nil {
 		t.Fatal(err)
@@ -165,6 +189,7 @@ func stored(t testing.TB, s jetstream.Stream) (items []string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	for left := int(info.State.Msgs); left > 0; {
 		batch, err := c.Fetch(left, jetstream.FetchMaxWait(10*time.Second))
 		if err != nil {
@@ -178,7 +203,7 @@ func stored(t testing.TB, s jetstream.Stream) (items []string) {
 	return items
 }
 
-// await waits until Redis has nothing more: the hub has confirmed all.
+// await waits until Redis is empty: the hub has confirmed all items.
 func await(t testing.TB, r *redistest.Server, s *edgedtest.Server) {
 	t.Helper()
 	deadline := time.Now().Add(2 * edgedtest.Patience)
@@ -204,7 +229,7 @@ func once(t testing.TB, s jetstream.Stream, n int) {
 	}
 }
 
-// headers are the headers of the messages from sequence from on, up to sequence to.
+// headers returns the headers of the messages from sequence from to sequence to.
 func headers(t testing.TB, s jetstream.Stream, from, to int) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), edgedtest.Patience)
@@ -221,20 +246,20 @@ func headers(t testing.TB, s jetstream.Stream, from, to int) string {
 	return text.String()
 }
 
-// reason waits until an uplink tells a reason with some words.
+// reason waits until an uplink reports a reason with some words.
 func reason(t testing.TB, s *edgedtest.Server, words string) {
 	t.Helper()
 	redistest.Eventually(t, "the uplink says: "+words, func() bool { return strings.Contains(s.Control("uplinks json"), words) })
 }
 
-// proxy stands between edged and the hub.
+// proxy is a proxy between edged and the hub.
 type proxy struct {
 	t        testing.TB
 	listener net.Listener
 	target   atomic.Pointer[string]
 
 	swallow atomic.Bool // answers of the hub
-	hold    atomic.Bool // everything, without an end
+	hold    atomic.Bool // everything, without end
 	refuse  atomic.Bool // new connections
 	rate    int         // bytes a second, in each direction; 0: no bound
 	delay   time.Duration
@@ -278,9 +303,11 @@ func (p *proxy) accept() {
 			}
 			continue
 		}
+
 		p.mu.Lock()
 		p.conns[in], p.conns[out] = true, true
 		p.mu.Unlock()
+
 		if p.rate > 0 {
 			in.(*net.TCPConn).SetReadBuffer(4096)
 		}
@@ -289,10 +316,11 @@ func (p *proxy) accept() {
 	}
 }
 
-// copy moves bytes to their end, each after the delay.
+// copy moves bytes to the other side, each after the delay.
 func (p *proxy) copy(to, from net.Conn, answers bool) {
 	defer to.Close()
 	defer from.Close()
+
 	type piece struct {
 		at   time.Time
 		data []byte
@@ -300,6 +328,7 @@ func (p *proxy) copy(to, from net.Conn, answers bool) {
 	pieces := make(chan piece, 4096)
 	done := make(chan struct{})
 	defer func() { close(pieces); <-done }()
+
 	go func() {
 		defer close(done)
 		for one := range pieces {
@@ -309,6 +338,7 @@ func (p *proxy) copy(to, from net.Conn, answers bool) {
 			}
 		}
 	}()
+
 	buffer := make([]byte, 1024)
 	for {
 		n, err := from.Read(buffer)

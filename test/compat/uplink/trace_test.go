@@ -12,7 +12,7 @@ import (
 	"edged/internal/edgedtest"
 )
 
-func TestTraceNamesWhatTheHubRefuses(t *testing.T) {
+func TestTraceNamesTheHubsRefusal(t *testing.T) {
 	secrets := t.TempDir()
 	write := func(name, text string) string {
 		file := filepath.Join(secrets, name)

@@ -21,10 +21,7 @@ import (
 )
 
 func TestItemsReachTheStreamWithTheirHeaders(t *testing.T) {
-	h := startHub(t, "")
-	stream := newStream(t, h.connect(), nil)
-	r := startRedis(t)
-	s := edgedtest.Run(t, r.Address(), settings(h.address)...)
+	_, stream, r, s := startDirect(t)
 	r.Push("events", texts(0, 5000)...)
 	await(t, r, s)
 	once(t, stream, 5000)
@@ -42,11 +39,7 @@ func TestItemsReachTheStreamWithTheirHeaders(t *testing.T) {
 }
 
 func TestALinkThatBreaksAgainAndAgain(t *testing.T) {
-	h := startHub(t, "")
-	stream := newStream(t, h.connect(), nil)
-	p := startProxy(t, h.address, 0, 2*time.Millisecond)
-	r := startRedis(t)
-	s := edgedtest.Run(t, r.Address(), settings(p.address())...)
+	p, stream, r, s := startProxied(t, 0, 2*time.Millisecond)
 	const n = 20_000
 	for i := range 10 {
 		r.Push("events", texts(i*n/10, n/10)...)
@@ -54,19 +47,16 @@ func TestALinkThatBreaksAgainAndAgain(t *testing.T) {
 		p.swallow.Store(i%3 == 0)
 		time.Sleep(time.Duration(rand.IntN(30)) * time.Millisecond)
 		p.cut()
-		time.Sleep(time.Duration(rand.IntN(1500)) * time.Millisecond) // some are longer than the duplicates window
+		time.Sleep(time.Duration(rand.IntN(1500)) * time.Millisecond) // some exceed the duplicates window
 		p.swallow.Store(false)
 	}
+
 	await(t, r, s)
 	once(t, stream, n)
 }
 
 func TestEdgedAndRedisAreKilledInMidStream(t *testing.T) {
-	h := startHub(t, "")
-	stream := newStream(t, h.connect(), nil)
-	p := startProxy(t, h.address, 0, 5*time.Millisecond)
-	r := startRedis(t)
-	s := edgedtest.Run(t, r.Address(), settings(p.address())...)
+	_, stream, r, s := startProxied(t, 0, 5*time.Millisecond)
 	const n = 20_000
 	for i := range 10 {
 		r.Push("events", texts(i*n/10, n/10)...)
@@ -81,11 +71,12 @@ func TestEdgedAndRedisAreKilledInMidStream(t *testing.T) {
 		time.Sleep(time.Duration(rand.IntN(500)) * time.Millisecond)
 		r.Restart()
 	}
+
 	await(t, r, s)
 	once(t, stream, n)
 }
 
-func TestAStandbyGoesOnWhereTheOwnerWas(t *testing.T) {
+func TestAStandbyResumesAtTheOwnersPlace(t *testing.T) {
 	h := startHub(t, "")
 	stream := newStream(t, h.connect(), nil)
 	p := startProxy(t, h.address, 0, 5*time.Millisecond)
@@ -93,6 +84,7 @@ func TestAStandbyGoesOnWhereTheOwnerWas(t *testing.T) {
 	with := append([]string{`redis.timeout = "1s"`, `redis.poll_interval = "1s"`, `redis.lease = "3s"`}, settings(p.address())...)
 	first := edgedtest.Run(t, r.Address(), with...)
 	second := edgedtest.Run(t, r.Address(), with...)
+
 	const n = 10_000
 	for i := range 4 {
 		r.Push("events", texts(i*n/4, n/4)...)
@@ -195,21 +187,19 @@ func TestALeaderIsKilledInMidStream(t *testing.T) {
 }
 
 func TestALinkOf64KilobitsIsNotTakenForDead(t *testing.T) {
-	h := startHub(t, "")
-	stream := newStream(t, h.connect(), nil)
-	p := startProxy(t, h.address, 8_000, 300*time.Millisecond) // 64 kbit/s, 600 ms
-	r := startRedis(t)
-	s := edgedtest.Run(t, r.Address(), settings(p.address())...)
+	_, stream, r, s := startProxied(t, 8_000, 300*time.Millisecond) // 64 kbit/s, 600 ms
 	items := make([]any, 400)
 	for i := range items {
 		items[i] = fmt.Sprintf("item-%07d%s", i, strings.Repeat("x", 600))
 	}
+
 	r.Push("events", items...)
 	await(t, r, s)
 	got := stored(t, stream)
 	if len(got) != len(items) || got[399] != items[399] {
 		t.Errorf("the stream has %d items", len(got))
 	}
+
 	var a struct {
 		Uplinks []struct{ Breaks, Repeated, Skipped uint64 }
 	}
@@ -222,11 +212,7 @@ func TestADeadLinkIsNoticed(t *testing.T) {
 	for name, busy := range map[string]bool{"idle": false, "busy": true} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			h := startHub(t, "")
-			stream := newStream(t, h.connect(), nil)
-			p := startProxy(t, h.address, 0, 0)
-			r := startRedis(t)
-			s := edgedtest.Run(t, r.Address(), settings(p.address())...)
+			p, stream, r, s := startProxied(t, 0, 0)
 			r.Push("events", texts(0, 10)...)
 			await(t, r, s)
 			p.hold.Store(true)
@@ -234,12 +220,14 @@ func TestADeadLinkIsNoticed(t *testing.T) {
 			if busy {
 				r.Push("events", texts(10, 5000)...)
 			}
+
 			for !strings.Contains(s.Control("uplinks json"), "the hub has not") {
 				if time.Since(began) > 40*time.Second {
 					t.Fatalf("it is not noticed: %s", s.Control("uplinks json"))
 				}
 				time.Sleep(100 * time.Millisecond)
 			}
+
 			p.hold.Store(false)
 			p.cut()
 			if !busy {
@@ -293,11 +281,13 @@ func TestRights(t *testing.T) {
 	]}
 }
 system_account: SYS`)
+
 	stream := newStream(t, h.connect(nats.UserInfo("all", "all")), nil)
 	password := filepath.Join(t.TempDir(), "password")
 	if err := os.WriteFile(password, []byte("secret\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+
 	r := startRedis(t)
 	r.Push("events", texts(0, 100)...)
 	s := edgedtest.Run(t, r.Address(), settings(h.address, `user = "poor"`, fmt.Sprintf("password_file = %q", password))...)
@@ -319,10 +309,12 @@ func TestTLSWithATokenAndAnNKey(t *testing.T) {
 		}
 		return file
 	}
+
 	user, err := nkeys.CreateUser()
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	public, _ := user.PublicKey()
 	seed, _ := user.Seed()
 	secure := fmt.Sprintf(`[uplink.tls]
@@ -331,6 +323,7 @@ ca_file = %q
 cert_file = %q
 key_file = %q
 server_name = %q`, certificates.CAFile, certificates.CertFile, certificates.KeyFile, certificates.ServerName)
+
 	tls := fmt.Sprintf("tls: {cert_file: %q, key_file: %q, ca_file: %q, verify: true}\n",
 		filepath.Join(folder, "server.crt"), filepath.Join(folder, "server.key"), certificates.CAFile)
 	for name, c := range map[string]struct {
@@ -355,10 +348,7 @@ server_name = %q`, certificates.CAFile, certificates.CertFile, certificates.KeyF
 }
 
 func TestPauseReloadAndForget(t *testing.T) {
-	h := startHub(t, "")
-	stream := newStream(t, h.connect(), nil)
-	r := startRedis(t)
-	s := edgedtest.Run(t, r.Address(), settings(h.address)...)
+	h, stream, r, s := startDirect(t)
 	s.Control("pause uplink hub")
 	r.Push("events", texts(0, 100)...)
 	redistest.Eventually(t, "the uplink is paused, and behind", func() bool {
@@ -419,6 +409,7 @@ func TestASecondPublisherUsesTheStream(t *testing.T) {
 			time.Sleep(10 * time.Millisecond)
 		}
 	}()
+
 	r.Push("events", texts(0, 3000)...)
 	<-ended
 	await(t, r, s)
@@ -428,19 +419,21 @@ func TestASecondPublisherUsesTheStream(t *testing.T) {
 			own = append(own, item)
 		}
 	}
+
 	for i, want := range texts(0, 3000) {
 		if i >= len(own) || own[i] != want {
 			t.Fatalf("message %d of %d is not %s", i, len(own), want)
 		}
 	}
+
 	answer := s.Control("uplinks")
 	if !strings.Contains(strings.Join(strings.Fields(answer), " "), "other publishers use its stream") {
 		t.Error(answer)
 	}
 }
 
-// operated returns the configuration of a hub with an operator and an account that has JetStream, and the
-// credentials of a user of that account with some rights.
+// operated returns the configuration of a hub with an operator and an account that has JetStream,
+// and the credentials of a user of that account with some rights.
 func operated(t *testing.T, rights jwt.Permissions) (config string, all, box []byte) {
 	t.Helper()
 	pair := func(create func() (nkeys.KeyPair, error)) (nkeys.KeyPair, string) {
