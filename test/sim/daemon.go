@@ -47,6 +47,9 @@ func (w *world) configuration(name, redis, listen, control string) string {
 		if l.Text("ack", "") == "explicit" {
 			fmt.Fprintf(&b, "ack_wait = \"%ss\"\nmax_deliver = %d\nmax_ack_pending = %d\n", l.Text("wait", "5"), l.Int("deliver", 0), l.Int("pending", 100))
 		}
+		if n := l.Int("dedup", 0); n > 0 {
+			fmt.Fprintf(&b, "dedup = \"json:id\"\ndedup_items = %d\n", n)
+		}
 	}
 	for _, l := range w.lists {
 		if l.Is("inbound") {
@@ -313,7 +316,7 @@ func (w *world) restartRedis(a scenario.Args) {
 	if w.serving != nil {
 		w.stopRedis(a.Int("keep", 0), a.Is("silent"))
 	}
-	before := w.held()
+	before := w.redis.Data()
 	switch a.Text("data", "same") {
 	case "none":
 		w.redis.Restart(nil)
@@ -322,12 +325,9 @@ func (w *world) restartRedis(a scenario.Args) {
 	default:
 		w.redis.RestartWithData()
 	}
+	w.changed(before, w.redis.Data())
 	w.startRedis()
-	after := w.held()
-	w.lock(func() {
-		w.judge.Changed(before, after)
-		if a.Text("data", "same") != "same" {
-			w.judge.Forgotten()
-		}
-	})
+	if a.Text("data", "same") != "same" {
+		w.lock(w.judge.Forgotten)
+	}
 }

@@ -154,11 +154,18 @@ func (w *world) push(a scenario.Args) {
 			words[2] = judge.Payload(key, n, w.maxPayload()+1+size, head, false)
 		default:
 			words[2] = judge.Payload(key, n, size, head, kind == "binary")
+			if w.list(key).Int("dedup", 0) > 0 && kind == "text" {
+				words[2] = judge.Identified(a.Text("id", w.identity(key, n)), words[2])
+			}
+		}
+		before := ""
+		if head {
+			before = w.head(key)
 		}
 		w.lock(func() {
 			w.judge.Pushed(key, words[2])
 			if head { // all that is on its way is found at another place
-				w.judge.Ahead(key)
+				w.judge.Ahead(key, before)
 			}
 		})
 		if _, err := w.redis.Do(words...); err != nil {
@@ -171,6 +178,31 @@ func (w *world) push(a scenario.Args) {
 		w.lock(w.judge.Fault)
 		w.trimTo(key, most)
 	}
+}
+
+// identity is the id of the n-th item of a list with dedup: its number or, in 30 of 100 items, the
+// id of an earlier one, half of which are among the dedup_items before it. It is a function of the
+// number, so that an item keeps its id when other events are removed from the scenario.
+func (w *world) identity(key string, n int) string {
+	for n > 1 {
+		random := w.source(fmt.Sprint("id ", key, n))
+		if random.IntN(100) >= 30 {
+			break
+		}
+		n -= 1 + random.IntN(min(n-1, 2*w.list(key).Int("dedup", 0)))
+	}
+	return fmt.Sprint(n)
+}
+
+// head is the item at the head of a list, empty if there is none.
+func (w *world) head(key string) string {
+	index := "0"
+	if w.right(key) {
+		index = "-1"
+	}
+	item, _ := w.redis.Execute("LINDEX", key, index)
+	text, _ := item.(string)
+	return text
 }
 
 // pop lets another reader take items.
@@ -280,10 +312,16 @@ func (w *world) weather(a scenario.Args) {
 
 // say lets an operator say a command.
 func (w *world) say(a scenario.Args) {
-	if requeued := a.Text("requeue", ""); requeued != "" {
+	requeued := a.Text("requeue", "")
+	if requeued != "" {
 		w.lock(func() { w.judge.Requeued(requeued) })
 	}
-	go w.operate(a.Text("daemon", ""), a.Text("cmd", ""))
+	go func() {
+		_, err := w.operate(a.Text("daemon", ""), a.Text("cmd", ""))
+		if requeued != "" && err == nil {
+			w.lock(func() { w.judge.RequeueEnded(requeued) })
+		}
+	}()
 }
 
 func (w *world) client(a scenario.Args) {

@@ -11,6 +11,7 @@ import (
 	"hash/fnv"
 	"maps"
 	"math/rand/v2"
+	"reflect"
 	"runtime"
 	"slices"
 	"strings"
@@ -108,6 +109,7 @@ func newWorld(plan *scenario.Scenario, parts Parts) *world {
 			Name: l.Text("key", ""), Mode: judge.Mode(l.Text("ack", "received")), AckWait: w.ackWait(l.Text("key", "")),
 			MaxDeliver: l.Int("deliver", 0), MaxPayload: w.maxPayload(),
 			Window: max(plan.World.Int("window", 64), l.Int("pending", 100)), Uplink: plan.World.Int("uplink", 0) > 0,
+			Dedup: l.Int("dedup", 0),
 		})
 	}
 	w.judge = judge.New(lists)
@@ -211,8 +213,35 @@ func reason(head string) string {
 
 // change does something to Redis's data that edged has no part in.
 func (w *world) change(commands ...[]string) {
-	before, after := w.redis.Change(commands...)
-	w.lock(func() { w.judge.Changed(w.sorted(before), w.sorted(after)) })
+	w.changed(w.redis.Change(commands...))
+}
+
+// changed tells the judge of a change of Redis's data that edged has no part in.
+func (w *world) changed(before, after redis.Data) {
+	w.lock(func() {
+		w.judge.Changed(w.sorted(before), w.sorted(after))
+		for _, l := range w.lists {
+			list := l.Text("key", "")
+			keys := ledger.KeysOf(list)
+			same := true
+			for _, key := range []string{keys.List, keys.Ledger, keys.Seen} {
+				same = same && reflect.DeepEqual(value(before, key), value(after, key))
+			}
+			if !same {
+				w.judge.Touched(list)
+			}
+		}
+	})
+}
+
+// value returns the value of a key, nil if there is none.
+func value(data redis.Data, name string) any {
+	for _, key := range data {
+		if key.Name == name {
+			return key.Value
+		}
+	}
+	return nil
 }
 
 // check waits until all faults must be over, judges, and clears up.

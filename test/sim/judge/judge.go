@@ -6,7 +6,6 @@
 package judge
 
 import (
-	"bytes"
 	"fmt"
 	"maps"
 	"slices"
@@ -27,6 +26,7 @@ type List struct {
 	MaxPayload int           // larger items go to the dead letters
 	Window     int           // so many items may come twice to a subscription for each trouble
 	Uplink     bool          // the list goes to the stream of a hub
+	Dedup      int           // an item is a duplicate if one of so many before it has its id; 0: none is
 }
 
 // Held are the items that Redis holds, with the number of copies.
@@ -71,6 +71,13 @@ type list struct {
 	stored int64 // the place of the last item in the stream
 
 	durables map[string]*durable
+
+	// Of a list with dedup.
+	order     []*item   // in Redis's order, with the last ones that are over; equal ones are there several times
+	touched   time.Time // when it was changed last, neither by edged nor by a push to the tail
+	published int       // items that clients have published: their positions are not certain
+	settled   int       // published items before the last check
+	requeues  int       // those that may be under way
 }
 
 // item is an item, or all that are equal to it.
@@ -91,6 +98,13 @@ type item struct {
 	given     bool               // a client gave it up with TERM
 	before    int                // copies that the stream had when it was pushed first
 	settled   map[string]settled // by party
+
+	// In a list with dedup.
+	id            string // empty: it has none
+	loose         bool   // its number may differ from its position
+	dropped       bool   // it may have been removed as a duplicate
+	published     int    // items published before it was pushed
+	settledBefore int    // those of them that are certainly before it in the list
 }
 
 // settled is edged's word that an acknowledgement counts.
@@ -136,12 +150,14 @@ func (j *Judge) Fault() {
 	j.fault, j.grave = j.trouble, j.trouble
 }
 
-// Ahead notes items that are pushed to the head of a list. If there are more of them than
-// unused numbers below the head, all of the list comes again.
-func (j *Judge) Ahead(list string) {
+// Ahead notes that the item pushed last was pushed to the head of a list, before another.
+// If there are more of them than unused numbers below the head, all of the list comes again.
+func (j *Judge) Ahead(list, head string) {
 	j.Fault()
 	j.unsure = true
-	j.lists[list].ahead = time.Now()
+	l := j.lists[list]
+	l.ahead, l.touched = time.Now(), time.Now()
+	l.overtake(j.items[head])
 }
 
 // Mild notes a fault after which no item may come twice, such as a lost reply.
@@ -189,6 +205,7 @@ func Alike(list string, n, size int) string {
 
 // place reads the order of an item made by Payload; 0 if it is none.
 func place(payload string) (list string, at int64) {
+	_, payload = identified(payload)
 	list, rest, _ := strings.Cut(strings.TrimLeft(payload, "="), ":")
 	number, _, ok := strings.Cut(rest, ":")
 	if !ok || len(number) < 2 {
@@ -236,12 +253,14 @@ func (j *Judge) Pushed(list, payload string) {
 	if it.pushed++; it.pushed > 1 {
 		it.unordered = true
 	}
+	j.lists[list].enqueue(it)
 }
 
 // Published notes that a client has published an item to a list that edged writes.
 func (j *Judge) Published(list, payload string) {
 	it := j.item(list, payload)
 	it.maybe, it.unordered = true, true
+	j.lists[list].enqueue(it)
 }
 
 // Accepted notes that edged has said that Redis has a published item.
@@ -293,6 +312,8 @@ func (j *Judge) back(payload string, n int) {
 
 // Requeued notes that all dead letters of a list may come again, in another order.
 func (j *Judge) Requeued(list string) {
+	j.Touched(list)
+	j.lists[list].requeues++
 	for _, it := range j.lists[list].items {
 		it.unordered = true
 	}
@@ -366,6 +387,7 @@ func (s *Session) Received(payload []byte) {
 		s.order(it)
 	}
 	s.unsettled(it)
+	j.duplicated(it, s.client)
 	s.got[it] = time.Now()
 	it.receipts++
 	switch s.mode {
@@ -446,7 +468,7 @@ func (s *Session) twice(it *item, before time.Time) {
 
 // order judges the place of an item that the session gets for the first time.
 func (s *Session) order(it *item) {
-	if it.unordered || it.place <= s.judged {
+	if it.unordered || it.place <= s.judged || s.list.late(it) {
 		return
 	}
 	if !s.sees() && s.mayBeAgain(it) {
@@ -555,156 +577,12 @@ func (s *Session) confirm(it *item) {
 	it.by[s.daemon] = true
 }
 
-// Check judges everything at a time at which all that can be delivered must have
-// been, and forgets the items that are over.
-func (j *Judge) Check(held Held) {
-	for _, name := range slices.Sorted(maps.Keys(j.lists)) {
-		l := j.lists[name]
-		if !l.sorted {
-			slices.SortStableFunc(l.items, func(a, b *item) int { return int(max(-1, min(1, a.place-b.place))) })
-			l.sorted = true
-		}
-		for _, it := range l.items {
-			j.missed(it, held)
-			j.unsent(it, held)
-			j.lost(it, held)
-		}
-	}
-	for _, payload := range slices.Sorted(maps.Keys(held.Waiting)) {
-		if j.items[payload] == nil {
-			j.Find("foreign", "Redis holds %s, which was never pushed", label(payload))
-		} else {
-			j.Find("stalled", "%d of %s still in Redis", held.Waiting[payload], label(payload))
-		}
-	}
-	for _, payload := range slices.Sorted(maps.Keys(held.Dead)) {
-		j.dead(payload, held.Dead[payload])
-	}
-	for _, s := range slices.SortedFunc(maps.Keys(j.sessions), func(a, b *Session) int {
-		return bytes.Compare([]byte(a.client), []byte(b.client))
-	}) {
-		s.gaps(held)
-	}
-	j.forget(held)
-}
-
-// lost judges whether copies are missing.
-func (j *Judge) lost(it *item, held Held) {
-	if it.list.Mode == "none" {
-		return
-	}
-	if missing := it.pushed - it.excused - held.copies(it.payload) - it.confirms; missing > 0 {
-		j.Find("lost", "%s: %d pushed, %d gone without edged, %d confirmed, received %d times, and Redis has %d",
-			label(it.payload), it.pushed, it.excused, it.confirms, it.receipts, held.copies(it.payload))
-	}
-}
-
-// dead judges the dead letters of an item.
-func (j *Judge) dead(payload string, reasons []string) {
-	it := j.items[payload]
-	if it == nil {
-		return // it was judged before
-	}
-	if len(reasons) > it.pushed && !it.maybe && j.troubles == 0 { // a ledger that is lost is one: all comes again
-		j.Find("twice-dead", "%s is %d times among the dead letters", label(payload), len(reasons))
-	}
-	for _, reason := range reasons {
-		if it.place == 0 { // it may be of several lists
-			break
-		}
-		large := len(payload) > it.list.MaxPayload
-		switch {
-		case strings.HasPrefix(reason, "larger") != large,
-			!large && !it.given && (it.list.MaxDeliver == 0 || it.receipts == 0 && strings.Contains(reason, "up")):
-			j.Find("dead", "%s is dead for the wrong reason: %s", label(payload), reason)
-		case !large && !it.given && j.well(it.at) && it.pushed == 1 && j.deliveries(it) < it.list.MaxDeliver:
-			j.Find("dead", "%s is dead after %d deliveries to a party: %s", label(payload), j.deliveries(it), reason)
-		}
-	}
-}
-
-// deliveries is how many deliveries of an item a party has had at most, with those to
-// the sessions that have ended. One that was not read counts as well.
-func (j *Judge) deliveries(it *item) int {
-	ended, most := 0, 0
-	parties := map[string]int{}
-	for s := range j.sessions {
-		switch n := s.times[it]; {
-		case s.list != it.list, s.ended && s.end.Before(it.at):
-		case s.ended && n == 0 && !s.polite, s.ended && n > 0 && s.end.Sub(s.got[it]) > s.wait-time.Second:
-			ended += n + 1
-		case s.ended:
-			ended += n
-		case n > 0 && !s.polite:
-			parties[s.party()] += n + 1
-		case n > 0:
-			parties[s.party()] += n
-		}
-	}
-	for _, n := range parties {
-		most = max(most, n)
-	}
-	return ended + most
-}
-
-// gaps judges whether a plain subscription was passed over.
-func (s *Session) gaps(held Held) {
-	if s.group != "" || s.fresh == nil || s.mode == "none" || s.mode == viewer {
-		return
-	}
-	high := s.high
-	if s.polite && !s.ended && len(s.list.items) > 0 {
-		high = s.list.items[len(s.list.items)-1].place
-	}
-	for _, it := range s.list.items {
-		if it.place <= s.fresh.place || it.place > high || it.place <= s.judged {
-			continue
-		}
-		_, got := s.got[it]
-		elsewhere := false
-		for daemon := range it.by {
-			elsewhere = elsewhere || daemon != s.daemon
-		}
-		if got || elsewhere || it.unordered || it.pushed <= it.excused || it.given || len(held.Dead[it.payload]) > 0 || held.copies(it.payload) > 0 ||
-			!it.confirmed.IsZero() && !it.confirmed.After(s.began) {
-			continue
-		}
-		s.judge.Find("skipped", "%s, subscribed at %s since %s, got %s up to %d and never %s", s.client, s.daemon,
-			s.began.Format("15:04:05"), s.list.Name, s.high, label(it.payload))
-	}
-}
-
-// forget drops the items that are over and the sessions that have ended.
-func (j *Judge) forget(held Held) {
-	for _, l := range j.lists {
-		over := int64(0)
-		for _, it := range l.items {
-			over = max(over, it.place)
-		}
-		l.items = slices.DeleteFunc(l.items, func(it *item) bool {
-			if held.copies(it.payload) > 0 {
-				return false
-			}
-			delete(j.items, it.payload)
-			for _, d := range l.durables {
-				delete(d.acked, it)
-			}
-			return true
-		})
-		for s := range j.sessions {
-			if s.list == l {
-				s.got, s.acked, s.times = map[*item]time.Time{}, map[*item]time.Time{}, map[*item]int{}
-				s.again, s.judged, s.owes, s.twices = map[*item]bool{}, over, nil, 0
-			}
-		}
-	}
-	j.troubles, j.unsure = 0, false
-	maps.DeleteFunc(j.sessions, func(s *Session, _ bool) bool { return s.ended })
-}
-
 // Unpushed takes Pushed back: Redis refused the item.
 func (j *Judge) Unpushed(payload string) {
 	if it := j.items[payload]; it != nil {
 		it.pushed--
+		if l, at := it.list, it.list.position(it); at >= 0 {
+			l.order = slices.Delete(l.order, at, at+1)
+		}
 	}
 }

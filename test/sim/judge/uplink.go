@@ -31,8 +31,9 @@ func (j *Judge) Stored(name, payload, daemon string) {
 		it.confirmed = time.Now()
 	}
 	it.by[daemon] = true
+	j.duplicated(it, "the hub")
 	copies := j.stored[key] - it.before
-	if copies == 1 && !it.unordered {
+	if copies == 1 && !it.unordered && !l.late(it) {
 		if it.place < l.stored {
 			j.Find("hub-order", "the hub got %s after %s:%d", label(payload), name, l.stored)
 		}

@@ -278,7 +278,7 @@ func (r *Redis) refuse(c *client, cmd *command) string {
 	return ""
 }
 
-// own executes a command that is not one of miniredis, and reports whether it is
+// own executes a command that miniredis lacks or executes otherwise, and reports whether it is
 // one. mu is held.
 func (r *Redis) own(c *client, cmd *command, words []string) bool {
 	switch cmd.name {
@@ -303,6 +303,11 @@ func (r *Redis) own(c *client, cmd *command, words []string) bool {
 		subscribe(c, words[1:])
 	case "UNSUBSCRIBE":
 		unsubscribe(c, words[1:])
+	case "SETRANGE":
+		if words[3] != "" {
+			return false
+		}
+		r.dispatch(c, []string{"STRLEN", words[1]}) // miniredis would make the key
 	default:
 		return r.ownSub(c, cmd, words)
 	}

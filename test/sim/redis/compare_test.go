@@ -122,6 +122,16 @@ const session = `
 	APPEND s x
 	INCR s
 	STRLEN s
+	SETRANGE range 0 ""
+	EXISTS range
+	SETRANGE range 3 abc
+	GETRANGE range 0 -1
+	GETRANGE range 1 3
+	GETRANGE range 4 100
+	GETRANGE none 0 -1
+	SETRANGE range 1 xy
+	SETRANGE range 0 ""
+	GET range
 	TTL s
 	EXPIRE s 100
 	PERSIST s

@@ -104,6 +104,9 @@ func (g *generator) world(seed uint64) {
 		g.rare[len(misfortunes)-1] = 0
 	}
 
+	// A third of the lists have dedup, by a source of its own: the seed gives the same for all else.
+	windows := 0
+	dedup := rand.New(rand.NewPCG(seed, 0x6465647570))
 	modes := pick(g, []string{"received", "explicit"}, []string{"explicit", "received"}, []string{"received", "received"}, []string{"explicit", "explicit"})
 	modes = append(modes, pick(g, "received", "explicit", "none"))
 	for i := range pick(g, 1, 2, 2, 3) {
@@ -116,6 +119,11 @@ func (g *generator) world(seed uint64) {
 		}
 		if g.percent(30) {
 			list = list.With("inbound", true)
+		}
+		if !g.uniform[key] && dedup.IntN(9) < 4 {
+			list = list.With("dedup", 5+dedup.IntN(56))
+			windows++
+			g.s.World = g.s.World.With("memory", fmt.Sprintf("%dMiB", windows)) // a quarter is enough for the keys
 		}
 		g.s.Lists = append(g.s.Lists, list)
 	}

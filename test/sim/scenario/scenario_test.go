@@ -33,3 +33,18 @@ func TestALineThatIsNoEventIsAnErrorThatNamesIt(t *testing.T) {
 		}
 	}
 }
+
+func TestAThirdOfTheListsHaveDedup(t *testing.T) {
+	with, all := 0, 0
+	for seed := range uint64(1000) {
+		for _, l := range Generate(seed, 0).Lists {
+			all++
+			if l.Int("dedup", 0) > 0 {
+				with++
+			}
+		}
+	}
+	if 100*with < 28*all || 100*with > 38*all {
+		t.Errorf("%d of %d lists", with, all)
+	}
+}
