@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 
 	"go.uber.org/zap"
@@ -42,8 +43,10 @@ func (u *Uplink) atHub(ctx context.Context, link Link, s *sending) (bool, error)
 	if s.item.Epoch == f.epoch {
 		at.floor = f.floor
 	}
+	at.owed = make(map[uint64]bool, len(f.queue))
 	for _, item := range f.queue {
 		at.lowest = min(at.lowest, item.Number)
+		at.owed[item.Number] = true
 	}
 	u.mu.Unlock()
 
@@ -88,6 +91,8 @@ type place struct {
 	start  uint64 // from this number on, the hub has all items before the oldest unconfirmed one
 	lowest uint64 // number of an unconfirmed item
 	floor  uint64 // items with lower numbers were pushed to the head in this life, so no earlier process has sent them
+
+	owed map[uint64]bool // unconfirmed items, as far as the feed has them
 }
 
 // compare returns the items, from the lowest one on, that the hub has. It also returns the last run
@@ -124,12 +129,12 @@ func (u *Uplink) compare(ctx context.Context, link Link, oldest Item, at place) 
 		return known, newest, nil
 	}
 	from := max(oldest.Number, at.floor)
-	next, err := u.prove(ctx, oldest, from, marks, known)
+	begin, next, err := u.prove(ctx, oldest, from, at.owed, marks, known)
 	switch {
-	case next == last.Number+1 && from == oldest.Number:
+	case next == last.Number+1 && begin == from && from == oldest.Number:
 		newest = run{oldest.Epoch, min(at.start, from), next}
 	case next == last.Number+1:
-		newest = run{oldest.Epoch, from, next}
+		newest = run{oldest.Epoch, begin, next}
 	case !current:
 		newest = run{}
 	}
@@ -183,30 +188,50 @@ func asked(subject string, err error) error {
 	return fmt.Errorf("ask which items of %s it has: %w", subject, err)
 }
 
-// prove adds to known the items, from a number on, that Redis has with the same bytes as the hub.
-// It returns one past the last of them, or 0.
-func (u *Uplink) prove(ctx context.Context, oldest Item, from uint64, marks []Mark, known holdings) (next uint64, err error) {
+// prove adds to known the items, from a number on, that Redis has with the same bytes as the hub. The
+// hub lacks numbers that no item was sent for, such as those of duplicates and dead letters, but no item that
+// is owed before others. prove returns where the last items with consecutive numbers begin, and one past the
+// last of them, or 0.
+func (u *Uplink) prove(ctx context.Context, oldest Item, from uint64, owed map[uint64]bool, marks []Mark, known holdings) (begin, next uint64, err error) {
 	byNumber := make(map[uint64]Mark)
 	for _, m := range slices.Backward(marks) {
 		byNumber[m.Number] = m
 	}
+	numbers := slices.Sorted(maps.Keys(byNumber))
+	i, _ := slices.BinarySearch(numbers, from)
+	if i == len(numbers) || numbers[i] != from {
+		return 0, 0, nil
+	}
 
-	var some []Mark
-	for n := from; ; n++ {
-		m, there := byNumber[n]
-		if !there {
+	for i < len(numbers) {
+		start := numbers[i]
+		var some []Mark
+		for ; i < len(numbers) && numbers[i] == start+uint64(len(some)); i++ {
+			some = append(some, byNumber[numbers[i]])
+		}
+		same, _, err := u.equal(ctx, oldest, some)
+		if err != nil {
+			return 0, 0, err
+		}
+		if same > 0 {
+			begin, next = start, start+uint64(same)
+			known.add(oldest.Epoch, begin, next)
+		}
+		if same < len(some) || i < len(numbers) && owes(owed, next, numbers[i]) {
 			break
 		}
-		some = append(some, m)
 	}
+	return begin, next, nil
+}
 
-	same, _, err := u.equal(ctx, oldest, some)
-	if err != nil || same == 0 {
-		return 0, err
+// owes reports whether one of the items from from to to, to excluded, is owed.
+func owes(owed map[uint64]bool, from, to uint64) bool {
+	for n := range owed {
+		if from <= n && n < to {
+			return true
+		}
 	}
-	next = from + uint64(same)
-	known.add(oldest.Epoch, from, next)
-	return next, nil
+	return false
 }
 
 // chunk is the number of items that are read from Redis at a time.
