@@ -17,6 +17,7 @@ type Place struct {
 	Large  int       // how many where they are Large (IsLarge); no less than Bytes
 	Full   bool      // nothing can be read before consumers have confirmed items
 	Sweep  bool      // the read is for consumers behind the front
+	Judge  uint64    // not 0: it is to be known whether the item before this number is a duplicate
 	Dirty  bool      // Changes has something to write
 	Wake   time.Time // Plan wants to be called then; zero: no such time
 }

@@ -154,6 +154,7 @@ func (d *daemon) relay(list config.List, cfg *config.Config) (relayed, poller.Li
 	options := relayOptions(list, cfg)
 	options.Pending = &d.pending
 	options.Changed = func() { d.loop.Wake(list.Key) }
+	options.Duplicate = func(n uint64) (is, known bool) { return d.loop.Verdict(list.Key, n) }
 	options.CutOff = func(c relay.ConsumerInfo) { d.cutOff(list.Key, c) }
 	options.Dropped = func(c relay.ConsumerInfo) { d.dropped(list.Key, c) }
 	switch list.Ack {

@@ -96,10 +96,13 @@ func (r *reader) plansKeys(plan *batch.Place, read *bool) *dedup.Window {
 	var w *dedup.Window
 	var to uint64
 	if *read && plan.From >= r.first {
-		w, to = d.lacking(plan)
+		w, to = d.lacking(plan, r.end)
 		if w != nil && plan.Sweep {
 			r.relay.SkipSweep()
 		}
+	}
+	if n := plan.Judge - 1; w == nil && plan.Judge > 0 && n >= r.first && n < r.end {
+		w, to = d.judgesOne(n, r.end)
 	}
 	if low := r.low(plan.Floor); w == nil && low > r.first {
 		if last, ok := r.marks.last(low); ok && last.number >= r.first && !d.cover(r.first, last.number+1) {
@@ -116,23 +119,38 @@ func (r *reader) plansKeys(plan *batch.Place, read *bool) *dedup.Window {
 	*read = true
 	plan.From, plan.Items = w.Next(), int(min(to, r.end)-min(w.Next(), r.end))
 	plan.Bytes, plan.Large = o.BatchBytes, o.BatchBytes
-	if plan.Items == 0 { // it is gone: the claim will tell
-		r.claimed = false
+	if plan.Items == 0 { // the list is shorter than it was
+		*read = false
 		return nil
 	}
 	return w
 }
 
+// judgesOne returns the window that is to read for a verdict on item n, and up to which item; nil if there is a
+// verdict.
+func (d *repeats) judgesOne(n, end uint64) (w *dedup.Window, to uint64) {
+	if d.judged.Has(n) {
+		return nil, 0
+	}
+	if w, to = d.lacking(&batch.Place{From: n, Items: 1}, end); w != nil {
+		return w, to
+	}
+	if w = d.back; !ready(w, n, d.start(n)) {
+		w = d.front
+	}
+	return w, n + 1
+}
+
 // lacking bounds a read to items whose verdict is known, or can be told as they are read. Otherwise it
 // returns the window that lacks keys, and up to which item.
-func (d *repeats) lacking(plan *batch.Place) (w *dedup.Window, to uint64) {
+func (d *repeats) lacking(plan *batch.Place, end uint64) (w *dedup.Window, to uint64) {
 	from := plan.From
 	unjudged, next := d.judged.Gap(from)
 	if unjudged > from {
 		plan.Items = int(min(uint64(plan.Items), unjudged-from))
 		return nil, 0
 	}
-	reads := d.back != nil && d.back.Next() < d.ahead // back does, for keys
+	reads := d.back != nil && d.back.Next() < min(d.ahead, end) // back does, for keys
 	switch {
 	case ready(d.front, from, d.start(from)), !reads && ready(d.back, from, d.start(from)):
 		return nil, 0
@@ -148,7 +166,7 @@ func (d *repeats) lacking(plan *batch.Place) (w *dedup.Window, to uint64) {
 	if d.seeks > 1 { // cursors take turns at several places
 		d.ahead = min(from+4*uint64(d.items), next)
 	}
-	return d.seek(&d.back, from), d.ahead
+	return d.seek(&d.back, from), max(from, min(d.ahead, end))
 }
 
 // ready reports whether a window takes item n next, and has all keys from start on.
@@ -372,6 +390,16 @@ func (r *reader) recall(ctx context.Context, w *dedup.Window) error {
 	}
 	r.more = true
 	return nil
+}
+
+// Verdict reports whether an item of a list is a duplicate, and whether that is known. It is called by the loop,
+// from within a list's Log.
+func (l *Loop) Verdict(key string, n uint64) (duplicate, known bool) {
+	r := l.reader(key)
+	if r == nil || r.repeats == nil {
+		return false, true
+	}
+	return len(l.Duplicates(key, n, n+1)) > 0, r.repeats.judged.Has(n)
 }
 
 // Duplicates returns the items of a list, of those from from to to, to excluded, that are known to repeat an

@@ -70,12 +70,13 @@ func (a *aside) drop(n uint64) {
 	delete(a.items, n)
 }
 
-// setAside sets items aside that hold too many others in the list, or for too long.
-func (l *Log) setAside(now time.Time) {
+// setAside sets items aside that hold too many others in the list, or for too long. Before that it has to be
+// known that they are no duplicates: it returns one past the item of which it is not, or 0.
+func (l *Log) setAside(now time.Time) (judge uint64) {
 	a, spans := &l.aside, l.past.Spans()
 	if len(spans) == 0 {
 		a.since = time.Time{}
-		return
+		return 0
 	}
 	explicit := slices.ContainsFunc(l.consumers, func(c *consumer) bool { return c.terms.Explicit })
 	if floor := l.past.Floor(); a.since.IsZero() || a.holds != floor {
@@ -83,17 +84,40 @@ func (l *Log) setAside(now time.Time) {
 	}
 	tooMany := explicit && l.past.Count()-l.past.Floor() >= l.mostHeld
 	if a.unsaved > 0 || l.stopped || !l.active() || !tooMany && now.Before(a.since.Add(longestHold)) {
-		return
+		return 0
 	}
+	passed := false
 	for n := l.past.Floor(); n < spans[0].From && a.unsaved < maxAside && l.owes(n); n++ {
-		a.add(n, false)
+		duplicate, known := l.isDuplicate(n)
+		if !known {
+			judge = n + 1
+			break
+		}
+		if !duplicate {
+			a.add(n, false)
+			continue
+		}
+		passed = true
+		for _, c := range l.consumers {
+			if !c.closing && !c.acked.Has(n) {
+				l.passDuplicate(c, n, n+1)
+			}
+		}
 	}
-	if a.unsaved > 0 {
+	if a.unsaved > 0 || passed {
 		l.moved()
 		l.settle()
-	} else {
+	} else if judge == 0 {
 		a.since = now // an item that no consumer owes stays where it is
 	}
+	return judge
+}
+
+func (l *Log) isDuplicate(n uint64) (is, known bool) {
+	if l.opts.Duplicate == nil {
+		return false, true
+	}
+	return l.opts.Duplicate(n)
 }
 
 // owes reports whether a consumer owes an item.

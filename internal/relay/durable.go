@@ -172,6 +172,9 @@ func (l *Log) pass(c *consumer, to uint64) {
 	if c.below = to; c.acked.Floor() >= to {
 		return
 	}
+	if c.cursor < to {
+		l.leaveFront(c) // its cursor moves alone
+	}
 	if missed := l.skip(c, to); missed > 0 {
 		c.missed += missed
 		c.version++

@@ -73,6 +73,10 @@ type Options struct {
 
 	Pending *Pending // of explicit consumers, shared by several lists; nil means no bound
 
+	// Duplicate reports whether an item repeats an earlier one, and whether that is known. It is called by Plan,
+	// with the lock held; nil: no item does.
+	Duplicate func(n uint64) (is, known bool)
+
 	Changed func()           // called without the lock when Plan or Changes may say something new; must not block
 	Now     func() time.Time // nil means time.Now
 }
@@ -235,7 +239,7 @@ func (l *Log) plan(first, end uint64, now time.Time) batch.Place {
 	l.redeliverOverdue(now)
 	l.leaveBehind(now)
 	l.settle()
-	l.setAside(now)
+	p.Judge = l.setAside(now)
 	l.ages.forget(first)
 	p.Floor, p.Active, p.Dirty = l.past.Floor(), l.active() || len(l.records.waiting) > 0, l.dirty(now)
 	p.Idle = !slices.ContainsFunc(l.consumers, func(c *consumer) bool { return !c.choosesPlace() || c.inUse() })

@@ -64,6 +64,7 @@ type world struct {
 	quiet    quiet
 	durables map[string]*owes
 	dedup    bool
+	judged   numbers.Set // items of which the Log learns whether they are duplicates
 }
 
 // quiet is the last Plan, if it had no work.
@@ -143,6 +144,9 @@ func newWorld(t *testing.T, seed uint64, explicit bool) *world {
 		Changed: func() { w.quiet.woken = true },
 		Window:  1 + w.rand.IntN(12), Memory: 1 << 20, Now: func() time.Time { return w.now },
 		Terms: Terms{Explicit: explicit, AckWait: 20 * time.Second, MaxAckPending: 1 + w.rand.IntN(12), MaxDeliver: w.rand.IntN(4) * 2},
+	}
+	if w.dedup {
+		w.opts.Duplicate = func(n uint64) (is, known bool) { return w.repeats(n), w.judged.Has(n) }
 	}
 	if seed%3 == 1 {
 		w.opts.Delay = 2 * time.Second
@@ -495,6 +499,9 @@ func (w *world) turn(lost bool) {
 		w.log.Saved(true) // the serial in the ledger tells
 	}
 	p := w.log.Plan(w.first, w.end)
+	if p.Judge > 0 {
+		w.judged.Add(p.Judge-1, p.Judge)
+	}
 	w.quiet = quiet{yes: !w.works(p), end: w.end, wake: p.Wake}
 	var read *batch.Batch
 	if p.Items > 0 && p.From < w.end {
@@ -580,6 +587,9 @@ func (w *world) write(ch *batch.Changes) {
 		w.known.Add(d.Number, d.Number+1)
 	}
 	for _, n := range ch.Aside {
+		if w.repeats(n) {
+			w.t.Errorf("%d is to be set aside, but is a duplicate", n)
+		}
 		if n < w.first && !w.aside[n] {
 			w.t.Errorf("%d is to be set aside, but is not in the list", n)
 		}
