@@ -7,7 +7,9 @@ import (
 	"edged/internal/batch"
 )
 
-func (w *world) works(p batch.Place) bool { return p.Dirty || p.Judge > 0 || p.Items > 0 && p.From < w.end }
+func (w *world) works(p batch.Place) bool {
+	return p.Dirty || p.Judge > 0 || p.Items > 0 && p.From < w.end
+}
 
 // checkWoken looks whether the loop, which sleeps, is woken for new work.
 func (w *world) checkWoken() {
