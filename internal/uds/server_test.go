@@ -143,11 +143,14 @@ func (c *client) rest() string {
 	return string(got)
 }
 
-// ask sends input, closes its side and returns the whole answer.
+// ask sends input, closes its side and returns the whole answer. A connection that is refused may be
+// closed before the input is sent.
 func (s *server) ask(t *testing.T, input string) string {
 	t.Helper()
 	c := s.dial(t)
-	c.send(input)
+	if _, err := io.WriteString(c, input); err != nil && !errors.Is(err, syscall.EPIPE) {
+		t.Fatal(err)
+	}
 	_ = c.CloseWrite()
 	return c.rest()
 }
