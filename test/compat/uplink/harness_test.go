@@ -203,6 +203,15 @@ func stored(t testing.TB, s jetstream.Stream) (items []string) {
 	return items
 }
 
+// reaches waits until a stream has n messages.
+func reaches(t *testing.T, stream jetstream.Stream, n int) {
+	t.Helper()
+	redistest.Eventually(t, fmt.Sprintf("the stream has %d messages", n), func() bool {
+		info, err := stream.Info(t.Context())
+		return err == nil && info.State.Msgs >= uint64(n)
+	})
+}
+
 // await waits until Redis is empty: the hub has confirmed all items.
 func await(t testing.TB, r *redistest.Server, s *edgedtest.Server) {
 	t.Helper()

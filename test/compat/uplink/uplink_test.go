@@ -161,7 +161,7 @@ func TestALeaderIsKilledInMidStream(t *testing.T) {
 	const n = 20_000
 	for i := range 4 {
 		r.Push("events", texts(i*n/4, n/4)...)
-		time.Sleep(300 * time.Millisecond)
+		reaches(t, stream, i*n/4+100) // in mid-stream
 		info, err := stream.Info(t.Context())
 		if err != nil {
 			t.Logf("info: %v", err)
@@ -177,7 +177,10 @@ func TestALeaderIsKilledInMidStream(t *testing.T) {
 		for _, h := range hubs[1:] { // the test is connected to the first one
 			if info.Cluster.Leader == fmt.Sprintf("n%d", map[*hub]int{hubs[1]: 1, hubs[2]: 2}[h]) {
 				h.process.Kill()
-				time.Sleep(time.Second)
+				redistest.Eventually(t, "another server leads the stream", func() bool {
+					after, err := stream.Info(t.Context())
+					return err == nil && after.Cluster.Leader != "" && after.Cluster.Leader != info.Cluster.Leader
+				})
 				h.start()
 			}
 		}
