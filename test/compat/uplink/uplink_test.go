@@ -402,19 +402,13 @@ func TestASecondPublisherUsesTheStream(t *testing.T) {
 	stream := newStream(t, js, func(c *jetstream.StreamConfig) { c.Subjects = []string{"edge.>"} })
 	r := startRedis(t)
 	s := edgedtest.Run(t, r.Address(), settings(h.address)...)
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		for range 300 {
-			if _, err := js.Publish(t.Context(), "edge.other", []byte("other")); err != nil {
-				t.Error(err)
-			}
-			time.Sleep(10 * time.Millisecond)
-		}
-	}()
-
 	r.Push("events", texts(0, 3000)...)
-	<-ended
+	for i := range 300 {
+		if _, err := js.Publish(t.Context(), "edge.other", []byte("other")); err != nil {
+			t.Error(err)
+		}
+		reaches(t, stream, 11*i) // ten items between two of the other's
+	}
 	await(t, r, s)
 	var own []string
 	for _, item := range stored(t, stream) {
