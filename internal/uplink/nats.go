@@ -31,6 +31,7 @@ const (
 const (
 	dialTimeout = 10 * time.Second
 	ackTimeout  = 30 * time.Second // for the hub's confirmation of the oldest item in flight
+	askEvery    = 4 * time.Second  // without a confirmation, between two questions how far the stream is
 	pingEvery   = 10 * time.Second // after the previous answer
 	pingTimeout = 20 * time.Second // for its answer
 	// slowest is the rate in bytes a second of the slowest link: ackTimeout and pingTimeout are
@@ -508,35 +509,66 @@ type natsSending struct {
 	stream string
 }
 
-// Wait implements Sending.
+// Wait implements Sending. A stream's leader that dies takes the messages with it that its
+// followers do not have, and they are never answered. The hub has received all messages when it
+// answers a question that was sent after them.
 func (s natsSending) Wait(ctx context.Context) (repeated bool, err error) {
 	size := int64(s.item.size())
-	timer := time.NewTimer(ackTimeout + time.Duration(size)*time.Second/slowest)
+	grace := time.Duration(size) * time.Second / slowest
+	deadline := time.Now().Add(ackTimeout + grace)
+	timer := time.NewTimer(askEvery + grace)
 	defer timer.Stop()
 
-	select {
-	case ack := <-s.future.Ok():
-		s.link.onWay.Add(-size)
-		s.link.note(s.item.Subject, ack.Sequence)
-		s.link.mu.Lock()
-		s.link.stored[s.stream] = ack.Sequence
-		s.link.mu.Unlock()
-		return ack.Duplicate, nil
-	case err := <-s.future.Err():
-		s.link.onWay.Add(-size)
-		if api := new(jetstream.APIError); errors.As(err, &api) && (api.ErrorCode == codeWrongLastSeq || api.ErrorCode == codeWrongLastID) {
+	for last := uint64(0); ; {
+		select {
+		case ack := <-s.future.Ok():
+			s.link.onWay.Add(-size)
+			s.link.note(s.item.Subject, ack.Sequence)
 			s.link.mu.Lock()
-			defer s.link.mu.Unlock()
-			return false, s.link.hub.conflict(s.stream, s.link.stored[s.stream]+1)
+			s.link.stored[s.stream] = ack.Sequence
+			s.link.mu.Unlock()
+			return ack.Duplicate, nil
+		case err := <-s.future.Err():
+			s.link.onWay.Add(-size)
+			return false, s.refused(err)
+		case <-s.link.life.Done():
+			return false, s.link.explain(s.link.why)
+		case <-ctx.Done():
+			return false, ctx.Err()
+		case <-timer.C:
 		}
-		return false, s.link.explain(err)
-	case <-s.link.life.Done():
-		return false, s.link.explain(s.link.why)
-	case <-timer.C:
-		return false, fmt.Errorf("the hub has not confirmed an item for %s", ackTimeout)
-	case <-ctx.Done():
-		return false, ctx.Err()
+
+		if time.Now().After(deadline) {
+			return false, fmt.Errorf("the hub has not confirmed an item for %s", ackTimeout)
+		}
+		before := last
+		if last = s.link.lastSequence(ctx, s.stream); last == before && last > 0 {
+			return false, errors.New("the stream stores nothing of what was sent: asking again which items it has")
+		}
+		timer.Reset(askEvery)
 	}
+}
+
+// refused explains why the hub has not stored the item.
+func (s natsSending) refused(err error) error {
+	if api := new(jetstream.APIError); errors.As(err, &api) && (api.ErrorCode == codeWrongLastSeq || api.ErrorCode == codeWrongLastID) {
+		s.link.mu.Lock()
+		defer s.link.mu.Unlock()
+		return s.link.hub.conflict(s.stream, s.link.stored[s.stream]+1)
+	}
+	return s.link.explain(err)
+}
+
+// lastSequence returns that of a stream's last message, or 0 if the stream is empty or does not
+// answer, as during the election of a leader.
+func (l *natsLink) lastSequence(ctx context.Context, stream string) uint64 {
+	ctx, cancel := context.WithTimeout(ctx, askEvery)
+	defer cancel()
+	s, err := l.js.Stream(ctx, stream)
+	if err != nil {
+		return 0
+	}
+	return s.CachedInfo().State.LastSeq
 }
 
 // Error codes of JetStream: nats-server's server/jetstream_errors_generated.go.

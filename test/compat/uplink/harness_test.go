@@ -181,10 +181,12 @@ func stored(t testing.TB, s jetstream.Stream) (items []string) {
 	ctx, cancel := context.WithTimeout(context.Background(), edgedtest.Patience)
 	defer cancel()
 
-	info, err := s.Info(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
+	var info *jetstream.StreamInfo
+	redistest.Eventually(t, "the stream has a leader", func() (ok bool) {
+		var err error
+		info, err = s.Info(ctx)
+		return err == nil
+	})
 	c, err := s.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{})
 	if err != nil {
 		t.Fatal(err)
