@@ -29,13 +29,14 @@ const (
 
 // Times of a link.
 const (
-	dialTimeout = 10 * time.Second
-	ackTimeout  = 30 * time.Second // for the hub's confirmation of the oldest item in flight
-	askEvery    = 4 * time.Second  // without a confirmation, between two questions how far the stream is
-	pingEvery   = 10 * time.Second // after the previous answer
-	pingTimeout = 20 * time.Second // for its answer
-	// slowest is the rate in bytes a second of the slowest link: ackTimeout and pingTimeout are
-	// extended by the time that the bytes in flight take at this rate.
+	dialTimeout  = 10 * time.Second
+	ackTimeout   = 30 * time.Second // for the hub's confirmation of the oldest item in flight
+	replyTimeout = 10 * time.Second // for the hub's answer to a question
+	askEvery     = 4 * time.Second  // without a confirmation, between two questions how far the stream is
+	pingEvery    = 10 * time.Second // after the previous answer
+	pingTimeout  = 20 * time.Second // for its answer
+	// slowest is the rate in bytes a second of the slowest link: ackTimeout, pingTimeout and
+	// replyTimeout are extended by the time that the bytes in flight take at this rate.
 	slowest = 4 << 10
 	// sequentialFor is how long items of a list are sent one at a time after another publisher was
 	// found to use the stream.
@@ -91,12 +92,21 @@ func (d dialer) Dial(network, address string) (net.Conn, error) {
 		return nil, net.ErrClosed
 	}
 	d.link.socket = c
-	return patient{c}, nil
+	return patient{c, &d.link.received}, nil
 }
 
 // patient is a connection whose peer takes some bytes within ackTimeout, or is dead. The library
 // writes with a lock held that Close needs too.
-type patient struct{ net.Conn }
+type patient struct {
+	net.Conn
+	received *atomic.Int64 // bytes
+}
+
+func (c patient) Read(p []byte) (n int, err error) {
+	n, err = c.Conn.Read(p)
+	c.received.Add(int64(n))
+	return n, err
+}
 
 func (c patient) Write(p []byte) (n int, err error) {
 	for n < len(p) && err == nil {
@@ -192,6 +202,7 @@ type natsLink struct {
 	sizes      map[string]int    // by stream: its max_msg_size, or -1
 	pinging    sync.WaitGroup
 	onWay      atomic.Int64 // bytes of items that the hub has not answered
+	received   atomic.Int64 // bytes from the hub
 
 	mu     sync.Mutex
 	newest map[string]uint64 // guarded by mu; by subject: sequence of its newest message
@@ -212,9 +223,10 @@ func (l *natsLink) Done() <-chan struct{} { return l.life.Done() }
 func (l *natsLink) Err() error { return l.explain(l.why) }
 
 // grace returns how long the bytes in flight take on the slowest link.
-func (l *natsLink) grace() time.Duration {
-	return time.Duration(l.onWay.Load()) * time.Second / slowest
-}
+func (l *natsLink) grace() time.Duration { return takes(l.onWay.Load()) }
+
+// takes returns how long some bytes take on the slowest link.
+func takes(bytes int64) time.Duration { return time.Duration(bytes) * time.Second / slowest }
 
 // ping finds out whether the link is dead. The library's own pings would consider a link dead that
 // is busy with a large item.
@@ -225,14 +237,11 @@ func (l *natsLink) ping() {
 			return
 		case <-time.After(pingEvery):
 		}
-		wait := pingTimeout + l.grace()
-		ctx, cancel := context.WithTimeout(context.Background(), wait)
-		err := l.conn.FlushWithContext(ctx)
-		if cancel(); errors.Is(err, context.DeadlineExceeded) {
-			l.fail(fmt.Errorf("the hub has not answered a ping for %s", wait.Round(time.Second)))
-		} else if err != nil {
-			l.fail(err)
+		ctx, cancel := l.ask(context.Background(), pingTimeout)
+		if err := l.conn.FlushWithContext(ctx); err != nil {
+			l.fail(l.failed(ctx, err))
 		}
+		cancel()
 	}
 }
 
@@ -270,26 +279,51 @@ func (l *natsLink) Server() string { return l.conn.ConnectedUrlRedacted() }
 // Pipelined implements Link.
 func (l *natsLink) Pipelined() bool { return !l.sequential }
 
-// asking bounds a request. It ends with the link: a request without the right to it breaks the
-// link, and gets no answer.
-func (l *natsLink) asking(ctx context.Context) (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithTimeout(ctx, ackTimeout)
-	stop := context.AfterFunc(l.life, cancel)
+// ask bounds a question to the hub: the answer begins within some time, and continues at the rate
+// of the slowest link. The question ends with the link: one without the right to it breaks the
+// link, and gets no answer. Its cause tells why it ended.
+func (l *natsLink) ask(ctx context.Context, within time.Duration) (context.Context, context.CancelFunc) {
+	const longest = time.Hour // the library wants a deadline
+	ctx, stop := context.WithTimeout(ctx, longest)
+	ctx, cancel := context.WithCancelCause(ctx)
+	within += l.grace()
+	var watching sync.WaitGroup
+	watching.Go(func() {
+		tick := time.NewTicker(within)
+		defer tick.Stop()
+		for before := l.received.Load(); ; {
+			select {
+			case <-ctx.Done():
+				return
+			case <-l.life.Done():
+				cancel(l.why)
+				return
+			case <-tick.C:
+			}
+			now := l.received.Load()
+			if takes(now-before) < within {
+				cancel(fmt.Errorf("the hub has not answered for %s", within.Round(time.Second)))
+				return
+			}
+			before = now
+		}
+	})
 	return ctx, func() {
+		cancel(nil)
 		stop()
-		cancel()
+		watching.Wait()
 	}
 }
 
-// failed explains why a request failed.
-func (l *natsLink) failed(err error) error {
+// failed explains why a question failed.
+func (l *natsLink) failed(asked context.Context, err error) error {
 	select {
 	case <-l.life.Done():
-		return l.explain(l.why)
+		err = l.why
 	default:
-	}
-	if errors.Is(err, context.DeadlineExceeded) {
-		return fmt.Errorf("the hub has not answered a request for %s", ackTimeout)
+		if why := context.Cause(asked); why != nil {
+			err = why
+		}
 	}
 	return l.explain(err)
 }
@@ -310,12 +344,12 @@ func (l *natsLink) get(ctx context.Context, stream string, request any) (*stored
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := l.asking(ctx)
+	ctx, cancel := l.ask(ctx, replyTimeout)
 	defer cancel()
 
 	answer, err := l.conn.RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+stream, text)
 	if err != nil {
-		return nil, l.failed(err)
+		return nil, l.failed(ctx, err)
 	}
 
 	var reply struct {
@@ -350,13 +384,13 @@ func (l *natsLink) stream(ctx context.Context, subject string) (string, error) {
 	l.hub.subjects[subject] = true
 	l.hub.mu.Unlock()
 	if name = l.hub.opts.Stream; name == "" {
-		ctx, cancel := l.asking(ctx)
+		ctx, cancel := l.ask(ctx, replyTimeout)
 		defer cancel()
 		var err error
 		if name, err = l.js.StreamNameBySubject(ctx, subject); errors.Is(err, jetstream.ErrStreamNotFound) {
 			return "", fmt.Errorf("no stream of the hub has the subject %s: create one", subject)
 		} else if err != nil {
-			return "", l.failed(err)
+			return "", l.failed(ctx, err)
 		}
 	}
 
@@ -364,11 +398,11 @@ func (l *natsLink) stream(ctx context.Context, subject string) (string, error) {
 		if err := l.settle(ctx, name); err != nil {
 			return "", err
 		}
-		asking, cancel := l.asking(ctx)
+		asked, cancel := l.ask(ctx, replyTimeout)
 		defer cancel()
-		stream, err := l.js.Stream(asking, name)
+		stream, err := l.js.Stream(asked, name)
 		if err != nil {
-			return "", l.failed(err)
+			return "", l.failed(asked, err)
 		}
 		info := stream.CachedInfo()
 		l.ends[name], l.sizes[name] = info.State.LastSeq, int(info.Config.MaxMsgSize)
@@ -514,12 +548,11 @@ type natsSending struct {
 // answers a question that was sent after them.
 func (s natsSending) Wait(ctx context.Context) (repeated bool, err error) {
 	size := int64(s.item.size())
-	grace := time.Duration(size) * time.Second / slowest
-	deadline := time.Now().Add(ackTimeout + grace)
-	timer := time.NewTimer(askEvery + grace)
+	deadline := time.Now().Add(ackTimeout + takes(size))
+	timer := time.NewTimer(askEvery + takes(size))
 	defer timer.Stop()
 
-	for last := uint64(0); ; {
+	for last, received := uint64(0), s.link.received.Load(); ; {
 		select {
 		case ack := <-s.future.Ok():
 			s.link.onWay.Add(-size)
@@ -538,6 +571,10 @@ func (s natsSending) Wait(ctx context.Context) (repeated bool, err error) {
 		case <-timer.C:
 		}
 
+		if now := s.link.received.Load(); takes(now-received) >= askEvery {
+			deadline = deadline.Add(takes(now - received)) // an answer to another question is on its way
+			received = now
+		}
 		if time.Now().After(deadline) {
 			return false, fmt.Errorf("the hub has not confirmed an item for %s", ackTimeout)
 		}

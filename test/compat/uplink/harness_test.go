@@ -178,19 +178,17 @@ func texts(from, n int) []any {
 // stored returns the items in the stream.
 func stored(t testing.TB, s jetstream.Stream) (items []string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), edgedtest.Patience)
-	defer cancel()
-
 	var info *jetstream.StreamInfo
-	redistest.Eventually(t, "the stream has a leader", func() (ok bool) {
+	var c jetstream.Consumer
+	redistest.Eventually(t, "the stream can be read", func() bool { // it may have no leader
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
 		var err error
-		info, err = s.Info(ctx)
+		if info, err = s.Info(ctx); err == nil {
+			c, err = s.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{})
+		}
 		return err == nil
 	})
-	c, err := s.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{})
-	if err != nil {
-		t.Fatal(err)
-	}
 
 	for left := int(info.State.Msgs); left > 0; {
 		batch, err := c.Fetch(left, jetstream.FetchMaxWait(10*time.Second))
