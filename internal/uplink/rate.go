@@ -4,42 +4,32 @@ import (
 	"context"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"edged/internal/flow"
 )
 
-// bucket is a token bucket that holds a second's worth of bytes. One goroutine uses it.
-type bucket struct {
-	rate  float64 // bytes a second; 0 means no bound
-	left  float64
-	since time.Time
+// newLimiter lets so many bytes a second pass, and a second's worth of them at once. 0 means no bound.
+func newLimiter(bytes int) *rate.Limiter {
+	if bytes == 0 {
+		return rate.NewLimiter(rate.Inf, 0)
+	}
+	return rate.NewLimiter(rate.Limit(bytes), bytes)
 }
 
-func newBucket(rate int) *bucket {
-	return &bucket{rate: float64(rate), left: float64(rate), since: time.Now()}
-}
-
-// wait waits until n bytes may be sent. More than a second's worth of bytes are sent at once and
-// leave a debt.
-func (b *bucket) wait(ctx context.Context, n int) error {
-	if b.rate == 0 {
+// pass waits until n bytes may be sent, which may be more than a second's worth.
+func pass(ctx context.Context, limit *rate.Limiter, n int) error {
+	if limit.Limit() == rate.Inf {
 		return nil
 	}
-	now := time.Now()
-	b.left = min(b.rate, b.left+now.Sub(b.since).Seconds()*b.rate)
-	b.since = now
-	b.left -= float64(n)
-	if b.left >= 0 {
-		return nil
+	for n > 0 {
+		some := min(n, limit.Burst())
+		if err := limit.WaitN(ctx, some); err != nil {
+			return err
+		}
+		n -= some
 	}
-
-	timer := time.NewTimer(time.Duration(-b.left / b.rate * float64(time.Second)))
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-timer.C:
-		return nil
-	}
+	return nil
 }
 
 const (

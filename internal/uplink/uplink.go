@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+	"golang.org/x/time/rate"
 
 	"edged/internal/batch"
 	"edged/internal/flow"
@@ -307,7 +308,7 @@ type sending struct {
 
 // send sends items until the link or ctx ends.
 func (u *Uplink) send(ctx context.Context, link Link, out chan<- sending) error {
-	limit := newBucket(u.opts.Rate)
+	limit := newLimiter(u.opts.Rate)
 	for {
 		s := u.take(link.Pipelined())
 		if s.feed == nil {
@@ -334,12 +335,12 @@ func (u *Uplink) send(ctx context.Context, link Link, out chan<- sending) error 
 }
 
 // dispatch sends one item, unless the hub has it.
-func (u *Uplink) dispatch(ctx context.Context, link Link, limit *bucket, s *sending) (err error) {
+func (u *Uplink) dispatch(ctx context.Context, link Link, limit *rate.Limiter, s *sending) (err error) {
 	if s.known, err = u.atHub(ctx, link, s); err != nil || s.known {
 		return err
 	}
 
-	if err := limit.wait(ctx, s.item.size()); err != nil {
+	if err := pass(ctx, limit, s.item.size()); err != nil {
 		return err
 	}
 

@@ -153,9 +153,9 @@ func TestAProcessThatHasLostItsListSendsNothingToTheHub(t *testing.T) {
 
 func TestTheRateBoundsBytes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		began, b := time.Now(), newBucket(1000)
+		began, limit := time.Now(), newLimiter(1000)
 		for range 100 {
-			if err := b.wait(t.Context(), 100); err != nil {
+			if err := pass(t.Context(), limit, 100); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -165,7 +165,7 @@ func TestTheRateBoundsBytes(t *testing.T) {
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
-		if err := b.wait(ctx, 1000); !errors.Is(err, context.Canceled) {
+		if err := pass(ctx, limit, 2500); !errors.Is(err, context.Canceled) {
 			t.Error(err)
 		}
 	})
