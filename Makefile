@@ -13,7 +13,7 @@ LDFLAGS = -s -w -X main.version=$(VERSION)
 SMALL = -tags nethttpomithttp2 -gcflags=github.com/redis/go-redis/v9/...=-l
 BUILD = go build -trimpath $(SMALL) -ldflags '$(LDFLAGS)'
 
-.PHONY: help run build build-dev build-arm64 man install test test-compat crash sim soak bench bench-compare costs tools check cross update fmt clean test-systemd test-arm64-system tools-box build-armv7 test-browser test-monitoring test-arm64 build-amd64 deb release
+.PHONY: help run build build-dev build-arm64 man install test test-compat crash sim sim-long soak bench bench-compare costs tools check cross update fmt clean test-systemd test-arm64-system tools-box build-armv7 test-browser test-monitoring test-arm64 build-amd64 deb release
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -106,6 +106,10 @@ sim: ## simulate bad luck: RUNS= seeds from SEED= on, HOURS= of simulated life e
 	@scripts/fixed-chance.sh bin/sim/.runtime
 	cd test && CGO_ENABLED=0 go test -v -count=1 -timeout 0 -overlay '$(abspath bin/sim/.runtime/overlay.json)' -run '^TestNewSeeds$$' ./sim \
 	  -runs $(RUNS) -seed $(SEED) -hours $(HOURS) -limit $(LIMIT) -keep '$(abspath bin/sim)'
+
+sim-long: ## simulate a week of outage of the hub
+	@scripts/fixed-chance.sh bin/sim/.runtime
+	cd test && CGO_ENABLED=0 go test -v -count=1 -timeout 0 -tags long -overlay '$(abspath bin/sim/.runtime/overlay.json)' -run '^TestLongScenarios$$' ./sim
 
 MINUTES ?= 10
 soak: build tools ## the same bad luck for real processes, MINUTES= long, and their memory over time

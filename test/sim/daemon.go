@@ -50,6 +50,9 @@ func (w *world) configuration(name, redis, listen, control string) string {
 		if n := l.Int("dedup", 0); n > 0 {
 			fmt.Fprintf(&b, "dedup = \"json:id\"\ndedup_items = %d\n", n)
 		}
+		if class := l.Int("class", 0); class > 0 {
+			fmt.Fprintf(&b, "class = %d\n", class)
+		}
 	}
 	for _, l := range w.lists {
 		if l.Is("inbound") {
@@ -62,6 +65,7 @@ func (w *world) configuration(name, redis, listen, control string) string {
 	}
 	fmt.Fprintf(&b, "[delivery]\nbatch_items = %d\nbatch_bytes = \"16KiB\"\nwindow_items = %d\nmemory = %q\nreceipt_timeout = \"%ss\"\n",
 		a.Int("batch", 16), a.Int("window", 64), a.Text("memory", "256KiB"), a.Text("receipt", "10"))
+	fmt.Fprintf(&b, "share = %d\n", a.Int("share", 10))
 	fmt.Fprintf(&b, "[tcp]\nlisten = %q\nmax_payload = \"%dB\"\nmax_pending = \"64KiB\"\nping_interval = \"%ss\"\n", listen, w.maxPayload(), a.Text("ping", "20"))
 	fmt.Fprintf(&b, "[control]\nsocket = %q\nstatus_socket = \"\"\n[drain]\ntimeout = \"%ss\"\n[log]\nformat = \"json\"\nlevel = %q\n", control, a.Text("drain", "3"), a.Text("level", "info"))
 	return b.String()

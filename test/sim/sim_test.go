@@ -71,8 +71,11 @@ func tell(r result) {
 }
 
 // TestScenarios plays the scenarios that found something once.
-func TestScenarios(t *testing.T) {
-	each(t, "scenarios/*.txt", func(t *testing.T, r result) {
+func TestScenarios(t *testing.T) { passes(t, "scenarios/*.txt") }
+
+// passes plays the scenarios in some files, which find nothing any more.
+func passes(t *testing.T, pattern string) {
+	each(t, pattern, func(t *testing.T, r result) {
 		if len(r.Findings) > 0 {
 			t.Errorf("%q\n%s", r.Findings, r.Story)
 		}

@@ -107,6 +107,11 @@ func (g *generator) world(seed uint64) {
 	// A third of the lists have dedup, by a source of its own: the seed gives the same for all else.
 	windows := 0
 	dedup := rand.New(rand.NewPCG(seed, 0x6465647570))
+	// So do half of the worlds have classes.
+	classes := rand.New(rand.NewPCG(seed, 0x636c617373))
+	if classes.IntN(2) == 0 {
+		g.s.World = g.s.World.With("share", []int{0, 2, 3, 10}[classes.IntN(4)])
+	}
 	modes := pick(g, []string{"received", "explicit"}, []string{"explicit", "received"}, []string{"received", "received"}, []string{"explicit", "explicit"})
 	modes = append(modes, pick(g, "received", "explicit", "none"))
 	for i := range pick(g, 1, 2, 2, 3) {
@@ -124,6 +129,9 @@ func (g *generator) world(seed uint64) {
 			list = list.With("dedup", 5+dedup.IntN(56))
 			windows++
 			g.s.World = g.s.World.With("memory", fmt.Sprintf("%dMiB", windows)) // a quarter is enough for the keys
+		}
+		if g.s.World.Text("share", "") != "" {
+			list = list.With("class", classes.IntN(3))
 		}
 		g.s.Lists = append(g.s.Lists, list)
 	}
