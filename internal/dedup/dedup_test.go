@@ -1,8 +1,10 @@
 package dedup
 
 import (
+	"bytes"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"testing"
 )
 
@@ -40,7 +42,7 @@ func TestAWindowSaysWhatAMapOfNumbersSays(t *testing.T) {
 				want = seen && n-before <= uint64(items) && before >= least
 				last[item] = n
 			}
-			if got := w.Add(key); got != want {
+			if got := w.add(key); got != want {
 				t.Fatalf("seed %d: item %d (%s) is a duplicate: %v, want %v", seed, n-start, item, got, want)
 			}
 		}
@@ -55,7 +57,7 @@ func TestKeysSurviveAsText(t *testing.T) {
 	w.Start(10, nil)
 	payload := by(t, "payload")
 	for _, item := range []string{"a", "b", "a"} {
-		w.Add(payload.Key([]byte(item)))
+		w.Add([]Key{payload.Key([]byte(item))}, nil)
 	}
 	text := w.AppendKeys(nil, 9, 13)
 	if len(text) != 4*KeySize {
@@ -67,7 +69,7 @@ func TestKeysSurviveAsText(t *testing.T) {
 	other := NewWindow(2)
 	other.Start(10, nil)
 	for i := 1; i < 4; i++ {
-		if dup := other.Add(Key(text[i*KeySize : (i+1)*KeySize])); dup != (i == 3) {
+		if dup := other.add(Key(text[i*KeySize : (i+1)*KeySize])); dup != (i == 3) {
 			t.Errorf("item %d is a duplicate: %v", 9+i, dup)
 		}
 	}
@@ -126,18 +128,49 @@ func FuzzAKeyIsTheSameEachTime(f *testing.F) {
 	})
 }
 
+func TestManyKeysAtOnceAreAsOneByOne(t *testing.T) {
+	random := rand.New(rand.NewPCG(1, 2))
+	payload := by(t, "payload")
+	one, many := NewWindow(500), NewWindow(500)
+	one.Start(7, []uint64{4000})
+	many.Start(7, []uint64{4000})
+	for one.Next() < 40_000 {
+		keys := make([]Key, random.IntN(300))
+		for i := range keys {
+			keys[i] = payload.Key([]byte(fmt.Sprint(random.IntN(1000))))
+		}
+		var want []int
+		for i, k := range keys {
+			if one.add(k) {
+				want = append(want, i)
+			}
+		}
+		if got := many.Add(keys, nil); !slices.Equal(got, want) {
+			t.Fatalf("from item %d on: duplicates %v, want %v", one.Next(), got, want)
+		}
+	}
+	from, to := one.From()-10, one.Next()+10
+	if !bytes.Equal(one.AppendKeys(nil, from, to), many.AppendKeys(nil, from, to)) {
+		t.Error("the keys differ")
+	}
+}
+
 func BenchmarkAdd(b *testing.B) {
 	for _, text := range []string{"payload", "json:id"} {
 		b.Run(text, func(b *testing.B) {
 			by, _ := ParseBy(text)
-			w := NewWindow(10_000)
+			w := NewWindow(60_000)
 			w.Start(0, nil)
 			item := []byte(`{"id":10000000,"sensor":"boiler-7","celsius":81.25,"at":"2026-11-28T10:00:00Z","state":"ok"}`)
+			var keys []Key
 			for n := 0; b.Loop(); n++ {
 				for i, m := 0, n%9_999_999; i < 7; i, m = i+1, m/10 {
 					item[13-i] = byte('0' + m%10)
 				}
-				w.Add(by.Key(item))
+				if keys = append(keys, by.Key(item)); len(keys) == 1000 {
+					w.Add(keys, nil)
+					keys = keys[:0]
+				}
 			}
 		})
 	}

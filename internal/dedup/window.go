@@ -3,6 +3,7 @@ package dedup
 import (
 	"encoding/binary"
 	"slices"
+	"unsafe"
 )
 
 // more is how many keys a Window has beside those that it compares: the items that are on
@@ -19,6 +20,8 @@ type Window struct {
 	next  uint64   // one past the last
 	least uint64   // items below do not count for next
 	cuts  []uint64 // from each of these items on, items below it do not count; ascending
+
+	warmed entry // keeps the reads of warm
 }
 
 // Memory is how many bytes a Window takes.
@@ -51,8 +54,38 @@ func (w *Window) From() uint64 { return w.from }
 // Next is the number of the item that Add takes.
 func (w *Window) Next() uint64 { return w.next }
 
-// Add adds the key of the next item, and reports whether the item is a duplicate.
-func (w *Window) Add(k Key) (duplicate bool) {
+// Add adds the keys of the next items. It appends to found which of them are duplicates, as indexes of keys.
+func (w *Window) Add(keys []Key, found []int) []int {
+	const chunk = 64
+	for at := 0; at < len(keys); at += chunk {
+		some := keys[at:min(at+chunk, len(keys))]
+		w.warm(some)
+		for i, k := range some {
+			if w.add(k) {
+				found = append(found, at+i)
+			}
+		}
+	}
+	return found
+}
+
+// warm reads the slots that add needs for some keys. The processor waits for its slow memory once for
+// many slots then, in place of twice for each key.
+func (w *Window) warm(keys []Key) {
+	var sum entry
+	for _, k := range keys {
+		sum += w.table[w.home(k)]
+	}
+	if size := uint64(len(w.ring)); w.next+uint64(len(keys))-w.from > size {
+		for i := range uint64(len(keys)) {
+			sum += w.table[w.home(w.ring[(w.next+i)%size])]
+		}
+	}
+	w.warmed = sum
+}
+
+// add adds the key of the next item, and reports whether the item is a duplicate.
+func (w *Window) add(k Key) (duplicate bool) {
 	n := w.next
 	place := n % uint64(len(w.ring))
 	if n-w.from == uint64(len(w.ring)) {
@@ -80,12 +113,20 @@ func (w *Window) Add(k Key) (duplicate bool) {
 // AppendKeys appends the keys of the items from from to to, to excluded. Items that the Window
 // does not have get the zero Key.
 func (w *Window) AppendKeys(b []byte, from, to uint64) []byte {
-	for n := from; n < to; n++ {
-		var k Key
-		if n >= w.from && n < w.next {
-			k = w.ring[n%uint64(len(w.ring))]
+	size := uint64(len(w.ring))
+	for from < to {
+		n := min(to-from, size-from%size)
+		if from < w.from {
+			n = min(n, w.from-from)
 		}
-		b = append(b, k[:]...)
+		if from < w.from || from >= w.next {
+			b = append(b, make([]byte, n*KeySize)...)
+		} else {
+			n = min(n, w.next-from)
+			keys := w.ring[from%size:][:n]
+			b = append(b, unsafe.Slice(&keys[0][0], n*KeySize)...)
+		}
+		from += n
 	}
 	return b
 }

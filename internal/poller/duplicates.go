@@ -2,6 +2,7 @@ package poller
 
 import (
 	"context"
+	"math/bits"
 	"slices"
 	"sync"
 
@@ -32,6 +33,8 @@ type repeats struct {
 	seen        ledger.Seen   // Redis's
 	unreadable  bool          // its keys, as the log says
 	keys        []byte        // of the last call
+	made        []dedup.Key   // of the last batch
+	found       []int         // duplicates among them, by index
 
 	mu         sync.Mutex
 	duplicates map[uint64]*page // guarded by mu; by number / pageItems
@@ -220,56 +223,75 @@ func (d *repeats) lackingOf(from, to uint64) (*dedup.Window, uint64) {
 // see takes the keys of a batch, for a window if it was read for that, and says in the batch which of
 // its items are duplicates.
 func (d *repeats) see(only *dedup.Window, b *batch.Batch) {
+	from := b.Next() // the items from here on have a key in made
+	d.made = d.made[:0]
+	for _, w := range d.taking(only, b.First(), b.Next()) {
+		if w.Next() < from {
+			d.made = d.made[:0]
+			for i := int(w.Next() - b.First()); i < b.Len(); i++ {
+				d.made = append(d.made, d.by.Key(b.Item(i)))
+			}
+			from = w.Next()
+		}
+		at, begin := w.Next(), w.From()
+		d.found = w.Add(d.made[at-from:], d.found[:0])
+		d.judge(begin, at, b.Next(), b)
+	}
+
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	windows := []*dedup.Window{only}
-	if only == nil {
-		windows = []*dedup.Window{d.front, d.back}
-	}
-	for i := range b.Len() {
-		n := b.First() + uint64(i)
-		var key dedup.Key
-		made := false
-		for _, w := range windows {
-			if w == nil || w.Next() != n {
-				continue
-			}
-			if !made {
-				key, made = d.by.Key(b.Item(i)), true
-			}
-			d.add(w, key, b.Item(i))
+	b.SetDuplicates(d.among(b.First(), b.Next()))
+}
+
+// taking returns the windows that take items from from to to, to excluded.
+func (d *repeats) taking(only *dedup.Window, from, to uint64) (windows []*dedup.Window) {
+	for _, w := range []*dedup.Window{d.front, d.back} {
+		if w != nil && w.Next() >= from && w.Next() < to && (only == nil || only == w) {
+			windows = append(windows, w)
 		}
 	}
-	b.SetDuplicates(d.among(b.First(), b.Next()))
+	return windows
+}
+
+// judge notes the verdicts on items, as a window tells them that begins with some item: on those for which
+// it has all keys that count. Those in found have the key of an earlier one, and are in the batch.
+func (d *repeats) judge(begin, from, to uint64, b *batch.Batch) {
+	first := max(from, d.seen.To, begin)
+	if begin > d.least() {
+		first = max(first, begin+uint64(d.items))
+	}
+	if first >= to {
+		return
+	}
+	d.judged.Add(first, to)
+	if len(d.found) == 0 {
+		return
+	}
+
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, i := range d.found {
+		n := from + uint64(i)
+		if n < first || !d.by.Allows(b.Item(int(n-b.First()))) {
+			continue
+		}
+		p := d.duplicates[n/pageItems]
+		if p == nil {
+			p = new(page)
+			d.duplicates[n/pageItems] = p
+		}
+		p[n%pageItems/64] |= 1 << (n % 64)
+	}
 }
 
 // seeNone is see for an item without a key.
 func (d *repeats) seeNone(only *dedup.Window, n uint64) {
-	for _, w := range []*dedup.Window{d.front, d.back} {
-		if w != nil && w.Next() == n && (only == nil || only == w) {
-			d.add(w, dedup.Key{}, nil)
-		}
+	d.found = d.found[:0]
+	for _, w := range d.taking(only, n, n+1) {
+		begin := w.From()
+		w.Add(make([]dedup.Key, 1), nil)
+		d.judge(begin, n, n+1, nil)
 	}
-}
-
-// add adds the next key to a window. If the window has all keys that count there is a verdict. It is called
-// with mu held, unless the key is zero.
-func (d *repeats) add(w *dedup.Window, key dedup.Key, item []byte) {
-	n := w.Next()
-	duplicate := w.Add(key) && d.by.Allows(item)
-	if n < d.seen.To || w.From() > d.start(n) || d.judged.Has(n) {
-		return
-	}
-	d.judged.Add(n, n+1)
-	if !duplicate {
-		return
-	}
-	p := d.duplicates[n/pageItems]
-	if p == nil {
-		p = new(page)
-		d.duplicates[n/pageItems] = p
-	}
-	p[n%pageItems/64] |= 1 << (n % 64)
 }
 
 // among returns the duplicates among items, as far as there is a verdict. It is called with mu held.
@@ -280,8 +302,13 @@ func (d *repeats) among(from, to uint64) (runs []numbers.Span) {
 			n |= pageItems - 1
 			continue
 		}
-		if p[n%pageItems/64]&(1<<(n%64)) == 0 {
+		word := p[n%pageItems/64] >> (n % 64)
+		if word == 0 {
+			n |= 63
 			continue
+		}
+		if n += uint64(bits.TrailingZeros64(word)); n >= to {
+			break
 		}
 		if k := len(runs); k > 0 && runs[k-1].To == n {
 			runs[k-1].To++
@@ -378,15 +405,15 @@ func (r *reader) recall(ctx context.Context, w *dedup.Window) error {
 			return nil
 		}
 	}
-	for i := range n {
-		var key dedup.Key
-		if at := i * dedup.KeySize; at+dedup.KeySize <= uint64(len(text)) {
-			key = dedup.Key([]byte(text[at : at+dedup.KeySize]))
+	keys := make([]dedup.Key, n)
+	for i := range keys {
+		if at := i * dedup.KeySize; at+dedup.KeySize <= len(text) {
+			keys[i] = dedup.Key([]byte(text[at : at+dedup.KeySize]))
 		}
-		w.Add(key)
 	}
-	for w.Next() < r.first && w.Next() >= d.seen.To {
-		w.Add(dedup.Key{})
+	w.Add(keys, nil)
+	if next := w.Next(); next < r.first && next >= d.seen.To {
+		w.Add(make([]dedup.Key, r.first-next), nil)
 	}
 	r.more = true
 	return nil
