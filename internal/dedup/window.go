@@ -101,7 +101,7 @@ func (w *Window) add(k Key) (duplicate bool) {
 		return false
 	}
 
-	slot := w.find(k)
+	slot := w.find(&k)
 	if e := w.table[slot]; e != 0 {
 		before := w.number(e.place())
 		duplicate = n-before <= w.items && before >= w.least
@@ -163,11 +163,13 @@ func (w *Window) home(k Key) uint64 {
 }
 
 // find returns the slot of the table that has a key, or the free one that it would have.
-func (w *Window) find(k Key) uint64 {
-	home := w.home(k)
-	for slot := home; ; slot = (slot + 1) & uint64(len(w.table)-1) {
+func (w *Window) find(k *Key) uint64 {
+	home := w.home(*k)
+	tag := entry(home&homeMask) << placeBits
+	for slot := home; ; slot++ {
+		slot &= uint64(len(w.table) - 1)
 		e := w.table[slot]
-		if e == 0 || e.home() == home&homeMask && w.ring[e.place()] == k {
+		if e == 0 || (e^tag)>>placeBits == 0 && w.ring[e.place()] == *k {
 			return slot
 		}
 	}
@@ -179,11 +181,13 @@ func (w *Window) drop(place uint64) {
 	if w.ring[place] == (Key{}) {
 		return
 	}
-	slot := w.find(w.ring[place])
-	if w.table[slot] == 0 || w.table[slot].place() != place {
-		return
-	}
 	mask := uint64(len(w.table) - 1)
+	slot := w.home(w.ring[place])
+	for ; w.table[slot].place() != place; slot = (slot + 1) & mask {
+		if w.table[slot] == 0 {
+			return
+		}
+	}
 	for free := slot; ; {
 		slot = (slot + 1) & mask
 		e := w.table[slot]
