@@ -10,7 +10,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func TestNoCrashLosesAnItem(t *testing.T) {
-	opts := options{items: 20_000, faults: 2, seed: rand.Uint64N(1_000_000), race: true}
+	opts := options{items: 20_000, faults: 2, together: 6, seed: rand.Uint64N(1_000_000), race: true}
 	if err := run(t.Context(), t.Output(), opts); err != nil {
 		t.Fatal(err)
 	}

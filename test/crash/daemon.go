@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"time"
 
 	"edged/internal/edgedtest"
 )
@@ -9,10 +10,12 @@ import (
 // instance is the instance name of the daemon in each of its processes.
 const instance = "crash"
 
-func newDaemon(binary, folder, address, redis string, m mode) *edgedtest.Daemon {
+// newDaemon makes a daemon that removes no item before the clients are back after a start, each of them within
+// grace.
+func newDaemon(binary string, p *place, m mode, grace time.Duration) *edgedtest.Daemon {
 	settings := []string{
 		`drain.timeout = "300ms"`, fmt.Sprintf("instance = %q", instance),
-		`delivery.rejoin_grace = "1s"`, // no item is removed earlier, and clients are back within milliseconds
+		fmt.Sprintf("delivery.rejoin_grace = %q", grace),
 	}
 	for i, list := range lists {
 		ack := m.acks[i]
@@ -24,5 +27,5 @@ func newDaemon(binary, folder, address, redis string, m mode) *edgedtest.Daemon 
 			settings = append(settings, `ack_wait = "2s"`, "max_ack_pending = 1000")
 		}
 	}
-	return &edgedtest.Daemon{Binary: binary, Folder: folder, Redis: redis, Address: address, Settings: settings}
+	return &edgedtest.Daemon{Binary: binary, Folder: p.folder, Redis: p.redis.address(), Address: p.address, Settings: settings}
 }

@@ -3,7 +3,7 @@
 // ends and stalls daemon and clients, at random moments from a seed that it prints. Then it
 // compares the pushed items with the items that the clients have recorded.
 //
-//	cd test && go run ./crash [-items N] [-faults N] [-seed N] [-race] [-only TEXT]
+//	cd test && go run ./crash [-items N] [-faults N] [-together N] [-seed N] [-race] [-only TEXT]
 //
 // Each row of the table is one scenario in one mode, in a Redis that was empty before. A mode says
 // when items count as confirmed, and which consumers the lists have: one each, or also a second one
@@ -33,8 +33,11 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"sync"
 	"syscall"
+	"time"
 
 	"edged/internal/edgedtest"
 )
@@ -44,11 +47,12 @@ func main() {
 	flag.IntVar(&opts.items, "items", 200_000, "items pushed for each row, both lists together")
 	flag.IntVar(&opts.faults, "faults", 5, "kills, ends or stalls in each row")
 	flag.Uint64Var(&opts.seed, "seed", rand.Uint64N(1_000_000), "where the random moments come from")
+	flag.IntVar(&opts.together, "together", 1, "rows at a time")
 	flag.BoolVar(&opts.race, "race", false, "build the daemon with the race detector")
 	flag.StringVar(&opts.only, "only", "", "run only the rows whose name, such as \"SIGTERM | none\", contains this")
 	flag.Parse()
-	if flag.NArg() > 0 || opts.faults < 1 || opts.items < 2*len(lists)*opts.faults {
-		fmt.Fprintln(os.Stderr, "crash: it takes no arguments, at least one fault, and at least four items a fault")
+	if flag.NArg() > 0 || opts.faults < 1 || opts.together < 1 || opts.items < 2*len(lists)*opts.faults {
+		fmt.Fprintln(os.Stderr, "crash: it takes no arguments, at least one row at a time, at least one fault, and at least four items a fault")
 		os.Exit(2)
 	}
 
@@ -62,11 +66,12 @@ func main() {
 }
 
 type options struct {
-	items  int // in each row
-	faults int // in each row
-	seed   uint64
-	race   bool
-	only   string
+	items    int // in each row
+	faults   int // in each row
+	together int // rows at a time
+	seed     uint64
+	race     bool
+	only     string
 }
 
 // run prints the table. Its error names the rows that break a promise.
@@ -84,48 +89,101 @@ func run(ctx context.Context, out io.Writer, opts options) error {
 	if err := edgedtest.Build(ctx, binary, flags...); err != nil {
 		return err
 	}
-	address, release, err := edgedtest.Reserve()
-	if err != nil {
-		return err
+	places := make(chan *place, opts.together)
+	for i := range opts.together {
+		p, err := newPlace(filepath.Join(folder, strconv.Itoa(i)))
+		if err != nil {
+			return err
+		}
+		defer p.close()
+		places <- p
 	}
-	defer release()
-	redis, err := startRedis(folder)
-	if err != nil {
-		return err
-	}
-	defer redis.close()
 
 	fmt.Fprintf(out, "seed %d, %d faults in each row\n", opts.seed, opts.faults)
 	const format = "%-54s | %8v | %8v | %8v | %12v | %9v\n"
 	fmt.Fprintf(out, format, "scenario | mode", "pushed", "lost", "twice", "out of order", "corrupted")
+	ctx, cancel := context.WithCancel(ctx)
+	var running sync.WaitGroup
+	defer running.Wait()
+	defer cancel()
 	var failed []string
-	for i, s := range scenarios {
-		for j, m := range modes {
-			name := s.name + " | " + m.name
-			if !strings.Contains(name, opts.only) {
-				continue
-			}
-			r := &row{
-				scenario: s, mode: m, faults: opts.faults, items: opts.items,
-				random: rand.New(rand.NewPCG(opts.seed, uint64(i*len(modes)+j))), // its own, so that -only changes no moment
-				redis:  redis,
-				daemon: newDaemon(binary, folder, address, redis.address(), m),
-			}
-			got, err := r.run(ctx)
-			switch {
-			case ctx.Err() != nil:
-				return errors.New("interrupted")
-			case err != nil:
-				return fmt.Errorf("%s, seed %d: %v\nthe log of edged:\n%s", name, opts.seed, err, r.daemon.History())
-			}
-			fmt.Fprintf(out, format, name, got.pushed, got.lost, got.twice, got.disorder, got.corrupted)
-			if wrong := got.wrong(m, opts.faults); wrong != "" {
-				failed = append(failed, name+": "+wrong)
-			}
+	for _, r := range start(ctx, &running, places, binary, opts) {
+		got := <-r.ended
+		switch {
+		case ctx.Err() != nil:
+			return errors.New("interrupted")
+		case got.err != nil:
+			return fmt.Errorf("%s, seed %d: %v\nthe log of edged:\n%s", r.name(), opts.seed, got.err, r.daemon.History())
+		}
+		fmt.Fprintf(out, format, r.name(), got.pushed, got.lost, got.twice, got.disorder, got.corrupted)
+		if wrong := got.wrong(r.mode, opts.faults); wrong != "" {
+			failed = append(failed, r.name()+": "+wrong)
 		}
 	}
 	if len(failed) > 0 {
 		return fmt.Errorf("with seed %d:\n%s", opts.seed, strings.Join(failed, "\n"))
 	}
 	return nil
+}
+
+// place is all that a row needs for itself, and gives back in the end.
+type place struct {
+	folder  string
+	address string // of edged
+	release func()
+	redis   *redis
+}
+
+func newPlace(folder string) (p *place, err error) {
+	if err := os.Mkdir(folder, 0o755); err != nil {
+		return nil, err
+	}
+	p = &place{folder: folder}
+	if p.address, p.release, err = edgedtest.Reserve(); err != nil {
+		return nil, err
+	}
+	if p.redis, err = startRedis(folder); err != nil {
+		p.release()
+		return nil, err
+	}
+	return p, nil
+}
+
+func (p *place) close() {
+	p.redis.close()
+	p.release()
+}
+
+// start lets the rows run in their order, each as soon as it has a place.
+func start(ctx context.Context, running *sync.WaitGroup, places chan *place, binary string, opts options) (rows []*row) {
+	for i, s := range scenarios {
+		for j, m := range modes {
+			r := &row{
+				scenario: s, mode: m, faults: opts.faults, items: opts.items, ended: make(chan result, 1),
+				random: rand.New(rand.NewPCG(opts.seed, uint64(i*len(modes)+j))), // its own, so that -only changes no moment
+			}
+			if strings.Contains(r.name(), opts.only) {
+				rows = append(rows, r)
+			}
+		}
+	}
+
+	running.Go(func() {
+		for _, r := range rows {
+			select {
+			case <-ctx.Done():
+				r.ended <- result{err: ctx.Err()}
+				continue
+			case p := <-places:
+				running.Go(func() {
+					r.redis, r.daemon = p.redis, newDaemon(binary, p, r.mode, time.Duration(opts.together)*time.Second)
+					got, err := r.run(ctx)
+					got.err = err
+					r.ended <- got
+					places <- p
+				})
+			}
+		}
+	})
+	return rows
 }

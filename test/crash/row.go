@@ -70,6 +70,7 @@ type row struct {
 	random *rand.Rand
 	redis  *redis
 	daemon *edgedtest.Daemon
+	ended  chan result // takes the one result
 
 	clients []*client // one for each of lists
 	lagging []*client // empty, or one for each of lists
@@ -77,8 +78,13 @@ type row struct {
 	pushed  []int     // into each of lists; owned by the producer while there is one
 }
 
+func (r *row) name() string { return r.scenario.name + " | " + r.mode.name }
+
 // result is a row of the table.
-type result struct{ pushed, lost, twice, disorder, corrupted int }
+type result struct {
+	pushed, lost, twice, disorder, corrupted int
+	err                                      error // the row did not come to its end
+}
 
 // wrong returns the broken promises.
 func (r result) wrong(m mode, faults int) string {
@@ -321,7 +327,7 @@ func (r *row) settled(ctx context.Context) error {
 			return fmt.Errorf("items stay in Redis for ever:%s", left)
 		}
 
-		time.Sleep(2 * time.Millisecond)
+		time.Sleep(20 * time.Millisecond)
 	}
 }
 

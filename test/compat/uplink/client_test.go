@@ -51,6 +51,7 @@ func awaitSubscriber(t *testing.T, nc *nats.Conn, subject string) {
 }
 
 func TestSubAndPubWithACredentialsFile(t *testing.T) {
+	t.Parallel()
 	config, all, box := operated(t, jwt.Permissions{
 		Pub: jwt.Permission{Allow: jwt.StringList{"edge.box.>"}},
 		Sub: jwt.Permission{Allow: jwt.StringList{"edge.box.>", "ready", "_INBOX.>"}},

@@ -13,6 +13,7 @@ import (
 )
 
 func TestTraceNamesTheHubsRefusal(t *testing.T) {
+	t.Parallel()
 	secrets := t.TempDir()
 	write := func(name, text string) string {
 		file := filepath.Join(secrets, name)
