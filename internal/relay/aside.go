@@ -207,9 +207,10 @@ func (l *Log) Aside(first uint64, there []uint64) {
 }
 
 // skip lets a consumer owe the items below a number no longer, but for those set aside. It
-// returns how many it owed.
+// returns how many it owed. Items set aside that it was not handed yet stay in front of its
+// cursor: it gets them before later ones.
 func (l *Log) skip(c *consumer, to uint64) (skipped uint64) {
-	from, cursor := uint64(0), c.cursor
+	from := uint64(0)
 	for _, n := range append(l.aside.numbers(), to) {
 		if n = min(n, to); from < n {
 			l.forget(c, from, n)
@@ -218,12 +219,8 @@ func (l *Log) skip(c *consumer, to uint64) (skipped uint64) {
 		from = max(from, n+1)
 	}
 	skipped = l.raise(&c.acked, to)
-	l.place(c, max(cursor, to))
-	for n := range l.aside.items {
-		if cursor <= n && n < to && !c.acked.Has(n) {
-			l.deliverAfresh(c, n, n+1)
-		}
-	}
+	next, _ := c.acked.Gap(c.cursor)
+	l.place(c, max(c.cursor, min(next, to)))
 	return skipped
 }
 

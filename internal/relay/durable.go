@@ -203,6 +203,14 @@ func (l *Log) unread(c *consumer, below uint64) (n uint64) {
 	for from, to := c.acked.Gap(max(c.cursor, l.first)); from < below; from, to = c.acked.Gap(to) {
 		n += min(to, below) - from
 	}
+	if c.cursor >= l.first {
+		return n
+	}
+	for aside := range l.aside.items {
+		if c.cursor <= aside && aside < min(l.first, below) && !c.acked.Has(aside) {
+			n++
+		}
+	}
 	return n
 }
 

@@ -146,3 +146,49 @@ func TestAnUplinkThatComesBackGetsItsItemsInListOrder(t *testing.T) {
 		t.Errorf("it gets %v, want %v", got, want)
 	}
 }
+
+func TestADurableConsumerGetsItemsSetAsideInListOrder(t *testing.T) {
+	terms := Terms{Explicit: true, AckWait: time.Hour, MaxAckPending: 10}
+	d := newFull(t, Options{Window: 10, Terms: terms}, 4)
+	worker := d.join("workers")
+	d.run()
+	say := func(n uint64, kind batch.AckKind) {
+		t.Helper()
+		if err := worker.Membership.(batch.Acknowledger).Acknowledge("e", n, batch.Ack{Kind: kind}, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	say(2, batch.Acked)
+	say(3, batch.Acked)
+	d.run()
+	if err := d.log.SetDurable("d", Durable{Terms: terms}); err != nil {
+		t.Fatal(err)
+	}
+	m := &noted{}
+	own := d.log.JoinDurable("d", "", m)
+	d.run()
+	d.now = d.now.Add(longestHold)
+	d.run()
+	d.first, d.end = 4, 6 // 0 and 1 are set aside
+	d.run()
+	if n, _ := own.Pending(d.end); n != 4 {
+		t.Errorf("%d items can be delivered, want the two set aside and the two in the list", n)
+	}
+
+	say(0, batch.Refused)
+	d.run()
+	say(1, batch.Refused)
+	m.wants = 1
+	own.Update()
+	d.run()
+	m.wants = 10
+	own.Update()
+	d.run()
+	var got []string
+	for _, item := range m.got {
+		got = append(got, item[:1])
+	}
+	if want := []string{"0", "1", "4", "5"}; !slices.Equal(got, want) {
+		t.Errorf("it gets %v, want %v", got, want)
+	}
+}

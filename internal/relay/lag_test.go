@@ -86,6 +86,9 @@ func (d *desk) turn() bool {
 	reads := p.Items > 0 && p.From < d.end
 	if reads {
 		items := make([][]byte, min(uint64(p.Items), d.end-p.From))
+		if p.From < d.first { // it is set aside
+			items = items[:1]
+		}
 		for i := range items {
 			items[i] = []byte("item")
 		}

@@ -339,6 +339,9 @@ func (c *client) Deliver(b *batch.Batch, from, to int, receipt batch.Receipt) in
 		if c.w.repeats(n) {
 			c.w.t.Errorf("%s got %d, which is a duplicate", c.name, n)
 		}
+		if c.durable && !c.owes.given.Has(n) && n < c.owes.given.Top() {
+			c.w.t.Errorf("%s got %d for the first time, after %d", c.name, n, c.owes.given.Top()-1)
+		}
 		c.owes.given.Add(n, n+1)
 		twice := c.viewer && c.w.aside[n] // of a run with items set aside in its middle, the end comes again
 		if c.owes.confirmed.Has(n) && (n >= c.owes.start || c.viewer) && !twice {

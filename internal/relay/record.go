@@ -505,7 +505,9 @@ func (l *Log) Gone(to uint64) {
 	l.stats.Gone += lost - untaken
 	l.raise(&l.done, to)
 	for _, c := range l.consumers {
-		l.skip(c, to)
+		if l.skip(c, to); c.cursor < to {
+			l.leaveFront(c) // its next item is set aside
+		}
 		c.version++
 	}
 	if l.pace.members > 0 {
