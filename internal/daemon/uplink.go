@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"net/netip"
 	"net/url"
 	"reflect"
@@ -88,7 +87,7 @@ func (d *daemon) buildUplink(c config.Uplink, instance string, before uplink.Sta
 	}
 	u.up = uplink.New(uplink.Options{
 		Name: c.Name, Hub: hub(c, instance), WindowItems: c.WindowItems, WindowBytes: int(c.WindowBytes), Rate: int(c.Rate),
-		Peek: d.peeker(u.store), Owns: u.store.Owns, Before: before, Log: d.log.Named("uplink").With(zap.String("uplink", c.Name)),
+		Compare: d.comparer(u.store), Owns: u.store.Owns, Before: before, Log: d.log.Named("uplink").With(zap.String("uplink", c.Name)),
 	})
 	return u
 }
@@ -229,18 +228,10 @@ func (d *daemon) forgetUplink(ctx context.Context, l relayed, name string) (foun
 	return l.RemoveDurable(uplinkPrefix+name) || found, nil
 }
 
-// peeker reads items of lists over connections of its own.
-func (d *daemon) peeker(store *poller.Store) uplink.Peeker {
-	return func(ctx context.Context, list string, from uint64, n int) (first uint64, items [][]byte, err error) {
-		h, err := store.Part(ctx, list, d.served.fromRight(list), poller.From{Number: from}, n, math.MaxInt32)
-		if err != nil {
-			return 0, nil, err
-		}
-		first = max(from, h.First)
-		for _, item := range h.Items {
-			items = append(items, []byte(item.Head))
-		}
-		return first, items, nil
+// comparer compares items with those of lists over connections of its own.
+func (d *daemon) comparer(store *poller.Store) uplink.Comparer {
+	return func(ctx context.Context, list string, from uint64, items [][]byte) (first uint64, equal int, err error) {
+		return store.Compare(ctx, list, d.served.fromRight(list), from, items)
 	}
 }
 

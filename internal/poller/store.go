@@ -2,6 +2,8 @@ package poller
 
 import (
 	"context"
+	"crypto/sha1"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"strconv"
@@ -57,6 +59,47 @@ func (s *Store) Part(ctx context.Context, key string, fromRight bool, from From,
 		return History{}, err
 	}
 	return peeked(reply)
+}
+
+// compare counts items that are equal to given ones, whose sizes and sums it gets: over a slow link the
+// items themselves could take longer than a reply may. KEYS: 1 list, 2 ledger. ARGV: 1 'R' if the right
+// end is the head, 2 the number of the first item, then a size and a sum for each. It returns {the number
+// that it began with, how many are equal}: it begins with the head if that is later.
+var compare = redisconn.NewScript(`
+local first = tonumber(redis.call('HMGET', KEYS[2], 'first')[1]) or 0
+local asked = tonumber(ARGV[2])
+local from = math.max(asked, first)
+local equal = 0
+for i = 3 + 2 * (from - asked), #ARGV, 2 do
+  local at = from + equal - first
+  local v = redis.call('LINDEX', KEYS[1], ARGV[1] == 'R' and -at - 1 or at)
+  if not v or #v ~= tonumber(ARGV[i]) or redis.sha1hex(v) ~= ARGV[i + 1] then break end
+  equal = equal + 1
+end
+return {string.format('%.0f', from), equal}
+`)
+
+// Compare compares items with those of a list, from a number on. first is that number, or the number of
+// the head if that is later; from it on, so many items are equal. No item is read.
+func (s *Store) Compare(ctx context.Context, key string, fromRight bool, from uint64, items [][]byte) (first uint64, equal int, err error) {
+	args := []any{side(fromRight), from}
+	for _, item := range items {
+		sum := sha1.Sum(item)
+		args = append(args, len(item), hex.EncodeToString(sum[:]))
+	}
+	keys := ledger.KeysOf(key)
+	reply, err := s.do(key, func(c *redis.Client) (any, error) {
+		return compare.RunBy(ctx, c, []string{keys.List, keys.Ledger}, args...)
+	})
+	if err != nil {
+		return 0, 0, err
+	}
+	words, _ := reply.([]any)
+	if len(words) != 2 {
+		return 0, 0, errors.New("unexpected reply from the script that compares items")
+	}
+	n, _ := words[1].(int64)
+	return max(from, number(words[0])), min(max(0, int(n)), len(items)), nil
 }
 
 // Confirmed returns the items that Redis knows a durable consumer to have confirmed, and whether

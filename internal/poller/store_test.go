@@ -122,3 +122,39 @@ func TestTheStoreRestoresConsumersThatRedisHasLost(t *testing.T) {
 		}
 	}
 }
+
+func TestTheStoreComparesItemsWithoutReadingThem(t *testing.T) {
+	t.Parallel()
+	s := redistest.Start(t)
+	store := New(Options{Redis: redisconn.Options{Address: s.Address(), Timeout: 10 * time.Second}, Instance: "box"}).NewStore()
+	defer store.Close()
+	do(t, s, "HSET", ledger.KeysOf("a").Ledger, "first", "100")
+
+	for _, right := range []bool{false, true} {
+		do(t, s, "DEL", "a")
+		pushed(t, s, right, "one", "two", "", "four")
+		for _, c := range []struct {
+			from  uint64
+			items []string
+			first uint64
+			equal int
+		}{
+			{100, []string{"one", "two", "", "four"}, 100, 4},
+			{101, []string{"two"}, 101, 1},
+			{100, []string{"one", "owt", ""}, 100, 1},
+			{103, []string{"four", "five"}, 103, 1},
+			{98, []string{"gone", "gone", "one", "other"}, 100, 1},
+			{97, []string{"gone", "gone"}, 100, 0},
+			{200, []string{"lost"}, 200, 0},
+		} {
+			var items [][]byte
+			for _, item := range c.items {
+				items = append(items, []byte(item))
+			}
+			first, equal, err := store.Compare(t.Context(), "a", right, c.from, items)
+			if err != nil || first != c.first || equal != c.equal {
+				t.Errorf("right %v, %q from %d on: first %d, %d equal, %v; want %d, %d", right, c.items, c.from, first, equal, err, c.first, c.equal)
+			}
+		}
+	}
+}

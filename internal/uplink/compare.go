@@ -1,7 +1,6 @@
 package uplink
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"maps"
@@ -234,32 +233,34 @@ func owes(owed map[uint64]bool, from, to uint64) bool {
 	return false
 }
 
-// chunk is the number of items that are read from Redis at a time.
-const chunk = 64
+// Items are compared in pieces of at most so many items and, apart from the first one, so many bytes.
+// Redis computes their sums, and serves nothing else meanwhile.
+const (
+	chunk      = 64
+	chunkBytes = 1 << 20
+)
 
 // equal returns how many of the marks, which have consecutive numbers, are equal to the items in
 // Redis, or have left the list. other reports whether the next mark differs from its item.
 func (u *Uplink) equal(ctx context.Context, oldest Item, marks []Mark) (same int, other bool, err error) {
 	for same < len(marks) {
-		from := marks[same].Number
-		first, items, err := u.opts.Peek(ctx, oldest.List, from, min(len(marks)-same, chunk))
+		from, bytes := marks[same].Number, 0
+		var items [][]byte
+		for _, m := range marks[same:] {
+			if bytes += len(m.Data); len(items) == chunk || bytes > chunkBytes && len(items) > 0 {
+				break
+			}
+			items = append(items, m.Data)
+		}
+		first, equal, err := u.opts.Compare(ctx, oldest.List, from, items)
 		if err != nil {
-			return same, false, fmt.Errorf("read list %s in Redis: %w", oldest.List, err)
+			return same, false, fmt.Errorf("compare list %s in Redis: %w", oldest.List, err)
 		}
-		if first > from { // they have been confirmed meanwhile, and have left the list
-			same += min(int(first-from), len(marks)-same)
-			continue
-		}
-		if first < from || len(items) == 0 {
+		// Those before the first have been confirmed meanwhile, and have left the list.
+		equal += int(min(first-from, uint64(len(items))))
+		if same += equal; equal < len(items) {
 			u.differs(oldest, marks[same])
 			return same, true, nil
-		}
-		for _, data := range items {
-			if !bytes.Equal(marks[same].Data, data) {
-				u.differs(oldest, marks[same])
-				return same, true, nil
-			}
-			same++
 		}
 	}
 

@@ -161,14 +161,14 @@ func (l *fakeList) lose(n int) (lost []string) {
 	return lost
 }
 
-func (l *fakeList) peek(_ context.Context, _ string, from uint64, n int) (first uint64, items [][]byte, err error) {
+func (l *fakeList) compare(_ context.Context, _ string, from uint64, items [][]byte) (first uint64, equal int, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	first = max(from, l.first)
-	for i := first; i < l.end() && len(items) < n; i++ {
-		items = append(items, []byte(l.items[i-l.first]))
+	for i := first; i < min(l.end(), from+uint64(len(items))) && string(items[i-from]) == l.items[i-l.first]; i++ {
+		equal++
 	}
-	return first, items, nil
+	return first, equal, nil
 }
 
 // owns reports whether the list belongs to this process.

@@ -43,10 +43,10 @@ const (
 
 func (w *world) start() {
 	w.up = New(Options{Name: "hub", Hub: w.hub, WindowItems: worldWindow, WindowBytes: 1 << 20, Log: zap.NewNop(),
-		Peek: func(ctx context.Context, list string, from uint64, n int) (uint64, [][]byte, error) {
+		Compare: func(ctx context.Context, list string, from uint64, items [][]byte) (uint64, int, error) {
 			for _, l := range w.lists {
 				if l.name == list {
-					return l.peek(ctx, list, from, n)
+					return l.compare(ctx, list, from, items)
 				}
 			}
 			panic(list)

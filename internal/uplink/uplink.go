@@ -32,12 +32,12 @@ import (
 type Options struct {
 	Name        string
 	Hub         Hub
-	WindowItems int    // items sent and not confirmed
-	WindowBytes int    // bytes of these items
-	Rate        int    // bytes a second; 0 means no bound
-	Peek        Peeker // reads items in Redis, for the comparison after a break
-	Owns        Owner  // asks Redis after the comparison
-	Before      Status // its counters continue from these
+	WindowItems int      // items sent and not confirmed
+	WindowBytes int      // bytes of these items
+	Rate        int      // bytes a second; 0 means no bound
+	Compare     Comparer // after a break
+	Owns        Owner    // asks Redis after the comparison
+	Before      Status   // its counters continue from these
 	Log         *zap.Logger
 }
 
@@ -100,9 +100,9 @@ type Mark struct {
 	Sequence uint64 // of the hub; 0 in the zero Mark
 }
 
-// Peeker reads up to n items of a list in Redis from a number on, or from the head if that is
-// later. first is the number of the first item, or, without items, the number that it would have.
-type Peeker func(ctx context.Context, list string, from uint64, n int) (first uint64, items [][]byte, err error)
+// Comparer compares items with those of a list in Redis, from a number on. first is that number, or
+// the number of the head if that is later; from it on, so many items are equal.
+type Comparer func(ctx context.Context, list string, from uint64, items [][]byte) (first uint64, equal int, err error)
 
 // Owner reports whether a list belongs to this process, according to Redis.
 type Owner func(ctx context.Context, list string) (bool, error)
