@@ -251,7 +251,11 @@ func (w *world) check(a scenario.Args) {
 	w.polite()
 	time.Sleep(time.Second)
 	w.resume() // an operator's command may have been on its way
-	w.parts.Rest(time.Minute-time.Second+w.carriage(a.Int("rate", 0))+w.comeback(), func() bool { return len(w.held().Waiting) == 0 })
+	settled := func() bool { return len(w.held().Waiting) == 0 }
+	w.parts.Rest(time.Minute-time.Second+w.carriage(a.Int("rate", 0))+w.comeback(), settled)
+	if more := w.silence(); more > 0 {
+		w.parts.Rest(more+w.carriage(a.Int("rate", 0)), settled)
+	}
 
 	held := w.held()
 	w.lock(func() {
@@ -280,6 +284,16 @@ func (w *world) comeback() time.Duration {
 		return 0
 	}
 	return scenario.Comeback
+}
+
+// silence is how long at most daemons wait now for clients that are gone without a word: beside the
+// receipt timeout they allow a second for each KiB, as a proxy might hold it.
+func (w *world) silence() time.Duration {
+	bytes := 0
+	for name := range w.daemons {
+		bytes = max(bytes, w.network.InVain(name))
+	}
+	return time.Duration(bytes) * time.Second / 1024
 }
 
 // carriage is how long all items take over a link of so many bytes a second, each with

@@ -104,6 +104,23 @@ func (n *Network) Links(client, server string) []*Link {
 	return found
 }
 
+// InVain returns the most bytes that a server has written to a client that is gone without a word,
+// of the connections that it has not closed.
+func (n *Network) InVain(server string) (bytes int) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, l := range n.links {
+		if l.Server == server {
+			l.down.mu.Lock()
+			if l.down.lost && !l.down.unwritten {
+				bytes = max(bytes, l.down.vain)
+			}
+			l.down.mu.Unlock()
+		}
+	}
+	return bytes
+}
+
 // Freeze lets all connections of a host stand still in both directions, or go on.
 func (n *Network) Freeze(host string, frozen bool) {
 	n.mu.Lock()

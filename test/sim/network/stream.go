@@ -31,6 +31,7 @@ type stream struct {
 	cut       int // bytes until the stream is cut; -1: it is not
 	silent    bool
 	lost      bool  // what is written is lost
+	vain      int   // bytes that were not read when that began, or were written since
 	ended     error // what a reader gets after the last byte
 	readBy    time.Time
 	writeBy   time.Time
@@ -137,6 +138,7 @@ func (s *stream) write(p []byte) (done int, cut bool, err error) {
 			s.mu.Unlock()
 			return done, false, errTimeout
 		case s.lost:
+			s.vain += len(p) - done
 			s.mu.Unlock()
 			return len(p), false, nil
 		case s.ended != nil, s.unread:
@@ -158,6 +160,9 @@ func (s *stream) write(p []byte) (done int, cut bool, err error) {
 		}
 		s.fly(p[done : done+n])
 		done += n
+		if cut && s.silent {
+			s.vain += len(p) - done
+		}
 		s.mu.Unlock()
 		if cut && s.silent {
 			return len(p), true, nil
@@ -251,6 +256,9 @@ func (s *stream) kill() {
 func (s *stream) swallow() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if !s.lost {
+		s.vain += s.queued
+	}
 	s.lost = true
 	signal(s.room)
 }
