@@ -54,7 +54,10 @@ if deadline then
   ago = string.format('%.0f', math.max(0, now - served))
   if deadline <= now then owner = false end
 end
-if owner and string.sub(owner, 1, #ARGV[2]) == ARGV[2] then owner, own = false, (is[7] or '') .. ' ' .. owner end
+if owner and string.sub(owner, 1, #ARGV[2]) == ARGV[2] then
+  own = (is[7] or '') .. ' ' .. owner
+  owner = false
+end
 local out = {redis.call('LLEN', KEYS[1]), owner or '', is[2] or '', is[3] or '', is[4] or '', is[5] or '', is[6] or '', ago, own}
 if not owner and (not is[2] or is[2] ~= ARGV[1]) then
   out[10] = redis.call('HGETALL', KEYS[3])
