@@ -16,6 +16,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"edged/internal/edgedtest"
 	"edged/internal/ledger"
 	"edged/internal/redistest"
 )
@@ -159,15 +160,8 @@ func connect(t *testing.T, address string, n int) (all []net.Conn) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { c.Close() })
-		fmt.Fprint(c, "CONNECT {}\r\nPING\r\n")
-		for r := bufio.NewReader(c); ; {
-			line, err := r.ReadString('\n')
-			if err != nil {
-				t.Fatal(err)
-			}
-			if line == "PONG\r\n" {
-				break
-			}
+		if err := edgedtest.Ping(c, "{}", edgedtest.Patience); err != nil {
+			t.Fatal(err)
 		}
 		all = append(all, c)
 	}

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"fmt"
 	"net"
 	"os"
@@ -13,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"edged/internal/edgedtest"
 	"edged/internal/redistest"
 )
 
@@ -122,9 +122,8 @@ func TestSystemdIsToldOfStartStateLifeAndEnd(t *testing.T) {
 		t.Fatalf("ready, and yet: %v", err)
 	}
 	defer client.Close()
-	fmt.Fprint(client, "CONNECT {}\r\nPING\r\n")
-	answers := bufio.NewScanner(client)
-	for answers.Scan() && answers.Text() != "PONG" {
+	if err := edgedtest.Ping(client, "{}", edgedtest.Patience); err != nil {
+		t.Fatal(err)
 	}
 
 	// The state in words, and the loop's watchdog messages.

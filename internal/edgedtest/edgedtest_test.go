@@ -1,11 +1,13 @@
 package edgedtest
 
 import (
+	"bufio"
 	"io"
 	"net"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -117,5 +119,44 @@ func TestAReservedAddressIsGivenToNoOtherProgram(t *testing.T) {
 		}
 		conn.Close()
 		ln.Close()
+	}
+}
+
+// served returns a connection to a server that answers once, after a PING.
+func served(answer string) net.Conn {
+	conn, server := net.Pipe()
+	go func() {
+		defer server.Close()
+		for lines := bufio.NewScanner(server); lines.Scan() && lines.Text() != "PING"; {
+		}
+		io.WriteString(server, answer)
+	}()
+	return conn
+}
+
+func TestPingNeedsAPong(t *testing.T) {
+	t.Parallel()
+	for answer, fails := range map[string]bool{"INFO {}\r\nPONG\r\n": false, "INFO {}\r\n-ERR 'no'\r\n": true} {
+		conn := served(answer)
+		if err := Ping(conn, "{}", Patience); (err != nil) != fails {
+			t.Errorf("the answer %q: %v", answer, err)
+		}
+		conn.Close()
+	}
+}
+
+func TestKeepAskingCountsTheRequestsAnswered(t *testing.T) {
+	t.Parallel()
+	var asked atomic.Int64
+	enough := make(chan struct{})
+	stop := KeepAsking(t, 2, func() error {
+		if asked.Add(1) == 4 {
+			close(enough)
+		}
+		return nil
+	})
+	<-enough
+	if answered := stop(); answered != asked.Load() {
+		t.Errorf("%d of %d requests were answered", answered, asked.Load())
 	}
 }

@@ -11,9 +11,10 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
+
+	"edged/internal/edgedtest"
 
 	"github.com/nats-io/nats.go"
 )
@@ -91,54 +92,17 @@ func tenThousandItems(t *testing.T, b *box) {
 	b.await(t, "0", "redis-cli LLEN events")
 }
 
-// request connects as a NATS client does, asks once and leaves.
-func request(address string) error {
-	conn, err := net.Dial("tcp", address)
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(patience))
-	fmt.Fprintf(conn, "CONNECT {\"auth_token\":%q}\r\nPING\r\n", token)
-	answers := bufio.NewScanner(conn)
-	for answers.Scan() {
-		if answers.Text() == "PONG" {
-			return nil
+// keepAsking lets two clients connect, send a request and leave, until stop is called, which
+// returns the number of requests answered.
+func keepAsking(t *testing.T, b *box) (stop func() (answered int64)) {
+	return edgedtest.KeepAsking(t, 2, func() error {
+		conn, err := net.Dial("tcp", b.clients)
+		if err != nil {
+			return err
 		}
-	}
-	return fmt.Errorf("the connection ended without an answer (%v)", answers.Err())
-}
-
-// keepAsking lets two clients ask again and again until stop is called, which returns
-// how many requests were answered. A request that is not answered fails the test.
-func keepAsking(t *testing.T, b *box) (stop func() int64) {
-	done := make(chan struct{})
-	var answered atomic.Int64
-	var asking sync.WaitGroup
-	for range 2 {
-		asking.Go(func() {
-			for {
-				select {
-				case <-done:
-					return
-				default:
-				}
-				if err := request(b.clients); err != nil {
-					t.Errorf("a request: %v", err)
-					return
-				}
-				answered.Add(1)
-			}
-		})
-	}
-
-	stop = sync.OnceValue(func() int64 {
-		close(done)
-		asking.Wait()
-		return answered.Load()
+		defer conn.Close()
+		return edgedtest.Ping(conn, fmt.Sprintf(`{"auth_token":%q}`, token), patience)
 	})
-	t.Cleanup(func() { stop() }) // if the test fails meanwhile
-	return stop
 }
 
 // delivery is an item as a client got it.

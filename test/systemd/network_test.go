@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"edged/internal/edgedtest"
 )
 
 // get requests the page over a new connection.
@@ -37,7 +39,7 @@ func TestTheSocketOfThePageLosesNoRequestOverARestart(t *testing.T) {
 	prepare(t, "[drain]\ntimeout = \"500ms\"\n")
 	t.Cleanup(func() { sh(t, "systemctl stop edged-http.socket; systemctl reset-failed edged-http.socket || true") })
 	sh(t, "systemctl start edged.socket edged-http.socket edged.service")
-	stop := keep(t, get)
+	stop := edgedtest.KeepAsking(t, 4, get)
 	for range 3 {
 		sh(t, "systemctl restart edged.service")
 	}

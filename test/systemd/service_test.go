@@ -8,9 +8,10 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
+
+	"edged/internal/edgedtest"
 
 	"github.com/nats-io/nats.go"
 )
@@ -29,50 +30,12 @@ func request() error {
 		return err
 	}
 	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(patience))
-	fmt.Fprint(conn, "CONNECT {}\r\nPING\r\n")
-	answers := bufio.NewScanner(conn)
-	for answers.Scan() {
-		if answers.Text() == "PONG" {
-			return nil
-		}
-	}
-	return fmt.Errorf("the connection ended without an answer (%v)", answers.Err())
+	return edgedtest.Ping(conn, "{}", patience)
 }
 
-// keepAsking is keep for clients of TCP.
-func keepAsking(t *testing.T) (stop func() (answered int64)) { return keep(t, request) }
-
-// keep lets four clients send requests until stop is called, which returns the number of requests
-// answered. A request without an answer fails the test.
-func keep(t *testing.T, request func() error) (stop func() (answered int64)) {
-	done := make(chan struct{})
-	var answered atomic.Int64
-	var asking sync.WaitGroup
-	for range 4 {
-		asking.Go(func() {
-			for {
-				select {
-				case <-done:
-					return
-				default:
-				}
-				if err := request(); err != nil {
-					t.Errorf("a request: %v", err)
-					return
-				}
-				answered.Add(1)
-			}
-		})
-	}
-
-	stop = sync.OnceValue(func() int64 {
-		close(done)
-		asking.Wait()
-		return answered.Load()
-	})
-	t.Cleanup(func() { stop() }) // if the test fails meanwhile
-	return stop
+// keepAsking lets four clients send requests until stop is called.
+func keepAsking(t *testing.T) (stop func() (answered int64)) {
+	return edgedtest.KeepAsking(t, 4, request)
 }
 
 // control sends a command to the control socket, as root.
