@@ -48,111 +48,132 @@ var costs = []measurement{
 // account measures a load with its own Redis, which has an append-only file. Figures are for an
 // item unless their unit says otherwise.
 func account(w load) run {
+	if w.ack == "" {
+		w.ack = "received"
+	}
+
 	return func(ctx context.Context, l *lab) ([]figure, error) {
 		l, done, err := l.durable(ctx)
 		if err != nil {
 			return nil, err
 		}
 		defer done()
-		if w.ack == "" {
-			w.ack = "received"
-		}
 		server, err := edged(w.ack)(ctx, l)
 		if err != nil {
 			return nil, err
 		}
 		defer server.Kill()
 		n := l.few(w.items)
-		if err := server.command("pause all"); err != nil {
-			return nil, err
-		}
-		if w.rate == 0 {
-			if err := l.preload(n, w.size); err != nil {
-				return nil, err
-			}
-		}
-		crowd, err := dialMany(ctx, server.address, w.clients, subscriptions()...)
+		crowd, err := w.prepare(ctx, l, server, n)
 		if err != nil {
 			return nil, err
 		}
 		defer closeAll(crowd)
-		for _, c := range crowd {
-			c.acknowledges = w.ack == "explicit"
-		}
 
-		calls, err := countCalls(server)
-		if err != nil {
-			return nil, err
-		}
-		defer calls.close()
-		before, err := l.books(server)
-		if err != nil {
-			return nil, err
-		}
-		begin := time.Now()
-		if err := server.command("resume all"); err != nil {
-			return nil, err
-		}
-		pushed := make(chan error, 1)
-		var pushedBytes int
-		go func() {
-			var err error
-			if w.rate > 0 {
-				pushedBytes, err = l.push(n, w.size, w.rate)
+		var passed passage
+		end := func() {}
+		defer func() { end() }()
+		spent, err := l.spent(server, func() (err error) {
+			if passed, err = w.pass(l, server, crowd, n); err != nil {
+				return err
 			}
-			pushed <- err
-		}()
-		err = each(crowd, func(c *client) error { return c.receive(n) })
-		if pushErr := <-pushed; err == nil {
-			err = pushErr
-		}
-		if err != nil {
-			return nil, server.failed(err)
-		}
-		took := time.Since(begin)
-		defer goOn(crowd)()
-		asked, err := l.emptied(ctx)
+			end = goOn(crowd)
+			passed.asked, err = l.emptied(ctx)
+			return err
+		})
 		if err != nil {
 			return nil, err
 		}
-		made, err := calls.count()
-		if err != nil {
-			return nil, err
-		}
-		after, err := l.books(server)
-		if err != nil {
-			return nil, err
-		}
-		commands := after.commands - before.commands - float64(asked)
-		reads := after.reads - before.reads
-		if w.rate > 0 {
-			commands -= float64(n) // the producer's
-		}
-		item := func(total float64) float64 { return total / float64(n) }
-		figures := []figure{
-			{"items/s", float64(n) / took.Seconds()},
-			{"edged-µs", item(micros(after.edged.cpu - before.edged.cpu))},
-			{"edged-in-kernel-%", 100 * (after.edged.system - before.edged.system) / max(after.edged.ticks-before.edged.ticks, 1)},
-			{"redis-µs", item(micros(after.redis.cpu - before.redis.cpu))},
-			{"clients-µs", item(micros(after.clients - before.clients))},
-			{"cores-idle", (after.idle - before.idle).Seconds() / took.Seconds()},
-			{"cores-others", max(0, (after.busy-before.busy-(after.edged.cpu-before.edged.cpu)-
-				(after.redis.cpu-before.redis.cpu)-(after.clients-before.clients)).Seconds()/took.Seconds())},
-			{"switches", item(float64(after.edged.switches - before.edged.switches))},
-			{"read-B", item(float64(after.edged.read - before.edged.read))},
-			{"written-B", item(float64(after.edged.written - before.edged.written))},
-			{"redis-commands", item(commands)},
-			{"aof-B", item(after.aof - before.aof - float64(pushedBytes))},
-			{"peak-MiB", after.edged.peak},
-		}
-		if calls != nil {
-			figures = append(figures, figure{"system-calls", item(made)})
-		}
-		if reads > 0 { // explicit lists are read by LMOVE
-			figures = append(figures, figure{"items/read", float64(n) / reads})
-		}
-		return figures, nil
+		return w.figures(n, passed, spent), nil
 	}
+}
+
+// prepare connects the clients to edged, which is paused, and puts the items into Redis unless they
+// come at a rate.
+func (w load) prepare(ctx context.Context, l *lab, server *process, n int) ([]*client, error) {
+	if err := server.command("pause all"); err != nil {
+		return nil, err
+	}
+	if w.rate == 0 {
+		if err := l.preload(n, w.size); err != nil {
+			return nil, err
+		}
+	}
+
+	crowd, err := dialMany(ctx, server.address, w.clients, subscriptions()...)
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range crowd {
+		c.acknowledges = w.ack == "explicit"
+	}
+	return crowd, nil
+}
+
+// A passage is how the items of a load passed.
+type passage struct {
+	took  time.Duration // until the clients had them
+	bytes int           // in the append-only file, for the items pushed meanwhile
+	asked int           // commands that asked whether Redis was empty
+}
+
+// pass lets edged deliver n items, and pushes them if they come at a rate.
+func (w load) pass(l *lab, server *process, crowd []*client, n int) (p passage, err error) {
+	begin := time.Now()
+	if err := server.command("resume all"); err != nil {
+		return p, err
+	}
+
+	pushed := make(chan error, 1)
+	go func() {
+		var err error
+		if w.rate > 0 {
+			p.bytes, err = l.push(n, w.size, w.rate)
+		}
+		pushed <- err
+	}()
+	err = each(crowd, func(c *client) error { return c.receive(n) })
+	if pushErr := <-pushed; err == nil {
+		err = pushErr
+	}
+	if err != nil {
+		return p, server.failed(err)
+	}
+	p.took = time.Since(begin)
+	return p, nil
+}
+
+// figures are the costs of n items.
+func (w load) figures(n int, passed passage, spent spending) []figure {
+	commands := spent.commands - float64(passed.asked)
+	if w.rate > 0 {
+		commands -= float64(n) // the producer's
+	}
+	item := func(total float64) float64 { return total / float64(n) }
+	others := spent.busy - spent.edged.cpu - spent.redis.cpu - spent.clients
+	figures := []figure{
+		{"items/s", float64(n) / passed.took.Seconds()},
+		{"edged-µs", item(micros(spent.edged.cpu))},
+		{"edged-in-kernel-%", 100 * spent.edged.system / max(spent.edged.ticks, 1)},
+		{"redis-µs", item(micros(spent.redis.cpu))},
+		{"clients-µs", item(micros(spent.clients))},
+		{"cores-idle", spent.idle.Seconds() / passed.took.Seconds()},
+		{"cores-others", max(0, others.Seconds()/passed.took.Seconds())},
+		{"switches", item(float64(spent.edged.switches))},
+		{"read-B", item(float64(spent.edged.read))},
+		{"written-B", item(float64(spent.edged.written))},
+		{"redis-commands", item(commands)},
+		{"aof-B", item(spent.aof - float64(passed.bytes))},
+		{"peak-MiB", spent.edged.peak},
+	}
+
+	if spent.counted {
+		figures = append(figures, figure{"system-calls", item(spent.calls)})
+	}
+	if spent.reads > 0 { // explicit lists are read by LMOVE
+		figures = append(figures, figure{"items/read", float64(n) / spent.reads})
+	}
+	return figures
 }
 
 // durable returns the lab with a Redis that has an append-only file.
@@ -299,6 +320,49 @@ func (l *lab) books(server *process) (b books, err error) {
 	return b, err
 }
 
+// since returns the difference to earlier books. The peaks are those of b.
+func (b books) since(earlier books) books {
+	b.edged, b.redis = b.edged.since(earlier.edged), b.redis.since(earlier.redis)
+	b.clients -= earlier.clients
+	b.commands -= earlier.commands
+	b.reads -= earlier.reads
+	b.aof -= earlier.aof
+	b.busy -= earlier.busy
+	b.idle -= earlier.idle
+	return b
+}
+
+// spending is the difference of the books over some work.
+type spending struct {
+	books
+	calls   float64 // system calls of edged
+	counted bool    // whether this user is allowed to count calls
+}
+
+// spent returns the costs of the work that do does.
+func (l *lab) spent(server *process, do func() error) (s spending, err error) {
+	calls, err := countCalls(server)
+	if err != nil {
+		return s, err
+	}
+	defer calls.close()
+
+	before, err := l.books(server)
+	if err != nil {
+		return s, err
+	}
+	if err := do(); err != nil {
+		return s, err
+	}
+	s.counted = calls != nil
+	if s.calls, err = calls.count(); err != nil {
+		return s, err
+	}
+	after, err := l.books(server)
+	s.books = after.since(before)
+	return s, err
+}
+
 // cores returns how long all cores together were busy and idle.
 func cores() (busy, idle time.Duration, err error) {
 	text, err := os.ReadFile("/proc/stat")
@@ -330,6 +394,16 @@ type counters struct {
 	switches      int64   // context switches
 	read, written int64   // bytes by system calls
 	peak          float64
+}
+
+func (c counters) since(earlier counters) counters {
+	c.cpu -= earlier.cpu
+	c.ticks -= earlier.ticks
+	c.system -= earlier.system
+	c.switches -= earlier.switches
+	c.read -= earlier.read
+	c.written -= earlier.written
+	return c
 }
 
 func (p *process) counters() (c counters, err error) {
@@ -473,37 +547,20 @@ func rest(ctx context.Context, l *lab) ([]figure, error) {
 	if err := pause(ctx, l.long(3*time.Second)); err != nil {
 		return nil, err
 	}
-	calls, err := countCalls(server)
-	if err != nil {
-		return nil, err
-	}
-	defer calls.close()
-
-	before, err := l.books(server)
-	if err != nil {
-		return nil, err
-	}
 	window := l.long(20 * time.Second)
-	if err := pause(ctx, window); err != nil {
-		return nil, err
-	}
-	after, err := l.books(server)
-	if err != nil {
-		return nil, err
-	}
-	made, err := calls.count()
+	spent, err := l.spent(server, func() error { return pause(ctx, window) })
 	if err != nil {
 		return nil, err
 	}
 	minute := func(total float64) float64 { return total / window.Minutes() }
 	figures := []figure{
 		{"KiB/client", (all.resident - nobody.resident) * 1024 / clients},
-		{"idle-cpu-ms/min", minute(micros(after.edged.cpu-before.edged.cpu)) / 1000},
-		{"idle-redis-commands/min", minute(after.commands - before.commands)},
-		{"idle-aof-B/min", minute(after.aof - before.aof)},
+		{"idle-cpu-ms/min", minute(micros(spent.edged.cpu)) / 1000},
+		{"idle-redis-commands/min", minute(spent.commands)},
+		{"idle-aof-B/min", minute(spent.aof)},
 	}
-	if calls != nil {
-		figures = append(figures, figure{"idle-system-calls/min", minute(made)})
+	if spent.counted {
+		figures = append(figures, figure{"idle-system-calls/min", minute(spent.calls)})
 	}
 	return figures, nil
 }

@@ -118,49 +118,17 @@ func peeked(ctx context.Context, l *lab, n int, ready func(), got func([]byte)) 
 	if err := l.conn.ok("FLUSHALL"); err != nil {
 		return err
 	}
-	hints, err := dialRedis(l.redis.address)
+	hints, data, err := tracked(l.redis.address)
 	if err != nil {
 		return err
 	}
 	defer hints.Close()
-
-	data, err := dialRedis(l.redis.address)
-	if err != nil {
-		return err
-	}
 	defer data.Close()
-
-	id, err := hints.number("CLIENT", "ID")
+	reader, writer, err := tcpPair()
 	if err != nil {
 		return err
 	}
 
-	if err := errors.Join(hints.ok("SUBSCRIBE", "__redis__:invalidate"),
-		data.ok("CLIENT", "TRACKING", "ON", "REDIRECT", strconv.Itoa(id), "NOLOOP")); err != nil {
-		return err
-	}
-
-	for _, list := range lists { // tracks the lists that were read
-		if _, err := data.number("LLEN", list); err != nil {
-			return err
-		}
-	}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return err
-	}
-	defer listener.Close()
-
-	reader, err := net.Dial("tcp", listener.Addr().String())
-	if err != nil {
-		return err
-	}
-	defer reader.Close()
-
-	writer, err := listener.Accept()
-	if err != nil {
-		return err
-	}
 	var running sync.WaitGroup
 	defer running.Wait()
 	end := func() { writer.Close(); reader.Close(); data.Close(); hints.Close() }
@@ -188,6 +156,53 @@ func peeked(ctx context.Context, l *lab, n int, ready func(), got func([]byte)) 
 		got(item)
 	}
 	return nil
+}
+
+// tracked returns a connection that reads lists, data, and one that is sent the names of lists that
+// have changed since data read them, hints.
+func tracked(address string) (hints, data *redisConn, err error) {
+	if hints, err = dialRedis(address); err != nil {
+		return nil, nil, err
+	}
+	if data, err = dialRedis(address); err != nil {
+		hints.Close()
+		return nil, nil, err
+	}
+
+	id, err := hints.number("CLIENT", "ID")
+	if err == nil {
+		err = errors.Join(hints.ok("SUBSCRIBE", "__redis__:invalidate"),
+			data.ok("CLIENT", "TRACKING", "ON", "REDIRECT", strconv.Itoa(id), "NOLOOP"))
+	}
+	for _, list := range lists { // tracks the lists that were read
+		if err == nil {
+			_, err = data.number("LLEN", list)
+		}
+	}
+	if err != nil {
+		hints.Close()
+		data.Close()
+		return nil, nil, err
+	}
+	return hints, data, nil
+}
+
+// tcpPair returns both ends of a TCP connection.
+func tcpPair() (reader, writer net.Conn, err error) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, nil, err
+	}
+	defer listener.Close()
+
+	if reader, err = net.Dial("tcp", listener.Addr().String()); err != nil {
+		return nil, nil, err
+	}
+	if writer, err = listener.Accept(); err != nil {
+		reader.Close()
+		return nil, nil, err
+	}
+	return reader, writer, nil
 }
 
 // handOn writes all items of a list to w, and removes them.
