@@ -33,6 +33,28 @@ var waysToDrain = []struct {
 
 // In lame duck mode these clients do as an application should: take the items in flight, and leave.
 // Nothing else bounds the drain.
+// startLeavers connects clients that drain and close when they are told to leave: one that gets
+// events, and two that share readings.
+func startLeavers(t *testing.T, d *daemon) (boxes [3]*inbox, closed [3]chan struct{}) {
+	t.Helper()
+	for i := range boxes {
+		closed[i] = make(chan struct{})
+		nc := connect(t, d,
+			nats.LameDuckModeHandler(func(nc *nats.Conn) {
+				if err := nc.Drain(); err != nil {
+					t.Errorf("drain the connection: %v", err)
+				}
+			}),
+			nats.ClosedHandler(func(*nats.Conn) { close(closed[i]) }))
+		if i == 0 {
+			_, boxes[i] = subscribe(t, nc, "events", "")
+		} else {
+			_, boxes[i] = subscribe(t, nc, "readings", "workers")
+		}
+	}
+	return boxes, closed
+}
+
 func TestClientsThatAreToldToLeaveTakeTheItemsInFlight(t *testing.T) {
 	t.Parallel()
 	const n = 20_000
@@ -41,24 +63,7 @@ func TestClientsThatAreToldToLeaveTakeTheItemsInFlight(t *testing.T) {
 			t.Parallel()
 			r := redistest.Start(t)
 			d := startEdged(t, r, `drain.timeout = "1h"`)
-			var boxes [3]*inbox
-			var closed [3]chan struct{}
-			for i := range boxes {
-				closed[i] = make(chan struct{})
-				nc := connect(t, d,
-					nats.LameDuckModeHandler(func(nc *nats.Conn) {
-						if err := nc.Drain(); err != nil {
-							t.Errorf("drain the connection: %v", err)
-						}
-					}),
-					nats.ClosedHandler(func(*nats.Conn) { close(closed[i]) }))
-				if i == 0 {
-					_, boxes[i] = subscribe(t, nc, "events", "")
-				} else {
-					_, boxes[i] = subscribe(t, nc, "readings", "workers")
-				}
-			}
-
+			boxes, closed := startLeavers(t, d)
 			r.Push("events", numbers(0, n)...)
 			r.Push("readings", numbers(0, n)...)
 			boxes[0].wait(t, 1)

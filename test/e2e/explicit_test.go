@@ -81,19 +81,13 @@ func TestEveryKindOfAcknowledgementOfNatsGoWorks(t *testing.T) {
 	if n := confirmed(t, r); n != 2 {
 		t.Errorf("AckSync returned when the ledger had %d acknowledgements, want 2", n)
 	}
-	if err := next(t, c, "nak").Nak(); err != nil {
-		t.Fatal(err)
-	}
-	if err := next(t, c, "late").NakWithDelay(10 * time.Millisecond); err != nil {
-		t.Fatal(err)
-	}
-	if err := next(t, c, "term").Term(); err != nil {
-		t.Fatal(err)
-	}
-	if err := next(t, c, "busy").InProgress(); err != nil {
-		t.Fatal(err)
-	}
-	if err := next(t, c, "empty").Respond(nil); err != nil {
+	if err := errors.Join(
+		next(t, c, "nak").Nak(),
+		next(t, c, "late").NakWithDelay(10*time.Millisecond),
+		next(t, c, "term").Term(),
+		next(t, c, "busy").InProgress(),
+		next(t, c, "empty").Respond(nil),
+	); err != nil {
 		t.Fatal(err)
 	}
 	for range 2 {

@@ -380,6 +380,30 @@ func TestAnInstanceNamesNoConsumerOfAListThatAnotherOneServes(t *testing.T) {
 	})
 }
 
+// attemptsAt returns requests and acknowledgements, with their payloads, that need a right to the
+// consumer worker. An item of this consumer has the reply subject.
+func attemptsAt(reply string) [][2]string {
+	const change = `{"stream_name":"events","config":{"durable_name":"worker","ack_policy":"explicit","max_deliver":3}}`
+	return [][2]string{
+		{"$JS.API.CONSUMER.INFO.events.worker", ""},
+		{"$JS.API.CONSUMER.NAMES.events", ""},
+		{"$JS.API.CONSUMER.MSG.NEXT.events.worker", "1"},
+		{"$JS.API.CONSUMER.DELETE.events.worker", ""},
+		{"$JS.API.CONSUMER.CREATE.events.worker", change},
+		{"$JS.API.CONSUMER.CREATE.events", change},
+		{"$JS.API.CONSUMER.CREATE.events.mine", change},
+		{"$JS.API.CONSUMER.CREATE.events.mine", strings.Replace(change, "durable_name", "name", 1)},
+		{"$JS.API.STREAM.MSG.GET.events", `{"seq":1}`},
+		{"$JS.API.DIRECT.GET.events", `{"seq":1}`},
+		{"$JS.API.DIRECT.GET.events.events", ""},
+		{reply, "+ACK"},
+		{reply, "+TERM"},
+		{reply, "-NAK"},
+		{reply, "+NXT 1"},
+		{strings.Replace(reply, ".worker.", ".mine.", 1), "+ACK"},
+	}
+}
+
 // rulesForMine are the rules in docs/JETSTREAM.md, "Rights", for the consumer mine.
 const rulesForMine = `durables = true
 publish = { allow = ["$JS.API.STREAM.INFO.events", "$JS.API.CONSUMER.*.events.mine", "$JS.API.CONSUMER.MSG.NEXT.events.mine", "$JS.ACK.events.mine.>"] }
@@ -408,25 +432,7 @@ func TestAUserReachesNoConsumerButItsOwn(t *testing.T) {
 
 	inbox := ann.NewInbox()
 	answers := messages(t, ann, inbox)
-	const change = `{"stream_name":"events","config":{"durable_name":"worker","ack_policy":"explicit","max_deliver":3}}`
-	for _, attempt := range [][2]string{
-		{"$JS.API.CONSUMER.INFO.events.worker", ""},
-		{"$JS.API.CONSUMER.NAMES.events", ""},
-		{"$JS.API.CONSUMER.MSG.NEXT.events.worker", "1"},
-		{"$JS.API.CONSUMER.DELETE.events.worker", ""},
-		{"$JS.API.CONSUMER.CREATE.events.worker", change},
-		{"$JS.API.CONSUMER.CREATE.events", change},
-		{"$JS.API.CONSUMER.CREATE.events.mine", change},
-		{"$JS.API.CONSUMER.CREATE.events.mine", strings.Replace(change, "durable_name", "name", 1)},
-		{"$JS.API.STREAM.MSG.GET.events", `{"seq":1}`},
-		{"$JS.API.DIRECT.GET.events", `{"seq":1}`},
-		{"$JS.API.DIRECT.GET.events.events", ""},
-		{held[0].Reply(), "+ACK"},
-		{held[0].Reply(), "+TERM"},
-		{held[0].Reply(), "-NAK"},
-		{held[0].Reply(), "+NXT 1"},
-		{strings.Replace(held[0].Reply(), ".worker.", ".mine.", 1), "+ACK"},
-	} {
+	for _, attempt := range attemptsAt(held[0].Reply()) {
 		if err := ann.PublishRequest(attempt[0], inbox, []byte(attempt[1])); err != nil {
 			t.Fatal(err)
 		}

@@ -79,6 +79,28 @@ func TestAJetStreamWorkerConsumesAList(t *testing.T) {
 	}
 }
 
+// wantFetched acknowledges the items of a batch, and checks that they are these numbers.
+func wantFetched(t *testing.T, batch jetstream.MessageBatch, err error, want ...int) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []int
+	for m := range batch.Messages() {
+		n, _ := strconv.Atoi(string(m.Data()))
+		got = append(got, n)
+		if err := m.DoubleAck(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
+	if fmt.Sprint(got) != fmt.Sprint(want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+	if err := batch.Error(); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestFetchGetsTheRequestedItems(t *testing.T) {
 	t.Parallel()
 	r := redistest.Start(t)
@@ -86,39 +108,19 @@ func TestFetchGetsTheRequestedItems(t *testing.T) {
 	c := worker(t, connect(t, d), jetstream.ConsumerConfig{})
 	pushNumbers(r, 0, 10)
 
-	take := func(batch jetstream.MessageBatch, err error, want ...int) {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
-		var got []int
-		for m := range batch.Messages() {
-			n, _ := strconv.Atoi(string(m.Data()))
-			got = append(got, n)
-			if err := m.DoubleAck(t.Context()); err != nil {
-				t.Error(err)
-			}
-		}
-		if fmt.Sprint(got) != fmt.Sprint(want) {
-			t.Errorf("got %v, want %v", got, want)
-		}
-		if err := batch.Error(); err != nil {
-			t.Error(err)
-		}
-	}
 	batch, err := c.Fetch(3)
-	take(batch, err, 0, 1, 2)
+	wantFetched(t, batch, err, 0, 1, 2)
 	if r.Len("events") != 7 {
 		t.Errorf("%d items are left, want 7", r.Len("events"))
 	}
 	batch, err = c.FetchNoWait(4)
-	take(batch, err, 3, 4, 5, 6)
+	wantFetched(t, batch, err, 3, 4, 5, 6)
 	batch, err = c.FetchNoWait(10)
-	take(batch, err, 7, 8, 9)
+	wantFetched(t, batch, err, 7, 8, 9)
 	batch, err = c.FetchNoWait(10)
-	take(batch, err)
+	wantFetched(t, batch, err)
 	batch, err = c.Fetch(10, jetstream.FetchMaxWait(200*time.Millisecond))
-	take(batch, err)
+	wantFetched(t, batch, err)
 
 	pushNumbers(r, 10, 11)
 	m, err := c.Next()
@@ -387,111 +389,6 @@ func TestAStandbyKnowsTheConsumersOfTheOneBefore(t *testing.T) {
 			t.Error(err)
 		}
 	}
-}
-
-func TestPoliciesAndBoundsOfConsumers(t *testing.T) {
-	t.Parallel()
-	r := redistest.Start(t)
-	d := startEdged(t, r, shortGrace)
-	nc := connect(t, d)
-	js, err := jetstream.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
-	pushNumbers(r, 0, 100)
-	ctx := t.Context()
-
-	all, err := js.CreateConsumer(ctx, "events", jetstream.ConsumerConfig{Durable: "all", AckPolicy: jetstream.AckAllPolicy})
-	if err != nil {
-		t.Fatal(err)
-	}
-	batch, err := all.Fetch(10)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var last jetstream.Msg
-	for m := range batch.Messages() {
-		last = m
-	}
-	if err := last.DoubleAck(ctx); err != nil || r.Len("events") != 90 {
-		t.Errorf("%d items are left after the tenth was acknowledged with all before it: %v", r.Len("events"), err)
-	}
-	if _, err := js.CreateConsumer(ctx, "events", jetstream.ConsumerConfig{Durable: "all", AckPolicy: jetstream.AckAllPolicy}); err != nil {
-		t.Errorf("the same consumer again: %v", err)
-	}
-	if _, err := js.CreateConsumer(ctx, "events", jetstream.ConsumerConfig{Durable: "all", AckPolicy: jetstream.AckAllPolicy, MaxDeliver: 3}); !errors.Is(err, jetstream.ErrConsumerExists) {
-		t.Errorf("another one of this name: %v", err)
-	}
-	if _, err := js.UpdateConsumer(ctx, "events", jetstream.ConsumerConfig{Durable: "none", AckPolicy: jetstream.AckAllPolicy}); !errors.Is(err, jetstream.ErrConsumerDoesNotExist) {
-		t.Errorf("an update of none: %v", err)
-	}
-
-	few, err := js.CreateConsumer(ctx, "events", jetstream.ConsumerConfig{Durable: "few", AckPolicy: jetstream.AckExplicitPolicy, MaxAckPending: 3, HeadersOnly: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	batch, err = few.Fetch(10, jetstream.FetchMaxWait(300*time.Millisecond))
-	if err != nil {
-		t.Fatal(err)
-	}
-	n := 0
-	for m := range batch.Messages() {
-		if n++; len(m.Data()) != 0 || m.Headers().Get("Nats-Msg-Size") != "2" {
-			t.Errorf("got %q with %v", m.Data(), m.Headers())
-		}
-	}
-	if info, err := few.Info(ctx); err != nil || n != 3 || info.NumAckPending != 3 || info.NumPending != 87 {
-		t.Errorf("%d items were delivered; %+v, %v", n, info, err)
-	}
-
-	for name, policy := range map[string]jetstream.ConsumerConfig{
-		"99": {DeliverPolicy: jetstream.DeliverLastPolicy},
-		"50": {DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: 51},
-		"10": {DeliverPolicy: jetstream.DeliverAllPolicy},
-	} {
-		policy.AckPolicy = jetstream.AckExplicitPolicy
-		c, err := js.CreateConsumer(ctx, "events", policy)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if m, err := c.Next(jetstream.FetchMaxWait(patience)); err != nil || string(m.Data()) != name {
-			t.Errorf("%+v begins with %v, %v", policy, m, err)
-		}
-	}
-	newest, err := js.CreateConsumer(ctx, "events", jetstream.ConsumerConfig{AckPolicy: jetstream.AckExplicitPolicy, DeliverPolicy: jetstream.DeliverNewPolicy})
-	if err != nil {
-		t.Fatal(err)
-	}
-	pushNumbers(r, 100, 101)
-	if m, err := newest.Next(jetstream.FetchMaxWait(patience)); err != nil || string(m.Data()) != "100" {
-		t.Errorf("deliver new begins with %v, %v", m, err)
-	}
-	bytes, err := newest.FetchBytes(400)
-	if err != nil {
-		t.Fatal(err)
-	}
-	pushNumbers(r, 101, 120)
-	n = 0
-	for range bytes.Messages() {
-		n++
-	}
-	if n < 1 || n > 8 || bytes.Error() != nil {
-		t.Errorf("400 bytes are %d items: %v", n, bytes.Error())
-	}
-
-	if answer := d.Control("forget events few"); !strings.Contains(answer, "OK") {
-		t.Errorf("forget answers %q", answer)
-	}
-	if _, err := js.Consumer(ctx, "events", "few"); !errors.Is(err, jetstream.ErrConsumerNotFound) {
-		t.Errorf("a consumer that was forgotten: %v", err)
-	}
-	if _, err := js.Consumer(ctx, "nothing", "few"); !errors.Is(err, jetstream.ErrStreamNotFound) {
-		t.Errorf("a stream that is none: %v", err)
-	}
-	redistest.Eventually(t, "the ephemeral consumers go", func() bool {
-		st, err := js.Stream(ctx, "events")
-		return err == nil && st.CachedInfo().State.Consumers == 1
-	})
 }
 
 func TestAConsumerThatIsDeletedEndsConsume(t *testing.T) {

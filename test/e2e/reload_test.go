@@ -24,6 +24,52 @@ func (d *daemon) reload(settings ...string) {
 	}
 }
 
+// acknowledging subscribes to a list, and acknowledges the items that require it.
+func acknowledging(t *testing.T, nc *nats.Conn, list string) *inbox {
+	t.Helper()
+	b := newInbox()
+	if _, err := nc.Subscribe(list, func(m *nats.Msg) {
+		if m.Reply != "" {
+			if err := m.Ack(); err != nil {
+				t.Error(err)
+			}
+		}
+		b.add(string(m.Data))
+	}); err != nil {
+		t.Fatal(err)
+	}
+	flush(t, nc)
+	return b
+}
+
+// pushUntilStopped pushes the same numbers to each list until stop is called, which returns how
+// many.
+func pushUntilStopped(t *testing.T, r *redistest.Server, lists ...string) (stop func() (n int)) {
+	done, pushed := make(chan struct{}), make(chan int)
+	go func() {
+		n := 0
+		defer func() { pushed <- n }()
+		for {
+			select {
+			case <-done:
+				return
+			default:
+			}
+			for _, list := range lists {
+				r.Push(list, numbers(n, n+50)...)
+			}
+			n += 50
+		}
+	}()
+
+	stop = sync.OnceValue(func() int {
+		close(done)
+		return <-pushed
+	})
+	t.Cleanup(func() { stop() }) // if the test fails meanwhile
+	return stop
+}
+
 // Items of two lists are pushed and delivered all the while: one list confirms received items, the
 // other each item.
 func TestListsComeAndGoUnderLoadAndNothingIsLostOrDoubled(t *testing.T) {
@@ -34,73 +80,24 @@ func TestListsComeAndGoUnderLoadAndNothingIsLostOrDoubled(t *testing.T) {
 	d := startEdged(t, r, grace, steady, received, acked)
 	nc := connect(t, d)
 
-	var mu sync.Mutex
-	got := map[string][]string{} // guarded by mu; by list, in order
-	for _, list := range []string{"steady", "received", "acked"} {
-		if _, err := nc.Subscribe(list, func(m *nats.Msg) {
-			if m.Reply != "" {
-				if err := m.Ack(); err != nil {
-					t.Error(err)
-				}
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			got[list] = append(got[list], string(m.Data))
-		}); err != nil {
-			t.Fatal(err)
-		}
+	all := []string{"steady", "received", "acked"}
+	boxes := map[string]*inbox{}
+	for _, list := range all {
+		boxes[list] = acknowledging(t, nc, list)
 	}
-	flush(t, nc)
-
-	done, pushed := make(chan struct{}), make(chan int)
-	stop := sync.OnceValue(func() (n int) {
-		close(done)
-		return <-pushed
-	})
-	t.Cleanup(func() { stop() }) // if the test fails meanwhile
-	go func() {
-		n := 0
-		defer func() { pushed <- n }()
-		for {
-			select {
-			case <-done:
-				return
-			default:
-			}
-			items := make([]any, 50)
-			for i := range items {
-				items[i] = strconv.Itoa(n + i)
-			}
-			for _, list := range []string{"steady", "received", "acked"} {
-				r.Push(list, items...)
-			}
-			n += len(items)
-		}
-	}()
+	stop := pushUntilStopped(t, r, all...)
 	for round := range 10 {
 		d.reload(grace, steady)
 		d.reload(grace, steady, acked, received)
 		d.reload(fmt.Sprintf("%swindow_items = %d\n", grace, 1000+round), steady, received, acked+"max_ack_pending = 500\n")
 	}
 	n := stop()
-	redistest.Eventually(t, "all has come", func() bool {
-		mu.Lock()
-		defer mu.Unlock()
-		return len(got["steady"]) >= n && len(got["received"]) >= n && len(got["acked"]) >= n
-	})
-	redistest.Eventually(t, "all has left Redis", func() bool { return r.Len("received") == 0 && r.Len("acked") == 0 })
-	mu.Lock()
-	defer mu.Unlock()
-	for list, items := range got {
-		if len(items) != n {
-			t.Errorf("%d items of %s came, %d were pushed", len(items), list, n)
-		}
-		for i, item := range items {
-			if item != strconv.Itoa(i) {
-				t.Errorf("item %d of %s is %s", i, list, item)
-				break
-			}
-		}
+	for _, list := range all {
+		boxes[list].wait(t, n)
+	}
+	waitEmpty(t, r, "received", "acked")
+	for _, list := range all {
+		t.Run(list, func(t *testing.T) { wantRun(t, boxes[list].all(), 0, n) })
 	}
 	if n := nc.Stats().Reconnects; n > 0 || !nc.IsConnected() {
 		t.Errorf("the client was disconnected; it came back %d times", n)

@@ -252,6 +252,14 @@ func TestMicroFindsServicesOfTheDaemonAndOfClients(t *testing.T) {
 		t.Fatal(err)
 	}
 
+	if ids := services(t, nc, 2); ids["doubler"] != other.Info().ID || ids["edged"] == "" {
+		t.Fatalf("the services are %v", ids)
+	}
+}
+
+// services returns the IDs of n services by their names, as they answer a PING.
+func services(t *testing.T, nc *nats.Conn, n int) map[string]string {
+	t.Helper()
 	answers := make(chan *nats.Msg, 10)
 	inbox := nats.NewInbox()
 	if _, err := nc.ChanSubscribe(inbox, answers); err != nil {
@@ -260,8 +268,9 @@ func TestMicroFindsServicesOfTheDaemonAndOfClients(t *testing.T) {
 	if err := nc.PublishRequest("$SRV.PING", inbox, nil); err != nil {
 		t.Fatal(err)
 	}
+
 	ids := map[string]string{}
-	for range 2 {
+	for range n {
 		select {
 		case m := <-answers:
 			var p micro.Ping
@@ -270,36 +279,46 @@ func TestMicroFindsServicesOfTheDaemonAndOfClients(t *testing.T) {
 			}
 			ids[p.Name] = p.ID
 		case <-time.After(patience):
-			t.Fatalf("gave up waiting: two services answer; %v did", ids)
+			t.Fatalf("gave up waiting: %d services answer; %v did", n, ids)
 		}
 	}
-	if ids["doubler"] != other.Info().ID || ids["edged"] == "" {
-		t.Fatalf("the services are %v", ids)
-	}
+	return ids
+}
 
-	ask := func(verb micro.Verb, answer any) {
+// ask decodes the answer to a request.
+func ask(t *testing.T, nc *nats.Conn, subject string, answer any) {
+	t.Helper()
+	m, err := nc.Request(subject, nil, patience)
+	if err == nil {
+		err = json.Unmarshal(m.Data, answer)
+	}
+	if err != nil {
+		t.Fatalf("%s: %v", subject, err)
+	}
+}
+
+func TestTheServiceOfTheDaemonDescribesAndCountsItself(t *testing.T) {
+	t.Parallel()
+	nc := connect(t, startEdged(t, redistest.Start(t), "tcp.services = true"))
+	id := services(t, nc, 1)["edged"]
+	askService := func(verb micro.Verb, answer any) {
 		t.Helper()
-		subject, err := micro.ControlSubject(verb, "edged", ids["edged"])
+		subject, err := micro.ControlSubject(verb, "edged", id)
 		if err != nil {
 			t.Fatal(err)
 		}
-		m, err := nc.Request(subject, nil, patience)
-		if err == nil {
-			err = json.Unmarshal(m.Data, answer)
-		}
-		if err != nil {
-			t.Fatalf("%s: %v", subject, err)
-		}
+		ask(t, nc, subject, answer)
 	}
+
 	var info micro.Info
-	ask(micro.InfoVerb, &info)
+	askService(micro.InfoVerb, &info)
 	for _, e := range info.Endpoints {
 		if _, err := nc.Request(e.Subject, nil, patience); err != nil {
 			t.Errorf("%s does not answer: %v", e.Subject, err)
 		}
 	}
 	var stats micro.Stats
-	ask(micro.StatsVerb, &stats)
+	askService(micro.StatsVerb, &stats)
 	if info.Type != micro.InfoResponseType || stats.Type != micro.StatsResponseType || len(info.Endpoints) != 3 || len(stats.Endpoints) != 3 || stats.Started.IsZero() {
 		t.Fatalf("got %+v and %+v", info, stats)
 	}
@@ -308,16 +327,10 @@ func TestMicroFindsServicesOfTheDaemonAndOfClients(t *testing.T) {
 			t.Errorf("%s has counted %d requests, want 1", e.Subject, e.NumRequests)
 		}
 	}
+
 	var status, lists map[string]any
-	for subject, answer := range map[string]*map[string]any{"edged.status": &status, "edged.lists": &lists} {
-		m, err := nc.Request(subject, nil, patience)
-		if err == nil {
-			err = json.Unmarshal(m.Data, answer)
-		}
-		if err != nil {
-			t.Fatalf("%s: %v", subject, err)
-		}
-	}
+	ask(t, nc, "edged.status", &status)
+	ask(t, nc, "edged.lists", &lists)
 	if status["state"] != "serving" || len(lists["lists"].([]any)) != 2 {
 		t.Errorf("the status is %v, the lists are %v", status, lists)
 	}
