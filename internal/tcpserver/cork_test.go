@@ -61,16 +61,7 @@ func TestUncorkKeepsTheOrderOfItemsAndMessages(t *testing.T) {
 	}
 
 	sending.Wait()
-	sending.Go(func() {
-		for { // until the connection is closed
-			switch line, err := c.r.ReadString('\n'); {
-			case err != nil:
-				return
-			case line == "PING\r\n":
-				c.Write([]byte("PONG\r\n"))
-			}
-		}
-	})
+	sending.Go(c.answerPings)
 
 	eventually(t, "all items are confirmed", func() bool {
 		for _, n := range m.confirmed() {

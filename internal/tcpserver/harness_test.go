@@ -165,6 +165,18 @@ func (c *conn) sync() {
 	c.expect("PONG")
 }
 
+// answerPings answers each PING until the connection is closed.
+func (c *conn) answerPings() {
+	for {
+		switch line, err := c.r.ReadString('\n'); {
+		case err != nil:
+			return
+		case line == "PING\r\n":
+			c.Write([]byte("PONG\r\n"))
+		}
+	}
+}
+
 // expectEnd waits for the end of the connection; nothing may arrive before it.
 func (c *conn) expectEnd() {
 	c.t.Helper()

@@ -501,16 +501,45 @@ func TestAClientThatOwesAReceiptIsCutOffAlthoughClientsWriteToIt(t *testing.T) {
 }
 
 // A client that stops reading costs only its window; when it reads again, it gets every item.
-func TestClientThatPausesSlowsItsListDownAndMissesNothing(t *testing.T) {
-	t.Parallel()
-	const n, size = 100, 1 << 20 // more than sockets and the window hold
-	wake := make(chan struct{}, 1)
-	window := newLog(relay.Options{Window: 10, Memory: 8 << 20, Changed: func() {
+// refilled returns a log that is fed with n items whenever it has room. An item begins with its
+// number, in eight digits.
+func refilled(t *testing.T, o relay.Options, n uint64, size int) *relay.Log {
+	t.Helper()
+	wake, stop := make(chan struct{}, 1), make(chan struct{})
+	o.Changed = func() {
 		select {
 		case wake <- struct{}{}:
 		default:
 		}
-	}})
+	}
+	log := newLog(o)
+
+	var loop sync.WaitGroup
+	loop.Go(func() {
+		for {
+			select {
+			case <-wake:
+				feed(log, n, func(n uint64) []byte {
+					item := make([]byte, size)
+					copy(item, fmt.Sprintf("%08d", n))
+					return item
+				})
+			case <-stop:
+				return
+			}
+		}
+	})
+	t.Cleanup(func() {
+		close(stop)
+		loop.Wait()
+	})
+	return log
+}
+
+func TestClientThatPausesSlowsItsListDownAndMissesNothing(t *testing.T) {
+	t.Parallel()
+	const n, size = 100, 1 << 20 // more than sockets and the window hold
+	window := refilled(t, relay.Options{Window: 10, Memory: 8 << 20}, n, size)
 	opts := testOptions()
 	opts.MaxPending = 1 << 20
 	opts.Lists = []List{{Subject: "items", Joiner: window}}
@@ -518,28 +547,6 @@ func TestClientThatPausesSlowsItsListDownAndMissesNothing(t *testing.T) {
 	c, other := dial(t, addr), dial(t, addr)
 	c.send("SUB items 1\r\n")
 	c.sync()
-	offer := func() {
-		feed(window, n, func(n uint64) []byte {
-			item := make([]byte, size)
-			copy(item, fmt.Sprintf("%08d", n))
-			return item
-		})
-	}
-	offer()
-	stop := make(chan struct{})
-	var loop sync.WaitGroup
-	loop.Go(func() {
-		for {
-			select {
-			case <-wake:
-				offer()
-			case <-stop:
-				return
-			}
-		}
-	})
-	defer loop.Wait()
-	defer close(stop)
 	eventually(t, "the sockets are full", func() bool {
 		unsent, known := sendQueue(s.snapshot()[0].conn)
 		return known && unsent > 0

@@ -97,15 +97,11 @@ func parse(in []byte, lim limits) (cmd command, n, need int, err error) {
 		}
 	case opUnsub:
 		var f [2][]byte
-		switch fields(args, f[:]) {
-		case 1:
-			cmd.sid = f[0]
-		case 2:
-			cmd.sid = f[0]
-			cmd.max, _ = number(f[1]) // a missing number means at once, as in nats-server
-		default:
+		if n := fields(args, f[:]); n < 1 || n > 2 {
 			return cmd, 0, 0, errUnknownOperation
 		}
+		cmd.sid = f[0]
+		cmd.max, _ = number(f[1]) // a missing number means at once, as in nats-server
 	}
 
 	return cmd, end + 1, 0, nil

@@ -88,25 +88,10 @@ func parseSimply(input string) (ops []string, err error) {
 			cmd = command{op: opUnsub, sid: []byte(args[0])}
 			cmd.max, _ = size(args[1])
 		case verb == "PUB" && (n == 2 || n == 3), verb == "HPUB" && (n == 3 || n == 4):
-			cmd = command{op: opPub, isHPub: verb == "HPUB", subject: []byte(args[0])}
-			total, ok := size(args[n-1])
-			header, names := 0, args[1:n-1]
-			if cmd.isHPub && ok {
-				header, ok = size(args[n-2])
-				names = args[1 : n-2]
+			whole := false
+			if cmd, rest, whole, err = pubSimply(verb, args, rest); err != nil || !whole {
+				return ops, err
 			}
-			cmd.reply = []byte(strings.Join(names, ""))
-			if !ok || total > testLimits.payload || header > total {
-				return ops, errors.New("bad length")
-			}
-			if len(rest) < total+2 {
-				return ops, nil
-			}
-			if rest[total:total+2] != crlf {
-				return ops, errors.New("bad end")
-			}
-			cmd.header, cmd.payload = []byte(rest[:header]), []byte(rest[header:total])
-			rest = rest[total+2:]
 		default:
 			return ops, errors.New("bad arguments")
 		}
@@ -114,6 +99,32 @@ func parseSimply(input string) (ops []string, err error) {
 		ops = append(ops, describe(cmd))
 		input = rest
 	}
+}
+
+// pubSimply parses a PUB or HPUB whose payload is at the beginning of input. whole is false if the
+// payload is incomplete.
+func pubSimply(verb string, args []string, input string) (cmd command, rest string, whole bool, err error) {
+	n := len(args)
+	cmd = command{op: opPub, isHPub: verb == "HPUB", subject: []byte(args[0])}
+	total, ok := size(args[n-1])
+	header, names := 0, args[1:n-1]
+	if cmd.isHPub && ok {
+		header, ok = size(args[n-2])
+		names = args[1 : n-2]
+	}
+	cmd.reply = []byte(strings.Join(names, ""))
+	if !ok || total > testLimits.payload || header > total {
+		return cmd, "", false, errors.New("bad length")
+	}
+
+	if len(input) < total+2 {
+		return cmd, "", false, nil
+	}
+	if input[total:total+2] != crlf {
+		return cmd, "", false, errors.New("bad end")
+	}
+	cmd.header, cmd.payload = []byte(input[:header]), []byte(input[header:total])
+	return cmd, input[total+2:], true, nil
 }
 
 // size parses a number; one that is too large becomes the largest.
