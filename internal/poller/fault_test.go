@@ -99,87 +99,49 @@ func TestNothingIsLostWhateverHappens(t *testing.T) {
 	}
 	inBothModes(t, func(t *testing.T, mode func(*setup)) {
 		for _, right := range []bool{false, true} {
-			t.Run(fmt.Sprintf("right=%v", right), func(t *testing.T) { turmoil(t, seed, mode, right) })
+			t.Run(fmt.Sprintf("right=%v", right), func(t *testing.T) { playTurmoil(t, seed, mode, right) })
 		}
 	})
 }
 
-func turmoil(t *testing.T, seed uint64, mode func(*setup), right bool) {
+// turmoil is a list while everything happens to it.
+type turmoil struct {
+	t      *testing.T
+	server *redistest.Server
+	loop   *life
+	chance *rand.Rand
+	right  bool         // whether the list is read from its right end
+	sent   map[int]bool // whether the push of an item succeeded; the outcome of others is not known
+
+	mu   sync.Mutex
+	seen map[string]bool // guarded by mu
+}
+
+const turmoilItems = 6000
+
+func playTurmoil(t *testing.T, seed uint64, mode func(*setup), right bool) {
 	t.Parallel()
 	t.Logf("EDGED_TEST_SEED=%d", seed)
-	chance := rand.New(rand.NewPCG(seed, 0))
 	s := redistest.Start(t)
 	l := start(t, s.Address(), mode, func(o *setup) {
 		o.MaxPayload, o.BatchItems, o.BatchBytes, o.Relay.Window = 1000, 7, 900, 40
 		o.PollInterval, o.Lease, o.RejoinGrace = 50*time.Millisecond, 300*time.Millisecond, 100*time.Millisecond
 		o.Log, o.Lists[0].FromRight = nil, right
 	})
+	w := &turmoil{t: t, server: s, loop: l, chance: rand.New(rand.NewPCG(seed, 0)), right: right, sent: map[int]bool{}, seen: map[string]bool{}}
 
-	var mu sync.Mutex
-	seen := map[string]bool{} // guarded by mu
-	note := func(items []string) {
-		mu.Lock()
-		defer mu.Unlock()
-		for _, item := range items {
-			id, _, _ := strings.Cut(item, " ")
-			seen[id] = true
-		}
-	}
 	done := make(chan struct{})
 	var visitors sync.WaitGroup
-	for i := range 3 {
-		group := []string{"", "g", "g"}[i]
-		rand := rand.New(rand.NewPCG(seed, 1+uint64(i)))
-		visitors.Go(func() {
-			for {
-				select {
-				case <-done:
-					return
-				default:
-				}
-				v := &client{hold: true, most: 1 + rand.IntN(60)}
-				leave := l.joinAs(0, group, v)
-				for range rand.IntN(12) {
-					l.comesRound()
-					note(v.confirmSome(rand.IntN(4)))
-				}
-				leave()
-			}
-		})
+	for i, group := range []string{"", "g", "g"} {
+		visitors.Go(func() { w.visit(group, rand.New(rand.NewPCG(seed, 1+uint64(i))), done) })
 	}
-	ctx, c, push, odd := t.Context(), s.Client(), s.Client().RPush, s.Client().LPush
-	if right {
-		push, odd = odd, push
-	}
-	const items = 6000
-	sent := map[int]bool{} // of a push that failed the outcome is not known
-	for i := 0; i < items; {
-		for range chance.IntN(30) {
-			size := chance.IntN(200)
-			if chance.IntN(15) == 0 {
-				size = 1200 // too large
-			}
-			err := push(ctx, "a", fmt.Sprintf("%d %s", i, strings.Repeat("x", size))).Err()
-			if sent[i] = err == nil; err != nil {
-				t.Logf("item %d was not pushed: %v", i, err)
-			}
+	for i := 0; i < turmoilItems; {
+		for range w.chance.IntN(30) {
+			w.push(i)
 			i++
 		}
-		switch chance.IntN(12) {
-		case 0:
-			c.Do(ctx, "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
-		case 1:
-			c.Do(ctx, "CLIENT", "KILL", "TYPE", "pubsub")
-		case 2:
-			c.ScriptFlush(ctx)
-		case 3:
-			handTo(t, s, "", 0)
-		case 4:
-			handTo(t, s, "other/1", 20*time.Millisecond)
-		case 5:
-			odd(ctx, "a", "odd")
-		}
-		for range chance.IntN(8) {
+		w.disturb()
+		for range w.chance.IntN(8) {
 			l.comesRound()
 		}
 	}
@@ -188,28 +150,102 @@ func turmoil(t *testing.T, seed uint64, mode func(*setup), right bool) {
 	if err := l.stop(); err != nil {
 		t.Log(err) // what was confirmed may remain; it counts as seen and as left
 	}
-	note(c.LRange(t.Context(), "a", 0, -1).Val())
-	for _, dead := range c.LRange(t.Context(), keys.Dead, 0, -1).Val() {
-		_, item, _ := strings.Cut(dead, "\n")
-		note([]string{item})
+	w.check()
+}
+
+// note records that a client has confirmed items, or that they are in Redis.
+func (w *turmoil) note(items ...string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, item := range items {
+		id, _, _ := strings.Cut(item, " ")
+		w.seen[id] = true
 	}
+}
+
+// visit joins the list again and again, and confirms some items.
+func (w *turmoil) visit(group string, chance *rand.Rand, done <-chan struct{}) {
+	for {
+		select {
+		case <-done:
+			return
+		default:
+		}
+		v := &client{hold: true, most: 1 + chance.IntN(60)}
+		leave := w.loop.joinAs(0, group, v)
+		for range chance.IntN(12) {
+			w.loop.comesRound()
+			w.note(v.confirmSome(chance.IntN(4))...)
+		}
+		leave()
+	}
+}
+
+// push pushes item i.
+func (w *turmoil) push(i int) {
+	size := w.chance.IntN(200)
+	if w.chance.IntN(15) == 0 {
+		size = 1200 // too large
+	}
+	push := w.server.Client().RPush
+	if w.right {
+		push = w.server.Client().LPush
+	}
+	err := push(w.t.Context(), "a", fmt.Sprintf("%d %s", i, strings.Repeat("x", size))).Err()
+	if w.sent[i] = err == nil; err != nil {
+		w.t.Logf("item %d was not pushed: %v", i, err)
+	}
+}
+
+// disturb does something that edged must endure, or nothing.
+func (w *turmoil) disturb() {
+	ctx, c := w.t.Context(), w.server.Client()
+	switch w.chance.IntN(12) {
+	case 0:
+		c.Do(ctx, "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+	case 1:
+		c.Do(ctx, "CLIENT", "KILL", "TYPE", "pubsub")
+	case 2:
+		c.ScriptFlush(ctx)
+	case 3:
+		handTo(w.t, w.server, "", 0)
+	case 4:
+		handTo(w.t, w.server, "other/1", 20*time.Millisecond)
+	case 5:
+		if w.right {
+			c.RPush(ctx, "a", "odd")
+		} else {
+			c.LPush(ctx, "a", "odd")
+		}
+	}
+}
+
+// check fails the test if an item is lost.
+func (w *turmoil) check() {
+	ctx, c := w.t.Context(), w.server.Client()
+	w.note(c.LRange(ctx, "a", 0, -1).Val()...)
+	for _, dead := range c.LRange(ctx, keys.Dead, 0, -1).Val() {
+		_, item, _ := strings.Cut(dead, "\n")
+		w.note(item)
+	}
+
 	lost, failed := 0, 0
-	for i, ok := range sent {
+	for i, ok := range w.sent {
 		switch {
 		case !ok:
 			failed++
-		case !seen[fmt.Sprint(i)]:
+		case !w.seen[fmt.Sprint(i)]:
 			lost++
 		}
 	}
-	st := l.logs[0].Stats()
-	if failed > items/10 {
-		t.Errorf("%d of %d pushes failed", failed, len(sent))
+	st := w.loop.logs[0].Stats()
+	if failed > turmoilItems/10 {
+		w.t.Errorf("%d of %d pushes failed", failed, len(w.sent))
 	}
 	if lost > 0 {
-		t.Errorf("%d items lost; books %+v", lost, st)
+		w.t.Errorf("%d items lost; books %+v", lost, st)
 	}
-	if left := int(s.Len("a")); st.InFlight > left {
-		t.Errorf("%d items are left; books %+v", left, st)
+	if left := int(w.server.Len("a")); st.InFlight > left {
+		w.t.Errorf("%d items are left; books %+v", left, st)
 	}
 }

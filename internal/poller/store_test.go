@@ -10,15 +10,19 @@ import (
 	"edged/internal/redistest"
 )
 
-func TestTheStoreRegistersConsumers(t *testing.T) {
-	t.Parallel()
-	s := redistest.Start(t)
-	keys := ledger.KeysOf("a")
+// storeOf returns a store for the list a, which has five items.
+func storeOf(t *testing.T, s *redistest.Server) *Store {
+	t.Helper()
 	loop := New(Options{Redis: redisconn.Options{Address: s.Address(), Timeout: 10 * time.Second}, Instance: "box"})
 	store := loop.NewStore()
-	defer store.Close()
+	t.Cleanup(store.Close)
 	pushed(t, s, false, numbered(5)...)
+	return store
+}
 
+func TestTheStoreRegistersConsumersAtTheirPlace(t *testing.T) {
+	t.Parallel()
+	store := storeOf(t, redistest.Start(t))
 	for from, want := range map[string]string{
 		End:  `{"from":5,"epoch":"","x":1}`,
 		Last: `{"from":4,"epoch":"","x":1}`,
@@ -31,7 +35,17 @@ func TestTheStoreRegistersConsumers(t *testing.T) {
 			t.Errorf("from %s: %s, %v, want %s", from, got, err, want)
 		}
 	}
+}
+
+func TestTheStoreLeavesAnotherInstancesConsumersAlone(t *testing.T) {
+	t.Parallel()
+	s := redistest.Start(t)
+	store := storeOf(t, s)
+	if _, err := store.Register(t.Context(), "a", "w", End, `{"x":1}`); err != nil {
+		t.Fatal(err)
+	}
 	do(t, s, "HSET", keys.Ledger, "first", "100", "epoch", "e", "owner", "other/1", "deadline", "9999999999999")
+
 	var standby ErrStandby
 	if own, err := store.Owns(t.Context(), "a"); err != nil || own {
 		t.Errorf("another instance's list is its own: %v, %v", own, err)
@@ -45,12 +59,26 @@ func TestTheStoreRegistersConsumers(t *testing.T) {
 	if _, err := store.Register(t.Context(), "a", "new", End, `{"x":2}`); !errors.As(err, &standby) || standby.Holder != "other/1" {
 		t.Errorf("another instance's list: %v", err)
 	}
-	do(t, s, "HSET", keys.Ledger, "deadline", "1", ledger.Durable("w"), "102", ledger.Durable("new"), "103")
+
+	do(t, s, "HSET", keys.Ledger, "deadline", "1")
 	if _, err := store.Register(t.Context(), "a", "new", End, `{"x":2}`); err != nil {
 		t.Errorf("the other one's lease is over: %v", err)
 	}
 	if got := owner(t, s); got != "" {
 		t.Errorf("%s goes on as the owner without the consumer", got)
+	}
+}
+
+func TestTheStoreTellsWhatConsumersHaveConfirmed(t *testing.T) {
+	t.Parallel()
+	s := redistest.Start(t)
+	store := storeOf(t, s)
+	if _, err := store.Register(t.Context(), "a", "w", End, `{"x":1}`); err != nil {
+		t.Fatal(err)
+	}
+	do(t, s, "HSET", keys.Ledger, "first", "100", "epoch", "e", ledger.Durable("w"), "102", ledger.Durable("new"), "103")
+	if _, err := store.Register(t.Context(), "a", "new", End, `{"x":2}`); err != nil {
+		t.Fatal(err)
 	}
 
 	if _, known, err := store.Confirmed(t.Context(), "a", "new"); err != nil || known {
@@ -85,7 +113,6 @@ func TestTheStoreRegistersConsumers(t *testing.T) {
 func TestTheStoreRestoresConsumersThatRedisHasLost(t *testing.T) {
 	t.Parallel()
 	s := redistest.Start(t)
-	keys := ledger.KeysOf("a")
 	loop := New(Options{Redis: redisconn.Options{Address: s.Address(), Timeout: 10 * time.Second}, Instance: "box"})
 	store := loop.NewStore()
 	defer store.Close()
