@@ -381,7 +381,7 @@ func TestAnInstanceNamesNoConsumerOfAListThatAnotherOneServes(t *testing.T) {
 }
 
 // attemptsAt returns requests and acknowledgements, with their payloads, that need a right to the
-// consumer worker. An item of this consumer has the reply subject.
+// consumer worker. reply is the reply subject of one of its items.
 func attemptsAt(reply string) [][2]string {
 	const change = `{"stream_name":"events","config":{"durable_name":"worker","ack_policy":"explicit","max_deliver":3}}`
 	return [][2]string{
