@@ -25,6 +25,20 @@ import (
 	"edged/internal/tcpserver"
 )
 
+// runLoop runs a loop until stop is called. The test fails if the loop does.
+func runLoop(t *testing.T, loop *poller.Loop) (stop func()) {
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- loop.Run(ctx) }()
+	return func() {
+		t.Helper()
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 // connects runs a loop with a configuration until it has been to Redis or has
 // failed, and returns why it failed.
 func connects(t *testing.T, cfg config.Redis) (reason string) {
@@ -40,15 +54,10 @@ func connects(t *testing.T, cfg config.Redis) (reason string) {
 		Redis: redis, Instance: "x", PollInterval: time.Minute, Lease: 5 * time.Minute, MaxPayload: 1000, BatchItems: 10, BatchBytes: 1000,
 		Lists: []poller.List{{Key: "a", Subject: "a", Log: log}},
 	})
-	ctx, cancel := context.WithCancel(t.Context())
-	ended := make(chan error, 1)
-	go func() { ended <- loop.Run(ctx) }()
+	stop := runLoop(t, loop)
 	redistest.Eventually(t, "the list was looked at", func() bool { return loop.Lists()[0].State != poller.Starting })
 	status := loop.Lists()[0]
-	cancel()
-	if err := <-ended; err != nil {
-		t.Error(err)
-	}
+	stop()
 	return status.Reason
 }
 
@@ -298,18 +307,13 @@ func servesAgain(t *testing.T, s *redistest.Server, redis redisconn.Options) {
 	var loop *poller.Loop
 	log := relay.New(relay.Options{Window: 10, Memory: 1 << 20, Changed: func() { loop.Wake("events") }})
 	loop = poller.New(rightsOptions(redis, poller.List{Key: "events", Subject: "e", Log: log}))
-	ctx, cancel := context.WithCancel(t.Context())
-	ended := make(chan error, 1)
-	go func() { ended <- loop.Run(ctx) }()
+	stop := runLoop(t, loop)
 	join(t, log)
 	redistest.Eventually(t, "the list is empty", func() bool { return s.Len("events") == 0 })
 	if n := log.Stats().Duplicates; n != 1 {
 		t.Errorf("%d items were duplicates, want 1", n)
 	}
-	cancel()
-	if err := <-ended; err != nil {
-		t.Error(err)
-	}
+	stop()
 }
 
 func TestTheRightsInTheDocumentsAreEnough(t *testing.T) {
@@ -330,9 +334,7 @@ func TestTheRightsInTheDocumentsAreEnough(t *testing.T) {
 	explicit := relay.New(relay.Options{Window: 10, Memory: 1 << 20, Changed: func() { loop.Wake("readings") }, Terms: relay.Terms{Explicit: true, AckWait: time.Hour, MaxAckPending: 10}})
 	loop = poller.New(rightsOptions(redis,
 		poller.List{Key: "events", Subject: "e", Log: received}, poller.List{Key: "readings", Subject: "r", Log: explicit}))
-	ctx, cancel := context.WithCancel(t.Context())
-	ended := make(chan error, 1)
-	go func() { ended <- loop.Run(ctx) }()
+	stop := runLoop(t, loop)
 	readers := []*reader{join(t, received), join(t, explicit)}
 	settled := func() bool {
 		return s.Len("events") == 0 && s.Len("readings") == 0
@@ -366,10 +368,7 @@ func TestTheRightsInTheDocumentsAreEnough(t *testing.T) {
 	if !strings.Contains(s.Client().ClientList(t.Context()).Val(), " sub=1 ") {
 		t.Error("nobody listens to hints")
 	}
-	cancel()
-	if err := <-ended; err != nil {
-		t.Error(err)
-	}
+	stop()
 	s.Push("events", "published", "four")
 	servesAgain(t, s, redis)
 	if refused, err := s.Client().Do(t.Context(), "ACL", "LOG").Slice(); err != nil || len(refused) > 0 {
