@@ -181,6 +181,52 @@ func (s *composed) up(service string) *edgedtest.Process {
 	return p
 }
 
+// exec runs a command in a service's container, and returns its output.
+func (s *composed) exec(service, words string) string {
+	s.t.Helper()
+	out, err := s.command(service, strings.Fields(words)...).CombinedOutput()
+	if err != nil {
+		s.t.Fatalf("docker compose exec %s %s: %v\n%s", service, words, err, out)
+	}
+	return string(out)
+}
+
+// down stops a service, which must end well.
+func (s *composed) down(service string, p *edgedtest.Process) {
+	s.t.Helper()
+	if err := p.Signal(syscall.SIGTERM); err != nil {
+		s.t.Fatal(err)
+	}
+	if code, err := p.Wait(); code != 0 || err != nil {
+		s.t.Errorf("%s ends with %d, %v", service, code, err)
+	}
+}
+
+// upWithRedis starts Redis and edged, and waits until they are healthy.
+func (s *composed) upWithRedis() (edged *edgedtest.Process) {
+	s.t.Helper()
+	s.up("redis")
+	redistest.Eventually(s.t, "Redis answers", func() bool {
+		out, _ := s.command("redis", "redis-cli", "PING").Output()
+		return string(out) == "PONG\n"
+	})
+	edged = s.up("edged")
+	health := s.Services["edged"].Healthcheck.Test
+	if len(health) < 2 || health[0] != "CMD" {
+		s.t.Fatalf("the health check of edged is %q", health)
+	}
+	redistest.Eventually(s.t, "edged is healthy", func() bool { return s.command("edged", health[1:]...).Run() == nil })
+	return edged
+}
+
+// handles waits until the worker has handled an item of events.
+func (s *composed) handles(worker *edgedtest.Process, item string) {
+	s.t.Helper()
+	if _, err := worker.AwaitLine(func(line string) bool { return line == "events "+item+"\n" }); err != nil {
+		s.t.Fatalf("the worker does not handle %s: %v", item, err)
+	}
+}
+
 func TestTheServicesOfTheComposeFileRunByThemselves(t *testing.T) {
 	s := startComposed(t)
 	_, text := composeFile(t)
@@ -189,50 +235,25 @@ func TestTheServicesOfTheComposeFileRunByThemselves(t *testing.T) {
 	exec := func(service, words string) string {
 		t.Helper()
 		comments[strings.TrimSpace(service+" "+words)] = true
-		out, err := s.command(service, strings.Fields(words)...).CombinedOutput()
-		if err != nil {
-			t.Fatalf("docker compose exec %s %s: %v\n%s", service, words, err, out)
-		}
-		return string(out)
+		return s.exec(service, words)
 	}
 
-	s.up("redis")
-	redistest.Eventually(t, "Redis answers", func() bool {
-		out, _ := s.command("redis", "redis-cli", "PING").Output()
-		return string(out) == "PONG\n"
-	})
+	s.upWithRedis()
 	if out := exec("redis", "redis-cli CONFIG GET appendonly"); !strings.Contains(out, "yes") {
 		t.Errorf("Redis has no append-only file: %s", out)
 	}
-	daemon := s.up("edged")
-	health := s.Services["edged"].Healthcheck.Test
-	if len(health) < 2 || health[0] != "CMD" {
-		t.Fatalf("the health check of edged is %q", health)
-	}
-	redistest.Eventually(t, "edged is healthy", func() bool { return s.command("edged", health[1:]...).Run() == nil })
 	worker := s.up("worker")
 	exec("redis", "redis-cli RPUSH events hello")
-	handled := func(item string) {
-		t.Helper()
-		if _, err := worker.AwaitLine(func(line string) bool { return line == "events "+item+"\n" }); err != nil {
-			t.Fatalf("the worker does not handle %s: %v", item, err)
-		}
-	}
-	handled("hello")
+	s.handles(worker, "hello")
 	if out := exec("edged", "edged ctl status"); !strings.Contains(out, "serving") || strings.Contains(out, "fault") {
 		t.Errorf("edged ctl status: %s", out)
 	}
 
 	comments["worker"] = true // docker compose restart worker
-	if err := worker.Signal(syscall.SIGTERM); err != nil {
-		t.Fatal(err)
-	}
-	if code, err := worker.Wait(); code != 0 || err != nil {
-		t.Errorf("the worker ends with %d, %v", code, err)
-	}
+	s.down("worker", worker)
 	exec("redis", "redis-cli RPUSH events again")
 	worker = s.up("worker")
-	handled("again")
+	s.handles(worker, "again")
 	if len(printed) != 3 {
 		t.Errorf("compose.yaml has other commands: %q", printed)
 	}
@@ -241,22 +262,24 @@ func TestTheServicesOfTheComposeFileRunByThemselves(t *testing.T) {
 			t.Errorf("this command of compose.yaml was not run: %q", command[0])
 		}
 	}
+}
 
-	drain := regexp.MustCompile(`(?m)^drain\.timeout += "?(\w+)`).FindStringSubmatch(exec("edged", "edged ctl config"))
+func TestTheComposeFileGivesEdgedTimeToDrain(t *testing.T) {
+	s := startComposed(t)
+	daemon := s.upWithRedis()
+	s.exec("redis", "redis-cli RPUSH events hello")
+	s.handles(s.up("worker"), "hello")
+	drain := regexp.MustCompile(`(?m)^drain\.timeout += "?(\w+)`).FindStringSubmatch(s.exec("edged", "edged ctl config"))
 	if len(drain) != 2 {
 		t.Fatal("edged ctl config does not show drain.timeout")
 	}
+
 	timeout, err := time.ParseDuration(drain[1])
 	grace, err2 := time.ParseDuration(s.Services["edged"].StopGracePeriod)
 	if err != nil || err2 != nil || grace <= timeout {
 		t.Errorf("stop_grace_period is %s, not above drain.timeout, %s", s.Services["edged"].StopGracePeriod, drain[1])
 	}
-	if err := daemon.Signal(syscall.SIGTERM); err != nil {
-		t.Fatal(err)
-	}
-	if code, err := daemon.Wait(); code != 0 || err != nil {
-		t.Errorf("edged ends with %d, %v", code, err)
-	}
+	s.down("edged", daemon)
 }
 
 func TestTheBoundsOfTheComposeFileFitEdged(t *testing.T) {

@@ -91,77 +91,91 @@ func (d *dice) roll(n int) int {
 
 func (d *dice) pick(from ...string) string { return from[d.roll(len(from))] }
 
+// planner makes a session by its dice.
+type planner struct {
+	dice
+	clients [2]planned
+	count   int               // of subscription IDs and payloads
+	queues  map[string]string // each subscription ID's queue group
+}
+
+// planned is a client of a session.
+type planned struct {
+	sids                      []string
+	withHeaders, noResponders bool
+}
+
 // plan makes a session from any bytes. queues holds each subscription ID's queue group: an ID is
 // never used for another.
 func plan(input []byte) (rounds []round, queues map[string]string) {
-	const clients = 2
-	d := &dice{input}
-	queues = make(map[string]string)
-	var sids [clients][]string
-	var withHeaders, noResponders [clients]bool
-	count := 0
-	for c := range clients {
-		withHeaders[c] = d.roll(4) > 0
-		noResponders[c] = withHeaders[c] && d.roll(3) > 0
-		rounds = append(rounds, round{client: c, lines: fmt.Appendf(nil,
+	p := &planner{dice: dice{input}, queues: make(map[string]string)}
+	for i := range p.clients {
+		c := &p.clients[i]
+		c.withHeaders = p.roll(4) > 0
+		c.noResponders = c.withHeaders && p.roll(3) > 0
+		rounds = append(rounds, round{client: i, lines: fmt.Appendf(nil,
 			`CONNECT {"verbose":%v,"pedantic":%v,"echo":%v,"headers":%v,"no_responders":%v,"protocol":%d}`+"\r\n",
-			d.roll(4) == 1, d.roll(4) == 1, d.roll(3) != 1, withHeaders[c], noResponders[c], d.roll(2))})
+			p.roll(4) == 1, p.roll(4) == 1, p.roll(3) != 1, c.withHeaders, c.noResponders, p.roll(2))})
 	}
 
-	for len(d.bytes) > 0 {
-		r := round{client: d.roll(clients)}
-		known := &sids[r.client]
-		for range 1 + d.roll(6) {
-			blank, end := d.pick(" ", " ", " ", "  ", "\t"), d.pick("\r\n", "\r\n", "\r\n", "\n")
-			verb := func(name string) string { return d.pick(name, name, strings.ToLower(name)) + blank }
-			switch d.roll(9) {
-			case 0, 1:
-				sid, queue := strconv.Itoa(count), d.pick("", "", "q", "r")+blank
-				if count++; d.roll(8) == 1 && len(*known) > 0 { // an ID that is taken, or was
-					sid = (*known)[d.roll(len(*known))]
-					queue = queues[sid] + blank
-				}
-				queues[sid] = strings.TrimSpace(queue)
-				*known = append(*known, sid)
-				r.lines = append(r.lines, verb("SUB")+d.subject(true)+blank+queue+sid+end...)
-			case 2:
-				sid := "unknown"
-				if len(*known) > 0 {
-					sid = (*known)[d.roll(len(*known))]
-				}
-				limit := ""
-				// Chance decides which member of a group reaches its limit; also see "503 and a
-				// limit" among the raw scenarios.
-				if queues[sid] == "" && !noResponders[r.client] {
-					limit = d.pick("", "0", "1", "2", "5")
-				}
-				r.lines = append(r.lines, verb("UNSUB")+sid+blank+limit+end...)
-			case 3, 4, 5:
-				payload := d.payload()
-				count++
-				payload = strconv.Itoa(count) + payload
-				r.lines = append(r.lines, verb("PUB")+d.subject(false)+blank+d.reply()+blank+strconv.Itoa(len(payload))+end+payload+"\r\n"...)
-			case 6:
-				if !withHeaders[r.client] {
-					continue
-				}
-				header, payload := d.pick("NATS/1.0\r\n\r\n", "NATS/1.0\r\nKey: value\r\nkey:other\r\n\r\n", "NATS/1.0 503\r\n\r\n"), d.payload()
-				r.lines = append(r.lines, verb("HPUB")+d.subject(false)+blank+d.reply()+blank+
-					strconv.Itoa(len(header))+blank+strconv.Itoa(len(header)+len(payload))+end+header+payload+"\r\n"...)
-			case 7:
-				r.lines = append(r.lines, d.pick("PING", "ping")+end...)
-				r.pings++
-			case 8:
-				r.lines = append(r.lines, "PONG"+end...)
-			}
+	for len(p.bytes) > 0 {
+		r := round{client: p.roll(len(p.clients))}
+		for range 1 + p.roll(6) {
+			p.operation(&r, &p.clients[r.client])
 		}
-		for range d.roll(4) {
-			r.splits = append(r.splits, 1+d.roll(40))
+		for range p.roll(4) {
+			r.splits = append(r.splits, 1+p.roll(40))
 		}
 		rounds = append(rounds, r)
 	}
 
-	return rounds, queues
+	return rounds, p.queues
+}
+
+// operation adds an operation of c to a round, or none.
+func (p *planner) operation(r *round, c *planned) {
+	blank, end := p.pick(" ", " ", " ", "  ", "\t"), p.pick("\r\n", "\r\n", "\r\n", "\n")
+	verb := func(name string) string { return p.pick(name, name, strings.ToLower(name)) + blank }
+	switch p.roll(9) {
+	case 0, 1:
+		sid, queue := strconv.Itoa(p.count), p.pick("", "", "q", "r")+blank
+		if p.count++; p.roll(8) == 1 && len(c.sids) > 0 { // an ID that is taken, or was
+			sid = c.sids[p.roll(len(c.sids))]
+			queue = p.queues[sid] + blank
+		}
+		p.queues[sid] = strings.TrimSpace(queue)
+		c.sids = append(c.sids, sid)
+		r.lines = append(r.lines, verb("SUB")+p.subject(true)+blank+queue+sid+end...)
+	case 2:
+		sid := "unknown"
+		if len(c.sids) > 0 {
+			sid = c.sids[p.roll(len(c.sids))]
+		}
+		limit := ""
+		// Chance decides which member of a group reaches its limit; also see "503 and a
+		// limit" among the raw scenarios.
+		if p.queues[sid] == "" && !c.noResponders {
+			limit = p.pick("", "0", "1", "2", "5")
+		}
+		r.lines = append(r.lines, verb("UNSUB")+sid+blank+limit+end...)
+	case 3, 4, 5:
+		payload := p.payload()
+		p.count++
+		payload = strconv.Itoa(p.count) + payload
+		r.lines = append(r.lines, verb("PUB")+p.subject(false)+blank+p.reply()+blank+strconv.Itoa(len(payload))+end+payload+"\r\n"...)
+	case 6:
+		if !c.withHeaders {
+			return
+		}
+		header, payload := p.pick("NATS/1.0\r\n\r\n", "NATS/1.0\r\nKey: value\r\nkey:other\r\n\r\n", "NATS/1.0 503\r\n\r\n"), p.payload()
+		r.lines = append(r.lines, verb("HPUB")+p.subject(false)+blank+p.reply()+blank+
+			strconv.Itoa(len(header))+blank+strconv.Itoa(len(header)+len(payload))+end+header+payload+"\r\n"...)
+	case 7:
+		r.lines = append(r.lines, p.pick("PING", "ping")+end...)
+		r.pings++
+	case 8:
+		r.lines = append(r.lines, "PONG"+end...)
+	}
 }
 
 func (d *dice) subject(wild bool) string {
