@@ -143,22 +143,12 @@ func (c *client) session(ctx context.Context, conn net.Conn) error {
 		case "-ERR":
 			c.refused = rest
 		case "HMSG": // the daemon drains, so it ends the requests for items
-			sizes := strings.Fields(rest)
-			size, err := strconv.Atoi(sizes[len(sizes)-1])
-			if err != nil {
-				return errGarbled
-			}
-			if _, err := in.Discard(size + 2); err != nil {
+			if _, _, err := readMessage(in, rest); err != nil {
 				return err
 			}
 		case "MSG":
-			args := strings.Fields(rest) // subject, sid, reply if there is one, size
-			size, err := strconv.Atoi(args[len(args)-1])
-			if err != nil || len(args) < 3 {
-				return errGarbled
-			}
-			body := make([]byte, size+2)
-			if _, err := io.ReadFull(in, body); err != nil {
+			args, body, err := readMessage(in, rest)
+			if err != nil {
 				return err
 			}
 			if args[0] == c.inbox("created") {
@@ -175,6 +165,22 @@ func (c *client) session(ctx context.Context, conn net.Conn) error {
 			return errGarbled
 		}
 	}
+}
+
+// readMessage splits a message's line into the subject, the sid, the reply if there is one, and the
+// sizes, and reads its body to the end of the line.
+func readMessage(in *bufio.Reader, line string) (args []string, body []byte, err error) {
+	args = strings.Fields(line)
+	if len(args) < 3 {
+		return nil, nil, errGarbled
+	}
+	size, err := strconv.Atoi(args[len(args)-1])
+	if err != nil {
+		return nil, nil, errGarbled
+	}
+	body = make([]byte, size+2)
+	_, err = io.ReadFull(in, body)
+	return args, body, err
 }
 
 // pull is the number of items that a client requests from its durable consumer at once.
