@@ -42,7 +42,7 @@ func TestAWindowSaysWhatAMapOfNumbersSays(t *testing.T) {
 				want = seen && n-before <= uint64(items) && before >= least
 				last[item] = n
 			}
-			if got := w.add(key); got != want {
+			if got := w.add(&key); got != want {
 				t.Fatalf("seed %d: item %d (%s) is a duplicate: %v, want %v", seed, n-start, item, got, want)
 			}
 		}
@@ -69,7 +69,8 @@ func TestKeysSurviveAsText(t *testing.T) {
 	other := NewWindow(2)
 	other.Start(10, nil)
 	for i := 1; i < 4; i++ {
-		if dup := other.add(Key(text[i*KeySize : (i+1)*KeySize])); dup != (i == 3) {
+		key := Key(text[i*KeySize : (i+1)*KeySize])
+		if dup := other.add(&key); dup != (i == 3) {
 			t.Errorf("item %d is a duplicate: %v", 9+i, dup)
 		}
 	}
@@ -141,7 +142,7 @@ func TestManyKeysAtOnceAreAsOneByOne(t *testing.T) {
 		}
 		var want []int
 		for i, k := range keys {
-			if one.add(k) {
+			if one.add(&k) {
 				want = append(want, i)
 			}
 		}
@@ -152,6 +153,31 @@ func TestManyKeysAtOnceAreAsOneByOne(t *testing.T) {
 	from, to := one.From()-10, one.Next()+10
 	if !bytes.Equal(one.AppendKeys(nil, from, to), many.AppendKeys(nil, from, to)) {
 		t.Error("the keys differ")
+	}
+}
+
+// A chain that is not used for 16 rounds has an entry whose place and round are those of a later item.
+func TestAnEntryOfManyRoundsAgoIsNoDuplicate(t *testing.T) {
+	for _, few := range []int{1, 2, 3} {
+		w := NewWindow(10)
+		w.Start(0, nil)
+		keys := make([]Key, few+1) // of one home; the last one comes once in 16 rounds
+		for i := range keys {
+			keys[i] = Key{0: 7, 8: byte(i + 1), KeySize - 1: 9}
+		}
+		rounds := uint64(len(w.ring)) * (roundMask + 1)
+		var last [4]uint64
+		for n := range 2*rounds + 100 {
+			i := int(n % uint64(few))
+			if n%rounds == 50 {
+				i = few
+			}
+			want := last[i] > 0 && n+1-last[i] <= 10
+			last[i] = n + 1
+			if got := w.add(&keys[i]); got != want {
+				t.Fatalf("%d keys, item %d: a duplicate: %v, want %v", few, n, got, want)
+			}
+		}
 	}
 }
 

@@ -10,14 +10,19 @@ import (
 // their way need theirs when they are removed.
 const more = 8192
 
-// Window holds the keys of the last items of a list that it was given, in a ring, and a hash table
-// of their places. Of items with equal keys the table has the last.
+// Window holds the keys of the last items of a list that it was given, in a ring, and finds them by
+// chains: all keys with the same home are linked, from the last to the first. An overwritten place
+// ends its chain, so nothing has to be taken out of a chain when its key leaves the ring. Of items
+// with equal keys the chain has the last.
 type Window struct {
-	items uint64 // so many before an item count
-	ring  []Key  // the key of item n at n % len(ring)
-	table []entry
+	items uint64   // so many before an item count
+	ring  []Key    // the key of item n at n % len(ring)
+	links []entry  // the entry after each place's, at the place + 1
+	heads []entry  // the first entry of each home
 	from  uint64   // number of the first item whose key it has
 	next  uint64   // one past the last
+	place uint64   // of next
+	round uint64   // next / len(ring)
 	least uint64   // items below do not count for next
 	cuts  []uint64 // from each of these items on, items below it do not count; ascending
 
@@ -25,26 +30,29 @@ type Window struct {
 }
 
 // Memory is how many bytes a Window takes.
-func Memory(items int) int { return (items+more)*KeySize + tableSize(items)*4 }
+func Memory(items int) int { return (items+more)*(KeySize+4) + homes(items)*4 }
 
-func tableSize(items int) int {
-	size := 1
-	for size < (items+more)*3/2 {
-		size *= 2
+// homes is how many chains there are: one for each key, give or take a half.
+func homes(items int) int {
+	n := 1
+	for n < (items+more)*3/4 {
+		n *= 2
 	}
-	return size
+	return n
 }
 
 // NewWindow returns a Window in which so many items before an item count. Start begins it.
 func NewWindow(items int) *Window {
-	return &Window{items: uint64(items), ring: make([]Key, items+more), table: make([]entry, tableSize(items))}
+	size := items + more
+	return &Window{items: uint64(items), ring: make([]Key, size), links: make([]entry, size+1), heads: make([]entry, homes(items))}
 }
 
 // Start empties the Window. The next item is n. For the items from a cut on, those below it do not
 // count; the cuts are in ascending order.
 func (w *Window) Start(n uint64, cuts []uint64) {
-	clear(w.ring)
-	clear(w.table)
+	clear(w.heads)
+	size := uint64(len(w.ring))
+	w.place, w.round = n%size, n/size
 	w.from, w.next, w.least, w.cuts = n, n, 0, slices.Clone(cuts)
 }
 
@@ -60,8 +68,8 @@ func (w *Window) Add(keys []Key, found []int) []int {
 	for at := 0; at < len(keys); at += chunk {
 		some := keys[at:min(at+chunk, len(keys))]
 		w.warm(some)
-		for i, k := range some {
-			if w.add(k) {
+		for i := range some {
+			if w.add(&some[i]) {
 				found = append(found, at+i)
 			}
 		}
@@ -69,44 +77,39 @@ func (w *Window) Add(keys []Key, found []int) []int {
 	return found
 }
 
-// warm reads the slots that add needs for some keys. The processor waits for its slow memory once for
-// many slots then, in place of twice for each key.
+// warm reads the entries that add needs for some keys. The processor waits for its slow memory once for
+// many of them then, in place of twice for each key.
 func (w *Window) warm(keys []Key) {
 	var sum entry
-	for _, k := range keys {
-		sum += w.table[w.home(k)]
-	}
-	if size := uint64(len(w.ring)); w.next+uint64(len(keys))-w.from > size {
-		for i := range uint64(len(keys)) {
-			sum += w.table[w.home(w.ring[(w.next+i)%size])]
-		}
+	for i := range keys {
+		sum += w.links[w.heads[w.home(&keys[i])]&placeMask]
 	}
 	w.warmed = sum
 }
 
 // add adds the key of the next item, and reports whether the item is a duplicate.
-func (w *Window) add(k Key) (duplicate bool) {
-	n := w.next
-	place := n % uint64(len(w.ring))
-	if n-w.from == uint64(len(w.ring)) {
-		w.drop(place)
-		w.from++
-	}
-	w.ring[place] = k
-	w.next++
+func (w *Window) add(k *Key) (duplicate bool) {
+	n, place := w.next, w.place
 	for len(w.cuts) > 0 && w.cuts[0] <= n {
 		w.least, w.cuts = w.cuts[0], w.cuts[1:]
 	}
-	if k == (Key{}) {
-		return false
+	if *k != (Key{}) {
+		head := &w.heads[w.home(k)]
+		if at, age := w.find(head, k); at != nil {
+			duplicate = n-age >= w.least
+			*at = w.links[*at&placeMask]
+		}
+		w.links[place+1] = *head
+		*head = w.entryOf(place, k)
 	}
 
-	slot := w.find(&k)
-	if e := w.table[slot]; e != 0 {
-		before := w.number(e.place())
-		duplicate = n-before <= w.items && before >= w.least
+	w.ring[place] = *k
+	if w.next++; w.next-w.from > uint64(len(w.ring)) {
+		w.from++
 	}
-	w.table[slot] = entryOf(place, w.home(k))
+	if w.place++; w.place == uint64(len(w.ring)) {
+		w.place, w.round = 0, w.round+1
+	}
 	return duplicate
 }
 
@@ -131,73 +134,48 @@ func (w *Window) AppendKeys(b []byte, from, to uint64) []byte {
 	return b
 }
 
-// number is the item whose key is at a place of the ring, after the one at the place of next
-// was overwritten.
-func (w *Window) number(place uint64) uint64 {
-	size := uint64(len(w.ring))
-	last := w.next - 1
-	return last - (last%size+size-place)%size
-}
-
-// entry is a slot of the table: 0 if it is free, otherwise a place in the ring, from 1 on, and above it
-// the last bits of the key's home, the slot that it would have in an empty table. So most searches read
-// one line of the processor's cache, and no key but the right one.
+// entry is a place in the ring, from 1 on, with the last bits of its round and a byte of its key. 0 ends a chain.
 type entry uint32
 
 const (
 	placeBits = 20
-	homeMask  = 1<<(32-placeBits) - 1
+	placeMask = 1<<placeBits - 1
+	roundBits = 4
+	roundMask = 1<<roundBits - 1
+	tagAt     = placeBits + roundBits
 )
 
 // MaxItems is how many items before an item can count: their places have placeBits.
 const MaxItems = 1_000_000
 
-func (e entry) place() uint64 { return uint64(e&(1<<placeBits-1)) - 1 }
-
-func (e entry) home() uint64 { return uint64(e >> placeBits) }
-
-func entryOf(place, home uint64) entry { return entry(home&homeMask<<placeBits | place + 1) }
-
-func (w *Window) home(k Key) uint64 {
-	return binary.LittleEndian.Uint64(k[:]) & uint64(len(w.table)-1)
+func (w *Window) entryOf(place uint64, k *Key) entry {
+	return entry(place + 1 | w.round&roundMask<<placeBits | uint64(k[KeySize-1])<<tagAt)
 }
 
-// find returns the slot of the table that has a key, or the free one that it would have.
-func (w *Window) find(k *Key) uint64 {
-	home := w.home(*k)
-	tag := entry(home&homeMask) << placeBits
-	for slot := home; ; slot++ {
-		slot &= uint64(len(w.table) - 1)
-		e := w.table[slot]
-		if e == 0 || (e^tag)>>placeBits == 0 && w.ring[e.place()] == *k {
-			return slot
-		}
-	}
+// home is the chain that a key belongs to.
+func (w *Window) home(k *Key) uint64 {
+	return binary.LittleEndian.Uint64(k[:]) & uint64(len(w.heads)-1)
 }
 
-// drop takes the key at a place out of the table, unless a later item has it too. The keys after
-// it in the table move up, so that find still reaches them.
-func (w *Window) drop(place uint64) {
-	if w.ring[place] == (Key{}) {
-		return
-	}
-	mask := uint64(len(w.table) - 1)
-	slot := w.home(w.ring[place])
-	for ; w.table[slot].place() != place; slot = (slot + 1) & mask {
-		if w.table[slot] == 0 {
-			return
+// find returns the entry of a key, and how many items before the next one its item is. The entry is the
+// head of a chain, or a link; nil if none of the items that count has the key.
+//
+// An entry whose place was overwritten ends the search. One of 16 rounds ago looks like one that was not: the search
+// goes on in another chain then, finds no such key there, and ends since it only goes to older items.
+func (w *Window) find(head *entry, k *Key) (at *entry, age uint64) {
+	tag, most := entry(k[KeySize-1]), min(w.items, w.next-w.from)
+	for at = head; *at != 0; at = &w.links[*at&placeMask] {
+		place, round, last := uint64(*at&placeMask)-1, w.round, age
+		if age = w.place - place; place > w.place {
+			age += uint64(len(w.ring))
+			round--
+		}
+		if age <= last || age > most || uint64(*at)>>placeBits&roundMask != round&roundMask {
+			break
+		}
+		if *at>>tagAt == tag && w.ring[place] == *k {
+			return at, age
 		}
 	}
-	for free := slot; ; {
-		slot = (slot + 1) & mask
-		e := w.table[slot]
-		if e == 0 {
-			w.table[free] = 0
-			return
-		}
-		if away := (slot - e.home()) & mask & homeMask; away >= (slot-free)&mask {
-			w.table[free] = e
-			free = slot
-		}
-	}
+	return nil, 0
 }
