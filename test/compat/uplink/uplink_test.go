@@ -45,7 +45,7 @@ func TestALinkThatBreaksAgainAndAgain(t *testing.T) {
 	const n = 20_000
 	for i := range 10 {
 		r.Push("events", texts(i*n/10, n/10)...)
-		time.Sleep(time.Duration(rand.IntN(300)) * time.Millisecond)
+		time.Sleep(time.Duration(rand.IntN(300)) * time.Millisecond) // sooner than it has resumed, at times
 		p.swallow.Store(i%3 == 0)
 		time.Sleep(time.Duration(rand.IntN(30)) * time.Millisecond)
 		p.cut()
@@ -63,7 +63,7 @@ func TestEdgedAndRedisAreKilledInMidStream(t *testing.T) {
 	const n = 20_000
 	for i := range 10 {
 		r.Push("events", texts(i*n/10, n/10)...)
-		time.Sleep(time.Duration(rand.IntN(400)) * time.Millisecond)
+		reaches(t, stream, i*n/10+rand.IntN(n/10)) // in mid-stream
 		if i%2 == 0 {
 			s.Kill()
 			time.Sleep(time.Duration(rand.IntN(1200)) * time.Millisecond)
@@ -92,7 +92,7 @@ func TestAStandbyResumesAtTheOwnersPlace(t *testing.T) {
 	const n = 10_000
 	for i := range 4 {
 		r.Push("events", texts(i*n/4, n/4)...)
-		time.Sleep(time.Duration(rand.IntN(200)) * time.Millisecond)
+		reaches(t, stream, i*n/4+rand.IntN(n/4)) // in mid-stream
 		if i%2 == 0 {
 			first.Kill()
 		} else if err := first.Stop(syscall.SIGTERM); err != nil {
